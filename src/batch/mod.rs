@@ -1,0 +1,5 @@
+//! The stream combinator and what rides on it.
+
+mod error;
+
+pub use error::BatchError;

@@ -1,0 +1,308 @@
+//! Typed events of a run, for progress bars, logs and tests.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::broadcast;
+use tokio::time::Instant;
+
+use crate::classify::QuotaDimension;
+use crate::error::ErrorKind;
+use crate::item::{Item, ItemId, ItemReport};
+use crate::usage::TokenUsage;
+
+/// Events kept for a subscriber that is behind, by default.
+const DEFAULT_CAPACITY: usize = 4096;
+
+/// A handle to the events of one run: give clones of it to the stream and to the layers.
+///
+/// Sending never waits. Each subscriber may be behind by the capacity (4096 by default); one that is further
+/// behind loses the oldest events and learns how many. Without subscribers an event costs one atomic read.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// use llm_batch::{Event, EventKind, Events};
+///
+/// let events = Events::new();
+/// let mut receiver = events.subscribe();
+/// events.emit(None, || EventKind::BatchStarted { expected: Some(3) });
+/// let event = receiver.recv().await.unwrap();
+/// assert_eq!(event.kind, EventKind::BatchStarted { expected: Some(3) });
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Events {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    sender: broadcast::Sender<Event>,
+    created: Instant,
+}
+
+impl Events {
+    /// A handle with the default capacity.
+    pub fn new() -> Self {
+        Self::with_capacity(DEFAULT_CAPACITY)
+    }
+
+    /// A handle whose subscribers may be behind by `capacity` events (rounded up to a power of two).
+    ///
+    /// # Panics
+    /// If `capacity` is 0 or above `usize::MAX / 2`.
+    #[track_caller]
+    pub fn with_capacity(capacity: usize) -> Self {
+        let (sender, _) = broadcast::channel(capacity);
+        Self {
+            inner: Arc::new(Inner {
+                sender,
+                created: Instant::now(),
+            }),
+        }
+    }
+
+    /// A receiver of all events from now on.
+    pub fn subscribe(&self) -> EventReceiver {
+        EventReceiver {
+            receiver: self.inner.sender.subscribe(),
+        }
+    }
+
+    /// Sends an event that happens now. `make` runs only if somebody listens.
+    pub fn emit(&self, item: Option<&Item>, make: impl FnOnce() -> EventKind) {
+        if self.is_observed() {
+            self.emit_at(Instant::now(), item, make);
+        }
+    }
+
+    /// Sends an event that happened at `at`. `make` runs only if somebody listens.
+    pub fn emit_at(&self, at: Instant, item: Option<&Item>, make: impl FnOnce() -> EventKind) {
+        if !self.is_observed() {
+            return;
+        }
+        let event = Event {
+            at: at.saturating_duration_since(self.inner.created),
+            id: item.map(|item| item.id().clone()),
+            index: item.map(Item::index),
+            kind: make(),
+        };
+        // The only failure is that the last receiver has gone.
+        let _ = self.inner.sender.send(event);
+    }
+
+    /// Whether anybody listens.
+    pub fn is_observed(&self) -> bool {
+        self.inner.sender.receiver_count() > 0
+    }
+}
+
+impl Default for Events {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Events {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Events")
+            .field("receivers", &self.inner.sender.receiver_count())
+            .finish()
+    }
+}
+
+/// One thing that happened.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Event {
+    /// When, in seconds since the [`Events`] handle was made. Events of one gate are stamped under its lock, so
+    /// sorting by this time gives their true order.
+    #[serde(with = "crate::serde_seconds")]
+    pub at: Duration,
+    /// The item's id, where the event is about one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<ItemId>,
+    /// The item's index, where the event is about one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index: Option<u64>,
+    /// What happened.
+    #[serde(flatten)]
+    pub kind: EventKind,
+}
+
+/// What happened. Durations are in seconds in JSON.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum EventKind {
+    /// The driver was polled for the first time.
+    BatchStarted {
+        /// How many items the source says it has, at most, where it knows.
+        expected: Option<u64>,
+    },
+    /// The source has ended and every item has its outcome.
+    BatchCompleted,
+    /// The batch ended early.
+    BatchAborted {
+        /// Why.
+        reason: String,
+    },
+    /// An item was picked up.
+    ItemStarted,
+    /// An item succeeded.
+    ItemCompleted {
+        /// Its accounts.
+        report: ItemReport,
+    },
+    /// An item failed for good.
+    ItemFailed {
+        /// How.
+        kind: ErrorKind,
+        /// The error's text.
+        message: String,
+        /// Its accounts.
+        report: ItemReport,
+    },
+    /// An item's outcome came from a checkpoint.
+    ItemReplayed,
+    /// An item ran out of time.
+    ItemDeadlineExceeded,
+    /// A physical call starts.
+    CallStarted {
+        /// Its number, from 1.
+        call: u32,
+        /// The attempt it belongs to, from 1.
+        attempt: u32,
+    },
+    /// A physical call succeeded.
+    CallCompleted {
+        /// Its number, from 1.
+        call: u32,
+        /// How long it took.
+        #[serde(with = "crate::serde_seconds")]
+        duration: Duration,
+        /// What it used, if known.
+        usage: Option<TokenUsage>,
+    },
+    /// A physical call failed.
+    CallFailed {
+        /// Its number, from 1.
+        call: u32,
+        /// How, as far as it is known.
+        kind: Option<ErrorKind>,
+        /// How long it took.
+        #[serde(with = "crate::serde_seconds")]
+        duration: Duration,
+        /// What it used, if known.
+        usage: Option<TokenUsage>,
+    },
+    /// A failed call will be followed by another one.
+    RetryScheduled {
+        /// The attempt to come, from 1; the same as before after a throttle.
+        attempt: u32,
+        /// The backoff before it; the gate may add to it.
+        #[serde(with = "crate::serde_seconds")]
+        wait: Duration,
+    },
+    /// A call was throttled.
+    Throttled {
+        /// The provider's hint.
+        #[serde(with = "crate::serde_seconds::option")]
+        retry_after: Option<Duration>,
+        /// The quota it was about, if that is known.
+        dimension: Option<QuotaDimension>,
+        /// Whether it belongs to the gate's current generation; a stale one opens no new pause.
+        current: bool,
+    },
+    /// A gate closed, or stays closed for longer than was said before.
+    CooldownStarted {
+        /// The generation that starts with the pause.
+        generation: u64,
+        /// How long it will be closed from now.
+        #[serde(with = "crate::serde_seconds")]
+        pause: Duration,
+        /// Why.
+        kind: ErrorKind,
+    },
+    /// A gate opened again.
+    CooldownEnded {
+        /// The generation that ended its pause.
+        generation: u64,
+    },
+    /// A gate latched: what follows fails unsent.
+    Latched {
+        /// Why.
+        kind: ErrorKind,
+    },
+    /// A latched gate was opened by hand.
+    Reopened,
+    /// A gate let a call through.
+    QuotaAdmitted {
+        /// Tokens reserved.
+        estimate: u64,
+    },
+    /// A call's reservation was settled.
+    QuotaSettled {
+        /// Tokens reserved.
+        estimate: u64,
+        /// Tokens used; `None` keeps the reservation.
+        used: Option<u64>,
+    },
+}
+
+/// Receives the events of an [`Events`] handle.
+#[derive(Debug)]
+pub struct EventReceiver {
+    receiver: broadcast::Receiver<Event>,
+}
+
+/// A subscriber was too slow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum EventError {
+    /// The oldest events were dropped; receiving goes on after them.
+    Lost(u64),
+    /// Every handle has gone and everything was received.
+    Closed,
+}
+
+impl fmt::Display for EventError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Lost(count) => write!(
+                f,
+                "{count} events were lost, because they were not received in time"
+            ),
+            Self::Closed => f.write_str("there will be no more events"),
+        }
+    }
+}
+
+impl std::error::Error for EventError {}
+
+impl EventReceiver {
+    /// The next event. Cancel safe: a dropped call loses nothing.
+    ///
+    /// # Errors
+    /// [`EventError::Lost`] once after events were dropped, [`EventError::Closed`] at the end.
+    pub async fn recv(&mut self) -> Result<Event, EventError> {
+        self.receiver.recv().await.map_err(|error| match error {
+            broadcast::error::RecvError::Lagged(count) => EventError::Lost(count),
+            broadcast::error::RecvError::Closed => EventError::Closed,
+        })
+    }
+
+    /// The next event if there is one already.
+    ///
+    /// # Errors
+    /// As [`recv`](Self::recv).
+    pub fn try_recv(&mut self) -> Result<Option<Event>, EventError> {
+        match self.receiver.try_recv() {
+            Ok(event) => Ok(Some(event)),
+            Err(broadcast::error::TryRecvError::Empty) => Ok(None),
+            Err(broadcast::error::TryRecvError::Lagged(count)) => Err(EventError::Lost(count)),
+            Err(broadcast::error::TryRecvError::Closed) => Err(EventError::Closed),
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! One folder per middleware. Every layer works on any [`tower::Service`](tower_service::Service); none knows a
+//! provider.
+
+pub mod rate_limiter;
+pub mod timeout;

@@ -1,0 +1,69 @@
+//! What the gate answers when it will not let a call through.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::error::{Delivery, ErrorKind, LlmError};
+
+/// The gate refused a call without sending it.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Refused {
+    /// The scope is latched: an earlier call failed in a way that no call of this account and model can survive.
+    Latched {
+        /// How that call failed.
+        kind: ErrorKind,
+        /// What it said.
+        message: Arc<str>,
+    },
+    /// The request needs more tokens than the token quota gives in a minute.
+    TooLarge {
+        /// What the request was estimated to take.
+        estimate: u64,
+        /// What the quota gives per minute.
+        limit: u64,
+    },
+    /// The gate cannot serve waiters any more, as the runtime it waited on has gone.
+    Closed,
+}
+
+impl Refused {
+    /// The category: the latching failure's, [`ErrorKind::InvalidRequest`] for a request that is too large, or
+    /// [`ErrorKind::Aborted`].
+    pub const fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Latched { kind, .. } => *kind,
+            Self::TooLarge { .. } => ErrorKind::InvalidRequest,
+            Self::Closed => ErrorKind::Aborted,
+        }
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Latched { message, .. } => {
+                write!(
+                    f,
+                    "not sent, because an earlier call failed for the whole account or model: {message}"
+                )
+            }
+            Self::TooLarge { estimate, limit } => write!(
+                f,
+                "not sent: the request takes about {estimate} tokens, the token quota gives {limit} a minute; \
+                 shorten the prompt, lower its output token limit or raise tokens_per_minute"
+            ),
+            Self::Closed => f.write_str("not sent: the gate's runtime has shut down"),
+        }
+    }
+}
+
+impl std::error::Error for Refused {}
+
+impl From<Refused> for LlmError {
+    fn from(error: Refused) -> Self {
+        Self::new(error.kind(), error.to_string())
+            .with_delivery(Delivery::NotSent)
+            .with_source(error)
+    }
+}

@@ -1,0 +1,5 @@
+//! One gate per quota scope.
+
+mod error;
+
+pub use error::Refused;

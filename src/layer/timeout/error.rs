@@ -1,0 +1,97 @@
+//! The error of both timeout layers.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::time::Duration;
+
+use crate::classify::{Disposition, Verdict};
+use crate::error::{BoxError, ErrorKind, LlmError};
+
+/// Whose time ran out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum TimeoutScope {
+    /// One physical call, without any wait before it.
+    Call,
+    /// The whole item: every call and every wait.
+    Item,
+}
+
+/// A time limit of this library passed.
+///
+/// Its source, where there is one, is what the item last failed with: the reason why it was still trying.
+#[derive(Debug)]
+pub struct TimedOut {
+    scope: TimeoutScope,
+    limit: Duration,
+    source: Option<BoxError>,
+}
+
+impl TimedOut {
+    /// A limit of `limit` passed.
+    pub const fn new(scope: TimeoutScope, limit: Duration) -> Self {
+        Self {
+            scope,
+            limit,
+            source: None,
+        }
+    }
+
+    /// What the item last failed with.
+    #[must_use]
+    pub fn with_source(mut self, source: impl Into<BoxError>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// Whose time ran out.
+    pub const fn scope(&self) -> TimeoutScope {
+        self.scope
+    }
+
+    /// The limit that was set.
+    pub const fn limit(&self) -> Duration {
+        self.limit
+    }
+
+    /// A call that timed out may be repeated, though it may have been billed; an item that timed out is over.
+    pub(crate) fn verdict(&self) -> Verdict {
+        let disposition = match self.scope {
+            TimeoutScope::Call => Disposition::Backoff,
+            TimeoutScope::Item => Disposition::Fatal,
+        };
+        Verdict::new(disposition)
+            .with_kind(ErrorKind::TimedOut)
+            .with_maybe_billed(true)
+    }
+}
+
+impl fmt::Display for TimedOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.scope {
+            TimeoutScope::Call => write!(f, "the call took longer than {:?} (call timeout)", self.limit)?,
+            TimeoutScope::Item => write!(f, "the item took longer than {:?} (item timeout)", self.limit)?,
+        }
+        match &self.source {
+            Some(source) => write!(f, "; last failure: {source}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl StdError for TimedOut {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source
+            .as_deref()
+            .map(|source| source as &(dyn StdError + 'static))
+    }
+}
+
+impl From<TimedOut> for LlmError {
+    fn from(error: TimedOut) -> Self {
+        let disposition = error.verdict().disposition;
+        Self::new(ErrorKind::TimedOut, error.to_string())
+            .with_disposition(disposition)
+            .with_source(error)
+    }
+}

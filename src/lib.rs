@@ -1,0 +1,29 @@
+//! Push very many prompts through LLM providers.
+#![cfg_attr(docsrs, feature(doc_cfg))]
+#![forbid(unsafe_code)]
+
+pub mod batch;
+pub mod layer;
+
+mod classify;
+mod error;
+mod events;
+mod item;
+mod prompt;
+mod request;
+mod response;
+mod serde_seconds;
+mod state;
+mod usage;
+
+pub use classify::{
+    Classify, Disposition, KindClassifier, QuotaDimension, QuotaWindow, ReportedQuota, Verdict,
+};
+pub use error::{BoxError, Delivery, ErrorKind, LlmError};
+pub use events::{Event, EventError, EventKind, EventReceiver, Events};
+pub use item::{CallGuard, FindItem, InRequest, Item, ItemId, ItemReport, Untracked, WaitReason, Waits};
+pub use prompt::{Message, Part, Prompt, Role};
+pub use request::{CharacterEstimate, Estimate, LlmRequest};
+pub use response::{FinishReason, InResponse, LlmResponse, ReportsUsage, ResponseMetadata};
+pub use state::RetryState;
+pub use usage::TokenUsage;

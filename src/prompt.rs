@@ -1,0 +1,341 @@
+//! The default input: messages and sampling parameters, in no provider's dialect.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// A prompt in no provider's dialect: system text, messages, sampling parameters.
+///
+/// A parameter that was not set is not sent. The payload is behind an `Arc`: a clone costs a counter, and a change
+/// to a clone copies first.
+///
+/// ```
+/// use llm_batch::{Message, Prompt};
+///
+/// let prompt = Prompt::new("What is 6 times 7?")
+///     .with_system("Answer with a number only.")
+///     .with_temperature(0.0)
+///     .with_max_output_tokens(16)
+///     .with_extra("service_tier", "flex");
+/// let follow_up = prompt.clone().with_message(Message::assistant("42")).with_message(Message::user("And 7 times 8?"));
+/// assert_eq!(prompt.messages().len(), 1);
+/// assert_eq!(follow_up.messages().len(), 3);
+/// ```
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Prompt {
+    data: Arc<Data>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+struct Data {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    model: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    system: Option<String>,
+    messages: Vec<Message>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    temperature: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    top_p: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_output_tokens: Option<u32>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    stop: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seed: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    output_schema: Option<Value>,
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    extra: Map<String, Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    raw_body: Option<Map<String, Value>>,
+}
+
+impl Prompt {
+    /// A prompt of one user message.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self::default().with_message(Message::user(text))
+    }
+
+    /// A request body in the provider's own dialect, sent as it is, unknown fields too; fields set on the prompt
+    /// besides ([`with_model`](Self::with_model), [`with_extra`](Self::with_extra)) replace those of the body.
+    pub fn raw(body: Map<String, Value>) -> Self {
+        let mut prompt = Self::default();
+        prompt.data_mut().raw_body = Some(body);
+        prompt
+    }
+
+    fn data_mut(&mut self) -> &mut Data {
+        Arc::make_mut(&mut self.data)
+    }
+
+    /// Adds a message at the end.
+    #[must_use]
+    pub fn with_message(mut self, message: Message) -> Self {
+        self.data_mut().messages.push(message);
+        self
+    }
+
+    /// Sets the system text.
+    #[must_use]
+    pub fn with_system(mut self, system: impl Into<String>) -> Self {
+        self.data_mut().system = Some(system.into());
+        self
+    }
+
+    /// Sets the model for this prompt alone, in place of the strategy's.
+    #[must_use]
+    pub fn with_model(mut self, model: impl Into<String>) -> Self {
+        self.data_mut().model = Some(model.into());
+        self
+    }
+
+    /// Sets the sampling temperature.
+    #[must_use]
+    pub fn with_temperature(mut self, temperature: f64) -> Self {
+        self.data_mut().temperature = Some(temperature);
+        self
+    }
+
+    /// Sets nucleus sampling.
+    #[must_use]
+    pub fn with_top_p(mut self, top_p: f64) -> Self {
+        self.data_mut().top_p = Some(top_p);
+        self
+    }
+
+    /// Sets how many tokens may be generated, reasoning included.
+    #[must_use]
+    pub fn with_max_output_tokens(mut self, tokens: u32) -> Self {
+        self.data_mut().max_output_tokens = Some(tokens);
+        self
+    }
+
+    /// Adds a sequence at which the model stops.
+    #[must_use]
+    pub fn with_stop(mut self, stop: impl Into<String>) -> Self {
+        self.data_mut().stop.push(stop.into());
+        self
+    }
+
+    /// Sets the sampling seed.
+    #[must_use]
+    pub fn with_seed(mut self, seed: i64) -> Self {
+        self.data_mut().seed = Some(seed);
+        self
+    }
+
+    /// Asks for an answer of this JSON Schema.
+    #[must_use]
+    pub fn with_output_schema(mut self, schema: Value) -> Self {
+        self.data_mut().output_schema = Some(schema);
+        self
+    }
+
+    /// Adds a field to the request body as it is, over whatever the provider would send under that name.
+    #[must_use]
+    pub fn with_extra(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
+        self.data_mut().extra.insert(name.into(), value.into());
+        self
+    }
+
+    /// The model for this prompt alone.
+    pub fn model(&self) -> Option<&str> {
+        self.data.model.as_deref()
+    }
+
+    /// The system text.
+    pub fn system(&self) -> Option<&str> {
+        self.data.system.as_deref()
+    }
+
+    /// The messages, in order.
+    pub fn messages(&self) -> &[Message] {
+        &self.data.messages
+    }
+
+    /// The messages, to change them.
+    pub fn messages_mut(&mut self) -> &mut Vec<Message> {
+        &mut self.data_mut().messages
+    }
+
+    /// The sampling temperature.
+    pub fn temperature(&self) -> Option<f64> {
+        self.data.temperature
+    }
+
+    /// The nucleus sampling parameter.
+    pub fn top_p(&self) -> Option<f64> {
+        self.data.top_p
+    }
+
+    /// How many tokens may be generated.
+    pub fn max_output_tokens(&self) -> Option<u32> {
+        self.data.max_output_tokens
+    }
+
+    /// The stop sequences.
+    pub fn stop(&self) -> &[String] {
+        &self.data.stop
+    }
+
+    /// The sampling seed.
+    pub fn seed(&self) -> Option<i64> {
+        self.data.seed
+    }
+
+    /// The JSON Schema of the answer.
+    pub fn output_schema(&self) -> Option<&Value> {
+        self.data.output_schema.as_ref()
+    }
+
+    /// The extra fields of the request body.
+    pub fn extra(&self) -> &Map<String, Value> {
+        &self.data.extra
+    }
+
+    /// The body given to [`Prompt::raw`].
+    pub fn raw_body(&self) -> Option<&Map<String, Value>> {
+        self.data.raw_body.as_ref()
+    }
+
+    /// Characters of all texts, for estimates.
+    pub(crate) fn characters(&self) -> u64 {
+        let count = |text: &str| text.chars().count() as u64;
+        let texts = self
+            .messages()
+            .iter()
+            .flat_map(|message| &message.content)
+            .map(|part| match part {
+                Part::Text { text } => count(text),
+                // OpenAI's documented cost of a low-detail image is 85 tokens.
+                Part::Image { .. } => 340,
+                Part::Json { value } => json_characters(value),
+            });
+        self.system().map_or(0, count)
+            + texts.sum::<u64>()
+            + self
+                .data
+                .raw_body
+                .iter()
+                .flat_map(Map::values)
+                .map(json_characters)
+                .sum::<u64>()
+    }
+}
+
+/// Characters of all strings in a JSON value.
+fn json_characters(value: &Value) -> u64 {
+    match value {
+        Value::String(text) => text.chars().count() as u64,
+        Value::Array(values) => values.iter().map(json_characters).sum(),
+        Value::Object(fields) => fields.values().map(json_characters).sum(),
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+    }
+}
+
+impl fmt::Debug for Prompt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.data.fmt(f)
+    }
+}
+
+impl From<&str> for Prompt {
+    fn from(text: &str) -> Self {
+        Self::new(text)
+    }
+}
+
+impl From<String> for Prompt {
+    fn from(text: String) -> Self {
+        Self::new(text)
+    }
+}
+
+/// Who speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Role {
+    /// The application, inside the conversation.
+    System,
+    /// The person.
+    User,
+    /// The model.
+    Assistant,
+}
+
+/// One turn of a conversation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Message {
+    /// Who speaks.
+    pub role: Role,
+    /// What is said.
+    pub content: Vec<Part>,
+}
+
+impl Message {
+    /// A message of several parts.
+    pub fn new(role: Role, content: Vec<Part>) -> Self {
+        Self { role, content }
+    }
+
+    /// A text of the user.
+    pub fn user(text: impl Into<String>) -> Self {
+        Self::new(Role::User, vec![Part::text(text)])
+    }
+
+    /// A text of the model.
+    pub fn assistant(text: impl Into<String>) -> Self {
+        Self::new(Role::Assistant, vec![Part::text(text)])
+    }
+
+    /// A text of the application, inside the conversation.
+    pub fn system(text: impl Into<String>) -> Self {
+        Self::new(Role::System, vec![Part::text(text)])
+    }
+}
+
+/// A piece of a message.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Part {
+    /// Text.
+    Text {
+        /// The text.
+        text: String,
+    },
+    /// An image.
+    Image {
+        /// An `https:` address, or a `data:` URL with the image itself in base64.
+        url: String,
+    },
+    /// A part in the provider's own dialect, sent as it is.
+    Json {
+        /// The part.
+        value: Value,
+    },
+}
+
+impl Part {
+    /// A piece of text.
+    pub fn text(text: impl Into<String>) -> Self {
+        Self::Text { text: text.into() }
+    }
+
+    /// An image by its `https:` or `data:` URL.
+    pub fn image(url: impl Into<String>) -> Self {
+        Self::Image { url: url.into() }
+    }
+
+    /// A part in the provider's own dialect.
+    pub fn json(value: impl Into<Value>) -> Self {
+        Self::Json { value: value.into() }
+    }
+}
