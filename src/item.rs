@@ -440,6 +440,7 @@ impl Item {
             number,
             started,
             observed: None,
+            throttled: false,
             quota: None,
         };
         if record.open.is_none() {
