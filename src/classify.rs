@@ -88,7 +88,9 @@ pub struct Verdict {
     pub retry_after: Option<Duration>,
     /// What rate-limit headers said.
     pub quota: Option<ReportedQuota>,
-    /// The call failed, but the provider may have worked on it and may bill it: a repeat may be billed twice.
+    /// The call ran out of time while the provider may still have been working on it: a repeat may be billed
+    /// twice, so the retry policy repeats it once at most by default. A broken
+    /// connection is not meant: there only the attempts are counted.
     pub maybe_billed: bool,
 }
 
@@ -148,12 +150,8 @@ impl From<&LlmError> for Verdict {
             kind: Some(error.kind()),
             retry_after: error.retry_after(),
             quota: error.quota().copied(),
-            // A failed validation was billed too, but its repeat is a new question, not a double.
             maybe_billed: error.delivery() == Delivery::MaybeBilled
-                && matches!(
-                    error.kind(),
-                    ErrorKind::Timeout | ErrorKind::TimedOut | ErrorKind::Connection | ErrorKind::ServerError
-                ),
+                && matches!(error.kind(), ErrorKind::Timeout | ErrorKind::TimedOut),
         }
     }
 }
