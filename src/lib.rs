@@ -4,6 +4,7 @@
 
 pub mod batch;
 pub mod layer;
+pub mod telemetry;
 
 mod classify;
 mod error;

@@ -1,0 +1,253 @@
+//! Every name that this crate shows to monitoring: metrics, spans, fields and histogram buckets.
+//!
+//! # Metrics
+//! With the feature `metrics` the crate records through the [`metrics`](https://docs.rs/metrics) facade; without
+//! it nothing is recorded. The crate never installs a recorder. Install yours before the first call: handles are
+//! looked up once per layer or stream and kept. Call [`describe_metrics`] once to hand descriptions and units to
+//! it.
+//!
+//! | name | kind | labels besides `batch` |
+//! |---|---|---|
+//! | [`ITEMS`] | counter | `outcome`: `success`, `failure`, `aborted`, `replayed` |
+//! | [`CALLS`] | counter | `outcome`: `success`, `failure`, `cancelled`; `error_type`: an [`ErrorKind`]'s name, or empty |
+//! | [`TOKENS`] | counter | `type`: `input`, `output`, `cached_input`, `cache_write`, `reasoning` |
+//! | [`UNKNOWN_USAGE_CALLS`] | counter | |
+//! | [`CALL_DURATION`] | histogram, seconds | |
+//! | [`ITEM_DURATION`] | histogram, seconds | |
+//! | [`WAIT`] | histogram, seconds | `reason`: a [`WaitReason`]'s name |
+//! | [`IN_FLIGHT`] | gauge | |
+//! | [`COOLDOWNS`] | counter | |
+//! | [`COOLDOWN_DURATION`] | histogram, seconds | |
+//!
+//! The label `batch` tells instances apart; it is `default` unless a name was set. No label takes a value from an
+//! item, a prompt or an error's text, so the number of series is bounded. `cached_input` and `cache_write` are
+//! parts of `input`, `reasoning` is a part of `output`: do not add them up.
+//!
+//! Exporters need bucket bounds for histograms: [`SECONDS_BUCKETS`] suits them all. With
+//! `metrics-exporter-prometheus`:
+//! `builder.set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS_BUCKETS)`.
+//!
+//! # Spans
+//! One span `llm.item` per item and one span `chat` per physical call, both at level `INFO` with the target
+//! `llm_batch`. The fields of the call span follow OpenTelemetry's conventions for generative AI, which are still
+//! moving: the `gen_ai.*` names are not covered by this crate's version promise. Prompts and answers are never
+//! recorded.
+
+use tracing::Span;
+use tracing::field::Empty;
+
+use crate::error::ErrorKind;
+use crate::item::Item;
+#[cfg(doc)]
+use crate::item::WaitReason;
+use crate::response::ResponseMetadata;
+use crate::usage::TokenUsage;
+
+// Some recorders are called by parts that are built with a feature only.
+mod meter;
+
+pub(crate) use meter::Meter;
+
+/// The target of all spans and log events of this crate.
+pub const TARGET: &str = "llm_batch";
+
+/// Counter: items that have their outcome.
+pub const ITEMS: &str = "llm_batch_items_total";
+/// Counter: physical calls that have ended.
+pub const CALLS: &str = "llm_batch_calls_total";
+/// Counter: tokens known to be used, failed calls too.
+pub const TOKENS: &str = "llm_batch_tokens_total";
+/// Counter: calls whose usage is not known.
+pub const UNKNOWN_USAGE_CALLS: &str = "llm_batch_unknown_usage_calls_total";
+/// Histogram: time in one physical call, without any wait.
+pub const CALL_DURATION: &str = "llm_batch_call_duration_seconds";
+/// Histogram: time from an item's pick-up to its outcome, with every call and wait.
+pub const ITEM_DURATION: &str = "llm_batch_item_duration_seconds";
+/// Histogram: one wait of one item, by reason. It tells which knob to turn.
+pub const WAIT: &str = "llm_batch_wait_seconds";
+/// Gauge: items picked up and not yet done.
+pub const IN_FLIGHT: &str = "llm_batch_in_flight";
+/// Counter: how often a gate closed.
+pub const COOLDOWNS: &str = "llm_batch_cooldowns_total";
+/// Histogram: the length of those pauses, as planned when they began.
+pub const COOLDOWN_DURATION: &str = "llm_batch_cooldown_seconds";
+
+/// Label: the instance.
+pub const LABEL_BATCH: &str = "batch";
+/// Label: how it ended.
+pub const LABEL_OUTCOME: &str = "outcome";
+/// Label: the [`ErrorKind`] of a failure; empty for a success or an unknown kind.
+pub const LABEL_ERROR_TYPE: &str = "error_type";
+/// Label: the class of tokens.
+pub const LABEL_TOKEN_TYPE: &str = "type";
+/// Label: what was waited for.
+pub const LABEL_REASON: &str = "reason";
+/// The value of [`LABEL_BATCH`] unless another one was set.
+pub const DEFAULT_BATCH: &str = "default";
+
+/// Bucket bounds in seconds for every histogram of this crate: OpenTelemetry's for the duration of a generative
+/// AI call (0.01 doubling to 81.92), and on to the hour that an item may take.
+pub const SECONDS_BUCKETS: [f64; 20] = [
+    0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92, 163.84, 327.68,
+    655.36, 1310.72, 2621.44, 5242.88,
+];
+
+/// Name of an item's span.
+pub const ITEM_SPAN: &str = "llm.item";
+/// Name of a call's span; OpenTelemetry's name for it, `chat {model}`, is in [`OTEL_NAME`].
+pub const CALL_SPAN: &str = "chat";
+
+/// Field of the item span: its id.
+pub const ITEM_ID: &str = "llm_batch.item.id";
+/// Field of the item span: its index.
+pub const ITEM_INDEX: &str = "llm_batch.item.index";
+/// Field of the call span: the number of the call within its item, from 1.
+pub const CALL_NUMBER: &str = "llm_batch.call";
+/// Field of the call span: the attempt, from 1.
+pub const CALL_ATTEMPT: &str = "llm_batch.attempt";
+/// Field: the span's name for OpenTelemetry.
+pub const OTEL_NAME: &str = "otel.name";
+/// Field: the span's kind for OpenTelemetry; `client`.
+pub const OTEL_KIND: &str = "otel.kind";
+/// Field: `ERROR` where the call failed.
+pub const OTEL_STATUS: &str = "otel.status_code";
+/// Field: the [`ErrorKind`] of a failed call.
+pub const ERROR_TYPE: &str = "error.type";
+/// Field: `chat`.
+pub const OPERATION: &str = "gen_ai.operation.name";
+/// Field: the provider.
+pub const PROVIDER: &str = "gen_ai.provider.name";
+/// Field: the model that was asked.
+pub const REQUEST_MODEL: &str = "gen_ai.request.model";
+/// Field: the model that answered.
+pub const RESPONSE_MODEL: &str = "gen_ai.response.model";
+/// Field: the provider's id of the answer.
+pub const RESPONSE_ID: &str = "gen_ai.response.id";
+/// Field: why the model stopped.
+pub const FINISH_REASONS: &str = "gen_ai.response.finish_reasons";
+/// Field: [`TokenUsage::input`].
+pub const INPUT_TOKENS: &str = "gen_ai.usage.input_tokens";
+/// Field: [`TokenUsage::output`].
+pub const OUTPUT_TOKENS: &str = "gen_ai.usage.output_tokens";
+/// Field: [`TokenUsage::cached_input`].
+pub const CACHE_READ_TOKENS: &str = "gen_ai.usage.cache_read.input_tokens";
+/// Field: [`TokenUsage::cache_write`].
+pub const CACHE_WRITE_TOKENS: &str = "gen_ai.usage.cache_creation.input_tokens";
+/// Field: [`TokenUsage::reasoning`].
+pub const REASONING_TOKENS: &str = "gen_ai.usage.reasoning.output_tokens";
+
+/// Hands the description and unit of every metric to the installed recorder. Without the feature `metrics` it does
+/// nothing.
+pub fn describe_metrics() {
+    meter::describe();
+}
+
+/// How an item ended, for [`Meter::item_ended`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ItemEnd {
+    Success,
+    Failure,
+    Aborted,
+    #[allow(dead_code)] // for checkpoints, which are planned
+    Replayed,
+}
+
+/// How a call ended, for [`Meter::call_ended`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CallEnd {
+    Success,
+    Failure(Option<ErrorKind>),
+    /// Dropped before its end: a time limit, an abort, a panic.
+    Cancelled,
+}
+
+/// The span of one item.
+pub(crate) fn item_span(item: &Item) -> Span {
+    tracing::info_span!(
+        target: TARGET,
+        ITEM_SPAN,
+        { ITEM_ID } = %item.id(),
+        { ITEM_INDEX } = item.index(),
+    )
+}
+
+/// The span of one physical call. The strategy fills in what it asks by [`record_request`].
+pub(crate) fn call_span(call: Option<(u32, u32)>) -> Span {
+    let span = tracing::info_span!(
+        target: TARGET,
+        CALL_SPAN,
+        { OTEL_NAME } = Empty,
+        { OTEL_KIND } = "client",
+        { OTEL_STATUS } = Empty,
+        { OPERATION } = "chat",
+        { PROVIDER } = Empty,
+        { REQUEST_MODEL } = Empty,
+        { RESPONSE_MODEL } = Empty,
+        { RESPONSE_ID } = Empty,
+        { FINISH_REASONS } = Empty,
+        { INPUT_TOKENS } = Empty,
+        { OUTPUT_TOKENS } = Empty,
+        { CACHE_READ_TOKENS } = Empty,
+        { CACHE_WRITE_TOKENS } = Empty,
+        { REASONING_TOKENS } = Empty,
+        { ERROR_TYPE } = Empty,
+        { CALL_NUMBER } = Empty,
+        { CALL_ATTEMPT } = Empty,
+    );
+    if let (false, Some((number, attempt))) = (span.is_disabled(), call) {
+        span.record(CALL_NUMBER, number);
+        span.record(CALL_ATTEMPT, attempt);
+    }
+    span
+}
+
+/// For providers: writes into the current call span which provider and model are asked.
+pub(crate) fn record_request(provider: &str, model: &str) {
+    let span = Span::current();
+    if span.is_disabled() {
+        return;
+    }
+    span.record(PROVIDER, provider);
+    span.record(REQUEST_MODEL, model);
+    span.record(OTEL_NAME, format_args!("chat {model}"));
+}
+
+/// Writes what a call answered into its span.
+pub(crate) fn record_response(span: &Span, metadata: Option<&ResponseMetadata>, usage: Option<TokenUsage>) {
+    if span.is_disabled() {
+        return;
+    }
+    if let Some(metadata) = metadata {
+        if let Some(model) = &metadata.model {
+            span.record(RESPONSE_MODEL, model.as_str());
+        }
+        if let Some(id) = &metadata.response_id {
+            span.record(RESPONSE_ID, id.as_str());
+        }
+        if let Some(reason) = &metadata.finish_reason {
+            span.record(FINISH_REASONS, reason.as_str());
+        }
+    }
+    if let Some(usage) = usage {
+        span.record(INPUT_TOKENS, usage.input);
+        span.record(OUTPUT_TOKENS, usage.output);
+        for (field, tokens) in [
+            (CACHE_READ_TOKENS, usage.cached_input),
+            (CACHE_WRITE_TOKENS, usage.cache_write),
+            (REASONING_TOKENS, usage.reasoning),
+        ] {
+            if tokens > 0 {
+                span.record(field, tokens);
+            }
+        }
+    }
+}
+
+/// Writes into a call's span that it failed.
+pub(crate) fn record_failure(span: &Span, kind: Option<ErrorKind>) {
+    if span.is_disabled() {
+        return;
+    }
+    span.record(OTEL_STATUS, "ERROR");
+    span.record(ERROR_TYPE, kind.map_or("_OTHER", ErrorKind::as_str));
+}
