@@ -5,6 +5,9 @@
 pub mod batch;
 pub mod layer;
 pub mod telemetry;
+#[cfg(feature = "testing")]
+#[cfg_attr(docsrs, doc(cfg(feature = "testing")))]
+pub mod testing;
 
 mod classify;
 mod error;

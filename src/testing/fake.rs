@@ -1,0 +1,305 @@
+//! A scripted strategy.
+
+use std::collections::BTreeMap;
+use std::collections::hash_map::HashMap;
+use std::convert::Infallible;
+use std::fmt;
+use std::future::pending;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use tower_service::Service;
+
+use super::latency::Latency;
+use super::{call_seed, hash};
+use crate::error::{ErrorKind, LlmError};
+use crate::request::LlmRequest;
+use crate::response::LlmResponse;
+use crate::usage::TokenUsage;
+
+/// A strategy that answers from a closure and fails when its script says so.
+///
+/// Calls are numbered from 1 in the order in which they start, **over all items and clones**; after
+/// [`per_item`](Self::per_item) each item's calls are numbered by themselves. Without a script every call succeeds
+/// at once, with unknown usage. A throttled or rejected call has known zero usage, as with a real provider.
+///
+/// Clones share the script, the numbering and the counters.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// use llm_batch::testing::FakeStrategy;
+/// use llm_batch::{ErrorKind, LlmRequest, TokenUsage};
+/// use tower::ServiceExt;
+///
+/// let fake = FakeStrategy::new(|request: &LlmRequest| format!("item {}", request.id()))
+///     .throttle_on_call(1)
+///     .usage(TokenUsage::new(10, 2));
+///
+/// let throttled = fake.clone().oneshot(LlmRequest::new("hi".into())).await.unwrap_err();
+/// assert_eq!(throttled.kind(), ErrorKind::RateLimit);
+/// let answer = fake.clone().oneshot(LlmRequest::new("hi".into())).await.unwrap();
+/// assert_eq!(answer.output, "item 0");
+/// assert_eq!(fake.calls(), 2);
+/// # }
+/// ```
+pub struct FakeStrategy<F> {
+    answer: Arc<F>,
+    script: Arc<Script>,
+    counters: Arc<Counters>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Script {
+    latency: Latency,
+    usage: Option<TokenUsage>,
+    retry_after: Option<Duration>,
+    steps: BTreeMap<u64, Step>,
+    rates: Vec<(f64, ErrorKind)>,
+    seed: u64,
+    per_item: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Fail(ErrorKind),
+    Hang,
+    Panic,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    calls: AtomicU64,
+    in_flight: AtomicU64,
+    most_in_flight: AtomicU64,
+}
+
+/// Counts a call as in flight until it is dropped.
+struct InFlight(Arc<Counters>);
+
+impl InFlight {
+    fn new(counters: &Arc<Counters>) -> Self {
+        let now = counters.in_flight.fetch_add(1, Ordering::Relaxed) + 1;
+        counters.most_in_flight.fetch_max(now, Ordering::Relaxed);
+        Self(Arc::clone(counters))
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The calls of one item, by the fake that counts them.
+#[derive(Default)]
+struct ItemCalls(HashMap<usize, u64>);
+
+impl<F> FakeStrategy<F> {
+    /// Answers with what `answer` makes of the request.
+    pub fn new<I, O>(answer: F) -> Self
+    where
+        F: Fn(&LlmRequest<I>) -> O,
+    {
+        Self {
+            answer: Arc::new(answer),
+            script: Arc::default(),
+            counters: Arc::default(),
+        }
+    }
+
+    fn script(&mut self) -> &mut Script {
+        Arc::make_mut(&mut self.script)
+    }
+
+    fn step(mut self, call: u64, step: Step) -> Self {
+        self.script().steps.insert(call, step);
+        self
+    }
+
+    /// Every call takes that long; none by default.
+    #[must_use]
+    pub fn latency(mut self, latency: impl Into<Latency>) -> Self {
+        self.script().latency = latency.into();
+        self
+    }
+
+    /// What a successful call says it used. By default it does not say.
+    #[must_use]
+    pub fn usage(mut self, usage: TokenUsage) -> Self {
+        self.script().usage = Some(usage);
+        self
+    }
+
+    /// The call with that number is throttled (a 429).
+    #[must_use]
+    pub fn throttle_on_call(self, call: u64) -> Self {
+        self.step(call, Step::Fail(ErrorKind::RateLimit))
+    }
+
+    /// How long throttled calls say one should wait. By default they do not say.
+    #[must_use]
+    pub fn retry_after(mut self, wait: Duration) -> Self {
+        self.script().retry_after = Some(wait);
+        self
+    }
+
+    /// The call with that number fails with [`ErrorKind::Timeout`] (a 504) and unknown usage.
+    #[must_use]
+    pub fn timeout_on_call(self, call: u64) -> Self {
+        self.step(call, Step::Fail(ErrorKind::Timeout))
+    }
+
+    /// The call with that number fails with `kind`.
+    #[must_use]
+    pub fn fail_on_call(self, call: u64, kind: ErrorKind) -> Self {
+        self.step(call, Step::Fail(kind))
+    }
+
+    /// The call with that number never ends; only a timeout or a drop does.
+    #[must_use]
+    pub fn hang_on_call(self, call: u64) -> Self {
+        self.step(call, Step::Hang)
+    }
+
+    /// The call with that number panics, after its latency.
+    #[must_use]
+    pub fn panic_on_call(self, call: u64) -> Self {
+        self.step(call, Step::Panic)
+    }
+
+    /// A share of all calls (0 to 1) fails with `kind`; which ones depends on the [`seed`](Self::seed) and the call's
+    /// number alone. May be given several times; a call named by its number keeps its own script.
+    #[must_use]
+    pub fn fail_at_rate(mut self, rate: f64, kind: ErrorKind) -> Self {
+        self.script().rates.push((rate, kind));
+        self
+    }
+
+    /// The seed of latencies and failure rates; 0 by default.
+    #[must_use]
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.script().seed = seed;
+        self
+    }
+
+    /// Numbers the calls of each item by themselves, from 1.
+    #[must_use]
+    pub fn per_item(mut self) -> Self {
+        self.script().per_item = true;
+        self
+    }
+
+    /// Calls started so far, over all clones.
+    pub fn calls(&self) -> u64 {
+        self.counters.calls.load(Ordering::Relaxed)
+    }
+
+    /// Calls in flight now.
+    pub fn in_flight(&self) -> u64 {
+        self.counters.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// The most calls that ever were in flight at the same time.
+    pub fn most_in_flight(&self) -> u64 {
+        self.counters.most_in_flight.load(Ordering::Relaxed)
+    }
+}
+
+impl Script {
+    /// What happens to a call, and how long it takes.
+    fn plan(&self, number: u64, item: u64) -> (Option<Step>, Duration) {
+        let seed = if self.per_item {
+            hash(self.seed, &item.to_le_bytes())
+        } else {
+            self.seed
+        };
+        let mut rng = fastrand::Rng::with_seed(call_seed(seed, number));
+        let latency = self.latency.sample(&mut rng);
+        let mut random = None;
+        for &(rate, kind) in &self.rates {
+            if rng.f64() < rate && random.is_none() {
+                random = Some(Step::Fail(kind));
+            }
+        }
+        (self.steps.get(&number).copied().or(random), latency)
+    }
+
+    fn error(&self, kind: ErrorKind, number: u64) -> LlmError {
+        let error = LlmError::new(kind, format!("scripted failure of call {number}"));
+        match (kind, self.retry_after) {
+            (ErrorKind::RateLimit, Some(wait)) => error.with_status(429).with_retry_after(wait),
+            (ErrorKind::RateLimit, None) => error.with_status(429),
+            (ErrorKind::Timeout, _) => error.with_status(504),
+            _ => error,
+        }
+    }
+}
+
+impl<I, O, F> Service<LlmRequest<I>> for FakeStrategy<F>
+where
+    F: Fn(&LlmRequest<I>) -> O + Send + Sync + 'static,
+    I: Send + Sync + 'static,
+    O: Send + 'static,
+{
+    type Response = LlmResponse<O>;
+    type Error = LlmError;
+    type Future = BoxFuture<'static, Result<LlmResponse<O>, LlmError>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), LlmError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: LlmRequest<I>) -> Self::Future {
+        let in_flight = InFlight::new(&self.counters);
+        let mut number = self.counters.calls.fetch_add(1, Ordering::Relaxed) + 1;
+        if self.script.per_item {
+            let fake = Arc::as_ptr(&self.counters) as usize;
+            number = request.state().update(|ItemCalls(calls): &mut ItemCalls| {
+                let count = calls.entry(fake).or_default();
+                *count += 1;
+                *count
+            });
+        }
+        let (step, latency) = self.script.plan(number, request.index());
+        let answer = Arc::clone(&self.answer);
+        let script = Arc::clone(&self.script);
+        Box::pin(async move {
+            let _in_flight = in_flight;
+            if !latency.is_zero() {
+                tokio::time::sleep(latency).await;
+            }
+            match step {
+                None => {
+                    let mut response = LlmResponse::new(answer(&request));
+                    response.usage = script.usage;
+                    Ok(response)
+                }
+                Some(Step::Fail(kind)) => Err(script.error(kind, number)),
+                Some(Step::Hang) => match pending::<Infallible>().await {},
+                Some(Step::Panic) => panic!("scripted panic of call {number}"),
+            }
+        })
+    }
+}
+
+impl<F> Clone for FakeStrategy<F> {
+    fn clone(&self) -> Self {
+        Self {
+            answer: Arc::clone(&self.answer),
+            script: Arc::clone(&self.script),
+            counters: Arc::clone(&self.counters),
+        }
+    }
+}
+
+impl<F> fmt::Debug for FakeStrategy<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FakeStrategy")
+            .field("script", &self.script)
+            .field("counters", &self.counters)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,24 @@
+//! Scripted fakes and a simulated provider, for tests, benches and first steps without a key.
+//!
+//! - [`FakeStrategy`] answers from a closure and fails when its script says so.
+//! - [`SimulatedProvider`] is a model of a real provider: quotas, throttles, latency, faults, and a ledger of its
+//!   own. It has two faces: a tower service for virtual time, and an HTTP server that speaks OpenAI's wire.
+
+mod fake;
+mod latency;
+
+pub use fake::FakeStrategy;
+pub use latency::{Latency, ParseLatencyError};
+
+/// Mixes `bytes` into `seed`: FNV-1a, which is the same on every machine and in every version.
+fn hash(seed: u64, bytes: &[u8]) -> u64 {
+    let start = 0xcbf2_9ce4_8422_2325 ^ seed;
+    bytes.iter().fold(start, |state, byte| {
+        (state ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}
+
+/// The seed for the decisions about one call.
+fn call_seed(seed: u64, number: u64) -> u64 {
+    hash(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15), &number.to_le_bytes())
+}

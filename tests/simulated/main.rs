@@ -1,0 +1,4 @@
+//! The scripted fake and the simulated provider.
+#![allow(clippy::unwrap_used)]
+
+mod fake;
