@@ -244,3 +244,25 @@ pub(crate) fn kind_of<E: 'static>(error: &E) -> ErrorKind {
         ErrorKind::Other
     }
 }
+
+/// Whether the call that failed with `error` may have reached the provider: all but what is known not to have.
+pub(crate) fn was_sent<E: 'static>(error: &E) -> bool {
+    let error: &dyn Any = error;
+    let mut next: Option<&(dyn std::error::Error + 'static)> = match error.downcast_ref::<BoxError>() {
+        Some(error) => Some(&**error),
+        None => error.downcast_ref::<LlmError>().map(|error| error as _),
+    };
+    while let Some(error) = next {
+        if let Some(error) = error.downcast_ref::<LlmError>() {
+            return error.delivery() != Delivery::NotSent;
+        }
+        if error.is::<crate::layer::rate_limiter::Refused>() {
+            return false;
+        }
+        if let Some(crate::batch::BatchError::Source(_)) = error.downcast_ref() {
+            return false;
+        }
+        next = error.source();
+    }
+    true
+}

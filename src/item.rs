@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tokio::time::Instant;
 
 use crate::classify::ReportedQuota;
+use crate::error::LlmError;
 use crate::request::LlmRequest;
 use crate::state::RetryState;
 use crate::usage::TokenUsage;
@@ -267,10 +268,25 @@ struct Record {
     deadline_missed: bool,
     throttled_until: Option<Instant>,
     answered_without_call: bool,
+    observed: bool,
+    expectation: Expectation,
+    last_failure: Option<LlmError>,
     cooldowns: Vec<(Instant, Instant)>,
     open: Option<OpenCall>,
     // Only hedging opens two calls of one item at once.
     more_open: Vec<OpenCall>,
+}
+
+/// What is known about calls beside those that layers open.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Expectation {
+    /// No retry policy told of any call: the item makes one.
+    #[default]
+    Untold,
+    /// A retry policy told that one starts.
+    UnderWay,
+    /// The last call that a retry policy told of has ended.
+    Settled,
 }
 
 struct OpenCall {
@@ -278,10 +294,20 @@ struct OpenCall {
     started: Instant,
     observed: Option<Option<TokenUsage>>,
     throttled: bool,
+    claimed: bool,
     quota: Option<ReportedQuota>,
 }
 
 impl Record {
+    /// A call that may have taken place has ended: counts it if no layer watches.
+    fn settle(&mut self, sent: bool) {
+        self.expectation = Expectation::Settled;
+        if sent && !self.observed && !self.answered_without_call {
+            self.report.calls += 1;
+            self.report.unknown_usage_calls += 1;
+        }
+    }
+
     fn open_call(&mut self, number: u32) -> Option<&mut OpenCall> {
         self.open
             .iter_mut()
@@ -424,16 +450,50 @@ impl Item {
         self.record().answered_without_call
     }
 
-    /// For retry policies and drivers: a call that no layer opened has ended; its usage is unknown.
-    pub fn add_unobserved_call(&self) {
+    /// For layers that open calls, before they wait for anything: this item's calls are watched, so that a call
+    /// that nobody opened did not take place. Without such a layer every call counts as unknown.
+    pub fn set_observed(&self) {
+        self.record().observed = true;
+    }
+
+    /// For retry policies: a call is about to start.
+    pub fn expect_call(&self) {
+        self.record().expectation = Expectation::UnderWay;
+    }
+
+    /// For retry policies: the expected call has ended. If no layer watches this item's calls it is counted, with
+    /// unknown usage, unless it was not `sent` or a layer answered in its place.
+    pub fn settle_call(&self, sent: bool) {
+        self.record().settle(sent);
+    }
+
+    /// For drivers, at the end of the item: counts the call that was under way, or the only call of a stack
+    /// without a retry policy, by the rule of [`settle_call`](Self::settle_call). Calls that were settled are not
+    /// counted again.
+    pub fn settle_last_call(&self, sent: bool) {
         let mut record = self.record();
-        record.report.calls += 1;
-        record.report.unknown_usage_calls += 1;
+        if record.expectation != Expectation::Settled {
+            record.settle(sent);
+        }
+    }
+
+    /// For retry policies: notes what the item last failed with, so that a time limit that ends it can name the
+    /// cause.
+    pub fn set_last_failure(&self, failure: LlmError) {
+        let old = self.record().last_failure.replace(failure);
+        // Its source may be anything: dropped outside the lock.
+        drop(old);
+    }
+
+    /// For timeout layers: takes what [`set_last_failure`](Self::set_last_failure) noted.
+    pub fn take_last_failure(&self) -> Option<LlmError> {
+        self.record().last_failure.take()
     }
 
     fn open(self: &Arc<Self>) -> u32 {
         let started = Instant::now();
         let mut record = self.record();
+        record.observed = true;
         record.report.calls += 1;
         let number = record.report.calls;
         let call = OpenCall {
@@ -441,6 +501,7 @@ impl Item {
             started,
             observed: None,
             throttled: false,
+            claimed: false,
             quota: None,
         };
         if record.open.is_none() {
@@ -509,6 +570,15 @@ impl CallGuard {
             .record()
             .open_call(self.number)
             .and_then(|call| call.observed)
+    }
+
+    /// Whether this is the first to ask: metrics, spans and events tell of one call once, however many layers
+    /// watch it.
+    pub(crate) fn claim(&self) -> bool {
+        self.item
+            .record()
+            .open_call(self.number)
+            .is_some_and(|call| !std::mem::replace(&mut call.claimed, true))
     }
 
     /// Says that the provider throttled the call.

@@ -224,6 +224,11 @@ impl<'de> Deserialize<'de> for FinishReason {
 pub trait ReportsUsage<Res, Err> {
     /// What the call used, as far as its outcome tells.
     fn reported_usage(&self, outcome: Result<&Res, &Err>) -> Option<TokenUsage>;
+
+    /// What else the response says, for the call's span. None by default.
+    fn metadata<'a>(&self, _response: &'a Res) -> Option<&'a ResponseMetadata> {
+        None
+    }
 }
 
 impl<Res, Err, F> ReportsUsage<Res, Err> for F
@@ -256,5 +261,9 @@ impl<O, E: 'static> ReportsUsage<LlmResponse<O>, E> for InResponse {
                     .and_then(LlmError::usage)
             }
         }
+    }
+
+    fn metadata<'a>(&self, response: &'a LlmResponse<O>) -> Option<&'a ResponseMetadata> {
+        Some(&response.metadata)
     }
 }
