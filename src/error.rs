@@ -355,6 +355,38 @@ impl LlmError {
         self
     }
 
+    /// A copy of all but the source and the model's text.
+    pub(crate) fn without_source(&self) -> Self {
+        let Inner {
+            kind,
+            ref message,
+            status,
+            ref code,
+            retry_after,
+            usage,
+            delivery,
+            disposition,
+            quota,
+            raw_output: _,
+            source: _,
+        } = *self.inner;
+        Self {
+            inner: Box::new(Inner {
+                kind,
+                message: message.clone(),
+                status,
+                code: code.clone(),
+                retry_after,
+                usage,
+                delivery,
+                disposition,
+                quota,
+                raw_output: None,
+                source: None,
+            }),
+        }
+    }
+
     /// The category.
     pub fn kind(&self) -> ErrorKind {
         self.inner.kind

@@ -1,0 +1,59 @@
+//! How long to wait before a repeat.
+
+use std::time::Duration;
+
+/// Exponential backoff with jitter over the upper half.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Backoff {
+    pub(super) initial: Duration,
+    pub(super) base: f64,
+    pub(super) max: Duration,
+}
+
+impl Backoff {
+    pub(super) const DEFAULT: Self = Self {
+        initial: Duration::from_secs(1),
+        base: 2.0,
+        max: Duration::from_secs(60),
+    };
+
+    /// The wait after failure number `failure` (from 1), at `jitter` in `[0, 1)`: between half of the whole and the
+    /// whole.
+    pub(super) fn wait(&self, failure: u32, jitter: f64) -> Duration {
+        if self.initial.is_zero() {
+            return Duration::ZERO;
+        }
+        let exponent = i32::try_from(failure.saturating_sub(1)).unwrap_or(i32::MAX);
+        // Infinity is cut by the maximum like any large number.
+        let whole = (self.initial.as_secs_f64() * self.base.powi(exponent)).min(self.max.as_secs_f64());
+        Duration::try_from_secs_f64(whole * (0.5 + jitter / 2.0)).unwrap_or(self.max)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn doubles_up_to_the_maximum_and_never_overflows() {
+        let waits = [1, 2, 3, 6, 7, 1_000, u32::MAX].map(|failure| Backoff::DEFAULT.wait(failure, 0.0));
+        assert_eq!(
+            waits.map(|wait| wait.as_secs_f64()),
+            [0.5, 1.0, 2.0, 16.0, 30.0, 30.0, 30.0]
+        );
+        let endless = Backoff {
+            initial: Duration::MAX,
+            base: f64::MAX,
+            max: Duration::MAX,
+        };
+        assert!(endless.wait(u32::MAX, 0.999) > Duration::from_secs(1 << 60));
+        assert_eq!(
+            Backoff {
+                initial: Duration::ZERO,
+                ..endless
+            }
+            .wait(9, 0.5),
+            Duration::ZERO
+        );
+    }
+}

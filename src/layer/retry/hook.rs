@@ -1,0 +1,36 @@
+//! What sees every failure before the decision.
+
+/// Sees every failed call before it is decided whether there will be another one, and may edit that one's request.
+///
+/// [`RetryPolicy::on_error`](super::RetryPolicy::on_error) takes a closure. What has to survive from call to call
+/// belongs into the request's [`RetryState`](crate::RetryState).
+pub trait OnError<Req, E> {
+    /// The call failed with `error`; `next` is what the next call will send, if there is one.
+    fn on_error(&self, error: &E, next: &mut Req);
+}
+
+/// No hook: the default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NoHook;
+
+impl<Req, E> OnError<Req, E> for NoHook {
+    fn on_error(&self, _: &E, _: &mut Req) {}
+}
+
+/// A closure as a hook.
+#[derive(Clone, Copy)]
+pub struct OnErrorFn<G>(pub(super) G);
+
+impl<Req, E, G: Fn(&E, &mut Req)> OnError<Req, E> for OnErrorFn<G> {
+    fn on_error(&self, error: &E, next: &mut Req) {
+        (self.0)(error, next);
+    }
+}
+
+impl<G> std::fmt::Debug for OnErrorFn<G> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("OnErrorFn")
+            .field(&std::any::type_name::<G>())
+            .finish()
+    }
+}

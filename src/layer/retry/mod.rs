@@ -1,0 +1,62 @@
+//! Retry: tower's [`Retry`] with a policy for calls of language models.
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")] async fn main() {
+//! use llm_batch::layer::retry::{RetryLayer, RetryPolicy};
+//! use llm_batch::{LlmError, LlmRequest, LlmResponse, Prompt};
+//! use tower::{ServiceBuilder, ServiceExt, service_fn};
+//!
+//! let policy = RetryPolicy::new(3).on_error(|error, next: &mut LlmRequest<Prompt>| {
+//!     // The model's own words go back to it: the next try knows what was wrong.
+//!     let text = format!("Your answer was rejected: {}", error.message());
+//!     *next.input_mut() = next.input().clone().with_message(llm_batch::Message::user(text));
+//! });
+//! let model = ServiceBuilder::new()
+//!     .layer(RetryLayer::new(policy))
+//!     .service(service_fn(async |request: LlmRequest| match request.input().messages().len() {
+//!         1 => Err(LlmError::validation("expected a number")),
+//!         _ => Ok(LlmResponse::new("42".to_owned())),
+//!     }));
+//! let answer = model.oneshot(LlmRequest::new("How many?".into())).await.unwrap();
+//! assert_eq!(answer.output, "42");
+//! # }
+//! ```
+//!
+//! # What is decided, and in which order
+//! After each call the [classifier](crate::Classify) gives its verdict. If the call failed, the `on_error` hook sees
+//! the error and may edit the next request; it sees every failure, also the last one, throttles and call timeouts. Then:
+//!
+//! | verdict | budget it takes from | wait before the next call |
+//! |---|---|---|
+//! | retry now (a validation failure) | attempts | none |
+//! | backoff | attempts | `min(initial * base^(k-1), max) * U[0.5, 1)` before attempt k+1 |
+//! | throttled | throttles | none if a gate below will hold the call, else the hint, else the backoff |
+//! | fatal | | the item fails |
+//!
+//! A wait is never shorter than the provider's hint. A wait that would not fit the item's deadline is not begun: the
+//! item fails at once, and [`ItemTimeout`](super::timeout::ItemTimeout) turns its error into a
+//! [`TimedOut`](super::timeout::TimedOut) with the cause as source.
+//!
+//! An *attempt* is what [`LlmRequest::attempt`](crate::LlmRequest::attempt) counts; a throttled call does not
+//! advance it: the outcomes `429, invalid, 429, ok` are the attempts 1, 1, 2, 2.
+//!
+//! # Where it belongs
+//! Outside everything that works per call: a backoff then holds no quota and no permit. It should be the only layer
+//! that retries: an SDK or a gateway with retries of its own multiplies the calls.
+//!
+//! One trap is tower's: its `Retry` ends an item when the service below reports an error from `poll_ready`, without
+//! asking the policy. The layers of this crate that wait do so in their futures and are always ready.
+//!
+//! # Cancel safety
+//! A dropped future ends the item: no call is begun afterwards, and a backoff that was under way is recorded for as
+//! long as it lasted.
+
+mod backoff;
+mod future;
+mod hook;
+mod policy;
+
+pub use future::RetryWait;
+pub use hook::{NoHook, OnError, OnErrorFn};
+pub use policy::RetryPolicy;
+pub use tower::retry::{Retry, RetryLayer};

@@ -1,0 +1,368 @@
+//! The policy itself.
+
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tower::retry::Policy;
+use tower::retry::budget::Budget;
+
+use super::backoff::Backoff;
+use super::future::RetryWait;
+use super::hook::{NoHook, OnError, OnErrorFn};
+use crate::classify::{Classify, Disposition, KindClassifier, Verdict, kind_of, was_sent};
+use crate::error::{BoxError, ErrorKind, LlmError};
+use crate::events::{EventKind, Events};
+use crate::item::{FindItem, InRequest, Item, Untracked};
+use crate::prompt::Prompt;
+use crate::request::LlmRequest;
+use crate::telemetry::Meter;
+
+/// When to call again, and how long to wait before.
+///
+/// Give it to tower's [`RetryLayer`](super::RetryLayer). tower clones the policy for every request, so what it counts
+/// belongs to one item. The [module](super) says what is decided in which order.
+///
+/// Three type parameters have defaults and are changed by methods: the classifier
+/// ([`classify_with`](Self::classify_with)), how the item is found ([`untracked`](Self::untracked)) and the hook
+/// ([`on_error`](Self::on_error)).
+///
+/// ```
+/// use std::time::Duration;
+/// use llm_batch::layer::retry::RetryPolicy;
+///
+/// let policy = RetryPolicy::new(5)
+///     .max_throttles(50)
+///     .initial_backoff(Duration::from_millis(200))
+///     .max_backoff(Duration::from_secs(10));
+/// # let _ = policy;
+/// ```
+#[derive(Clone)]
+pub struct RetryPolicy<C = KindClassifier, F = InRequest, H = NoHook> {
+    config: Arc<Config>,
+    classifier: C,
+    find: F,
+    hook: H,
+    progress: Progress,
+}
+
+#[derive(Clone)]
+struct Config {
+    max_attempts: u32,
+    max_throttles: u32,
+    max_calls: u32,
+    max_billed_repeats: u32,
+    backoff: Backoff,
+    budget: Option<Arc<dyn Budget + Send + Sync>>,
+    events: Option<Events>,
+    meter: Meter,
+}
+
+/// What one item has used up.
+#[derive(Clone, Copy, Debug, Default)]
+struct Progress {
+    calls: u32,
+    failed_attempts: u32,
+    throttles: u32,
+    billed_repeats: u32,
+}
+
+impl RetryPolicy {
+    /// A policy with `max_attempts` attempts (3 is usual), 20 throttles, and a backoff of 1 s that doubles up to
+    /// 60 s.
+    ///
+    /// # Panics
+    /// If `max_attempts` is 0.
+    #[track_caller]
+    pub fn new(max_attempts: u32) -> Self {
+        assert!(
+            max_attempts > 0,
+            "max_attempts is at least 1: the first attempt counts"
+        );
+        Self {
+            config: Arc::new(Config {
+                max_attempts,
+                max_throttles: 20,
+                max_calls: u32::MAX,
+                max_billed_repeats: 1,
+                backoff: Backoff::DEFAULT,
+                budget: None,
+                events: None,
+                meter: Meter::new(None),
+            }),
+            classifier: KindClassifier,
+            find: InRequest,
+            hook: NoHook,
+            progress: Progress::default(),
+        }
+    }
+}
+
+impl<C, F, H> RetryPolicy<C, F, H> {
+    fn set(mut self, change: impl FnOnce(&mut Config)) -> Self {
+        change(Arc::make_mut(&mut self.config));
+        self
+    }
+
+    /// How many throttled calls an item survives, apart from its attempts: `n` allow `n + 1` calls, 0 fails on the
+    /// first. 20 by default.
+    #[must_use]
+    pub fn max_throttles(self, max_throttles: u32) -> Self {
+        self.set(|config| config.max_throttles = max_throttles)
+    }
+
+    /// At most so many calls of one item, over both budgets. No limit by default.
+    ///
+    /// # Panics
+    /// If `max_calls` is 0.
+    #[must_use]
+    #[track_caller]
+    pub fn max_calls(self, max_calls: u32) -> Self {
+        assert!(max_calls > 0, "max_calls is at least 1");
+        self.set(|config| config.max_calls = max_calls)
+    }
+
+    /// How often an item repeats a call that ran out of time. Such a call may have been answered and billed, and
+    /// its repeat is billed again. 1 by default; the attempts limit it too.
+    #[must_use]
+    pub fn max_billed_repeats(self, max_billed_repeats: u32) -> Self {
+        self.set(|config| config.max_billed_repeats = max_billed_repeats)
+    }
+
+    /// The whole wait before the second attempt; the real one is between half of it and all of it. 1 s by default.
+    #[must_use]
+    pub fn initial_backoff(self, initial: Duration) -> Self {
+        self.set(|config| config.backoff.initial = initial)
+    }
+
+    /// What each further wait is multiplied by. 2 by default.
+    ///
+    /// # Panics
+    /// If `base` is not finite or below 1.
+    #[must_use]
+    #[track_caller]
+    pub fn backoff_base(self, base: f64) -> Self {
+        assert!(
+            base.is_finite() && base >= 1.0,
+            "a backoff base is finite and at least 1, not {base}"
+        );
+        self.set(|config| config.backoff.base = base)
+    }
+
+    /// The longest backoff. 60 s by default. A provider's hint may be longer, and is obeyed.
+    #[must_use]
+    pub fn max_backoff(self, max: Duration) -> Self {
+        self.set(|config| config.backoff.max = max)
+    }
+
+    /// A budget shared by everything that has a clone of it, so that a broken input set does not double the cost:
+    /// a success deposits, an attempt after the first withdraws. Throttled calls do not; the gate paces those.
+    ///
+    /// [`TpsBudget`](tower::retry::budget::TpsBudget) is tower's.
+    #[must_use]
+    pub fn budget(self, budget: Arc<dyn Budget + Send + Sync>) -> Self {
+        self.set(|config| config.budget = Some(budget))
+    }
+
+    /// Where to send [`EventKind::RetryScheduled`].
+    #[must_use]
+    pub fn events(self, events: &Events) -> Self {
+        self.set(|config| config.events = Some(events.clone()))
+    }
+
+    /// The label `batch` of the [metrics](crate::telemetry). `default` by default.
+    #[must_use]
+    pub fn name(self, name: &str) -> Self {
+        self.set(|config| config.meter = Meter::new(Some(name)))
+    }
+
+    /// Judges outcomes by `classifier`, such as a closure `Fn(Result<&Res, &E>) -> Verdict`. Its verdict on a response may
+    /// lead to a repeat too.
+    pub fn classify_with<D>(self, classifier: D) -> RetryPolicy<D, F, H> {
+        RetryPolicy {
+            config: self.config,
+            classifier,
+            find: self.find,
+            hook: self.hook,
+            progress: self.progress,
+        }
+    }
+
+    /// For requests of other crates, which carry no item: nothing is recorded, no deadline is known, and after a
+    /// throttle the policy always sleeps itself.
+    pub fn untracked(self) -> RetryPolicy<C, Untracked, H> {
+        RetryPolicy {
+            config: self.config,
+            classifier: self.classifier,
+            find: Untracked,
+            hook: self.hook,
+            progress: self.progress,
+        }
+    }
+
+    /// Runs `hook` on every failed call, before the decision; it may edit the next request. For the crate's own
+    /// error and prompt; [`on_error_with`](Self::on_error_with) takes any types.
+    ///
+    /// A verdict against a response is no error, and is not shown to the hook.
+    pub fn on_error<G>(self, hook: G) -> RetryPolicy<C, F, OnErrorFn<G>>
+    where
+        G: Fn(&LlmError, &mut LlmRequest<Prompt>),
+    {
+        self.on_error_with(hook)
+    }
+
+    /// As [`on_error`](Self::on_error), for any types: write them at the closure's arguments.
+    pub fn on_error_with<E, Req, G>(self, hook: G) -> RetryPolicy<C, F, OnErrorFn<G>>
+    where
+        G: Fn(&E, &mut Req),
+    {
+        RetryPolicy {
+            config: self.config,
+            classifier: self.classifier,
+            find: self.find,
+            hook: OnErrorFn(hook),
+            progress: self.progress,
+        }
+    }
+
+    /// What follows `verdict`: the wait before the next call, or `None` for the end.
+    fn decide(&mut self, verdict: &Verdict, item: Option<&Arc<Item>>) -> Option<Duration> {
+        let config = &*self.config;
+        let progress = &mut self.progress;
+        let hint = verdict.retry_after.unwrap_or_default();
+        let jittered = |failure| config.backoff.wait(failure, fastrand::f64());
+        // Whether a gate will hold the call for the wait, so that it need not be slept here.
+        let mut held_below = false;
+        let wait = match verdict.disposition {
+            Disposition::RetryNow | Disposition::Backoff => {
+                progress.failed_attempts += 1;
+                if progress.failed_attempts >= config.max_attempts {
+                    return None;
+                }
+                match verdict.disposition {
+                    Disposition::RetryNow => hint,
+                    _ => hint.max(jittered(progress.failed_attempts)),
+                }
+            }
+            Disposition::Throttled => {
+                progress.throttles += 1;
+                if progress.throttles > config.max_throttles {
+                    return None;
+                }
+                if let Some(until) = item.and_then(|item| item.throttled_until()) {
+                    held_below = true;
+                    until.saturating_duration_since(Instant::now())
+                } else if verdict.retry_after.is_some() {
+                    hint
+                } else {
+                    jittered(progress.throttles)
+                }
+            }
+            Disposition::Success | Disposition::Fatal | Disposition::ScopeFatal => return None,
+        };
+        if progress.calls >= config.max_calls {
+            return None;
+        }
+        if verdict.maybe_billed {
+            progress.billed_repeats += 1;
+            if progress.billed_repeats > config.max_billed_repeats {
+                return None;
+            }
+        }
+        if let Some(item) = item
+            && let Some(deadline) = item.deadline()
+            && wait >= deadline.saturating_duration_since(Instant::now())
+        {
+            item.set_deadline_missed();
+            return None;
+        }
+        let throttled = verdict.disposition == Disposition::Throttled;
+        if let (false, Some(budget)) = (throttled, &config.budget)
+            && !budget.withdraw()
+        {
+            return None;
+        }
+        Some(if held_below { Duration::ZERO } else { wait })
+    }
+}
+
+impl<C, F, H, Req, Res, E> Policy<Req, Res, E> for RetryPolicy<C, F, H>
+where
+    C: Classify<Res, E>,
+    F: FindItem<Req>,
+    H: OnError<Req, E>,
+    Req: Clone,
+    E: fmt::Display + 'static,
+{
+    type Future = RetryWait;
+
+    fn retry(&mut self, request: &mut Req, result: &mut Result<Res, E>) -> Option<Self::Future> {
+        let verdict = self.classifier.classify(result.as_ref());
+        self.progress.calls = self.progress.calls.saturating_add(1);
+        if let Some(item) = self.find.item(request) {
+            item.settle_call(result.as_ref().err().is_none_or(was_sent));
+        }
+        if verdict.disposition == Disposition::Success {
+            if let Some(budget) = &self.config.budget {
+                budget.deposit();
+            }
+            return None;
+        }
+        if let Err(error) = result {
+            self.hook.on_error(error, request);
+        }
+        let item = self.find.item(request).cloned();
+        let wait = self.decide(&verdict, item.as_ref())?;
+        let attempt = self.progress.failed_attempts + 1;
+        if let Some(item) = &item {
+            item.set_attempt(attempt);
+            item.set_last_failure(describe(&verdict, result.as_ref().err()));
+        }
+        if let Some(events) = &self.config.events {
+            events.emit(item.as_deref(), || EventKind::RetryScheduled { attempt, wait });
+        }
+        Some(if wait.is_zero() {
+            RetryWait::NONE
+        } else {
+            RetryWait::new(wait, item, self.config.meter.clone())
+        })
+    }
+
+    fn clone_request(&mut self, request: &Req) -> Option<Req> {
+        // tower asks for a clone right before each call.
+        if let Some(item) = self.find.item(request) {
+            item.expect_call();
+        }
+        Some(request.clone())
+    }
+}
+
+/// What the item failed with, to be named by a time limit. The error itself is gone by then.
+fn describe<E: fmt::Display + 'static>(verdict: &Verdict, error: Option<&E>) -> LlmError {
+    let Some(error) = error else {
+        let kind = verdict.kind.unwrap_or(ErrorKind::Validation);
+        return LlmError::new(kind, "the response was not accepted");
+    };
+    let any: &dyn Any = error;
+    let own = any.downcast_ref::<LlmError>().or_else(|| {
+        any.downcast_ref::<BoxError>()
+            .and_then(|error| error.downcast_ref())
+    });
+    match own {
+        Some(error) => error.without_source(),
+        None => LlmError::new(verdict.kind.unwrap_or_else(|| kind_of(error)), error.to_string()),
+    }
+}
+
+impl<C, F, H> fmt::Debug for RetryPolicy<C, F, H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RetryPolicy")
+            .field("max_attempts", &self.config.max_attempts)
+            .field("max_throttles", &self.config.max_throttles)
+            .field("backoff", &self.config.backoff)
+            .field("progress", &self.progress)
+            .finish_non_exhaustive()
+    }
+}
