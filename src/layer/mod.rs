@@ -2,4 +2,6 @@
 //! provider.
 
 pub mod rate_limiter;
+pub mod retry;
 pub mod timeout;
+pub mod token_accounting;

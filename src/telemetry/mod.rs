@@ -37,9 +37,9 @@ use tracing::Span;
 use tracing::field::Empty;
 
 use crate::error::ErrorKind;
-use crate::item::Item;
 #[cfg(doc)]
 use crate::item::WaitReason;
+use crate::item::{CallGuard, Item};
 use crate::response::ResponseMetadata;
 use crate::usage::TokenUsage;
 
@@ -111,7 +111,7 @@ pub const OTEL_NAME: &str = "otel.name";
 pub const OTEL_KIND: &str = "otel.kind";
 /// Field: `ERROR` where the call failed.
 pub const OTEL_STATUS: &str = "otel.status_code";
-/// Field: the [`ErrorKind`] of a failed call.
+/// Field: the [`ErrorKind`] of a failed call, or `cancelled`.
 pub const ERROR_TYPE: &str = "error.type";
 /// Field: `chat`.
 pub const OPERATION: &str = "gen_ai.operation.name";
@@ -172,7 +172,7 @@ pub(crate) fn item_span(item: &Item) -> Span {
 }
 
 /// The span of one physical call. The strategy fills in what it asks by [`record_request`].
-pub(crate) fn call_span(call: Option<(u32, u32)>) -> Span {
+pub(crate) fn call_span(call: Option<&CallGuard>) -> Span {
     let span = tracing::info_span!(
         target: TARGET,
         CALL_SPAN,
@@ -194,9 +194,9 @@ pub(crate) fn call_span(call: Option<(u32, u32)>) -> Span {
         { CALL_NUMBER } = Empty,
         { CALL_ATTEMPT } = Empty,
     );
-    if let (false, Some((number, attempt))) = (span.is_disabled(), call) {
-        span.record(CALL_NUMBER, number);
-        span.record(CALL_ATTEMPT, attempt);
+    if let (false, Some(call)) = (span.is_disabled(), call) {
+        span.record(CALL_NUMBER, call.number());
+        span.record(CALL_ATTEMPT, call.item().attempt());
     }
     span
 }
@@ -243,11 +243,11 @@ pub(crate) fn record_response(span: &Span, metadata: Option<&ResponseMetadata>, 
     }
 }
 
-/// Writes into a call's span that it failed.
-pub(crate) fn record_failure(span: &Span, kind: Option<ErrorKind>) {
+/// Writes into a call's span that it failed, and how.
+pub(crate) fn record_failure(span: &Span, error_type: &str) {
     if span.is_disabled() {
         return;
     }
     span.record(OTEL_STATUS, "ERROR");
-    span.record(ERROR_TYPE, kind.map_or("_OTHER", ErrorKind::as_str));
+    span.record(ERROR_TYPE, error_type);
 }

@@ -1,0 +1,138 @@
+//! The account of one call.
+
+use std::fmt;
+use std::sync::Arc;
+
+use tokio::time::Instant;
+use tracing::Span;
+
+use super::Shared;
+use crate::classify::kind_of;
+use crate::error::ErrorKind;
+use crate::events::EventKind;
+use crate::item::CallGuard;
+use crate::response::ReportsUsage;
+use crate::telemetry::{self, CallEnd};
+use crate::usage::TokenUsage;
+
+/// One call, from right before it starts. Dropped without [`end`](Self::end) it is a cancelled one.
+pub(super) struct Call {
+    shared: Arc<Shared>,
+    guard: Option<CallGuard>,
+    /// Whether metrics, span and events of this call are this layer's to write.
+    claimed: bool,
+    started: Instant,
+    span: Span,
+    ended: bool,
+}
+
+impl Call {
+    pub(super) fn start(shared: &Arc<Shared>, guard: Option<CallGuard>) -> Self {
+        let claimed = guard.as_ref().is_none_or(CallGuard::claim);
+        let span = if claimed {
+            telemetry::call_span(guard.as_ref())
+        } else {
+            Span::none()
+        };
+        if let (Some(events), Some(guard)) = (&shared.events, &guard)
+            && guard.is_opener()
+        {
+            events.emit(Some(guard.item()), || EventKind::CallStarted {
+                call: guard.number(),
+                attempt: guard.item().attempt(),
+            });
+        }
+        Self {
+            shared: Arc::clone(shared),
+            guard,
+            claimed,
+            started: Instant::now(),
+            span,
+            ended: false,
+        }
+    }
+
+    pub(super) fn enter(&self) -> tracing::span::Entered<'_> {
+        self.span.enter()
+    }
+
+    /// The call has ended with `outcome`.
+    pub(super) fn end<Res, E, U>(mut self, outcome: Result<&Res, &E>, usage: &U)
+    where
+        E: 'static,
+        U: ReportsUsage<Res, E>,
+    {
+        let reported = usage.reported_usage(outcome);
+        let end = match outcome {
+            Ok(_) => CallEnd::Success,
+            Err(error) => CallEnd::Failure(Some(kind_of(error))),
+        };
+        let used = self.settle(end, reported);
+        if self.claimed {
+            let metadata = outcome.ok().and_then(|response| usage.metadata(response));
+            telemetry::record_response(&self.span, metadata, used);
+        }
+    }
+
+    fn settle(&mut self, end: CallEnd, reported: Option<TokenUsage>) -> Option<TokenUsage> {
+        self.ended = true;
+        // The strategy, or a layer further in, may have said it first; then that is what the item's record has.
+        let usage = match &self.guard {
+            Some(guard) if !guard.observe(reported) => guard.observed().flatten(),
+            _ => reported,
+        };
+        let kind = match end {
+            CallEnd::Failure(kind) => kind,
+            CallEnd::Success | CallEnd::Cancelled => None,
+        };
+        if let (Some(guard), Some(ErrorKind::RateLimit)) = (&self.guard, kind) {
+            guard.set_throttled();
+        }
+        self.shared.ledger.add(end != CallEnd::Success, usage);
+        if !self.claimed {
+            return usage;
+        }
+        let duration = self.started.elapsed();
+        self.shared.meter.call_ended(end, duration, usage);
+        match end {
+            CallEnd::Success => {}
+            CallEnd::Failure(kind) => {
+                telemetry::record_failure(&self.span, kind.unwrap_or(ErrorKind::Other).as_str());
+            }
+            CallEnd::Cancelled => telemetry::record_failure(&self.span, "cancelled"),
+        }
+        if let (Some(events), Some(guard)) = (&self.shared.events, &self.guard) {
+            let call = guard.number();
+            events.emit(Some(guard.item()), || match end {
+                CallEnd::Success => EventKind::CallCompleted {
+                    call,
+                    duration,
+                    usage,
+                },
+                CallEnd::Failure(_) | CallEnd::Cancelled => EventKind::CallFailed {
+                    call,
+                    kind,
+                    duration,
+                    usage,
+                },
+            });
+        }
+        usage
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.settle(CallEnd::Cancelled, None);
+        }
+    }
+}
+
+impl fmt::Debug for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Call")
+            .field("guard", &self.guard)
+            .finish_non_exhaustive()
+    }
+}

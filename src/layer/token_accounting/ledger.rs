@@ -1,0 +1,97 @@
+//! Totals over everything that shares a ledger.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::{Deserialize, Serialize};
+
+use crate::usage::TokenUsage;
+
+/// Totals of calls and tokens over everything that has a clone of this handle. Lock-free.
+///
+/// A ledger counts calls, whichever batch, stack or task made them; it outlives them all.
+#[derive(Clone, Default)]
+pub struct TokenLedger {
+    totals: Arc<Totals>,
+}
+
+#[derive(Default)]
+struct Totals {
+    calls: AtomicU64,
+    failed_calls: AtomicU64,
+    unknown_usage_calls: AtomicU64,
+    input: AtomicU64,
+    output: AtomicU64,
+    cached_input: AtomicU64,
+    cache_write: AtomicU64,
+    reasoning: AtomicU64,
+}
+
+/// What a [`TokenLedger`] had counted at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct LedgerSnapshot {
+    /// Physical calls that have ended.
+    pub calls: u64,
+    /// How many of them failed or were cut.
+    pub failed_calls: u64,
+    /// How many of them have unknown usage: each may have cost something on top of `usage`.
+    pub unknown_usage_calls: u64,
+    /// Known usage over all calls, failed ones too.
+    pub usage: TokenUsage,
+}
+
+impl TokenLedger {
+    /// An empty ledger.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The totals. Every call in `calls` is in the other numbers too; one that ends meanwhile may be in some of
+    /// them already. Once nothing runs they are exact.
+    pub fn snapshot(&self) -> LedgerSnapshot {
+        let totals = &*self.totals;
+        let read = |total: &AtomicU64| total.load(Ordering::Relaxed);
+        // First, and Acquire: whoever sees a call sees its tokens, which are written before it.
+        let calls = totals.calls.load(Ordering::Acquire);
+        let mut usage = TokenUsage::new(read(&totals.input), read(&totals.output));
+        usage.cached_input = read(&totals.cached_input);
+        usage.cache_write = read(&totals.cache_write);
+        usage.reasoning = read(&totals.reasoning);
+        LedgerSnapshot {
+            calls,
+            failed_calls: read(&totals.failed_calls),
+            unknown_usage_calls: read(&totals.unknown_usage_calls),
+            usage,
+        }
+    }
+
+    pub(super) fn add(&self, failed: bool, usage: Option<TokenUsage>) {
+        let totals = &*self.totals;
+        let add = |total: &AtomicU64, count: u64| {
+            if count > 0 {
+                total.fetch_add(count, Ordering::Relaxed);
+            }
+        };
+        match usage {
+            Some(usage) => {
+                add(&totals.input, usage.input);
+                add(&totals.output, usage.output);
+                add(&totals.cached_input, usage.cached_input);
+                add(&totals.cache_write, usage.cache_write);
+                add(&totals.reasoning, usage.reasoning);
+            }
+            None => add(&totals.unknown_usage_calls, 1),
+        }
+        add(&totals.failed_calls, u64::from(failed));
+        totals.calls.fetch_add(1, Ordering::Release);
+    }
+}
+
+impl fmt::Debug for TokenLedger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("TokenLedger").field(&self.snapshot()).finish()
+    }
+}

@@ -1,0 +1,129 @@
+//! Token accounting, call metrics and the span of every call.
+//!
+//! [`TokenAccountingLayer`] belongs inside the retries and outside the call timeout, where it sees every physical
+//! call: failed ones, cut ones, and those that end in a panic. Once per call, before any retry hook runs, it
+//! - tells the item's record and a shared [`TokenLedger`] what was used;
+//! - counts the call in the [metrics](crate::telemetry) and ends its `tracing` span `chat`;
+//! - sends [`CallStarted`](crate::EventKind::CallStarted) and [`CallCompleted`](crate::EventKind::CallCompleted)
+//!   or [`CallFailed`](crate::EventKind::CallFailed), if it was given [`Events`].
+//!
+//! Several such layers in one stack are fine, each with its ledger: every ledger counts each call once, and the item's record,
+//! the metrics, span and events tell of it once.
+//!
+//! What is accounted is what the provider billed for calls answered in full. A call that it may have billed but
+//! did not answer is counted as one with unknown usage, which is not zero.
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")] async fn main() {
+//! use llm_batch::layer::token_accounting::{TokenAccountingLayer, TokenLedger};
+//! use llm_batch::{LlmError, LlmRequest, LlmResponse, TokenUsage};
+//! use tower::{ServiceBuilder, ServiceExt, service_fn};
+//!
+//! let ledger = TokenLedger::new();
+//! let model = ServiceBuilder::new()
+//!     .layer(TokenAccountingLayer::new(ledger.clone()))
+//!     .service(service_fn(async |_: LlmRequest| {
+//!         Ok::<_, LlmError>(LlmResponse::new("42".to_owned()).with_usage(TokenUsage::new(10, 2)))
+//!     }));
+//! model.oneshot(LlmRequest::new("6 times 7?".into())).await.unwrap();
+//! assert_eq!(ledger.snapshot().usage.total(), 12);
+//! # }
+//! ```
+//!
+//! # Cancel safety
+//! A future dropped before its end, for whatever reason, is a call with unknown usage, unless the strategy
+//! had observed it already.
+
+use std::fmt;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tower_service::Service;
+
+use crate::events::Events;
+use crate::item::{FindItem, InRequest};
+use crate::response::{InResponse, ReportsUsage};
+use crate::telemetry::Meter;
+
+mod call;
+mod future;
+mod layer;
+mod ledger;
+
+use call::Call;
+pub use future::TokenAccountingFuture;
+pub use layer::TokenAccountingLayer;
+pub use ledger::{LedgerSnapshot, TokenLedger};
+
+/// Accounts every call; made by [`TokenAccountingLayer`].
+#[derive(Clone)]
+pub struct TokenAccounting<S, U = InResponse, F = InRequest> {
+    inner: S,
+    shared: Arc<Shared>,
+    usage: U,
+    find: F,
+}
+
+/// Where an account goes.
+struct Shared {
+    ledger: TokenLedger,
+    events: Option<Events>,
+    meter: Meter,
+}
+
+impl<S, U, F> TokenAccounting<S, U, F> {
+    /// The ledger that the layer feeds.
+    pub fn ledger(&self) -> &TokenLedger {
+        &self.shared.ledger
+    }
+
+    /// The service inside.
+    pub const fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// The service inside, to change it.
+    pub const fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// Takes the service out.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+}
+
+impl<S, U, F, Req> Service<Req> for TokenAccounting<S, U, F>
+where
+    S: Service<Req>,
+    S::Error: 'static,
+    U: ReportsUsage<S::Response, S::Error> + Clone,
+    F: FindItem<Req>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = TokenAccountingFuture<S::Future, U>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Req) -> Self::Future {
+        // Before the call: a strategy that panics in `call` has been called.
+        let call = Call::start(&self.shared, self.find.call(&mut request));
+        let future = {
+            let _entered = call.enter();
+            self.inner.call(request)
+        };
+        TokenAccountingFuture::new(future, call, self.usage.clone())
+    }
+}
+
+impl<S: fmt::Debug, U, F> fmt::Debug for TokenAccounting<S, U, F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenAccounting")
+            .field("inner", &self.inner)
+            .field("ledger", &self.shared.ledger)
+            .finish_non_exhaustive()
+    }
+}
