@@ -6,9 +6,14 @@
 
 mod fake;
 mod latency;
+mod simulated;
 
 pub use fake::FakeStrategy;
 pub use latency::{Latency, ParseLatencyError};
+pub use simulated::{
+    Hint, Ledger, ParseHintError, ParsePresetError, Preset, Quota, SimulatedProvider,
+    SimulatedProviderBuilder, SimulatedServer, SimulatedService, TokenCharge,
+};
 
 /// Mixes `bytes` into `seed`: FNV-1a, which is the same on every machine and in every version.
 fn hash(seed: u64, bytes: &[u8]) -> u64 {

@@ -2,3 +2,5 @@
 #![allow(clippy::unwrap_used)]
 
 mod fake;
+mod http;
+mod service;

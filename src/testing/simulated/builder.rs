@@ -1,0 +1,304 @@
+//! How a simulated provider is set up.
+
+use std::time::Duration;
+
+use super::super::latency::Latency;
+use super::fault::{Faults, Outage};
+use super::hint::Hint;
+use super::preset::Preset;
+use super::quota::Quota;
+use super::{SimulatedProvider, TokenCharge};
+use crate::error::{ErrorKind, LlmError};
+
+/// Sets up a [`SimulatedProvider`].
+///
+/// Without any setting it answers everything at once. Rates are shares of calls from 0 to 1, decided by the seed and
+/// the call's ordinal number alone.
+#[derive(Clone, Debug)]
+#[must_use = "call build"]
+pub struct SimulatedProviderBuilder {
+    pub(super) config: Config,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Config {
+    pub(super) seed: u64,
+    pub(super) model: String,
+    pub(super) api_key: Option<String>,
+    pub(super) latency: Latency,
+    pub(super) rejection_latency: Latency,
+    pub(super) requests: Option<Quota>,
+    pub(super) tokens: Option<Quota>,
+    pub(super) token_charge: TokenCharge,
+    pub(super) concurrency: Option<u64>,
+    pub(super) count_rejected: bool,
+    pub(super) hint: Hint,
+    pub(super) overload_hint: Option<Duration>,
+    pub(super) rate_limit_headers: bool,
+    pub(super) cached_share: f64,
+    pub(super) faults: Faults,
+    pub(super) key_expires_after: Option<u64>,
+    pub(super) balance_lasts_for: Option<u64>,
+}
+
+impl SimulatedProviderBuilder {
+    pub(super) fn new() -> Self {
+        Self {
+            config: Config {
+                seed: 0,
+                model: "sim".to_owned(),
+                api_key: None,
+                latency: Latency::ZERO,
+                rejection_latency: Latency::ZERO,
+                requests: None,
+                tokens: None,
+                token_charge: TokenCharge::Reservation,
+                concurrency: None,
+                count_rejected: false,
+                hint: Hint::default(),
+                overload_hint: None,
+                rate_limit_headers: true,
+                cached_share: 0.0,
+                faults: Faults::default(),
+                key_expires_after: None,
+                balance_lasts_for: None,
+            },
+        }
+    }
+
+    /// Starts from a ready-made provider: everything set before is forgotten but the seed.
+    pub fn preset(self, preset: Preset) -> Self {
+        preset.apply(Self::new().seed(self.config.seed))
+    }
+
+    /// The seed of every decision of chance; 0 by default.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.config.seed = seed;
+        self
+    }
+
+    /// The name of its only model, `sim` by default. Calls for any name are answered, under the name they ask for.
+    pub fn model(mut self, model: impl Into<String>) -> Self {
+        self.config.model = model.into();
+        self
+    }
+
+    /// The key that the HTTP face asks for; anything else is a 401. By default it asks for none.
+    pub fn api_key(mut self, key: impl Into<String>) -> Self {
+        self.config.api_key = Some(key.into());
+        self
+    }
+
+    /// From the end of the request to the first byte of an answer; zero by default.
+    pub fn latency(mut self, latency: impl Into<Latency>) -> Self {
+        self.config.latency = latency.into();
+        self
+    }
+
+    /// The same for rejections of any kind; zero by default.
+    pub fn rejection_latency(mut self, latency: impl Into<Latency>) -> Self {
+        self.config.rejection_latency = latency.into();
+        self
+    }
+
+    /// A quota of requests.
+    pub fn request_quota(mut self, quota: Quota) -> Self {
+        self.config.requests = Some(quota);
+        self
+    }
+
+    /// A quota of requests per minute, as a bucket that holds a second's worth (at least 1).
+    pub fn requests_per_minute(self, limit: u64) -> Self {
+        self.request_quota(Quota::per_minute(limit).with_burst((limit / 60).max(1)))
+    }
+
+    /// A quota of tokens. What a call costs is [`token_charge`](Self::token_charge).
+    pub fn token_quota(mut self, quota: Quota) -> Self {
+        self.config.tokens = Some(quota);
+        self
+    }
+
+    /// A quota of tokens per minute, as a bucket that holds a second's worth (at least 1).
+    pub fn tokens_per_minute(self, limit: u64) -> Self {
+        self.token_quota(Quota::per_minute(limit).with_burst((limit / 60).max(1)))
+    }
+
+    /// What a call takes from the token quota; [`TokenCharge::Reservation`] by default.
+    pub fn token_charge(mut self, charge: TokenCharge) -> Self {
+        self.config.token_charge = charge;
+        self
+    }
+
+    /// How many accepted calls may be in flight at the same time. The throttle answer gives no hint, as nobody knows.
+    pub fn concurrency(mut self, calls: u64) -> Self {
+        self.config.concurrency = Some(calls);
+        self
+    }
+
+    /// Whether a throttled call takes from the request quota all the same, as OpenAI's does; it does not by default.
+    /// It may empty a bucket, but leaves no debt.
+    pub fn count_rejected(mut self, count: bool) -> Self {
+        self.config.count_rejected = count;
+        self
+    }
+
+    /// How throttle answers say how long to wait; [`Hint::RetryAfterSeconds`] by default.
+    pub fn hint(mut self, hint: Hint) -> Self {
+        self.config.hint = hint;
+        self
+    }
+
+    /// A `Retry-After` on 503 and 529 answers (whole seconds on the wire, rounded up); none by default.
+    pub fn overload_hint(mut self, wait: Duration) -> Self {
+        self.config.overload_hint = Some(wait);
+        self
+    }
+
+    /// Whether answers carry `x-ratelimit-*` headers for the quotas there are; they do by default. Throttle answers
+    /// carry them with [`Hint::ResetHeaders`] only.
+    pub fn rate_limit_headers(mut self, send: bool) -> Self {
+        self.config.rate_limit_headers = send;
+        self
+    }
+
+    /// The share of input tokens that is reported and billed as read from the cache; 0 by default.
+    pub fn cached_share(mut self, share: f64) -> Self {
+        self.config.cached_share = share;
+        self
+    }
+
+    /// The share of calls whose connection is reset after the request was read: half of them before the head of the
+    /// response, half in the middle of its body.
+    pub fn reset_rate(self, rate: f64) -> Self {
+        self.reset_before_head_rate(rate / 2.0)
+            .reset_in_body_rate(rate / 2.0)
+    }
+
+    /// The share of calls whose connection is reset before the request was read.
+    pub fn reset_before_rate(mut self, rate: f64) -> Self {
+        self.config.faults.reset_unread = rate;
+        self
+    }
+
+    /// The share of calls whose connection is reset after the request was read, before the head of the response.
+    pub fn reset_before_head_rate(mut self, rate: f64) -> Self {
+        self.config.faults.reset_before_head = rate;
+        self
+    }
+
+    /// The share of calls whose connection is reset in the middle of the response's body.
+    pub fn reset_in_body_rate(mut self, rate: f64) -> Self {
+        self.config.faults.reset_in_body = rate;
+        self
+    }
+
+    /// The share of calls answered with JSON that ends too early, in a response that is whole by HTTP's rules.
+    pub fn truncated_rate(mut self, rate: f64) -> Self {
+        self.config.faults.truncated = rate;
+        self
+    }
+
+    /// The share of calls answered with a 200 whose body is an HTML page.
+    pub fn garbage_rate(mut self, rate: f64) -> Self {
+        self.config.faults.garbage = rate;
+        self
+    }
+
+    /// The share of calls that the model refuses to answer.
+    pub fn refusal_rate(mut self, rate: f64) -> Self {
+        self.config.faults.refusal = rate;
+        self
+    }
+
+    /// The share of calls whose answer's **text** is broken JSON.
+    pub fn invalid_json_rate(mut self, rate: f64) -> Self {
+        self.config.faults.invalid_json = rate;
+        self
+    }
+
+    /// The share of calls rejected with a status, such as 503. May be given for several statuses. These calls have
+    /// passed the quotas and count.
+    pub fn status_rate(mut self, status: u16, rate: f64) -> Self {
+        self.config.faults.statuses.push((status, rate));
+        self
+    }
+
+    /// The share of calls whose body dribbles over `time`.
+    pub fn slow_body(mut self, rate: f64, time: Duration) -> Self {
+        self.config.faults.slow_body = (rate, time);
+        self
+    }
+
+    /// The share of calls that stand still for `time` on top of their latency.
+    pub fn stall(mut self, rate: f64, time: Duration) -> Self {
+        self.config.faults.stall = (rate, time);
+        self
+    }
+
+    /// A time, counted from the first call, in which every call is rejected with `status`. May be given several times.
+    pub fn outage(mut self, from: Duration, length: Duration, status: u16) -> Self {
+        self.config.faults.outages.push(Outage { from, length, status });
+        self
+    }
+
+    /// After that many calls every further one is a 401.
+    pub fn key_expires_after(mut self, calls: u64) -> Self {
+        self.config.key_expires_after = Some(calls);
+        self
+    }
+
+    /// After that many calls every further one is a 429 with `insufficient_quota`.
+    pub fn balance_lasts_for(mut self, calls: u64) -> Self {
+        self.config.balance_lasts_for = Some(calls);
+        self
+    }
+
+    /// The provider.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Configuration`] if a rate is not a share from 0 to 1, if rates that exclude each other sum to more than
+    /// 1, if a quota or the concurrency is 0, or if a status is no error status (400 to 599).
+    pub fn build(self) -> Result<SimulatedProvider, LlmError> {
+        let config = self.config;
+        let mut shares = config.faults.groups().to_vec();
+        shares.push(vec![("cached_share", config.cached_share)]);
+        for group in shares {
+            for &(name, rate) in &group {
+                if !(0.0..=1.0).contains(&rate) {
+                    return refuse(format!("{name} is {rate}; it must be a share from 0 to 1"));
+                }
+            }
+            let sum: f64 = group.iter().map(|(_, rate)| rate).sum();
+            if sum > 1.0 + f64::EPSILON {
+                let names: Vec<_> = group.iter().map(|(name, _)| *name).collect();
+                return refuse(format!(
+                    "{} sum to {sum}; together they must not be above 1",
+                    names.join(", ")
+                ));
+            }
+        }
+        for (name, quota) in [("request", config.requests), ("token", config.tokens)] {
+            if quota.is_some_and(|quota| quota.is_empty()) {
+                return refuse(format!(
+                    "the {name} quota lets nothing through; its limit, period and burst must be above 0"
+                ));
+            }
+        }
+        if config.concurrency == Some(0) {
+            return refuse("the concurrency quota lets nothing through; it must be above 0".to_owned());
+        }
+        let statuses = config.faults.statuses.iter().map(|&(status, _)| status);
+        let outages = config.faults.outages.iter().map(|outage| outage.status);
+        if let Some(status) = statuses
+            .chain(outages)
+            .find(|status| !(400..600).contains(status))
+        {
+            return refuse(format!("{status} is no error status; it must be from 400 to 599"));
+        }
+        Ok(SimulatedProvider::from_config(config))
+    }
+}
+
+fn refuse(message: String) -> Result<SimulatedProvider, LlmError> {
+    Err(LlmError::new(ErrorKind::Configuration, message))
+}

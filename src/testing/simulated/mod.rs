@@ -1,0 +1,141 @@
+//! A model of a provider: quotas, throttles, latency, faults, and books of its own.
+
+mod answer;
+mod builder;
+mod call;
+mod fault;
+mod hint;
+mod ledger;
+mod preset;
+mod quota;
+mod server;
+mod service;
+mod socket;
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::time::Instant;
+
+use self::answer::{Answer, Question, Variant};
+use self::builder::Config;
+use self::quota::Meter;
+use crate::prompt::Prompt;
+
+pub use self::builder::SimulatedProviderBuilder;
+pub use self::hint::{Hint, ParseHintError};
+pub use self::ledger::Ledger;
+pub use self::preset::{ParsePresetError, Preset};
+pub use self::quota::Quota;
+pub use self::server::SimulatedServer;
+pub use self::service::SimulatedService;
+
+/// A simulated provider, with two faces over one model: [`service`](Self::service) for virtual time, and
+/// [`serve`](Self::serve), an HTTP server on OpenAI's wire.
+///
+/// Clones share quotas and ledger. Every decision of chance follows from the seed and the call's ordinal number, so
+/// that a scenario repeats itself in virtual time. The answer follows from the prompt alone:
+/// [`answer_to`](Self::answer_to).
+///
+/// Tokens are counted at four characters each. Prompt and answer are billed once the request was accepted, whether the
+/// client gets the answer or not; [`Ledger`] keeps the two apart.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
+/// use llm_batch::testing::{Quota, SimulatedProvider};
+/// use llm_batch::{ErrorKind, LlmRequest};
+/// use tower::ServiceExt;
+///
+/// let provider = SimulatedProvider::builder()
+///     .request_quota(Quota::per_minute(1))
+///     .build()
+///     .unwrap();
+/// let answer = provider.service().oneshot(LlmRequest::new("2 and 3?".into())).await.unwrap();
+/// assert_eq!(answer.output, provider.answer_to(&"2 and 3?".into()));
+/// let throttled = provider.service().oneshot(LlmRequest::new("4 and 5?".into())).await.unwrap_err();
+/// assert_eq!(throttled.kind(), ErrorKind::RateLimit);
+/// assert_eq!(throttled.retry_after().unwrap().as_secs(), 60);
+/// assert_eq!(provider.ledger().billed_answered, answer.usage.unwrap());
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct SimulatedProvider {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    config: Config,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    ledger: Ledger,
+    clock: Option<Clock>,
+    active: u64,
+}
+
+/// What starts with the first call.
+struct Clock {
+    first_call: Instant,
+    requests: Option<Meter>,
+    tokens: Option<Meter>,
+}
+
+/// What a call takes from the token quota when it arrives. Nothing is given back later.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum TokenCharge {
+    /// The larger of the prompt's tokens (by its characters) and its output token limit, as OpenAI documents it.
+    #[default]
+    Reservation,
+    /// What the call will be billed: prompt and answer.
+    Actual,
+}
+
+impl SimulatedProvider {
+    /// A provider to be set up.
+    pub fn builder() -> SimulatedProviderBuilder {
+        SimulatedProviderBuilder::new()
+    }
+
+    fn from_config(config: Config) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                config,
+                state: Mutex::default(),
+            }),
+        }
+    }
+
+    /// The face for virtual time: a strategy.
+    pub fn service(&self) -> SimulatedService {
+        SimulatedService::new(self.clone())
+    }
+
+    /// What it did and billed so far.
+    pub fn ledger(&self) -> Ledger {
+        self.inner.state().ledger.clone()
+    }
+
+    /// What it answers to a prompt when nothing goes wrong.
+    pub fn answer_to(&self, prompt: &Prompt) -> String {
+        let question = Question::from_prompt(prompt);
+        Answer::new(&question, self.inner.config.cached_share, Variant::Proper).text
+    }
+}
+
+impl Inner {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for SimulatedProvider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SimulatedProvider")
+            .field("seed", &self.inner.config.seed)
+            .field("ledger", &self.ledger())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,106 @@
+//! Ready-made providers.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use super::super::latency::Latency;
+use super::builder::SimulatedProviderBuilder;
+use super::hint::Hint;
+use super::quota::Quota;
+
+/// A ready-made simulated provider.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Preset {
+    /// Answers in about 100 ms; no quota, no faults.
+    Steady,
+    /// An ordinary bad day: 40 requests a second with a burst of 20, hints in milliseconds, 2 % resets, 2 % 503s,
+    /// 1 % stalls of two seconds.
+    #[default]
+    Throttled,
+    /// Everything at once: rejected calls that count, tokens by a fixed window, a concurrency limit, no hints; resets,
+    /// truncated and garbage bodies, slow bodies, an outage of five seconds. Retried with patience (`max_attempts` of 8
+    /// or more), nearly every item succeeds.
+    Chaos,
+}
+
+impl Preset {
+    /// All presets.
+    pub const ALL: [Self; 3] = [Self::Steady, Self::Throttled, Self::Chaos];
+
+    /// The name after `sim:`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Steady => "steady",
+            Self::Throttled => "throttled",
+            Self::Chaos => "chaos",
+        }
+    }
+
+    pub(super) fn apply(self, builder: SimulatedProviderBuilder) -> SimulatedProviderBuilder {
+        let ms = Duration::from_millis;
+        match self {
+            Self::Steady => builder.latency(Latency::log_normal(ms(100), ms(250))),
+            Self::Throttled => builder
+                .request_quota(Quota::per_second(40).with_burst(20))
+                .hint(Hint::RetryAfterMs)
+                .latency(Latency::log_normal(ms(150), ms(800)))
+                .reset_rate(0.02)
+                .status_rate(503, 0.02)
+                .stall(0.01, ms(2_000)),
+            Self::Chaos => builder
+                .request_quota(Quota::per_second(40))
+                .count_rejected(true)
+                .token_quota(Quota::new(30_000, ms(5_000)).fixed_window())
+                .concurrency(40)
+                .hint(Hint::None)
+                .latency(Latency::log_normal(ms(150), ms(1_500)))
+                .reset_before_rate(0.01)
+                .reset_rate(0.05)
+                .status_rate(503, 0.03)
+                .status_rate(500, 0.02)
+                .truncated_rate(0.02)
+                .garbage_rate(0.02)
+                .slow_body(0.05, ms(1_000))
+                .stall(0.01, ms(3_000))
+                .outage(ms(4_000), ms(5_000), 503),
+        }
+    }
+}
+
+impl fmt::Display for Preset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A text that is no [`Preset`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParsePresetError {
+    text: String,
+}
+
+impl fmt::Display for ParsePresetError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = Preset::ALL.map(Preset::as_str).join(", ");
+        write!(
+            f,
+            "{:?} is no preset of the simulated provider; there are {names}",
+            self.text
+        )
+    }
+}
+
+impl std::error::Error for ParsePresetError {}
+
+impl FromStr for Preset {
+    type Err = ParsePresetError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let found = Self::ALL.into_iter().find(|preset| preset.as_str() == text);
+        found.ok_or_else(|| ParsePresetError {
+            text: text.to_owned(),
+        })
+    }
+}

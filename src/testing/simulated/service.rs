@@ -1,0 +1,142 @@
+//! The tower face.
+
+use std::task::{Context, Poll};
+
+use futures::future::BoxFuture;
+use tokio::time::sleep;
+use tower_service::Service;
+
+use super::SimulatedProvider;
+use super::answer::Question;
+use super::call::{Call, Rejection, Work};
+use super::fault::Fate;
+use super::ledger::End;
+use crate::error::{Delivery, ErrorKind, LlmError};
+use crate::request::LlmRequest;
+use crate::response::{LlmResponse, ResponseMetadata};
+
+/// A [`SimulatedProvider`] as a strategy, for virtual time.
+///
+/// The call counts as received when `call` runs, and as cut when its future is dropped before the end. It always is
+/// ready, like a client with enough connections. What comes over a wire as headers is in the error, or in the item's
+/// record for the gate.
+#[derive(Clone, Debug)]
+pub struct SimulatedService {
+    provider: SimulatedProvider,
+}
+
+impl SimulatedService {
+    pub(super) fn new(provider: SimulatedProvider) -> Self {
+        Self { provider }
+    }
+}
+
+impl Service<LlmRequest> for SimulatedService {
+    type Response = LlmResponse;
+    type Error = LlmError;
+    type Future = BoxFuture<'static, Result<LlmResponse, LlmError>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), LlmError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, mut request: LlmRequest) -> Self::Future {
+        let guard = request.open_call();
+        let mut call = self.provider.receive();
+        let admitted = if call.is_reset_unread() {
+            None
+        } else {
+            Some(call.admit(&Question::from_prompt(request.input())))
+        };
+        Box::pin(async move {
+            let result = match admitted {
+                None => {
+                    sleep(call.rejection_latency()).await;
+                    call.end(End::ResetUnread);
+                    Err(reset("before the request was read"))
+                }
+                Some(Err(rejection)) => {
+                    sleep(rejection.delay).await;
+                    call.end(rejection.end);
+                    Err(rejection.into_error())
+                }
+                Some(Ok(work)) => {
+                    if let Some(quota) = work.quota {
+                        guard.set_quota(quota);
+                    }
+                    work.run(call).await
+                }
+            };
+            // Layers outside observe the call; without any this is the outermost place that sees it.
+            if guard.is_opener() {
+                guard.observe(match &result {
+                    Ok(response) => response.usage,
+                    Err(error) => error.usage(),
+                });
+            }
+            result
+        })
+    }
+}
+
+fn reset(when: &str) -> LlmError {
+    LlmError::new(ErrorKind::Connection, format!("connection reset {when}"))
+        .with_delivery(Delivery::MaybeBilled)
+}
+
+impl Rejection {
+    fn into_error(self) -> LlmError {
+        let mut error = LlmError::new(self.kind, self.message).with_status(self.status);
+        if let Some(code) = self.code {
+            error = error.with_code(code);
+        }
+        if let Some(quota) = self.quota {
+            error = error.with_quota(quota);
+        }
+        match self
+            .hint
+            .and_then(|(hint, wait, until_full)| hint.rounded(wait, until_full))
+        {
+            Some(wait) => error.with_retry_after(wait),
+            None => error,
+        }
+    }
+}
+
+impl Work {
+    async fn run(self, call: Call) -> Result<LlmResponse, LlmError> {
+        sleep(self.delay).await;
+        if self.fate == Fate::ResetBeforeHead {
+            call.end(End::CutBeforeHead);
+            return Err(reset("before the response"));
+        }
+        if self.fate == Fate::ResetInBody {
+            sleep(self.body_time / 2).await;
+            call.end(End::CutInBody);
+            return Err(reset("in the response's body"));
+        }
+        sleep(self.body_time).await;
+        if matches!(self.fate, Fate::Truncated | Fate::Garbage) {
+            call.end(End::Garbled);
+            return Err(LlmError::new(ErrorKind::ServerError, "the response is no JSON")
+                .with_status(200)
+                .with_delivery(Delivery::MaybeBilled));
+        }
+        let metadata = ResponseMetadata {
+            provider: Some("sim".to_owned()),
+            model: Some(self.model),
+            response_id: Some(format!("chatcmpl-sim-{}", call.number())),
+            finish_reason: Some(self.answer.finish),
+            ..ResponseMetadata::default()
+        };
+        call.end(End::Answered);
+        if self.answer.refused {
+            return Err(
+                LlmError::new(ErrorKind::ContentFilter, self.answer.text).with_usage(self.answer.usage)
+            );
+        }
+        Ok(LlmResponse::new(self.answer.text)
+            .with_usage(self.answer.usage)
+            .with_metadata(metadata))
+    }
+}
