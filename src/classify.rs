@@ -256,7 +256,7 @@ pub(crate) fn was_sent<E: 'static>(error: &E) -> bool {
         if let Some(error) = error.downcast_ref::<LlmError>() {
             return error.delivery() != Delivery::NotSent;
         }
-        if error.is::<crate::layer::rate_limiter::Refused>() {
+        if error.is::<crate::layer::rate_limiter::Refused>() || error.is::<crate::lazy::MakeFailed>() {
             return false;
         }
         if let Some(crate::batch::BatchError::Source(_)) = error.downcast_ref() {

@@ -13,6 +13,7 @@ mod classify;
 mod error;
 mod events;
 mod item;
+mod lazy;
 mod prompt;
 mod request;
 mod response;
@@ -26,6 +27,7 @@ pub use classify::{
 pub use error::{BoxError, Delivery, ErrorKind, LlmError};
 pub use events::{Event, EventError, EventKind, EventReceiver, Events};
 pub use item::{CallGuard, FindItem, InRequest, Item, ItemId, ItemReport, Untracked, WaitReason, Waits};
+pub use lazy::{Lazy, LazyFuture, MakeFailed, lazy};
 pub use prompt::{Message, Part, Prompt, Role};
 pub use request::{CharacterEstimate, Estimate, LlmRequest};
 pub use response::{FinishReason, InResponse, LlmResponse, ReportsUsage, ResponseMetadata};

@@ -1,6 +1,7 @@
 //! One folder per middleware. Every layer works on any [`tower::Service`](tower_service::Service); none knows a
 //! provider.
 
+pub mod dry_run;
 pub mod rate_limiter;
 pub mod retry;
 pub mod timeout;
