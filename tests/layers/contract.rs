@@ -1,0 +1,166 @@
+//! tower's contract, for every layer.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use llm_batch::layer::dry_run::DryRunLayer;
+use llm_batch::layer::retry::{RetryLayer, RetryPolicy, RetryWait};
+use llm_batch::layer::timeout::{CallTimeoutLayer, ItemTimeoutLayer, TimedOut};
+use llm_batch::layer::token_accounting::{TokenAccountingLayer, TokenLedger};
+use llm_batch::{Lazy, LlmError, LlmResponse, lazy};
+use tokio::sync::Semaphore;
+use tower::limit::ConcurrencyLimit;
+use tower::{Layer, Service, ServiceExt, service_fn};
+
+use crate::support::{Probe, Request, item, request};
+
+type Limited = ConcurrencyLimit<Probe>;
+
+/// Every rule, for one layer.
+async fn holds<L>(layer: L)
+where
+    L: Layer<Probe> + Layer<Limited>,
+    <L as Layer<Probe>>::Service: Strategy,
+    <L as Layer<Limited>>::Service: Strategy,
+{
+    // (a) The instance that was readied is the one that is called, clone by clone, again and again.
+    let probe = Probe::new();
+    let mut service = layer.layer(probe.clone());
+    for _ in 0..3 {
+        let mut clone = service.clone();
+        service.ready().await.unwrap();
+        clone.ready().await.unwrap();
+        service.call(request(&item())).await.unwrap();
+        clone.call(request(&item())).await.unwrap();
+    }
+    assert!(
+        !probe.violated.load(Ordering::SeqCst),
+        "an instance was called that was not ready"
+    );
+    assert_eq!(probe.calls.load(Ordering::SeqCst), 6);
+
+    // (b) A real limit inside: ten at once through two permits.
+    let permits = Arc::new(Semaphore::new(2));
+    let limited = |probe: &Probe| ConcurrencyLimit::with_semaphore(probe.clone(), Arc::clone(&permits));
+    let service = layer.layer(limited(&probe));
+    let calls = (0..10).map(|_| service.clone().oneshot(request(&item())));
+    for result in futures::future::join_all(calls).await {
+        result.unwrap();
+    }
+    assert_eq!(probe.calls.load(Ordering::SeqCst), 16);
+    drop(service);
+    assert_eq!(permits.available_permits(), 2);
+
+    // (c) Readiness that is dropped is given back.
+    let mut service = layer.layer(limited(&probe));
+    service.ready().await.unwrap();
+    drop(service);
+    assert_eq!(permits.available_permits(), 2);
+
+    // (d) So is what a response future holds, whether it was polled or not.
+    let mut service = layer.layer(limited(&probe));
+    let one = item();
+    let unpolled = service.ready().await.unwrap().call(request(&one));
+    drop(unpolled);
+    let polled = service.ready().await.unwrap().call(request(&one));
+    assert!(tokio::time::timeout(Duration::ZERO, polled).await.is_err());
+    drop(service);
+    assert_eq!(permits.available_permits(), 2);
+    assert!(!probe.violated.load(Ordering::SeqCst));
+}
+
+/// What every stack in these tests is. (e) The bounds are part of the contract.
+trait Strategy:
+    Service<Request, Response = LlmResponse, Error = LlmError, Future: Send + 'static>
+    + Clone
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<S> Strategy for S where
+    S: Service<Request, Response = LlmResponse, Error = LlmError, Future: Send + 'static>
+        + Clone
+        + Send
+        + Sync
+        + 'static
+{
+}
+
+#[tokio::test(start_paused = true)]
+async fn item_timeout_holds_the_contract() {
+    holds(ItemTimeoutLayer::new(Duration::from_secs(9))).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn call_timeout_holds_the_contract() {
+    holds(CallTimeoutLayer::new(Duration::from_secs(9))).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn retry_holds_the_contract() {
+    holds(RetryLayer::new(RetryPolicy::new(3))).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn token_accounting_holds_the_contract() {
+    holds(TokenAccountingLayer::new(TokenLedger::new())).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_layers_together_hold_the_contract() {
+    holds((
+        ItemTimeoutLayer::new(Duration::from_secs(9)),
+        RetryLayer::new(RetryPolicy::new(3)),
+        TokenAccountingLayer::new(TokenLedger::new()),
+        CallTimeoutLayer::new(Duration::from_secs(9)),
+    ))
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lazy_strategy_readies_the_instance_that_it_calls() {
+    let probe = Probe::new();
+    let made = probe.clone();
+    let model = lazy(move || {
+        let made = made.clone();
+        async move { Ok::<_, LlmError>(made) }
+    });
+    for _ in 0..3 {
+        model.clone().oneshot(request(&item())).await.unwrap();
+    }
+    assert!(!probe.violated.load(Ordering::SeqCst));
+    assert_eq!(probe.calls.load(Ordering::SeqCst), 3);
+}
+
+#[test]
+fn auto_traits() {
+    fn everywhere<T: Send + Sync + Unpin + 'static>() {}
+    fn sent<T: Send + Sync + 'static>() {}
+    fn sent_value<T: Send + Sync + 'static>(_: &T) {}
+
+    everywhere::<ItemTimeoutLayer>();
+    everywhere::<CallTimeoutLayer>();
+    everywhere::<RetryPolicy>();
+    everywhere::<TokenAccountingLayer>();
+    everywhere::<TokenLedger>();
+    everywhere::<DryRunLayer>();
+    everywhere::<TimedOut>();
+    everywhere::<Lazy<Probe>>();
+    sent::<RetryWait>();
+
+    // The futures are as free as the service they wrap.
+    let leaf =
+        service_fn(|_: Request| std::future::ready(Ok::<_, LlmError>(LlmResponse::new(String::new()))));
+    let mut stack = (
+        ItemTimeoutLayer::new(Duration::from_secs(9)),
+        RetryLayer::new(RetryPolicy::new(3)),
+        TokenAccountingLayer::new(TokenLedger::new()),
+        CallTimeoutLayer::new(Duration::from_secs(9)),
+    )
+        .layer(leaf);
+    sent_value(&stack);
+    sent_value(&stack.call(request(&item())));
+}

@@ -1,0 +1,11 @@
+//! The layers: tower's contract, every numeric rule, stacks of several of them.
+#![allow(clippy::unwrap_used)]
+
+mod accounting;
+mod contract;
+mod dry_run;
+mod lazy;
+mod retry;
+mod support;
+mod telemetry;
+mod timeout;

@@ -1,0 +1,171 @@
+//! Services and small helpers for the tests of the layers.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use llm_batch::{ErrorKind, Item, ItemId, LlmError, LlmRequest, LlmResponse, TokenUsage};
+use tokio::time::Instant;
+use tower::Service;
+
+pub(crate) type Request = LlmRequest<&'static str>;
+pub(crate) type Outcome = Result<LlmResponse, LlmError>;
+
+/// An answer with a usage of 10 tokens in and 1 out.
+pub(crate) fn answer() -> Outcome {
+    Ok(LlmResponse::new("ok".to_owned()).with_usage(TokenUsage::new(10, 1)))
+}
+
+pub(crate) fn throttled(retry_after: Option<u64>) -> Outcome {
+    Err(LlmError::rate_limit("slow down", retry_after.map(Duration::from_secs)).with_status(429))
+}
+
+pub(crate) fn invalid() -> Outcome {
+    Err(LlmError::validation("expected a number").with_usage(TokenUsage::new(10, 5)))
+}
+
+pub(crate) fn unavailable() -> Outcome {
+    Err(LlmError::new(ErrorKind::ServerError, "out of order").with_status(500))
+}
+
+pub(crate) fn item() -> Arc<Item> {
+    Item::new(ItemId::from("seven"), 7)
+}
+
+pub(crate) fn request(item: &Arc<Item>) -> Request {
+    LlmRequest::for_item("hi", Arc::clone(item))
+}
+
+/// What one call of a [`Script`] does.
+pub(crate) enum Step {
+    Say(Outcome),
+    After(Duration, Outcome),
+    Hang,
+    Panic,
+}
+
+/// A strategy that plays its steps in order and notes when, and as which attempt, it was called.
+#[derive(Clone)]
+pub(crate) struct Script {
+    steps: Arc<Mutex<VecDeque<Step>>>,
+    pub(crate) calls: Arc<Mutex<Vec<(Duration, u32, &'static str)>>>,
+    created: Instant,
+}
+
+impl Script {
+    pub(crate) fn new(steps: impl IntoIterator<Item = Step>) -> Self {
+        Self {
+            steps: Arc::new(Mutex::new(steps.into_iter().collect())),
+            calls: Arc::default(),
+            created: Instant::now(),
+        }
+    }
+
+    pub(crate) fn says(outcomes: impl IntoIterator<Item = Outcome>) -> Self {
+        Self::new(outcomes.into_iter().map(Step::Say))
+    }
+
+    /// The attempt of each call.
+    pub(crate) fn attempts(&self) -> Vec<u32> {
+        self.calls.lock().unwrap().iter().map(|call| call.1).collect()
+    }
+
+    /// When each call came, in seconds from the script's creation.
+    pub(crate) fn times(&self) -> Vec<f64> {
+        (self.calls.lock().unwrap().iter().map(|call| call.0.as_secs_f64())).collect()
+    }
+
+    pub(crate) fn inputs(&self) -> Vec<&'static str> {
+        self.calls.lock().unwrap().iter().map(|call| call.2).collect()
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.calls.lock().unwrap().len()
+    }
+}
+
+impl Service<Request> for Script {
+    type Response = LlmResponse;
+    type Error = LlmError;
+    type Future = Pin<Box<dyn Future<Output = Outcome> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), LlmError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let call = (self.created.elapsed(), request.attempt(), *request.input());
+        self.calls.lock().unwrap().push(call);
+        let step = self
+            .steps
+            .lock()
+            .unwrap()
+            .pop_front()
+            .unwrap_or(Step::Say(answer()));
+        Box::pin(async move {
+            match step {
+                Step::Say(outcome) => outcome,
+                Step::After(time, outcome) => {
+                    tokio::time::sleep(time).await;
+                    outcome
+                }
+                Step::Hang => std::future::pending().await,
+                Step::Panic => panic!("as the script says"),
+            }
+        })
+    }
+}
+
+/// A service that must be readied by the very instance that is called: a clone is not ready. Its call takes a
+/// millisecond.
+pub(crate) struct Probe {
+    ready: bool,
+    pub(crate) violated: Arc<AtomicBool>,
+    pub(crate) calls: Arc<AtomicUsize>,
+}
+
+impl Probe {
+    pub(crate) fn new() -> Self {
+        Self {
+            ready: false,
+            violated: Arc::default(),
+            calls: Arc::default(),
+        }
+    }
+}
+
+impl Clone for Probe {
+    fn clone(&self) -> Self {
+        Self {
+            ready: false,
+            violated: Arc::clone(&self.violated),
+            calls: Arc::clone(&self.calls),
+        }
+    }
+}
+
+impl Service<Request> for Probe {
+    type Response = LlmResponse;
+    type Error = LlmError;
+    type Future = Pin<Box<dyn Future<Output = Outcome> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), LlmError>> {
+        self.ready = true;
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request) -> Self::Future {
+        if !std::mem::take(&mut self.ready) {
+            self.violated.store(true, Ordering::SeqCst);
+        }
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        Box::pin(async {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            answer()
+        })
+    }
+}

@@ -1,0 +1,222 @@
+//! Item and call timeouts.
+
+use std::error::Error;
+use std::sync::Arc;
+use std::time::Duration;
+
+use llm_batch::layer::retry::{RetryLayer, RetryPolicy};
+use llm_batch::layer::timeout::{CallTimeoutLayer, ItemTimeoutLayer, TimedOut, TimeoutScope};
+use llm_batch::layer::token_accounting::{TokenAccountingLayer, TokenLedger};
+use llm_batch::{BoxError, ErrorKind, Item, ItemId, LlmError, LlmRequest};
+use tokio::time::Instant;
+use tower::{Layer, Service, ServiceExt, service_fn};
+
+use crate::support::{Script, Step, answer, item, request, throttled, unavailable};
+
+fn seconds(count: u64) -> Duration {
+    Duration::from_secs(count)
+}
+
+fn timed_out(error: &LlmError) -> &TimedOut {
+    error.source().unwrap().downcast_ref().unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_hangs_is_cut_at_its_limit() {
+    let script = Script::new([Step::Hang]);
+    let start = Instant::now();
+    let error = CallTimeoutLayer::new(seconds(5))
+        .layer(script)
+        .oneshot(request(&item()))
+        .await
+        .unwrap_err();
+    assert_eq!(start.elapsed(), seconds(5));
+    assert_eq!(error.kind(), ErrorKind::TimedOut);
+    assert_eq!(
+        error.to_string(),
+        "timed out: the call took longer than 5s (call timeout)"
+    );
+    assert_eq!(timed_out(&error).scope(), TimeoutScope::Call);
+    assert_eq!(timed_out(&error).limit(), seconds(5));
+    assert_eq!(error.usage(), None, "it may have been billed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_at_the_limit_wins() {
+    for layer in [seconds(5), Duration::MAX] {
+        let script = Script::new([Step::After(seconds(5), answer())]);
+        CallTimeoutLayer::new(layer)
+            .layer(script.clone())
+            .oneshot(request(&item()))
+            .await
+            .unwrap();
+        let script = Script::new([Step::After(seconds(5), answer())]);
+        ItemTimeoutLayer::new(layer)
+            .layer(script)
+            .oneshot(request(&item()))
+            .await
+            .unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_call_clock_starts_with_each_call() {
+    let script = Script::new((0..3).map(|_| Step::After(seconds(4), answer())));
+    let mut model = CallTimeoutLayer::new(seconds(5)).layer(script);
+    for _ in 0..3 {
+        model.ready().await.unwrap().call(request(&item())).await.unwrap();
+        tokio::time::sleep(seconds(60)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_item_clock_starts_when_the_item_is_picked_up() {
+    let one = item();
+    tokio::time::sleep(seconds(3)).await;
+    let start = Instant::now();
+    let error = ItemTimeoutLayer::new(seconds(5))
+        .layer(Script::new([Step::Hang]))
+        .oneshot(request(&one))
+        .await
+        .unwrap_err();
+    assert_eq!(start.elapsed(), seconds(2));
+    assert_eq!(timed_out(&error).scope(), TimeoutScope::Item);
+    assert_eq!(one.deadline(), Some(one.started() + seconds(5)));
+    assert!(one.deadline_missed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_item_without_time_left_is_not_sent() {
+    let one = item();
+    tokio::time::sleep(seconds(5)).await;
+    let script = Script::new([]);
+    let result = ItemTimeoutLayer::new(seconds(5))
+        .layer(script.clone())
+        .oneshot(request(&one))
+        .await;
+    assert_eq!(result.unwrap_err().kind(), ErrorKind::TimedOut);
+    assert_eq!(script.count(), 0);
+    one.settle_last_call(true);
+    assert_eq!(one.report().calls, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_earliest_of_two_deadlines_counts() {
+    let one = item();
+    let model = (
+        ItemTimeoutLayer::new(seconds(2)),
+        ItemTimeoutLayer::new(seconds(5)),
+    )
+        .layer(Script::new([Step::Hang]));
+    let error = model.oneshot(request(&one)).await.unwrap_err();
+    assert_eq!(timed_out(&error).limit(), seconds(2));
+    assert_eq!(one.deadline(), Some(one.started() + seconds(2)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn untracked_requests_are_timed_from_the_call() {
+    let model = service_fn(|_: u8| std::future::pending::<Result<u8, BoxError>>());
+    let start = Instant::now();
+    let error = ItemTimeoutLayer::new(seconds(5))
+        .untracked()
+        .layer(model)
+        .oneshot(1)
+        .await
+        .unwrap_err();
+    assert_eq!(start.elapsed(), seconds(5));
+    assert!(error.is::<TimedOut>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_that_does_not_fit_is_not_begun_and_the_cause_is_kept() {
+    let one = item();
+    let script = Script::says([throttled(Some(30))]);
+    let model = (
+        ItemTimeoutLayer::new(seconds(20)),
+        RetryLayer::new(RetryPolicy::new(3)),
+    )
+        .layer(script.clone());
+    let start = Instant::now();
+    let error = model.oneshot(request(&one)).await.unwrap_err();
+    assert_eq!(start.elapsed(), Duration::ZERO);
+    assert_eq!(script.count(), 1);
+    assert_eq!(error.kind(), ErrorKind::TimedOut);
+    let cause: &LlmError = timed_out(&error).source().unwrap().downcast_ref().unwrap();
+    assert_eq!((cause.kind(), cause.status()), (ErrorKind::RateLimit, Some(429)));
+    assert_eq!(one.report().waits.backoff, Duration::ZERO);
+    assert!(one.deadline_missed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_that_passes_in_a_call_names_the_failure_before_it() {
+    let one = item();
+    let ledger = TokenLedger::new();
+    let model = (
+        ItemTimeoutLayer::new(seconds(20)),
+        RetryLayer::new(RetryPolicy::new(3)),
+        TokenAccountingLayer::new(ledger.clone()),
+    )
+        .layer(Script::new([Step::Say(unavailable()), Step::Hang]));
+    let error = model.oneshot(request(&one)).await.unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("last failure: server error: out of order"),
+        "{error}"
+    );
+    let cause: &LlmError = timed_out(&error).source().unwrap().downcast_ref().unwrap();
+    assert_eq!(cause.status(), Some(500));
+    // The call is closed by the time the error is there.
+    let report = one.report();
+    assert_eq!((report.calls, report.unknown_usage_calls), (2, 2));
+    assert!(report.waits.backoff >= Duration::from_millis(500));
+    assert_eq!(report.total_time, seconds(20));
+    assert_eq!(ledger.snapshot().unknown_usage_calls, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_type_of_ones_own_needs_one_variant() {
+    #[derive(Debug, thiserror::Error)]
+    enum Mine {
+        #[error(transparent)]
+        Late(#[from] TimedOut),
+    }
+    let model = service_fn(|_: LlmRequest<u8>| std::future::pending::<Result<u8, Mine>>());
+    let request = LlmRequest::for_item(1, Item::new(ItemId::from(0), 0));
+    let Mine::Late(late) = (
+        ItemTimeoutLayer::new(seconds(9)),
+        CallTimeoutLayer::new(seconds(1)),
+    )
+        .layer(model)
+        .oneshot(request)
+        .await
+        .unwrap_err();
+    assert_eq!(late.scope(), TimeoutScope::Call);
+}
+
+#[test]
+fn a_limit_of_zero_is_refused() {
+    assert!(std::panic::catch_unwind(|| CallTimeoutLayer::new(Duration::ZERO)).is_err());
+    assert!(std::panic::catch_unwind(|| ItemTimeoutLayer::new(Duration::ZERO)).is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_left_of_a_call_whose_time_is_up() {
+    let alive = Arc::new(());
+    let held = Arc::clone(&alive);
+    let model = service_fn(move |_: LlmRequest<u8>| {
+        let held = Arc::clone(&held);
+        async move {
+            let _held = held;
+            std::future::pending::<Result<u8, LlmError>>().await
+        }
+    });
+    let mut model = CallTimeoutLayer::new(seconds(1)).layer(model);
+    let mut future = std::pin::pin!(model.call(LlmRequest::new(1)));
+    future.as_mut().await.unwrap_err();
+    assert_eq!(
+        Arc::strong_count(&alive),
+        2,
+        "the service holds one, and the test"
+    );
+}
