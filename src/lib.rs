@@ -4,6 +4,7 @@
 
 pub mod batch;
 pub mod layer;
+pub mod provider;
 pub mod telemetry;
 #[cfg(feature = "testing")]
 #[cfg_attr(docsrs, doc(cfg(feature = "testing")))]
@@ -29,6 +30,10 @@ pub use events::{Event, EventError, EventKind, EventReceiver, Events};
 pub use item::{CallGuard, FindItem, InRequest, Item, ItemId, ItemReport, Untracked, WaitReason, Waits};
 pub use lazy::{Lazy, LazyFuture, MakeFailed, lazy};
 pub use prompt::{Message, Part, Prompt, Role};
+pub use provider::HttpClassifier;
+#[cfg(feature = "openai")]
+#[cfg_attr(docsrs, doc(cfg(feature = "openai")))]
+pub use provider::{openai::OpenAi, strategy};
 pub use request::{CharacterEstimate, Estimate, LlmRequest};
 pub use response::{FinishReason, InResponse, LlmResponse, ReportsUsage, ResponseMetadata};
 pub use state::RetryState;

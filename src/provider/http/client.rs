@@ -1,0 +1,272 @@
+//! The client itself.
+
+use std::error::Error as StdError;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, LOCATION};
+use http::{HeaderMap, HeaderValue};
+use reqwest::{Method, Request, Url};
+use secrecy::{ExposeSecret as _, SecretString};
+
+use super::key::Key;
+use crate::error::{Delivery, ErrorKind, LlmError};
+
+/// How many redirects within the same host a call follows.
+const MAX_REDIRECTS: usize = 3;
+
+/// Servers close idle connections, mostly after 5 s (Node, uvicorn, llama.cpp), and a request that crosses such a close
+/// is lost. So we close first. In a busy batch no connection is idle that long.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// What a client needs to know.
+#[derive(Debug)]
+pub(crate) struct HttpConfig {
+    pub(crate) key: Key,
+    pub(crate) headers: HeaderMap,
+    pub(crate) max_response_bytes: usize,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) user_agent: String,
+    /// Off for a server on this machine, which no proxy can reach.
+    pub(crate) system_proxy: bool,
+}
+
+/// A reply, whatever its status, read to its end.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+    secrets: Vec<SecretString>,
+}
+
+impl Reply {
+    /// The same reply without the secrets that the request carried, if it echoes any: for errors that quote it.
+    pub(crate) fn redacted(&self) -> Option<Self> {
+        let text = std::str::from_utf8(&self.body).ok()?;
+        let secrets = self.secrets.iter().map(|secret| secret.expose_secret());
+        let mut echoed = secrets
+            .filter(|secret| !secret.is_empty() && text.contains(*secret))
+            .peekable();
+        echoed.peek()?;
+        let clean = echoed.fold(text.to_owned(), |text, secret| text.replace(secret, "[redacted]"));
+        Some(Self {
+            status: self.status,
+            headers: self.headers.clone(),
+            body: clean.into(),
+            secrets: Vec::new(),
+        })
+    }
+}
+
+/// Posts bodies and reads bounded replies.
+#[derive(Debug)]
+pub(crate) struct HttpClient {
+    client: reqwest::Client,
+    key: Key,
+    headers: HeaderMap,
+    max_response_bytes: usize,
+}
+
+impl HttpClient {
+    pub(crate) fn new(config: HttpConfig) -> Result<Self, LlmError> {
+        let mut builder = reqwest::Client::builder()
+            // One connection per call in flight. Over HTTP/2 reqwest would put all calls on one connection, and what
+            // exceeds the server's stream limit (mostly 100) would wait unseen while its call clock runs.
+            .http1_only()
+            // Redirects are followed below, where it is seen that they stay on the host.
+            .redirect(reqwest::redirect::Policy::none())
+            // Retry is a layer, and the only one.
+            .retry(reqwest::retry::never())
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .connect_timeout(config.connect_timeout)
+            .user_agent(config.user_agent)
+            .referer(false);
+        // There is no total timeout: the call timeout layer has the clock. Dead peers are found by TCP keep-alive,
+        // which reqwest sets to 15 s.
+        if !config.system_proxy {
+            builder = builder.no_proxy();
+        }
+        let client = builder.build().map_err(|error| {
+            LlmError::new(
+                ErrorKind::Configuration,
+                format!("no HTTP client: {}", cause(&error)),
+            )
+        })?;
+        Ok(Self {
+            client,
+            key: config.key,
+            headers: config.headers,
+            max_response_bytes: config.max_response_bytes,
+        })
+    }
+
+    /// Posts a JSON body, and reads the reply to its end.
+    ///
+    /// An error says how far the call got. A reply with an error status is no error here.
+    pub(crate) async fn post(&self, url: &Url, body: Bytes) -> Result<Reply, LlmError> {
+        let key = self.key.current().await?;
+        let mut reply = self.follow(url.clone(), body, key.as_ref()).await?;
+        reply.secrets = key.into_iter().chain(self.secret_headers()).collect();
+        Ok(reply)
+    }
+
+    /// The values of those extra headers that carry keys of their own.
+    fn secret_headers(&self) -> impl Iterator<Item = SecretString> + '_ {
+        const WORDS: [&str; 5] = ["key", "token", "secret", "auth", "cookie"];
+        self.headers
+            .iter()
+            .filter(|(name, _)| WORDS.iter().any(|word| name.as_str().contains(word)))
+            .filter_map(|(_, value)| Some(value.to_str().ok()?.into()))
+    }
+
+    async fn follow(&self, mut url: Url, body: Bytes, key: Option<&SecretString>) -> Result<Reply, LlmError> {
+        for _ in 0..MAX_REDIRECTS {
+            let response = self.send(url.clone(), body.clone(), key).await?;
+            match same_host_redirect(&url, &response)? {
+                Some(next) => url = next,
+                None => return self.read(response).await,
+            }
+        }
+        Err(LlmError::new(
+            ErrorKind::InvalidRequest,
+            "the server redirects in a circle; check the base URL",
+        )
+        .with_delivery(Delivery::Rejected))
+    }
+
+    async fn send(
+        &self,
+        url: Url,
+        body: Bytes,
+        key: Option<&SecretString>,
+    ) -> Result<reqwest::Response, LlmError> {
+        let mut request = Request::new(Method::POST, url);
+        let headers = request.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Some(key) = key {
+            headers.insert(AUTHORIZATION, bearer(key)?);
+        }
+        headers.extend(
+            self.headers
+                .iter()
+                .map(|(name, value)| (name.clone(), value.clone())),
+        );
+        *request.body_mut() = Some(body.into());
+        self.client
+            .execute(request)
+            .await
+            .map_err(|error| error_of_send(&error))
+    }
+
+    async fn read(&self, mut response: reqwest::Response) -> Result<Reply, LlmError> {
+        let status = response.status().as_u16();
+        let too_large = || {
+            LlmError::new(
+                ErrorKind::ResponseTooLarge,
+                format!("the reply is larger than {} bytes", self.max_response_bytes),
+            )
+            .with_status(status)
+        };
+        let announced = response.content_length().unwrap_or_default();
+        if usize::try_from(announced).map_or(true, |announced| announced > self.max_response_bytes) {
+            return Err(too_large());
+        }
+        let headers = std::mem::take(response.headers_mut());
+        let mut body = BytesMut::new();
+        loop {
+            let chunk = response.chunk().await.map_err(|error| {
+                LlmError::new(
+                    ErrorKind::Connection,
+                    format!("the reply broke off: {}", cause(&error)),
+                )
+                .with_status(status)
+                .with_delivery(Delivery::MaybeBilled)
+            })?;
+            match chunk {
+                None => break,
+                Some(chunk) if body.len() + chunk.len() > self.max_response_bytes => return Err(too_large()),
+                Some(chunk) => body.extend_from_slice(&chunk),
+            }
+        }
+        Ok(Reply {
+            status,
+            headers,
+            body: body.freeze(),
+            secrets: Vec::new(),
+        })
+    }
+}
+
+fn bearer(key: &SecretString) -> Result<HeaderValue, LlmError> {
+    let mut value = HeaderValue::try_from(format!("Bearer {}", key.expose_secret())).map_err(|_| {
+        LlmError::new(
+            ErrorKind::Configuration,
+            "the API key holds characters that no header can carry",
+        )
+    })?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// Where a redirect leads, if it stays on the host. The key never leaves for another one, and a POST never becomes a GET.
+fn same_host_redirect(from: &Url, response: &reqwest::Response) -> Result<Option<Url>, LlmError> {
+    let status = response.status();
+    if !status.is_redirection() {
+        return Ok(None);
+    }
+    let refuse = |what: &str| {
+        let message = format!("{what}; set the base URL to where the server is");
+        Err(LlmError::new(ErrorKind::InvalidRequest, message)
+            .with_status(status.as_u16())
+            .with_delivery(Delivery::Rejected))
+    };
+    let target = response
+        .headers()
+        .get(LOCATION)
+        .and_then(|target| target.to_str().ok());
+    let Some(target) = target.and_then(|target| from.join(target).ok()) else {
+        return refuse("the server redirects to nowhere");
+    };
+    let host = target.host_str().unwrap_or_default();
+    if !matches!(status.as_u16(), 307 | 308) {
+        refuse(&format!(
+            "the server redirects to {host}, and asks for a GET there"
+        ))
+    } else if from.origin() != target.origin() {
+        refuse(&format!(
+            "the server redirects to another place, {}://{host}",
+            target.scheme()
+        ))
+    } else {
+        Ok(Some(target))
+    }
+}
+
+fn error_of_send(error: &reqwest::Error) -> LlmError {
+    let cause = cause(error);
+    if error.is_builder() {
+        return LlmError::new(
+            ErrorKind::Configuration,
+            format!("the request cannot be sent: {cause}"),
+        );
+    }
+    let (message, delivery) = if error.is_connect() {
+        (format!("no connection: {cause}"), Delivery::NotSent)
+    } else {
+        (
+            format!("the connection broke before the reply: {cause}"),
+            Delivery::MaybeBilled,
+        )
+    };
+    LlmError::new(ErrorKind::Connection, message).with_delivery(delivery)
+}
+
+/// The innermost error, which tells what happened. The outer ones name the URL, which may hold secrets.
+fn cause(error: &(dyn StdError + 'static)) -> String {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
+}

@@ -1,0 +1,67 @@
+//! Where the API key comes from.
+
+use std::fmt;
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use secrecy::{ExposeSecret as _, SecretString};
+
+use crate::error::{BoxError, Delivery, LlmError};
+
+type Callback = Arc<dyn Fn() -> BoxFuture<'static, Result<SecretString, BoxError>> + Send + Sync>;
+
+/// The source of the API key. Shown nowhere.
+#[derive(Clone, Default)]
+pub(crate) enum Key {
+    /// The server wants none.
+    #[default]
+    None,
+    /// One key for good.
+    Fixed(SecretString),
+    /// Asked before every call.
+    Callback(Callback),
+}
+
+impl Key {
+    /// A key as a person or a variable holds it, stray white space and all.
+    pub(crate) fn fixed(key: &str) -> Self {
+        Self::Fixed(key.trim().into())
+    }
+
+    pub(crate) fn callback<F, Fut>(callback: F) -> Self
+    where
+        F: Fn() -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<String, BoxError>> + Send + 'static,
+    {
+        Self::Callback(Arc::new(move || {
+            let key = callback();
+            Box::pin(async move { Ok(SecretString::from(key.await?.trim())) })
+        }))
+    }
+
+    /// The key for the next call.
+    pub(crate) async fn current(&self) -> Result<Option<SecretString>, LlmError> {
+        match self {
+            Self::None => Ok(None),
+            Self::Fixed(key) => Ok(Some(key.clone())),
+            Self::Callback(callback) => match callback().await {
+                Ok(key) => Ok(Some(key).filter(|key| !key.expose_secret().is_empty())),
+                Err(error) => Err(LlmError::from(error).with_delivery(Delivery::NotSent)),
+            },
+        }
+    }
+
+    pub(crate) const fn is_none(&self) -> bool {
+        matches!(self, Self::None)
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "None",
+            Self::Fixed(_) => "Fixed",
+            Self::Callback(_) => "Callback",
+        })
+    }
+}

@@ -1,0 +1,59 @@
+//! Token counts as the servers report them.
+
+use serde_json::Value;
+
+use crate::usage::TokenUsage;
+
+/// The usage of a reply; none if it does not say, which is not zero.
+///
+/// `prompt_tokens` includes cached tokens and `completion_tokens` includes reasoning on this wire. DeepSeek splits its
+/// input into cache hits and misses; Groq may put the usage under `x_groq`.
+pub(super) fn usage(reply: &Value) -> Option<TokenUsage> {
+    let usage = [
+        reply.get("usage"),
+        reply.get("x_groq").and_then(|groq| groq.get("usage")),
+    ]
+    .into_iter()
+    .flatten()
+    .find(|usage| usage.as_object().is_some_and(|fields| !fields.is_empty()))?;
+    let count = |name: &str| number(usage.get(name)?);
+    let detail = |group: &str, name: &str| number(usage.get(group)?.get(name)?);
+
+    let cache_hits = count("prompt_cache_hit_tokens");
+    let split_input = || Some(cache_hits?.saturating_add(count("prompt_cache_miss_tokens")?));
+    let total = count("total_tokens");
+    let input = count("prompt_tokens").or_else(split_input);
+    let output = count("completion_tokens");
+    let (input, output) = match (input, output, total) {
+        (Some(input), Some(output), _) => (input, output),
+        (Some(input), None, Some(total)) => (input, total.saturating_sub(input)),
+        (None, Some(output), Some(total)) => (total.saturating_sub(output), output),
+        _ => return None,
+    };
+    let mut tokens = TokenUsage::new(input, output);
+    tokens.cached_input = detail("prompt_tokens_details", "cached_tokens")
+        .or(cache_hits)
+        .unwrap_or_default()
+        .min(input);
+    tokens.cache_write = detail("prompt_tokens_details", "cache_write_tokens")
+        .unwrap_or_default()
+        .min(input);
+    tokens.reasoning = detail("completion_tokens_details", "reasoning_tokens")
+        .unwrap_or_default()
+        .min(output);
+    Some(tokens)
+}
+
+/// What the provider says the call cost, in US dollars (OpenRouter).
+pub(super) fn cost(reply: &Value) -> Option<f64> {
+    let cost = reply.get("usage")?.get("cost")?.as_f64()?;
+    (cost.is_finite() && cost >= 0.0).then_some(cost)
+}
+
+/// A count, also where a server writes it as `12.0`.
+fn number(value: &Value) -> Option<u64> {
+    value.as_u64().or_else(|| {
+        let number = value.as_f64()?;
+        (number >= 0.0 && number.fract() == 0.0 && number < 1e15).then_some(number as u64)
+    })
+}

@@ -1,0 +1,535 @@
+//! The classification table: which reply is which kind of failure.
+//!
+//! Rows are read from the top; the first whose conditions all hold decides. Typed facts (status, code, type) stand
+//! before message text, and text counts by whole words only. Rows that read the text belong to statuses or codes that
+//! say too little by themselves.
+
+use std::time::{Duration, SystemTime};
+
+use http::HeaderMap;
+
+use super::error_body::ErrorBody;
+use super::{headers, message};
+use crate::classify::{Disposition, QuotaDimension, ReportedQuota, Verdict};
+use crate::error::{Delivery, ErrorKind, LlmError};
+
+/// What is known about a failed reply.
+#[derive(Debug)]
+pub(crate) struct Facts<'a> {
+    pub(crate) status: u16,
+    codes: &'a [String],
+    text: String,
+    hint: Option<Duration>,
+}
+
+impl<'a> Facts<'a> {
+    /// A status without a body.
+    pub(crate) fn of_status(status: u16) -> Facts<'static> {
+        Facts {
+            status,
+            codes: &[],
+            text: String::new(),
+            hint: None,
+        }
+    }
+
+    fn new(status: u16, body: &'a ErrorBody, hint: Option<Duration>) -> Self {
+        Self {
+            status,
+            codes: &body.facts,
+            text: message::normalised(&body.message),
+            hint,
+        }
+    }
+
+    fn coded(&self, codes: &[&str]) -> bool {
+        self.codes.iter().any(|code| codes.contains(&code.as_str()))
+    }
+
+    fn says(&self, phrases: &[&str]) -> bool {
+        phrases.iter().any(|phrase| message::says(&self.text, phrase))
+    }
+}
+
+/// One row: every condition that is set must hold.
+struct Row {
+    /// One of these statuses; empty for any.
+    status: &'static [u16],
+    /// One of these codes, types or reasons; empty for any.
+    code: &'static [&'static str],
+    /// One of these phrases in the message; empty for any.
+    text: &'static [&'static str],
+    /// A condition that no list expresses.
+    when: Option<fn(&Facts<'_>) -> bool>,
+    kind: ErrorKind,
+}
+
+const ANY: Row = Row {
+    status: &[],
+    code: &[],
+    text: &[],
+    when: None,
+    kind: ErrorKind::Other,
+};
+
+/// A day's quota will not refill within a run. Where a hint says otherwise, up to this wait counts as a rate limit:
+/// Google's own command line gives up above five minutes.
+const LONGEST_QUOTA_WAIT: Duration = Duration::from_secs(300);
+
+const TABLE: &[Row] = &[
+    // Codes that say it all, whatever the status.
+    Row {
+        code: &[
+            "insufficient_quota",
+            "billing_hard_limit_reached",
+            "billing_not_active",
+            "billing_error",
+            "payment_required",
+            "insufficient_balance",
+            "insufficient_credits",
+            "enforced_spend_limit_reached",
+            "contract_spend_limit_reached",
+        ],
+        kind: ErrorKind::InsufficientBalance,
+        ..ANY
+    },
+    Row {
+        code: &[
+            "context_length_exceeded",
+            "exceed_context_size_error",
+            "model_context_window_exceeded",
+        ],
+        kind: ErrorKind::ContextLength,
+        ..ANY
+    },
+    Row {
+        code: &[
+            "content_filter",
+            "content_policy_violation",
+            "responsibleaipolicyviolation",
+            "refusal",
+            "moderation",
+        ],
+        kind: ErrorKind::ContentFilter,
+        ..ANY
+    },
+    Row {
+        code: &["tool_use_failed"],
+        kind: ErrorKind::ModelFault,
+        ..ANY
+    },
+    // A rate limit whose text says that no wait helps.
+    Row {
+        status: &[429],
+        text: &["request too large"],
+        kind: ErrorKind::InvalidRequest,
+        ..ANY
+    },
+    Row {
+        status: &[429],
+        when: Some(|facts| message::asks_more_than_the_limit(&facts.text)),
+        kind: ErrorKind::InvalidRequest,
+        ..ANY
+    },
+    Row {
+        code: &["quota_per_day"],
+        kind: ErrorKind::QuotaExhausted,
+        ..ANY
+    },
+    Row {
+        status: &[429],
+        text: &[
+            "rpd",
+            "tpd",
+            "requests per day",
+            "tokens per day",
+            "daily limit",
+            "daily quota",
+        ],
+        when: Some(|facts| facts.hint.is_none_or(|wait| wait > LONGEST_QUOTA_WAIT)),
+        kind: ErrorKind::QuotaExhausted,
+        ..ANY
+    },
+    Row {
+        status: &[429],
+        text: &["limit: 0"],
+        kind: ErrorKind::QuotaExhausted,
+        ..ANY
+    },
+    Row {
+        code: &[
+            "rate_limit_exceeded",
+            "rate_limit_error",
+            "resource_exhausted",
+            "too_many_requests",
+            "ramp_limit_exceeded",
+        ],
+        kind: ErrorKind::RateLimit,
+        ..ANY
+    },
+    // Keys: some servers answer 400 or 403 for a wrong one.
+    Row {
+        code: &[
+            "invalid_api_key",
+            "api_key_invalid",
+            "authentication_error",
+            "authentication",
+            "unauthenticated",
+        ],
+        kind: ErrorKind::Authentication,
+        ..ANY
+    },
+    Row {
+        status: &[400, 403],
+        text: &[
+            "incorrect api key",
+            "invalid api key",
+            "api key not valid",
+            "api key is invalid",
+        ],
+        kind: ErrorKind::Authentication,
+        ..ANY
+    },
+    // Money under other statuses than 402.
+    Row {
+        status: &[400, 403, 429],
+        text: &[
+            "credit balance is too low",
+            "insufficient balance",
+            "insufficient credits",
+            "billing hard limit",
+            "spend limit",
+            "spending limit",
+        ],
+        kind: ErrorKind::InsufficientBalance,
+        ..ANY
+    },
+    Row {
+        status: &[429],
+        text: &["exceeded your current quota"],
+        when: Some(|facts| facts.hint.is_none()),
+        kind: ErrorKind::InsufficientBalance,
+        ..ANY
+    },
+    // A context cache that is gone answers like a missing permission.
+    Row {
+        status: &[403, 404],
+        text: &["cachedcontent not found", "cached content not found"],
+        kind: ErrorKind::CacheMissing,
+        ..ANY
+    },
+    // Prompts that do not fit: mostly a 400 with nothing but text.
+    Row {
+        status: &[400, 413, 422, 500],
+        text: &[
+            "prompt is too long",
+            "input is too long",
+            "maximum context length",
+            "context length exceeded",
+            "context window",
+            "exceeds the available context size",
+            "exceeds the maximum number of tokens allowed",
+        ],
+        kind: ErrorKind::ContextLength,
+        ..ANY
+    },
+    Row {
+        status: &[400, 403],
+        text: &[
+            "content management policy",
+            "content policy",
+            "usage policies",
+            "was flagged",
+        ],
+        kind: ErrorKind::ContentFilter,
+        ..ANY
+    },
+    // Unknown models, where the status does not say so.
+    Row {
+        code: &[
+            "model_not_found",
+            "invalid_model",
+            "not_found_error",
+            "deployment_not_found",
+            "deploymentnotfound",
+        ],
+        kind: ErrorKind::NotFound,
+        ..ANY
+    },
+    Row {
+        status: &[400],
+        text: &[
+            "not a valid model id",
+            "model does not exist",
+            "supported api model names are",
+            "model not exist",
+        ],
+        kind: ErrorKind::NotFound,
+        ..ANY
+    },
+    // Mistakes of the caller that some servers answer with a 500.
+    Row {
+        code: &["not_supported_error"],
+        kind: ErrorKind::InvalidRequest,
+        ..ANY
+    },
+    Row {
+        status: &[500],
+        text: &[
+            "requires --jinja flag",
+            "cannot use both",
+            "is required",
+            "is not supported",
+        ],
+        kind: ErrorKind::InvalidRequest,
+        ..ANY
+    },
+    // Codes that come with a status of their own, read where the status is missing (an error inside a 200) or vague.
+    Row {
+        code: &[
+            "overloaded_error",
+            "overloaded",
+            "provider_overloaded",
+            "unavailable",
+            "model_capacity_exhausted",
+        ],
+        kind: ErrorKind::Overloaded,
+        ..ANY
+    },
+    Row {
+        code: &["timeout_error", "timeout", "deadline_exceeded"],
+        kind: ErrorKind::Timeout,
+        ..ANY
+    },
+    Row {
+        status: &[401],
+        kind: ErrorKind::Authentication,
+        ..ANY
+    },
+    Row {
+        status: &[402],
+        kind: ErrorKind::InsufficientBalance,
+        ..ANY
+    },
+    Row {
+        status: &[403],
+        kind: ErrorKind::PermissionDenied,
+        ..ANY
+    },
+    Row {
+        status: &[404, 410],
+        kind: ErrorKind::NotFound,
+        ..ANY
+    },
+    Row {
+        status: &[408, 499, 504, 524],
+        kind: ErrorKind::Timeout,
+        ..ANY
+    },
+    Row {
+        status: &[409, 425],
+        kind: ErrorKind::Conflict,
+        ..ANY
+    },
+    Row {
+        status: &[429],
+        kind: ErrorKind::RateLimit,
+        ..ANY
+    },
+    Row {
+        status: &[501, 505],
+        kind: ErrorKind::InvalidRequest,
+        ..ANY
+    },
+    Row {
+        status: &[503, 529],
+        kind: ErrorKind::Overloaded,
+        ..ANY
+    },
+    Row {
+        when: Some(|facts| (500..600).contains(&facts.status)),
+        kind: ErrorKind::ServerError,
+        ..ANY
+    },
+    Row {
+        when: Some(|facts| (300..500).contains(&facts.status)),
+        kind: ErrorKind::InvalidRequest,
+        ..ANY
+    },
+    // From here on there is no error status: an error inside a 200.
+    Row {
+        code: &["permission_denied", "permission_error"],
+        kind: ErrorKind::PermissionDenied,
+        ..ANY
+    },
+    Row {
+        code: &["not_found"],
+        kind: ErrorKind::NotFound,
+        ..ANY
+    },
+    Row {
+        code: &[
+            "invalid_request_error",
+            "invalid_request",
+            "invalid_prompt",
+            "invalid_argument",
+            "unprocessable",
+        ],
+        kind: ErrorKind::InvalidRequest,
+        ..ANY
+    },
+    Row {
+        kind: ErrorKind::ServerError,
+        ..ANY
+    },
+];
+
+/// The kind of a failed reply.
+pub(crate) fn judge(facts: &Facts<'_>) -> ErrorKind {
+    TABLE
+        .iter()
+        .find(|row| {
+            (row.status.is_empty() || row.status.contains(&facts.status))
+                && (row.code.is_empty() || facts.coded(row.code))
+                && (row.text.is_empty() || facts.says(row.text))
+                && row.when.is_none_or(|when| when(facts))
+        })
+        .map_or(ErrorKind::Other, |row| row.kind)
+}
+
+/// Whether the provider may have worked on a call that it answered with this status. Timeouts and broken gateways stand
+/// between us and a provider that may have gone on.
+fn delivery(status: u16, kind: ErrorKind) -> Delivery {
+    match (status, kind) {
+        (408 | 499 | 502 | 504 | 520 | 524, _) | (_, ErrorKind::Timeout | ErrorKind::ModelFault) => {
+            Delivery::MaybeBilled
+        }
+        _ => Delivery::Rejected,
+    }
+}
+
+/// What the provider's own word on a repeat makes of a kind's default.
+fn disposition(kind: ErrorKind, should_retry: Option<bool>) -> Option<Disposition> {
+    match (kind.disposition(), should_retry?) {
+        (Disposition::Fatal | Disposition::ScopeFatal, true) => Some(Disposition::Backoff),
+        (Disposition::Backoff | Disposition::RetryNow | Disposition::Throttled, false) => {
+            Some(Disposition::Fatal)
+        }
+        _ => None,
+    }
+}
+
+/// The dimension that a rate limit was about.
+fn dimension(facts: &Facts<'_>) -> Option<QuotaDimension> {
+    if facts.coded(&["tokens"])
+        || facts.says(&[
+            "tpm",
+            "tpd",
+            "tokens per min",
+            "tokens per minute",
+            "tokens per day",
+        ])
+    {
+        Some(QuotaDimension::Tokens)
+    } else if facts.coded(&["requests"])
+        || facts.says(&[
+            "rpm",
+            "rpd",
+            "requests per min",
+            "requests per minute",
+            "requests per day",
+        ])
+    {
+        Some(QuotaDimension::Requests)
+    } else if facts.says(&["concurrency", "concurrent", "concurrent requests"]) {
+        Some(QuotaDimension::Concurrency)
+    } else {
+        None
+    }
+}
+
+/// The wait until the quota that a rate limit was about is full again: what is left when nothing else gave a hint.
+fn wait_of_reset(quota: &ReportedQuota) -> Option<Duration> {
+    let spent = |window: &crate::QuotaWindow| window.remaining == Some(0);
+    let window = match quota.dimension {
+        Some(QuotaDimension::Tokens) => quota.tokens,
+        None if spent(&quota.tokens) && !spent(&quota.requests) => quota.tokens,
+        _ => quota.requests,
+    };
+    window.reset.filter(|wait| !wait.is_zero())
+}
+
+/// The error that a reply with an error status is.
+#[cfg(feature = "openai")]
+pub(crate) fn error_of_reply(status: u16, headers: &HeaderMap, body: &[u8]) -> LlmError {
+    let now = headers::server_time(headers);
+    let body = ErrorBody::parse(body, now);
+    let error = error_of(status, headers, &body, now);
+    let kind = error.kind();
+    error.with_delivery(delivery(status, kind))
+}
+
+/// The error that stands inside a reply with a success status.
+///
+/// A rejection cost nothing; a failure on the way may have.
+#[cfg(feature = "openai")]
+pub(crate) fn error_in_success(headers: &HeaderMap, body: &serde_json::Value) -> LlmError {
+    let now = headers::server_time(headers);
+    let body = ErrorBody::from_value(body, now);
+    error_of(body.status.unwrap_or(200), headers, &body, now)
+}
+
+#[cfg_attr(not(feature = "openai"), allow(dead_code))]
+fn error_of(status: u16, headers: &HeaderMap, body: &ErrorBody, now: SystemTime) -> LlmError {
+    let text_hint = || message::wait(&message::normalised(&body.message), now).filter(|wait| !wait.is_zero());
+    let mut hint = headers::retry_after(headers).or(body.wait).or_else(text_hint);
+    let facts = Facts::new(status, body, hint);
+    let kind = judge(&facts);
+
+    let mut quota = headers::reported_quota(headers).unwrap_or_default();
+    if kind == ErrorKind::RateLimit {
+        quota.dimension = dimension(&facts);
+        hint = hint.or_else(|| wait_of_reset(&quota));
+    }
+
+    let message = if body.message.is_empty() {
+        http::StatusCode::from_u16(status)
+            .ok()
+            .and_then(|status| status.canonical_reason())
+            .unwrap_or("no message")
+            .to_owned()
+    } else {
+        body.message.clone()
+    };
+    let mut error = LlmError::new(kind, message).with_status(status);
+    if let Some(code) = &body.code {
+        error = error.with_code(code.clone());
+    }
+    if let Some(wait) = hint {
+        error = error.with_retry_after(wait);
+    }
+    if quota != ReportedQuota::default() {
+        error = error.with_quota(quota);
+    }
+    match disposition(kind, headers::should_retry(headers).or(body.retryable)) {
+        Some(disposition) => error.with_disposition(disposition),
+        None => error,
+    }
+}
+
+/// The verdict on a reply of which only status and headers are known.
+pub(crate) fn verdict_of(status: u16, headers: &HeaderMap) -> Verdict {
+    if status < 300 {
+        let verdict = Verdict::SUCCESS;
+        return headers::reported_quota(headers).map_or(verdict, |quota| verdict.with_quota(quota));
+    }
+    let mut error = error_of(
+        status,
+        headers,
+        &ErrorBody::default(),
+        headers::server_time(headers),
+    );
+    let kind = error.kind();
+    error = error.with_delivery(delivery(status, kind));
+    Verdict::from(&error)
+}

@@ -1,0 +1,5 @@
+//! The provider over real sockets on this machine.
+#![allow(clippy::unwrap_used)]
+
+mod happy_path;
+mod server;
