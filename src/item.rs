@@ -1,6 +1,7 @@
 //! One item's identity and accounts, shared by the request, the layers and the driver.
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -98,6 +99,30 @@ impl From<Arc<str>> for ItemId {
 impl From<u64> for ItemId {
     fn from(index: u64) -> Self {
         Self::Index(index)
+    }
+}
+
+impl From<u32> for ItemId {
+    fn from(index: u32) -> Self {
+        Self::Index(index.into())
+    }
+}
+
+impl From<usize> for ItemId {
+    fn from(index: usize) -> Self {
+        Self::Index(index as u64)
+    }
+}
+
+impl From<i32> for ItemId {
+    fn from(number: i32) -> Self {
+        Self::from(i64::from(number))
+    }
+}
+
+impl From<i64> for ItemId {
+    fn from(number: i64) -> Self {
+        u64::try_from(number).map_or_else(|_| Self::Text(number.to_string().into()), Self::Index)
     }
 }
 
@@ -258,6 +283,7 @@ pub struct Item {
     index: u64,
     started: Instant,
     state: RetryState,
+    stop_requested: AtomicBool,
     record: Mutex<Record>,
 }
 
@@ -275,6 +301,11 @@ struct Record {
     open: Option<OpenCall>,
     // Only hedging opens two calls of one item at once.
     more_open: Vec<OpenCall>,
+    // How long each ended call took; the first one apart, since most items make one call.
+    first_call_time: Option<Duration>,
+    more_call_times: Vec<Duration>,
+    // The driver has handed the request to the strategy.
+    called: bool,
 }
 
 /// What is known about calls beside those that layers open.
@@ -308,6 +339,12 @@ impl Record {
         }
     }
 
+    /// Whether a call runs, or may run: a strategy without layers tells nothing about its calls.
+    fn call_under_way(&self) -> bool {
+        let unseen = self.called && !self.observed && self.expectation != Expectation::Settled;
+        unseen || self.open.is_some() || !self.more_open.is_empty()
+    }
+
     fn open_call(&mut self, number: u32) -> Option<&mut OpenCall> {
         self.open
             .iter_mut()
@@ -334,6 +371,7 @@ impl Item {
             index,
             started: Instant::now(),
             state: RetryState::default(),
+            stop_requested: AtomicBool::new(false),
             record: record.into(),
         })
     }
@@ -438,6 +476,67 @@ impl Item {
     /// For gates, when the item comes back: takes what [`set_throttled_until`](Self::set_throttled_until) noted.
     pub fn take_throttled_until(&self) -> Option<Instant> {
         self.record().throttled_until.take()
+    }
+
+    /// For retry policies and layers that start calls: the batch is stopping, so the item must start no other call.
+    /// What it has got by now is its outcome.
+    pub fn stop_requested(&self) -> bool {
+        self.stop_requested.load(Ordering::Acquire)
+    }
+
+    /// Asks the item to start no other call. Returns whether a call is under way.
+    pub(crate) fn request_stop(&self) -> bool {
+        // Under the lock, so that a call which opens is either seen here or sees the request.
+        let record = self.record();
+        self.stop_requested.store(true, Ordering::Release);
+        record.call_under_way()
+    }
+
+    /// Whether a call is open, or may be: a strategy that opens none in the record is taken to be in one.
+    pub(crate) fn call_under_way(&self) -> bool {
+        self.record().call_under_way()
+    }
+
+    /// The driver hands the request to the strategy, unless a stop was requested before: then it answers `false`.
+    pub(crate) fn set_called(&self) -> bool {
+        let mut record = self.record();
+        if self.stop_requested() {
+            return false;
+        }
+        record.called = true;
+        true
+    }
+
+    /// Whether the strategy was called and nothing in its stack watches physical calls.
+    pub(crate) fn is_unwatched(&self) -> bool {
+        let record = self.record();
+        record.called && !record.observed
+    }
+
+    /// The accounts of an item that ended at `finished`. A call that is still open (its guard was moved elsewhere)
+    /// counts as it was observed, or as unknown.
+    pub(crate) fn final_report(&self, finished: Instant) -> ItemReport {
+        let record = self.record();
+        let mut report = record.report;
+        report.total_time = finished.saturating_duration_since(self.started);
+        for call in record.open.iter().chain(&record.more_open) {
+            match call.observed.flatten() {
+                Some(usage) => report.usage += usage,
+                None => report.unknown_usage_calls += 1,
+            }
+        }
+        report
+    }
+
+    /// Gives how long each ended call took.
+    pub(crate) fn for_each_call_time(&self, each: impl FnMut(Duration)) {
+        let record = self.record();
+        record
+            .first_call_time
+            .iter()
+            .chain(&record.more_call_times)
+            .copied()
+            .for_each(each);
     }
 
     /// For layers that answer from elsewhere (a cache, a dry run): the item's answer took no call.
@@ -612,10 +711,14 @@ impl Drop for CallGuard {
         let now = Instant::now();
         let mut record = self.item.record();
         if let Some(call) = record.close_call(self.number) {
+            let time = now.saturating_duration_since(call.started);
+            if record.first_call_time.is_none() {
+                record.first_call_time = Some(time);
+            } else {
+                record.more_call_times.push(time);
+            }
             let report = &mut record.report;
-            report.call_time = report
-                .call_time
-                .saturating_add(now.saturating_duration_since(call.started));
+            report.call_time = report.call_time.saturating_add(time);
             report.throttled_calls += u32::from(call.throttled);
             match call.observed.flatten() {
                 Some(usage) => report.usage += usage,

@@ -22,6 +22,10 @@ mod serde_seconds;
 mod state;
 mod usage;
 
+pub use batch::{
+    BatchError, BatchHandle, BatchSummary, BoxStrategy, IntoWorkItem, LlmBatch, LlmStreamExt, Outcome,
+    StopMode, StrategyError, StrategyExt, Termination, WorkItem,
+};
 pub use classify::{
     Classify, Disposition, KindClassifier, QuotaDimension, QuotaWindow, ReportedQuota, Verdict,
 };

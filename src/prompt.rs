@@ -250,6 +250,12 @@ impl From<&str> for Prompt {
     }
 }
 
+impl From<&String> for Prompt {
+    fn from(text: &String) -> Self {
+        Self::new(text.as_str())
+    }
+}
+
 impl From<String> for Prompt {
     fn from(text: String) -> Self {
         Self::new(text)

@@ -1,0 +1,49 @@
+//! What comes out of a batch.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::LlmError;
+use crate::item::{ItemId, ItemReport};
+use crate::response::LlmResponse;
+
+/// What became of one item: its answer or error, and its accounts over all calls.
+///
+/// A failure is a value like any other; nothing an item does ends the batch.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// use futures::{StreamExt, stream};
+/// use llm_batch::{LlmError, LlmRequest, LlmResponse, LlmStreamExt};
+/// use tower::service_fn;
+///
+/// let shout = service_fn(async |request: LlmRequest| match request.input().messages().len() {
+///     1 => Ok(LlmResponse::new("HI".to_owned())),
+///     _ => Err(LlmError::fatal("one message only")),
+/// });
+/// let mut results = stream::iter([("greeting", "hi")]).with_strategy(shout).llm_batch(1);
+/// let outcome = results.next().await.unwrap();
+/// assert_eq!((outcome.index, outcome.id), (0, "greeting".into()));
+/// assert_eq!(outcome.result.unwrap().output, "HI");
+/// # }
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Outcome<R = LlmResponse, E = LlmError, C = ()> {
+    /// The item's position in the input, from 0.
+    pub index: u64,
+    /// What names it.
+    pub id: ItemId,
+    /// What was given along with it.
+    pub context: C,
+    /// The answer, or why there is none.
+    pub result: Result<R, E>,
+    /// What it took: attempts, calls, tokens, waits.
+    pub report: ItemReport,
+}
+
+impl<R, E, C> Outcome<R, E, C> {
+    /// Whether there is an answer.
+    pub const fn is_ok(&self) -> bool {
+        self.result.is_ok()
+    }
+}

@@ -1,0 +1,189 @@
+//! The stream of outcomes and its options.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_core::{FusedStream, Stream};
+use pin_project::pin_project;
+
+use super::driver::{Driver, OutcomeOf, Phase};
+use super::handle::{BatchHandle, assert_concurrency};
+use super::strategy::{BatchItem, StrategyError};
+use super::summary::BatchSummary;
+use super::tasks::{Placement, Spawned};
+use super::termination::StopMode;
+use crate::error::ErrorKind;
+use crate::events::Events;
+use crate::telemetry::Meter;
+
+/// The stream of [`Outcome`](crate::Outcome)s: what [`llm_batch`](crate::LlmStreamExt::llm_batch) and
+/// [`llm_batch_local`](crate::LlmStreamExt::llm_batch_local) return.
+///
+/// It is driven by being polled: it pulls an item from the source only when a slot is free, starts it, and yields
+/// outcomes as items finish. Items in flight and finished ones that were not taken are never more than the
+/// concurrency together, so a consumer that parks stops the spending. Dropping it aborts everything in flight; see
+/// [the module](crate::batch) for what that may cost.
+///
+/// The methods that take `self` set options; use them before the first poll.
+#[pin_project]
+#[must_use = "streams do nothing unless polled"]
+pub struct LlmBatch<St, P = Spawned>
+where
+    St: Stream,
+    St::Item: BatchItem,
+    P: Placement<St::Item>,
+{
+    #[pin]
+    source: Option<St>,
+    driver: Driver<St::Item, P::Tasks>,
+}
+
+impl<St, P> LlmBatch<St, P>
+where
+    St: Stream,
+    St::Item: BatchItem,
+    P: Placement<St::Item>,
+{
+    #[track_caller]
+    pub(super) fn new(source: St, concurrency: usize) -> Self {
+        assert_concurrency(concurrency);
+        Self {
+            source: Some(source),
+            driver: Driver::new(concurrency),
+        }
+    }
+
+    /// Yields outcomes in the order of the input. Without a [`reorder_buffer`](Self::reorder_buffer) a slow item at
+    /// the head leaves the slots of those behind it idle once they have finished.
+    pub fn in_order(mut self) -> Self {
+        self.driver.options.in_order = true;
+        self
+    }
+
+    /// With [`in_order`](Self::in_order): lets up to `outcomes` finished ones beyond the concurrency wait for a slow
+    /// item at the head, so that it does not idle the slots. Default 0. They are held in memory.
+    pub fn reorder_buffer(mut self, outcomes: usize) -> Self {
+        self.driver.options.reorder_buffer = outcomes;
+        self
+    }
+
+    /// Stops the batch this long after its first poll.
+    ///
+    /// With [`StopMode::Drain`], the default, calls under way then still finish.
+    pub fn batch_timeout(mut self, limit: Duration) -> Self {
+        self.driver.options.timeout = Some(limit);
+        self
+    }
+
+    /// Fails fast: stops the batch when an item has failed for good with one of these kinds. A failed call that is
+    /// retried stops nothing.
+    pub fn stop_when(mut self, kinds: impl IntoIterator<Item = ErrorKind>) -> Self {
+        self.driver.options.stop_when.extend(kinds);
+        self
+    }
+
+    /// What a stop does to the items in flight. Default [`StopMode::Drain`].
+    pub fn stop_mode(mut self, mode: StopMode) -> Self {
+        self.driver.options.stop_mode = mode;
+        self
+    }
+
+    /// Stops the batch when `signal` is done, with whatever output. It is polled with the stream.
+    ///
+    /// ```no_run
+    /// # use futures::{Stream, StreamExt};
+    /// # use llm_batch::{LlmStreamExt, BoxStrategy};
+    /// # fn run(prompts: impl Stream<Item = String> + Unpin, strategy: BoxStrategy) {
+    /// let results = prompts.with_strategy(strategy).llm_batch(10).stop_on(tokio::signal::ctrl_c());
+    /// # }
+    /// ```
+    pub fn stop_on(mut self, signal: impl Future + Send + 'static) -> Self {
+        self.driver.options.stop_on = Some(Box::pin(async move {
+            signal.await;
+        }));
+        self
+    }
+
+    /// Runs `work` once, after the last outcome was taken and before the stream ends: for closing what the strategies
+    /// share. It runs after an early stop too, but not when the stream is dropped before its end.
+    pub fn on_complete(mut self, work: impl Future<Output = ()> + Send + 'static) -> Self {
+        self.driver.options.on_complete = Some(Box::pin(work));
+        self
+    }
+
+    /// Sends the batch's events and those of its items to `events`. Give clones of the same handle to the layers.
+    pub fn events(mut self, events: &Events) -> Self {
+        self.driver.options.events = Some(events.clone());
+        self
+    }
+
+    /// The value of the label `batch` in metrics. Default `default`.
+    pub fn name(mut self, name: &str) -> Self {
+        self.driver.options.meter = Meter::new(Some(name));
+        self
+    }
+
+    /// A handle to watch and steer the batch, also when the stream was consumed.
+    pub fn handle(&self) -> BatchHandle {
+        BatchHandle {
+            shared: self.driver.shared.clone(),
+        }
+    }
+
+    /// The account of the batch up to now.
+    pub fn summary(&self) -> BatchSummary {
+        self.driver.shared.summary()
+    }
+}
+
+impl<St, P> Stream for LlmBatch<St, P>
+where
+    St: Stream,
+    St::Item: BatchItem<Error: StrategyError>,
+    P: Placement<St::Item>,
+{
+    type Item = OutcomeOf<St::Item>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.project();
+        this.driver.poll_next(this.source, cx)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        // A stop may come at any time, so only what was accepted is certain.
+        let accepted = self.driver.in_flight() + self.driver.untaken();
+        let left = self
+            .source
+            .as_ref()
+            .map_or(Some(0), |source| source.size_hint().1);
+        (accepted, left.and_then(|left| left.checked_add(accepted)))
+    }
+}
+
+impl<St, P> FusedStream for LlmBatch<St, P>
+where
+    St: Stream,
+    St::Item: BatchItem<Error: StrategyError>,
+    P: Placement<St::Item>,
+{
+    fn is_terminated(&self) -> bool {
+        self.driver.phase() == Phase::Done
+    }
+}
+
+impl<St, P> fmt::Debug for LlmBatch<St, P>
+where
+    St: Stream,
+    St::Item: BatchItem,
+    P: Placement<St::Item>,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LlmBatch")
+            .field("phase", &self.driver.phase())
+            .field("in_flight", &self.driver.in_flight())
+            .field("untaken", &self.driver.untaken())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,382 @@
+//! The account of a batch, for people and for machines.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::termination::Termination;
+use crate::error::ErrorKind;
+use crate::item::{ItemId, WaitReason, Waits};
+use crate::usage::TokenUsage;
+
+/// The account of a batch: [`LlmBatch::summary`](crate::LlmBatch::summary) and
+/// [`BatchHandle::statistics`](crate::BatchHandle::statistics).
+///
+/// `Display` is for people: a few aligned lines, the last of which says what the time went to and which knob to turn.
+/// Serde is for machines: durations are in seconds.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// use futures::{StreamExt, stream};
+/// use llm_batch::{BatchSummary, LlmError, LlmRequest, LlmResponse, LlmStreamExt};
+/// use tower::service_fn;
+///
+/// let echo = service_fn(async |_: LlmRequest| Ok::<_, LlmError>(LlmResponse::new("hi".to_owned())));
+/// let mut results = stream::iter(["a", "b"]).with_strategy(echo).llm_batch(2);
+/// while results.next().await.is_some() {}
+///
+/// let summary = results.summary();
+/// assert_eq!((summary.succeeded, summary.failed), (2, 0));
+/// assert!(summary.to_string().starts_with("2 items: 2 succeeded, 0 failed"));
+/// let json = serde_json::to_string(&summary).unwrap();
+/// assert_eq!(serde_json::from_str::<BatchSummary>(&json).unwrap(), summary);
+/// # }
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct BatchSummary {
+    /// Why the batch ended; `None` while it runs.
+    pub termination: Option<Termination>,
+    /// How many items there will be, at most, where the source knows.
+    pub expected: Option<u64>,
+    /// Items taken from the source.
+    pub accepted: u64,
+    /// Items with an answer.
+    pub succeeded: u64,
+    /// Items with an error.
+    pub failed: u64,
+    /// Items accepted and not yet done.
+    pub in_flight: u64,
+    /// After an early end: items never taken from the source, where it could tell.
+    pub not_reached: Option<u64>,
+    /// The failed items by kind, most frequent first.
+    pub failures: Vec<FailureGroup>,
+    /// How many items may be in flight.
+    pub concurrency: u64,
+    /// Attempts of all finished items.
+    pub attempts: u64,
+    /// Physical requests of all finished items.
+    pub calls: u64,
+    /// How many of the calls were throttled.
+    pub throttled_calls: u64,
+    /// How many of the calls have unknown usage: they may have cost something on top of `usage`.
+    pub unknown_usage_calls: u64,
+    /// Known usage over all calls, failed ones too.
+    pub usage: TokenUsage,
+    /// From the first poll to the end, or to now.
+    #[serde(with = "crate::serde_seconds")]
+    pub elapsed: Duration,
+    /// Finished items per second.
+    pub items_per_second: f64,
+    /// The sum over all finished items of the time from pick-up to outcome.
+    #[serde(with = "crate::serde_seconds")]
+    pub item_time: Duration,
+    /// The part of `item_time` spent inside calls.
+    #[serde(with = "crate::serde_seconds")]
+    pub call_time: Duration,
+    /// The parts of `item_time` spent waiting, by reason.
+    pub waits: Waits,
+    /// The sum of the times that finished items waited to be taken from the stream.
+    #[serde(with = "crate::serde_seconds")]
+    pub untaken_time: Duration,
+    /// How long a closed gate held at least one item.
+    #[serde(with = "crate::serde_seconds")]
+    pub paused: Duration,
+    /// How long calls took, to 1 %.
+    pub call_percentiles: Option<Percentiles>,
+    /// How long items waited, over all reasons, to 1 %.
+    pub wait_percentiles: Option<Percentiles>,
+}
+
+/// The failures of one kind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct FailureGroup {
+    /// The kind.
+    pub kind: ErrorKind,
+    /// How many items.
+    pub count: u64,
+    /// The ids of the first ones, five at most.
+    pub first_ids: Vec<ItemId>,
+}
+
+/// The median and two tails.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Percentiles {
+    /// Half are below.
+    #[serde(with = "crate::serde_seconds")]
+    pub p50: Duration,
+    /// 95 % are below.
+    #[serde(with = "crate::serde_seconds")]
+    pub p95: Duration,
+    /// 99 % are below.
+    #[serde(with = "crate::serde_seconds")]
+    pub p99: Duration,
+}
+
+/// What the time of items and outcomes went to.
+#[derive(Clone, Copy)]
+enum Spent {
+    Calls,
+    Waiting(WaitReason),
+    Untaken,
+}
+
+impl Spent {
+    /// What it is, and what makes it less.
+    const fn words(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Calls => (
+                "inside calls",
+                "raise the concurrency of llm_batch(n), or use a faster model",
+            ),
+            Self::Waiting(WaitReason::Cooldown) => (
+                "waiting out throttles",
+                "set requests_per_minute and tokens_per_minute to what the provider grants, or ask it for more",
+            ),
+            Self::Waiting(WaitReason::Requests) => {
+                ("waiting for RPM", "raise requests_per_minute or use a second key")
+            }
+            Self::Waiting(WaitReason::Tokens) => (
+                "waiting for TPM",
+                "raise tokens_per_minute, lower max_output_tokens or use a second key",
+            ),
+            Self::Waiting(WaitReason::InFlight) => {
+                ("waiting for the cap on calls in flight", "raise max_in_flight")
+            }
+            Self::Waiting(WaitReason::Pace) => (
+                "waiting for the gate's pace",
+                "let it start faster if the provider allows, or set its quotas so that it is not throttled",
+            ),
+            Self::Waiting(WaitReason::Backoff) => (
+                "backing off after failures",
+                "look at the failures first, then lower the backoff",
+            ),
+            Self::Untaken => (
+                "finished and waiting to be taken",
+                "do less between two outcomes, or hand them to another task; with in_order, set a reorder_buffer",
+            ),
+        }
+    }
+}
+
+impl BatchSummary {
+    /// Items that have their outcome.
+    pub const fn finished(&self) -> u64 {
+        self.succeeded + self.failed
+    }
+
+    /// What most of the items' time went to, and what makes it less. `None` if no time passed.
+    pub fn bottleneck(&self) -> Option<String> {
+        let total = self.item_time.saturating_add(self.untaken_time);
+        let (spent, time) = [
+            (Spent::Calls, self.call_time),
+            (Spent::Untaken, self.untaken_time),
+        ]
+        .into_iter()
+        .chain(
+            self.waits
+                .iter()
+                .map(|(reason, time)| (Spent::Waiting(reason), time)),
+        )
+        .max_by_key(|(_, time)| *time)?;
+        let share = share(time, total)?;
+        let (what, knob) = spent.words();
+        (share > 0).then(|| format!("{share} % {what}: {knob}"))
+    }
+}
+
+/// A part of the whole in full per cent.
+fn share(part: Duration, whole: Duration) -> Option<u64> {
+    (!whole.is_zero()).then(|| (part.as_secs_f64() / whole.as_secs_f64() * 100.0).round() as u64)
+}
+
+impl fmt::Display for BatchSummary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}: {} succeeded, {} failed",
+            counted(self.accepted, "item"),
+            grouped(self.succeeded),
+            grouped(self.failed)
+        )?;
+        if self.in_flight > 0 {
+            write!(f, ", {} in flight", grouped(self.in_flight))?;
+        }
+        if let Some(left) = self.not_reached {
+            write!(f, ", {} not reached", grouped(left))?;
+        }
+        write!(f, " in {}", Seconds(self.elapsed))?;
+        if self.items_per_second > 0.0 {
+            write!(f, " ({}/s)", significant(self.items_per_second))?;
+        }
+        match self.termination {
+            None | Some(Termination::Completed) => {}
+            Some(cause) => write!(f, "; ended early: {cause}")?,
+        }
+        for group in &self.failures {
+            write!(
+                f,
+                "\n  {:<10} {} {}: ",
+                "failed",
+                grouped(group.count),
+                group.kind
+            )?;
+            for (position, id) in group.first_ids.iter().enumerate() {
+                let comma = if position > 0 { ", " } else { "" };
+                write!(f, "{comma}{id}")?;
+            }
+            if group.count > group.first_ids.len() as u64 {
+                f.write_str(", ...")?;
+            }
+        }
+        if self.calls > 0 {
+            write!(f, "\n  {:<10} {}", "calls", grouped(self.calls))?;
+            if self.throttled_calls > 0 {
+                write!(f, ", {} throttled", grouped(self.throttled_calls))?;
+            }
+            write!(f, ", {} each on average", self.mean_call_time())?;
+            if let Some(percentiles) = &self.call_percentiles {
+                write!(f, " ({percentiles})")?;
+            }
+            write!(f, "\n  {:<10} {}", "tokens", Tokens(&self.usage))?;
+            if self.unknown_usage_calls > 0 {
+                write!(f, "; not known for {}", counted(self.unknown_usage_calls, "call"))?;
+            }
+        }
+        let total = self.waits.total();
+        if !total.is_zero() {
+            write!(f, "\n  {:<10} {} in sum", "waits", Seconds(total))?;
+            if let Some(percentiles) = &self.wait_percentiles {
+                write!(f, ", per item {percentiles}")?;
+            }
+            let mut reasons: Vec<_> = self.waits.iter().filter(|(_, time)| !time.is_zero()).collect();
+            reasons.sort_by_key(|(_, time)| std::cmp::Reverse(*time));
+            for (position, (reason, time)) in reasons.into_iter().enumerate() {
+                let before = if position > 0 { ", " } else { "; " };
+                let name = match reason {
+                    WaitReason::Requests => "RPM",
+                    WaitReason::Tokens => "TPM",
+                    WaitReason::InFlight => "in flight",
+                    WaitReason::Cooldown | WaitReason::Pace | WaitReason::Backoff => reason.as_str(),
+                };
+                write!(f, "{before}{name} {} %", share(time, total).unwrap_or(0))?;
+            }
+        }
+        if !self.paused.is_zero() {
+            write!(f, "\n  {:<10} {}", "paused", Seconds(self.paused))?;
+        }
+        if let Some(bottleneck) = self.bottleneck() {
+            write!(f, "\n{bottleneck}")?;
+        }
+        Ok(())
+    }
+}
+
+impl BatchSummary {
+    fn mean_call_time(&self) -> Seconds {
+        let calls = u32::try_from(self.calls).unwrap_or(u32::MAX);
+        Seconds(self.call_time.checked_div(calls).unwrap_or_default())
+    }
+}
+
+impl fmt::Display for Percentiles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { p50, p95, p99 } = self;
+        write!(
+            f,
+            "p50 {}, p95 {}, p99 {}",
+            Seconds(*p50),
+            Seconds(*p95),
+            Seconds(*p99)
+        )
+    }
+}
+
+/// Tokens by class, without the classes that are empty.
+struct Tokens<'a>(&'a TokenUsage);
+
+impl fmt::Display for Tokens<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let usage = self.0;
+        write!(f, "{}: input {}", grouped(usage.total()), grouped(usage.input))?;
+        match (usage.cached_input, usage.cache_write) {
+            (0, 0) => {}
+            (read, 0) => write!(f, " ({} cached)", grouped(read))?,
+            (0, write) => write!(f, " ({} written to the cache)", grouped(write))?,
+            (read, write) => write!(
+                f,
+                " ({} cached, {} written to the cache)",
+                grouped(read),
+                grouped(write)
+            )?,
+        }
+        write!(f, ", output {}", grouped(usage.output))?;
+        if usage.reasoning > 0 {
+            write!(f, " ({} reasoning)", grouped(usage.reasoning))?;
+        }
+        Ok(())
+    }
+}
+
+/// A duration in the unit that suits it: `12 ms`, `3.4 s`, `5 min 20 s`, `2 h 5 min`.
+pub(super) struct Seconds(pub(super) Duration);
+
+impl fmt::Display for Seconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.0.as_secs_f64();
+        if seconds == 0.0 {
+            f.write_str("0 s")
+        } else if seconds < 0.001 {
+            write!(f, "{} us", significant(seconds * 1e6))
+        } else if seconds < 0.9995 {
+            write!(f, "{} ms", significant(seconds * 1e3))
+        } else if seconds < 119.5 {
+            write!(f, "{} s", significant(seconds))
+        } else {
+            let seconds = seconds.round() as u64;
+            let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+            if hours > 0 {
+                write!(f, "{hours} h {minutes} min")
+            } else {
+                write!(f, "{minutes} min {seconds} s")
+            }
+        }
+    }
+}
+
+/// Three significant digits, without needless zeros.
+pub(super) fn significant(number: f64) -> String {
+    let decimals = match number {
+        n if n >= 99.95 => 0,
+        n if n >= 9.995 => 1,
+        _ => 2,
+    };
+    let text = format!("{number:.decimals$}");
+    if decimals == 0 {
+        return text;
+    }
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+/// `1 item`, `1,234 items`.
+pub(super) fn counted(count: u64, noun: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{} {noun}{plural}", grouped(count))
+}
+
+/// `1,234,567`.
+pub(super) fn grouped(count: u64) -> String {
+    let digits = count.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (position, digit) in digits.chars().enumerate() {
+        if position > 0 && (digits.len() - position).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}

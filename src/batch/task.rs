@@ -1,0 +1,167 @@
+//! The future of one item: readiness, the call, panics, and the end of an item that a drain finds waiting.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use pin_project::pin_project;
+use tokio::time::Instant;
+use tower_service::Service;
+use tracing::Span;
+
+use crate::item::Item;
+use crate::request::LlmRequest;
+
+/// How an item ended, and when.
+#[derive(Debug)]
+pub struct Ended<R, E> {
+    pub(super) end: End<R, E>,
+    pub(super) at: Instant,
+}
+
+#[derive(Debug)]
+pub(super) enum End<R, E> {
+    /// The strategy answered.
+    Answered(Result<R, E>),
+    /// The strategy panicked, with this message.
+    Panicked(String),
+    /// A stop, or the end of the runtime, came first.
+    Aborted,
+}
+
+impl<R, E> Ended<R, E> {
+    pub(super) fn now(end: End<R, E>) -> Self {
+        Self {
+            end,
+            at: Instant::now(),
+        }
+    }
+}
+
+/// Runs one item. When it is ready, everything the strategy held has been dropped, so the item's accounts are final.
+#[pin_project]
+#[allow(missing_debug_implementations)] // not reachable from outside
+pub struct ItemFuture<I, S, F> {
+    #[pin]
+    state: State<I, S, F>,
+    item: Arc<Item>,
+    span: Span,
+}
+
+#[pin_project(project = StateProjection)]
+enum State<I, S, F> {
+    Preparing {
+        strategy: S,
+        request: Option<LlmRequest<I>>,
+    },
+    Calling {
+        #[pin]
+        future: F,
+    },
+    Done,
+}
+
+impl<I, S, F> ItemFuture<I, S, F> {
+    pub(super) fn new(strategy: S, request: LlmRequest<I>, item: Arc<Item>, span: Span) -> Self {
+        Self {
+            state: State::Preparing {
+                strategy,
+                request: Some(request),
+            },
+            item,
+            span,
+        }
+    }
+
+    /// Drops what is left of the strategy's work, whatever its destructors do.
+    pub(super) fn cancel(self: Pin<&mut Self>) {
+        let mut this = self.project();
+        let _entered = this.span.enter();
+        // A panic here was reported by the panic hook; the item's outcome stands without it.
+        let _ = catch_unwind(AssertUnwindSafe(|| this.state.set(State::Done)));
+    }
+
+    /// Whether the batch is stopping and the item is in no call.
+    fn must_end(&self) -> bool {
+        self.item.stop_requested() && !self.item.call_under_way()
+    }
+}
+
+impl<I, S, F, R, E> Future for ItemFuture<I, S, F>
+where
+    S: Service<LlmRequest<I>, Response = R, Error = E, Future = F>,
+    F: Future<Output = Result<R, E>>,
+{
+    type Output = Ended<R, E>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        // Before the poll, so that a permit granted after a stop starts no call.
+        let end = if self.must_end() {
+            End::Aborted
+        } else {
+            match self.as_mut().poll_caught(cx) {
+                Ok(Poll::Ready(end)) => end,
+                Ok(Poll::Pending) if self.must_end() => End::Aborted,
+                Ok(Poll::Pending) => return Poll::Pending,
+                Err(panic) => End::Panicked(panic_message(&*panic)),
+            }
+        };
+        self.cancel();
+        Poll::Ready(Ended::now(end))
+    }
+}
+
+impl<I, S, F, R, E> ItemFuture<I, S, F>
+where
+    S: Service<LlmRequest<I>, Response = R, Error = E, Future = F>,
+    F: Future<Output = Result<R, E>>,
+{
+    /// One poll inside the item's span, with a panic as an error.
+    fn poll_caught(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Result<Poll<End<R, E>>, Box<dyn Any + Send>> {
+        let this = self.project();
+        let _entered = this.span.enter();
+        catch_unwind(AssertUnwindSafe(|| poll_strategy(this.state, this.item, cx)))
+    }
+}
+
+/// One poll of the strategy: the very instance that was made ready is called.
+fn poll_strategy<I, S, F, R, E>(
+    mut state: Pin<&mut State<I, S, F>>,
+    item: &Item,
+    cx: &mut Context<'_>,
+) -> Poll<End<R, E>>
+where
+    S: Service<LlmRequest<I>, Response = R, Error = E, Future = F>,
+    F: Future<Output = Result<R, E>>,
+{
+    loop {
+        let future = match state.as_mut().project() {
+            StateProjection::Preparing { strategy, request } => {
+                if let Err(error) = ready!(strategy.poll_ready(cx)) {
+                    return Poll::Ready(End::Answered(Err(error)));
+                }
+                match request.take() {
+                    Some(request) if item.set_called() => strategy.call(request),
+                    _ => return Poll::Ready(End::Aborted),
+                }
+            }
+            StateProjection::Calling { future } => return future.poll(cx).map(End::Answered),
+            StateProjection::Done => return Poll::Pending,
+        };
+        state.set(State::Calling { future });
+    }
+}
+
+/// The text of a panic.
+fn panic_message(panic: &(dyn Any + Send)) -> String {
+    panic
+        .downcast_ref::<&'static str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a panic without a message".to_owned())
+}

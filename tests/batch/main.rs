@@ -1,0 +1,6 @@
+//! The stream combinator, through its public face and in virtual time.
+#![allow(clippy::unwrap_used)]
+
+mod concurrency;
+mod failure;
+mod support;
