@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures::stream::{self, FusedStream, Stream};
 use futures::{StreamExt, poll};
-use llm_batch::{LlmError, LlmRequest, LlmResponse, LlmStreamExt, Termination, WorkItem};
+use llm_batch::{ItemId, LlmError, LlmRequest, LlmResponse, LlmStreamExt, Termination, WorkItem};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, sleep, timeout};
 use tower::service_fn;
@@ -22,7 +22,7 @@ async fn every_item_has_one_outcome_as_it_finishes() {
     let outcomes = all(prompts(5).with_strategy(strategy).llm_batch(5)).await;
     assert_eq!(indices(&outcomes), [4, 3, 2, 1, 0]);
     for outcome in outcomes {
-        assert_eq!(outcome.id, outcome.index.into());
+        assert_eq!(outcome.id, ItemId::from(outcome.index));
         assert_eq!(outcome.result.unwrap().output, outcome.index.to_string());
         assert_eq!(
             outcome.report.total_time,
@@ -252,15 +252,16 @@ fn a_concurrency_of_zero_is_refused() {
 async fn the_local_form_runs_borrowed_work() {
     let words = vec!["a".to_owned(), "b".to_owned(), "c".to_owned()];
     let lengths = std::cell::RefCell::new(Vec::new());
-    let strategy = service_fn(|request: LlmRequest<&str>| {
-        let lengths = &lengths;
+    let strategy = service_fn(|request: LlmRequest<usize>| {
+        let (words, lengths) = (&words, &lengths);
         async move {
             sleep(Duration::from_millis(10)).await;
-            lengths.borrow_mut().push(request.input().len());
-            Ok::<_, LlmError>(*request.input())
+            let word = &words[*request.input()];
+            lengths.borrow_mut().push(word.len());
+            Ok::<_, LlmError>(word)
         }
     });
-    let items = stream::iter(&words).map(|word| WorkItem::new(word.as_str()));
+    let items = stream::iter(0..words.len()).map(WorkItem::new);
     let outcomes: Vec<_> = items.with_strategy(strategy).llm_batch_local(2).collect().await;
     assert_eq!(outcomes.len(), 3);
     drop(outcomes);
