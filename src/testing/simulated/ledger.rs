@@ -14,7 +14,7 @@ use crate::usage::TokenUsage;
 ///
 /// A client that accounts correctly has known usage equal to `billed_answered`, and one call of unknown usage for
 /// each one that was `cut`, `garbled` or `reset_unread` (and for each rejection that it cannot tell from work done,
-/// such as a 500). When a client leaves in the very moment in which the last byte is handed to its socket, the two
+/// such as a 502). When a client leaves in the very moment in which the last byte is handed to its socket, the two
 /// sides may differ by that call.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

@@ -86,7 +86,14 @@ fn reset(when: &str) -> LlmError {
 
 impl Rejection {
     fn into_error(self) -> LlmError {
-        let mut error = LlmError::new(self.kind, self.message).with_status(self.status);
+        // After these nobody can know whether the provider went on with the call.
+        let delivery = match self.status {
+            408 | 502 | 504 | 524 => Delivery::MaybeBilled,
+            _ => Delivery::Rejected,
+        };
+        let mut error = LlmError::new(self.kind, self.message)
+            .with_status(self.status)
+            .with_delivery(delivery);
         if let Some(code) = self.code {
             error = error.with_code(code);
         }
@@ -113,7 +120,7 @@ impl Work {
         if self.fate == Fate::ResetInBody {
             sleep(self.body_time / 2).await;
             call.end(End::CutInBody);
-            return Err(reset("in the response's body"));
+            return Err(reset("in the response's body").with_status(200));
         }
         sleep(self.body_time).await;
         if matches!(self.fate, Fate::Truncated | Fate::Garbage) {
