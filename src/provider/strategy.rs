@@ -2,7 +2,7 @@
 
 use tower::util::BoxCloneSyncService;
 
-use super::openai::{OpenAi, PRESETS};
+use super::openai::{OpenAi, find, prefixes};
 use crate::error::{ErrorKind, LlmError};
 use crate::request::LlmRequest;
 use crate::response::LlmResponse;
@@ -51,33 +51,22 @@ fn make(
     base_url: Option<&str>,
 ) -> Result<BoxCloneSyncService<LlmRequest, LlmResponse, LlmError>, LlmError> {
     let configuration = |message: String| LlmError::new(ErrorKind::Configuration, message);
-    let known = || {
-        PRESETS
-            .iter()
-            .map(|preset| format!("{}:", preset.prefix))
-            .collect::<Vec<_>>()
-            .join(", ")
-    };
     let (prefix, model) = name.split_once(':').ok_or_else(|| {
         configuration(format!(
             "{name:?} is not PROVIDER:MODEL; providers are {}",
-            known()
+            prefixes()
         ))
     })?;
-    let preset = PRESETS
-        .iter()
-        .find(|preset| preset.prefix == prefix)
-        .ok_or_else(|| {
-            configuration(format!(
-                "{prefix:?} is no known provider; providers are {}",
-                known()
-            ))
-        })?;
+    find(prefix)?;
     if model.trim().is_empty() {
         return Err(configuration(format!(
             "{name:?} names no model; write `{prefix}:MODEL`"
         )));
     }
-    let client = OpenAi::from_preset(preset, base_url)?;
+    let mut builder = OpenAi::builder();
+    if let Some(url) = base_url {
+        builder = builder.base_url(url);
+    }
+    let client = builder.server(prefix)?.build()?;
     Ok(BoxCloneSyncService::new(client.model(model)))
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::Url;
 
-use super::presets::{PRESETS, Preset};
+use super::presets::find;
 use super::service::ChatCompletions;
 use crate::error::{BoxError, ErrorKind, LlmError};
 use crate::provider::http::{HttpClient, HttpConfig, Key};
@@ -87,11 +87,7 @@ impl OpenAi {
     /// # Errors
     /// [`ErrorKind::Configuration`] if the key is missing or a variable makes no sense; the message names it.
     pub fn from_env() -> Result<Self, LlmError> {
-        Self::from_preset(&PRESETS[0], None)
-    }
-
-    pub(crate) fn from_preset(preset: &Preset, base_url: Option<&str>) -> Result<Self, LlmError> {
-        Self::builder().preset(preset, base_url)?.build()
+        Self::builder().server("openai")?.build()
     }
 
     /// A client set up by hand. The builder reads no variable that it was not told to.
@@ -268,25 +264,41 @@ impl OpenAiBuilder {
         self
     }
 
-    /// Fills in what a preset and the environment say.
-    pub(crate) fn preset(mut self, preset: &Preset, base_url: Option<&str>) -> Result<Self, LlmError> {
+    /// Makes it a client of the server with this prefix, as [`strategy`](crate::strategy) lists them (`openai`, `ollama`,
+    /// ...): its address, its key and its dialect, as the server's variables say. What was set before is kept.
+    ///
+    /// ```
+    /// use llm_batch::provider::openai::OpenAi;
+    ///
+    /// let client = OpenAi::builder().base_url("http://gpu:8000/v1").server("vllm")?.keep_raw_body(true).build()?;
+    /// # let _ = client;
+    /// # Ok::<(), llm_batch::LlmError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`ErrorKind::Configuration`] if the prefix is unknown, or a variable that is needed is not set; the message names the
+    /// prefixes or the variable.
+    pub fn server(mut self, prefix: &str) -> Result<Self, LlmError> {
+        let preset = find(prefix)?;
         self.provider = Some(preset.prefix);
         self.token_limit = preset.token_limit;
-        let chosen = match base_url {
-            Some(url) => Some(url.to_owned()),
+        let base_url = match self.base_url.take() {
+            Some(url) => Some(url),
             None => variable(preset.base_url_variable)?,
         };
-        let key = variable(preset.key_variable)?;
-        if preset.needs_key && key.is_none() && chosen.is_none() {
-            return Err(configuration(format!(
-                "{} is not set; set it to your API key, or {} to a server that needs none",
-                preset.key_variable, preset.base_url_variable
-            )));
+        if self.key.is_none() && self.key_variable.is_none() {
+            match variable(preset.key_variable)? {
+                Some(key) => self.key = Key::fixed(&key),
+                None if preset.needs_key && base_url.is_none() => {
+                    return Err(configuration(format!(
+                        "{} is not set; set it to your API key, or {} to a server that needs none",
+                        preset.key_variable, preset.base_url_variable
+                    )));
+                }
+                None => {}
+            }
         }
-        if let Some(key) = key {
-            self.key = Key::fixed(&key);
-        }
-        self.base_url = chosen.or_else(|| preset.base_url.map(str::to_owned));
+        self.base_url = base_url.or_else(|| preset.base_url.map(str::to_owned));
         if self.base_url.is_none() {
             return Err(configuration(format!(
                 "`{}:` needs a base URL; set {} to it",
@@ -294,8 +306,12 @@ impl OpenAiBuilder {
             )));
         }
         if preset.prefix == "openai" {
-            self.organization = variable("OPENAI_ORG_ID")?;
-            self.project = variable("OPENAI_PROJECT_ID")?;
+            self.organization = self
+                .organization
+                .map_or_else(|| variable("OPENAI_ORG_ID"), |id| Ok(Some(id)))?;
+            self.project = self
+                .project
+                .map_or_else(|| variable("OPENAI_PROJECT_ID"), |id| Ok(Some(id)))?;
         }
         Ok(self)
     }

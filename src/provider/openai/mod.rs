@@ -20,5 +20,5 @@ mod service;
 mod usage;
 
 pub use builder::{OpenAi, OpenAiBuilder, TokenLimitField};
-pub(crate) use presets::PRESETS;
+pub(crate) use presets::{find, prefixes};
 pub use service::{ChatCompletions, ResponseFuture};

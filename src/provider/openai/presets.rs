@@ -1,6 +1,7 @@
 //! The servers that can be named in a line, as data.
 
 use super::TokenLimitField;
+use crate::error::{ErrorKind, LlmError};
 
 /// A server that speaks OpenAI's chat completions.
 #[derive(Debug)]
@@ -79,3 +80,23 @@ pub(crate) const PRESETS: &[Preset] = &[
         "LMSTUDIO_API_KEY",
     ),
 ];
+
+/// The server with this prefix.
+pub(crate) fn find(prefix: &str) -> Result<&'static Preset, LlmError> {
+    PRESETS
+        .iter()
+        .find(|preset| preset.prefix == prefix)
+        .ok_or_else(|| {
+            let message = format!("{prefix:?} is no known provider; providers are {}", prefixes());
+            LlmError::new(ErrorKind::Configuration, message)
+        })
+}
+
+/// What may stand before a model: `openai:, openai-compatible:, ...`.
+pub(crate) fn prefixes() -> String {
+    let prefixes: Vec<_> = PRESETS
+        .iter()
+        .map(|preset| format!("{}:", preset.prefix))
+        .collect();
+    prefixes.join(", ")
+}
