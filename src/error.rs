@@ -142,6 +142,25 @@ impl ErrorKind {
         }
     }
 
+    /// How far a call that failed like this got, unless the error says otherwise.
+    pub(crate) const fn delivery(self) -> Delivery {
+        match self {
+            Self::Configuration | Self::Source | Self::BudgetExceeded => Delivery::NotSent,
+            Self::RateLimit
+            | Self::QuotaExhausted
+            | Self::InsufficientBalance
+            | Self::Overloaded
+            | Self::Authentication
+            | Self::PermissionDenied
+            | Self::NotFound
+            | Self::CacheMissing
+            | Self::InvalidRequest
+            | Self::ContextLength
+            | Self::Conflict => Delivery::Rejected,
+            _ => Delivery::MaybeBilled,
+        }
+    }
+
     /// What a person can do about it, where that is known.
     const fn advice(self) -> Option<&'static str> {
         match self {
@@ -238,21 +257,6 @@ impl LlmError {
     /// Its delivery is [`Delivery::MaybeBilled`] with unknown usage, except for kinds that say that nothing was
     /// generated (a rejection, or a failure before sending).
     pub fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
-        let delivery = match kind {
-            ErrorKind::Configuration | ErrorKind::Source | ErrorKind::BudgetExceeded => Delivery::NotSent,
-            ErrorKind::RateLimit
-            | ErrorKind::QuotaExhausted
-            | ErrorKind::InsufficientBalance
-            | ErrorKind::Overloaded
-            | ErrorKind::Authentication
-            | ErrorKind::PermissionDenied
-            | ErrorKind::NotFound
-            | ErrorKind::CacheMissing
-            | ErrorKind::InvalidRequest
-            | ErrorKind::ContextLength
-            | ErrorKind::Conflict => Delivery::Rejected,
-            _ => Delivery::MaybeBilled,
-        };
         Self {
             inner: Box::new(Inner {
                 kind,
@@ -261,7 +265,7 @@ impl LlmError {
                 code: None,
                 retry_after: None,
                 usage: None,
-                delivery,
+                delivery: kind.delivery(),
                 disposition: None,
                 quota: None,
                 raw_output: None,

@@ -67,3 +67,35 @@ impl From<Refused> for LlmError {
             .with_source(error)
     }
 }
+
+/// A number given to the builder makes no sense.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InvalidLimit {
+    field: &'static str,
+    problem: &'static str,
+}
+
+impl InvalidLimit {
+    pub(super) const fn new(field: &'static str, problem: &'static str) -> Self {
+        Self { field, problem }
+    }
+
+    /// Which one: the name of the builder's method.
+    pub const fn field(&self) -> &'static str {
+        self.field
+    }
+}
+
+impl fmt::Display for InvalidLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "rate limiter: {} {}", self.field, self.problem)
+    }
+}
+
+impl std::error::Error for InvalidLimit {}
+
+impl From<InvalidLimit> for LlmError {
+    fn from(error: InvalidLimit) -> Self {
+        Self::new(ErrorKind::Configuration, error.to_string()).with_source(error)
+    }
+}

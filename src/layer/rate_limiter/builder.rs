@@ -1,0 +1,217 @@
+//! Options of a gate, checked before it is made.
+
+use std::fmt;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::RateLimiter;
+use super::cooldown::Cooldown;
+use super::error::InvalidLimit;
+use super::gate::Gate;
+use super::pace::{LinearRecovery, Pace, StartRamp};
+use super::quota::Bucket;
+use super::state::{Config, InFlightRamp, State};
+use crate::events::Events;
+
+/// What a bucket holds, by default: the refill of one second.
+const DEFAULT_BURST: Duration = Duration::from_secs(1);
+
+/// Above this, a bucket would let more than a minute's quota through at once.
+const LONGEST_BURST: Duration = Duration::from_secs(60);
+
+/// Makes a [`RateLimiter`]; from [`RateLimiter::builder`].
+///
+/// Without any option set the gate has no quotas and no cap, but the cooldown and the start ramp.
+#[must_use = "a builder does nothing until `build` is called"]
+pub struct RateLimiterBuilder {
+    name: Arc<str>,
+    requests_per_minute: Option<u32>,
+    tokens_per_minute: Option<u32>,
+    burst: Duration,
+    max_in_flight: Option<usize>,
+    in_flight_ramp: Option<InFlightRamp>,
+    start_ramp: Option<StartRamp>,
+    cooldown: Cooldown,
+    pace: Option<Box<dyn Pace>>,
+    events: Option<Events>,
+}
+
+impl Default for RateLimiterBuilder {
+    fn default() -> Self {
+        Self {
+            name: "default".into(),
+            requests_per_minute: None,
+            tokens_per_minute: None,
+            burst: DEFAULT_BURST,
+            max_in_flight: None,
+            in_flight_ramp: None,
+            start_ramp: Some(StartRamp::default()),
+            cooldown: Cooldown::default(),
+            pace: None,
+            events: None,
+        }
+    }
+}
+
+impl RateLimiterBuilder {
+    /// The name in logs and metrics. `default` by default.
+    pub fn name(mut self, name: impl Into<Arc<str>>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// Calls per minute (RPM), refilled continuously. No limit by default.
+    pub fn requests_per_minute(mut self, requests: u32) -> Self {
+        self.requests_per_minute = Some(requests);
+        self
+    }
+
+    /// Tokens per minute (TPM), input and output together, refilled continuously. No limit by default.
+    ///
+    /// A call reserves its estimate and settles with what it used. A request that is estimated above this fails
+    /// with [`Refused::TooLarge`](super::Refused::TooLarge).
+    pub fn tokens_per_minute(mut self, tokens: u32) -> Self {
+        self.tokens_per_minute = Some(tokens);
+        self
+    }
+
+    /// How much of both quotas may be taken at once after a lull: what is refilled in this time. 1 s by default,
+    /// 60 s at most.
+    ///
+    /// A bucket that holds a whole minute lets nearly twice the limit through in the first minute, which providers
+    /// that count by the minute punish. An estimate above what the bucket holds waits until it is full and leaves a debt.
+    pub fn burst(mut self, time: Duration) -> Self {
+        self.burst = time;
+        self
+    }
+
+    /// The cap on calls in flight. None by default: then the concurrency of the batch is the cap.
+    pub fn max_in_flight(mut self, calls: usize) -> Self {
+        self.max_in_flight = Some(calls);
+        self
+    }
+
+    /// Starts cold with a cap of `initial` calls in flight, which rises by `step` every `every` from the first call on, up to
+    /// [`max_in_flight`](Self::max_in_flight). Off by default.
+    pub fn in_flight_ramp(mut self, initial: usize, step: usize, every: Duration) -> Self {
+        self.in_flight_ramp = Some(InFlightRamp { initial, step, every });
+        self
+    }
+
+    /// How starts are spaced until the first throttle. [`StartRamp::default`] by default.
+    pub fn start_ramp(mut self, ramp: StartRamp) -> Self {
+        self.start_ramp = Some(ramp);
+        self
+    }
+
+    /// Starts without a ramp: for a server of one's own, and for benches.
+    pub fn without_start_ramp(mut self) -> Self {
+        self.start_ramp = None;
+        self
+    }
+
+    /// How long the gate stays closed after a throttle. [`Cooldown::default`] by default.
+    pub fn cooldown(mut self, cooldown: Cooldown) -> Self {
+        self.cooldown = cooldown;
+        self
+    }
+
+    /// The policy that spaces starts. [`LinearRecovery`] by default.
+    pub fn pace(mut self, pace: impl Pace) -> Self {
+        self.pace = Some(Box::new(pace));
+        self
+    }
+
+    /// Where to send the gate's events. Nowhere by default.
+    pub fn events(mut self, events: &Events) -> Self {
+        self.events = Some(events.clone());
+        self
+    }
+
+    /// Makes the gate. May be called outside a runtime.
+    ///
+    /// # Errors
+    /// If a number is zero where it must not be, is none, or contradicts another one.
+    pub fn build(self) -> Result<RateLimiter, InvalidLimit> {
+        self.check()?;
+        let now = Instant::now();
+        let bucket = |limit: Option<u32>| {
+            limit
+                .and_then(NonZeroU32::new)
+                .map(|limit| Bucket::new(limit, self.burst, now))
+        };
+        let (requests, tokens) = (bucket(self.requests_per_minute), bucket(self.tokens_per_minute));
+        if let (Some(requests), Some(tokens)) = (self.requests_per_minute, self.tokens_per_minute)
+            && tokens < requests
+        {
+            tracing::warn!(
+                target: "llm_batch::rate_limiter",
+                limiter = &*self.name,
+                "{tokens} tokens a minute cannot feed {requests} requests a minute"
+            );
+        }
+        let pace = self.pace.unwrap_or_else(|| match self.cooldown.slow_start() {
+            Some(slow_start) => Box::new(slow_start),
+            None => Box::new(LinearRecovery::default()),
+        });
+        let config = Config {
+            cooldown: self.cooldown,
+            requests,
+            tokens,
+            max_in_flight: self.max_in_flight,
+            in_flight_ramp: self.in_flight_ramp,
+            start_ramp: self.start_ramp,
+            pacing: pace.initial(),
+        };
+        let gate = Gate::new(self.name, self.events, State::new(config, now), pace);
+        Ok(RateLimiter { gate: Arc::new(gate) })
+    }
+
+    fn check(&self) -> Result<(), InvalidLimit> {
+        let at_least_one = |field, number: Option<u64>| match number {
+            Some(0) => Err(InvalidLimit::new(field, "must be at least 1")),
+            _ => Ok(()),
+        };
+        at_least_one("requests_per_minute", self.requests_per_minute.map(u64::from))?;
+        at_least_one("tokens_per_minute", self.tokens_per_minute.map(u64::from))?;
+        at_least_one("max_in_flight", self.max_in_flight.map(|calls| calls as u64))?;
+        if self.burst.is_zero() || self.burst > LONGEST_BURST {
+            return Err(InvalidLimit::new("burst", "must be above zero and at most 60 s"));
+        }
+        if let Some(ramp) = &self.in_flight_ramp {
+            if ramp.initial == 0 || ramp.step == 0 || ramp.every.is_zero() {
+                return Err(InvalidLimit::new(
+                    "in_flight_ramp",
+                    "must begin with at least 1 and rise by at least 1 in a time above zero",
+                ));
+            }
+            if self.max_in_flight.is_some_and(|cap| cap < ramp.initial) {
+                return Err(InvalidLimit::new(
+                    "in_flight_ramp",
+                    "must not begin above max_in_flight",
+                ));
+            }
+        }
+        if let Some(ramp) = &self.start_ramp {
+            ramp.check()?;
+        }
+        self.cooldown.check()
+    }
+}
+
+impl fmt::Debug for RateLimiterBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RateLimiterBuilder")
+            .field("name", &self.name)
+            .field("requests_per_minute", &self.requests_per_minute)
+            .field("tokens_per_minute", &self.tokens_per_minute)
+            .field("burst", &self.burst)
+            .field("max_in_flight", &self.max_in_flight)
+            .field("start_ramp", &self.start_ramp)
+            .field("cooldown", &self.cooldown)
+            .finish_non_exhaustive()
+    }
+}

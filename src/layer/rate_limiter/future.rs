@@ -1,0 +1,173 @@
+//! The future of a call behind a gate.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use pin_project::pin_project;
+use tower_service::Service;
+
+use super::error::Refused;
+use super::grant::{Acquire, ActiveCall, Grant};
+use crate::classify::{Classify, Disposition, Verdict};
+use crate::error::Delivery;
+use crate::events::EventKind;
+use crate::item::{CallGuard, FindItem};
+
+/// The future of [`RateLimited`](super::RateLimited).
+///
+/// # Cancel safety
+/// Dropped while it waits, it leaves the queue and gives back what it was granted. Dropped during the call, the request
+/// quota is spent and the token quota keeps the estimate, as the provider may bill the call.
+#[pin_project]
+pub struct RateLimitedFuture<S, Req, C, F>
+where
+    S: Service<Req>,
+{
+    #[pin]
+    step: Step<S::Future>,
+    /// What is needed to make the call; gone once it is made.
+    pending: Option<(S, Req)>,
+    classify: C,
+    find: F,
+}
+
+#[pin_project(project = StepProj)]
+enum Step<Fut> {
+    Waiting(Acquire),
+    /// Waits for the service inside, with the grant in hand.
+    Granted(Option<Grant>),
+    Calling {
+        // In this order: the call ends, then the gate learns of it, then the item's record is closed.
+        #[pin]
+        future: Fut,
+        call: Option<ActiveCall>,
+        guard: Option<CallGuard>,
+    },
+}
+
+impl<S, Req, C, F> RateLimitedFuture<S, Req, C, F>
+where
+    S: Service<Req>,
+{
+    pub(super) const fn new(acquire: Acquire, service: S, request: Req, classify: C, find: F) -> Self {
+        Self {
+            step: Step::Waiting(acquire),
+            pending: Some((service, request)),
+            classify,
+            find,
+        }
+    }
+}
+
+impl<S, Req, C, F> Future for RateLimitedFuture<S, Req, C, F>
+where
+    S: Service<Req> + Clone,
+    S::Error: From<Refused>,
+    C: Classify<S::Response, S::Error>,
+    F: FindItem<Req>,
+{
+    type Output = Result<S::Response, S::Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        loop {
+            match this.step.as_mut().project() {
+                StepProj::Waiting(acquire) => match ready!(Pin::new(acquire).poll(cx)) {
+                    Ok(grant) => this.step.set(Step::Granted(Some(grant))),
+                    Err(refused) => return Poll::Ready(Err(refused.into())),
+                },
+                StepProj::Granted(grant) => {
+                    let Some((service, _)) = this.pending.as_mut() else {
+                        panic!("`RateLimitedFuture` polled after completion");
+                    };
+                    if let Err(error) = ready!(service.poll_ready(cx)) {
+                        *grant = None;
+                        *this.pending = None;
+                        return Poll::Ready(Err(error));
+                    }
+                    let (Some(grant), Some((mut service, mut request))) = (grant.take(), this.pending.take())
+                    else {
+                        panic!("`RateLimitedFuture` polled after completion");
+                    };
+                    match grant.start() {
+                        Ok(call) => {
+                            let guard = open(this.find, &mut request, &call);
+                            let future = service.call(request);
+                            this.step.set(Step::Calling {
+                                future,
+                                call: Some(call),
+                                guard,
+                            });
+                        }
+                        Err(acquire) => {
+                            // A fresh clone holds nothing of the service inside while this waits again.
+                            *this.pending = Some((service.clone(), request));
+                            this.step.set(Step::Waiting(acquire));
+                        }
+                    }
+                }
+                StepProj::Calling { future, call, guard } => {
+                    let result = ready!(future.poll(cx));
+                    if let Some(call) = call.take() {
+                        settle(call, guard.take(), this.classify.classify(result.as_ref()));
+                    }
+                    return Poll::Ready(result);
+                }
+            }
+        }
+    }
+}
+
+/// Opens the call in the item's record, at the instant of the last look.
+fn open<Req>(find: &impl FindItem<Req>, request: &mut Req, call: &ActiveCall) -> Option<CallGuard> {
+    let guard = find.call(request);
+    let (gate, at) = (call.gate(), call.started_at());
+    let item = guard.as_ref().map(|guard| &**guard.item());
+    gate.emit(at, item, || EventKind::QuotaAdmitted {
+        estimate: call.estimate(),
+    });
+    if let Some(guard) = guard.as_ref().filter(|guard| guard.is_opener()) {
+        gate.emit(at, item, || EventKind::CallStarted {
+            call: guard.number(),
+            attempt: guard.item().attempt(),
+        });
+    }
+    guard
+}
+
+fn settle(call: ActiveCall, guard: Option<CallGuard>, mut verdict: Verdict) {
+    let throttled = verdict.disposition == Disposition::Throttled;
+    let observed = guard.as_ref().and_then(CallGuard::observed);
+    let used = match observed {
+        Some(usage) => usage.map(|usage| usage.total()),
+        // Nobody looked. A call that was not sent or was turned away took nothing.
+        None if throttled => Some(0),
+        None => verdict
+            .kind
+            .filter(|kind| kind.delivery() != Delivery::MaybeBilled)
+            .map(|_| 0),
+    };
+    if verdict.quota.is_none() {
+        verdict.quota = guard.as_ref().and_then(CallGuard::quota);
+    }
+    let hold = call.settle(&verdict, used);
+    if let Some(guard) = guard
+        && throttled
+    {
+        guard.set_throttled();
+        if let Some(until) = hold {
+            guard.item().set_throttled_until(until);
+        }
+    }
+}
+
+impl<S, Req, C, F> fmt::Debug for RateLimitedFuture<S, Req, C, F>
+where
+    S: Service<Req>,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RateLimitedFuture").finish_non_exhaustive()
+    }
+}

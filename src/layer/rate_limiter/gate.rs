@@ -1,0 +1,265 @@
+//! The shared object: the state under its lock, the pace policy under another, and what is done outside of both.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
+
+use super::pace::{EndedCall, Pace, Pacing};
+use super::pump;
+use super::state::{Admission, Closing, Effects, Reply, Started, State, Ticket, Warning, is_answer};
+use super::waits::Waited;
+use crate::classify::Verdict;
+use crate::events::{EventKind, Events};
+use crate::item::Item;
+use crate::telemetry::Meter;
+
+const TARGET: &str = "llm_batch::rate_limiter";
+
+/// One gate.
+pub(super) struct Gate {
+    pub(super) name: Arc<str>,
+    events: Option<Events>,
+    pub(super) meter: Meter,
+    state: Mutex<State>,
+    /// Never taken while the state is locked: the policy is user code. Whoever closes or reopens the gate holds it.
+    pace: Mutex<Policy>,
+    /// Wakes the pumps.
+    pub(super) wake: Notify,
+}
+
+struct Policy {
+    pace: Box<dyn Pace>,
+    /// What the state was told last.
+    pacing: Pacing,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic of a pace policy must not take the gate down; the state's own code does not panic.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Gate {
+    pub(super) fn new(name: Arc<str>, events: Option<Events>, state: State, pace: Box<dyn Pace>) -> Self {
+        let pacing = pace.initial();
+        Self {
+            meter: Meter::new(Some(&name)),
+            name,
+            events,
+            state: Mutex::new(state),
+            pace: Mutex::new(Policy { pace, pacing }),
+            wake: Notify::new(),
+        }
+    }
+
+    /// Works on the state under the lock, with the time taken there. What follows from it is left to
+    /// [`apply`](Self::apply), once no lock is held.
+    fn locked<R>(&self, work: impl FnOnce(&mut State, Instant, &mut Effects) -> R) -> (R, Effects) {
+        let mut effects = Effects::default();
+        let mut state = lock(&self.state);
+        let now = Instant::now();
+        let result = work(&mut state, now, &mut effects);
+        (result, effects)
+    }
+
+    /// Works on the state under the lock, and then does what follows from it.
+    pub(super) fn with<R>(self: &Arc<Self>, work: impl FnOnce(&mut State, Instant, &mut Effects) -> R) -> R {
+        let (result, effects) = self.locked(work);
+        self.apply(effects);
+        result
+    }
+
+    fn apply(self: &Arc<Self>, mut effects: Effects) {
+        loop {
+            for (at, event) in effects.events.drain(..) {
+                self.emit(at, None, || event);
+            }
+            for warning in effects.warnings.drain(..) {
+                self.warn(&warning);
+            }
+            if effects.spawn_pump {
+                pump::spawn(self);
+            }
+            if effects.wake_pumps {
+                self.wake.notify_waiters();
+            }
+            let mut untaken = Vec::new();
+            for (reply, message) in effects.replies.drain(..) {
+                // It fails if the waiter has gone in the meantime.
+                if let Err(Ok(admission)) = reply.send(message) {
+                    untaken.push(admission);
+                }
+            }
+            effects.orphans.clear();
+            if untaken.is_empty() && !effects.more {
+                return;
+            }
+            ((), effects) = self.locked(|state, now, effects| {
+                for admission in untaken {
+                    state.give_back(&admission, now, effects);
+                }
+                state.drain(now, effects);
+            });
+        }
+    }
+
+    pub(super) fn emit(&self, at: Instant, item: Option<&Item>, event: impl FnOnce() -> EventKind) {
+        if let Some(events) = &self.events {
+            events.emit_at(at, item, event);
+        }
+    }
+
+    fn warn(&self, warning: &Warning) {
+        let limiter = &*self.name;
+        match warning {
+            Warning::Closed {
+                kind,
+                pause,
+                generation,
+            } => {
+                self.meter.cooldown_started(*pause);
+                tracing::warn!(
+                    target: TARGET,
+                    limiter,
+                    kind = kind.as_str(),
+                    generation,
+                    "calls pause for {pause:?} ({kind})"
+                );
+            }
+            Warning::Latched { kind } => tracing::warn!(
+                target: TARGET,
+                limiter,
+                kind = kind.as_str(),
+                "no call will be sent until the rate limiter is reopened ({kind})"
+            ),
+        }
+    }
+
+    /// A waiter goes, from wherever it is. Returns what it waited for.
+    pub(super) fn cancel(
+        self: &Arc<Self>,
+        ticket: Ticket,
+        mut receiver: oneshot::Receiver<Reply>,
+    ) -> Option<Box<Waited>> {
+        let waited = self.with(|state, now, effects| state.cancel(ticket, now, effects));
+        if waited.is_some() {
+            return waited;
+        }
+        // Not in the queue: the reply has arrived, or it is on its way and will find nobody.
+        receiver.close();
+        let admission = receiver.try_recv().ok()?.ok()?;
+        self.give_back(&admission);
+        admission.waited
+    }
+
+    pub(super) fn give_back(self: &Arc<Self>, admission: &Admission) {
+        self.with(|state, now, effects| state.give_back(admission, now, effects));
+    }
+
+    /// The last look before a call.
+    pub(super) fn start(self: &Arc<Self>, admission: &Admission) -> Option<Started> {
+        self.with(|state, now, effects| state.start(admission, now, effects))
+    }
+
+    /// Tells the policy of a call that has started.
+    pub(super) fn started(self: &Arc<Self>, started: &Started) {
+        let effects = self.ask(&mut lock(&self.pace), |pace| pace.on_start(&started.call));
+        self.apply(effects);
+    }
+
+    /// Asks the policy and tells the state what it said, if that is new.
+    fn ask(&self, policy: &mut Policy, question: impl FnOnce(&mut dyn Pace) -> Pacing) -> Effects {
+        let pacing = question(&mut *policy.pace);
+        if policy.pacing == pacing {
+            return Effects::default();
+        }
+        policy.pacing = pacing;
+        self.locked(|state, now, effects| state.set_pacing(pacing, now, effects))
+            .1
+    }
+
+    /// A call has ended without a verdict.
+    pub(super) fn end_unjudged(self: &Arc<Self>, started: &Started) {
+        self.with(|state, now, effects| {
+            effects.events.push((now, settled(started, None)));
+            state.end(started, None, None, None, now, effects);
+        });
+    }
+
+    /// A call has ended; `open` becomes false with it, before anything can panic. Returns until when a throttled
+    /// item has to wait.
+    pub(super) fn end(
+        self: &Arc<Self>,
+        started: &Started,
+        verdict: &Verdict,
+        used: Option<u64>,
+        open: &mut bool,
+    ) -> Option<Instant> {
+        let mut end = |state: &mut State, closing, now, effects: &mut Effects| {
+            effects.events.push((now, settled(started, used)));
+            *open = false;
+            state.end(started, Some(verdict), used, closing, now, effects)
+        };
+        if is_answer(verdict) {
+            let (hold, at) = self.with(|state, now, effects| (end(state, None, now, effects), now));
+            let call = ended(verdict, false, at);
+            let effects = self.ask(&mut lock(&self.pace), |pace| pace.on_end(&started.call, &call));
+            self.apply(effects);
+            return hold;
+        }
+        // Held from the decision to close to the closing, so that a generation closes once and by one rate.
+        let mut policy = lock(&self.pace);
+        let closing = self.closing(&mut policy, started, verdict);
+        let ((hold, at), effects) =
+            self.locked(|state, now, effects| (end(state, closing, now, effects), now));
+        let more = if closing.is_none() {
+            let call = ended(verdict, false, at);
+            self.ask(&mut policy, |pace| pace.on_end(&started.call, &call))
+        } else {
+            Effects::default()
+        };
+        drop(policy);
+        self.apply(effects);
+        self.apply(more);
+        hold
+    }
+
+    /// Whether a verdict closes the gate, and the pace at which it will open again.
+    fn closing(
+        &self,
+        policy: &mut Policy,
+        started: &Started,
+        verdict: &Verdict,
+    ) -> Option<(Closing, Pacing)> {
+        let ((closing, at), _) = self.locked(|state, now, _| (state.closing(started, verdict), now));
+        let closing = closing?;
+        policy.pacing = policy.pace.on_end(&started.call, &ended(verdict, true, at));
+        Some((closing, policy.pacing))
+    }
+
+    pub(super) fn reopen(self: &Arc<Self>) {
+        let policy = lock(&self.pace);
+        let ((), effects) = self.locked(State::reopen);
+        drop(policy);
+        self.apply(effects);
+    }
+}
+
+fn settled(started: &Started, used: Option<u64>) -> EventKind {
+    EventKind::QuotaSettled {
+        estimate: started.call.estimate,
+        used,
+    }
+}
+
+fn ended(verdict: &Verdict, closes: bool, at: Instant) -> EndedCall {
+    EndedCall {
+        at,
+        accepted: is_answer(verdict),
+        closes,
+        kind: verdict.kind,
+        retry_after: verdict.retry_after,
+        dimension: verdict.quota.and_then(|quota| quota.dimension),
+        quota: verdict.quota,
+    }
+}

@@ -1,0 +1,270 @@
+//! From asking to the end of the call, each step an object that cleans up after itself.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, Sleep};
+
+use super::error::Refused;
+use super::gate::Gate;
+use super::state::{Admission, Answer, Ask, Reply, Started, Ticket};
+use crate::classify::Verdict;
+use crate::item::{Item, WaitReason};
+
+/// The future of [`RateLimiter::acquire`](super::RateLimiter::acquire): waits for its turn.
+///
+/// # Cancel safety
+/// Dropped, it leaves the queue and the next one moves up; a grant that had arrived unseen is given back.
+#[must_use = "futures do nothing unless polled"]
+pub struct Acquire {
+    gate: Arc<Gate>,
+    estimate: u64,
+    ticket: Option<Ticket>,
+    hold_until: Option<Instant>,
+    item: Option<Arc<Item>>,
+    step: Step,
+}
+
+enum Step {
+    Asking,
+    /// Waits out its own hint, before it joins the queue.
+    Holding(Instant, Pin<Box<Sleep>>),
+    Queued(Ticket, oneshot::Receiver<Reply>),
+    Done,
+}
+
+impl Acquire {
+    pub(super) const fn new(gate: Arc<Gate>, estimate: u64) -> Self {
+        Self {
+            gate,
+            estimate,
+            ticket: None,
+            hold_until: None,
+            item: None,
+            step: Step::Asking,
+        }
+    }
+
+    /// Comes back after a throttle: waits out its own hint before it joins the queue, at the tail, or at the head if
+    /// its estimate is far above the mean.
+    pub fn held_until(mut self, until: Instant) -> Self {
+        self.hold_until = Some(until);
+        self
+    }
+
+    /// Writes its waits into the item's record.
+    pub(super) fn for_item(mut self, item: Arc<Item>) -> Self {
+        self.item = Some(item);
+        self
+    }
+
+    fn granted(&mut self, admission: Admission) -> Grant {
+        self.step = Step::Done;
+        if let Some(waited) = &admission.waited {
+            waited.record(self.item.as_deref(), &self.gate.meter);
+        }
+        Grant {
+            gate: Arc::clone(&self.gate),
+            admission,
+            item: self.item.take(),
+            open: true,
+        }
+    }
+
+    fn record_hold(&self, since: Instant) {
+        let now = Instant::now();
+        if let Some(item) = &self.item {
+            item.add_wait(WaitReason::Cooldown, since, now);
+        }
+        let time = now.saturating_duration_since(since);
+        self.gate.meter.waited(WaitReason::Cooldown, time);
+    }
+
+    fn ask(&self) -> Answer {
+        let ask = Ask {
+            estimate: self.estimate,
+            ticket: self.ticket,
+            hold_until: self.hold_until,
+        };
+        self.gate
+            .with(|state, now, effects| state.ask(&ask, now, effects))
+    }
+}
+
+impl Future for Acquire {
+    type Output = Result<Grant, Refused>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        loop {
+            match &mut this.step {
+                Step::Asking => match this.ask() {
+                    Answer::Granted(admission) => return Poll::Ready(Ok(this.granted(admission))),
+                    Answer::Refused(refused) => {
+                        this.step = Step::Done;
+                        return Poll::Ready(Err(refused));
+                    }
+                    Answer::Hold(until) => {
+                        if Handle::try_current().is_err() {
+                            this.step = Step::Done;
+                            return Poll::Ready(Err(Refused::Closed));
+                        }
+                        let sleep = Box::pin(tokio::time::sleep_until(until));
+                        this.step = Step::Holding(Instant::now(), sleep);
+                    }
+                    Answer::Queued(ticket, receiver) => this.step = Step::Queued(ticket, receiver),
+                },
+                Step::Holding(since, sleep) => {
+                    ready!(sleep.as_mut().poll(cx));
+                    let since = *since;
+                    this.record_hold(since);
+                    this.step = Step::Asking;
+                }
+                Step::Queued(ticket, receiver) => match ready!(Pin::new(receiver).poll(cx)) {
+                    Ok(Ok(admission)) => return Poll::Ready(Ok(this.granted(admission))),
+                    Ok(Err(refused)) => {
+                        this.step = Step::Done;
+                        return Poll::Ready(Err(refused));
+                    }
+                    // The runtime whose pump it counted on has gone; this one's may serve it.
+                    Err(_) => {
+                        this.ticket = Some(*ticket);
+                        this.step = Step::Asking;
+                    }
+                },
+                Step::Done => panic!("`Acquire` polled after completion"),
+            }
+        }
+    }
+}
+
+impl Drop for Acquire {
+    fn drop(&mut self) {
+        match std::mem::replace(&mut self.step, Step::Done) {
+            Step::Queued(ticket, receiver) => {
+                if let Some(waited) = self.gate.cancel(ticket, receiver) {
+                    waited.record(self.item.as_deref(), &self.gate.meter);
+                }
+            }
+            Step::Holding(since, _) => self.record_hold(since),
+            Step::Asking | Step::Done => {}
+        }
+    }
+}
+
+impl fmt::Debug for Acquire {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Acquire")
+            .field("limiter", &self.gate.name)
+            .field("estimate", &self.estimate)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Leave to make one call, with its place among the calls in flight and its share of both quotas.
+///
+/// Dropped before [`start`](Self::start), everything is given back.
+#[must_use = "dropping the grant gives it back"]
+pub struct Grant {
+    gate: Arc<Gate>,
+    admission: Admission,
+    item: Option<Arc<Item>>,
+    open: bool,
+}
+
+impl Grant {
+    /// The last look, right before the call: it starts now.
+    ///
+    /// # Errors
+    /// If the gate was closed after the grant was given: a future that waits again, from the same place in the queue.
+    pub fn start(mut self) -> Result<ActiveCall, Acquire> {
+        self.open = false;
+        let Some(started) = self.gate.start(&self.admission) else {
+            let mut again = Acquire::new(Arc::clone(&self.gate), self.admission.estimate);
+            again.ticket = Some(self.admission.ticket);
+            again.item = self.item.take();
+            return Err(again);
+        };
+        let call = ActiveCall {
+            gate: Arc::clone(&self.gate),
+            started,
+            open: true,
+        };
+        // A policy that panics ends the call, which is then cancelled.
+        self.gate.started(&started);
+        Ok(call)
+    }
+}
+
+impl Drop for Grant {
+    fn drop(&mut self) {
+        if self.open {
+            self.gate.give_back(&self.admission);
+        }
+    }
+}
+
+impl fmt::Debug for Grant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Grant")
+            .field("limiter", &self.gate.name)
+            .field("estimate", &self.admission.estimate)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A call that has started. Its request quota is spent.
+///
+/// Dropped without [`settle`](Self::settle) it was cancelled: the token quota keeps the estimate.
+#[must_use = "dropping it means that the call was cancelled"]
+pub struct ActiveCall {
+    gate: Arc<Gate>,
+    started: Started,
+    open: bool,
+}
+
+impl ActiveCall {
+    /// When it started, as the gate's events have it.
+    pub fn started_at(&self) -> Instant {
+        self.started.call.at
+    }
+
+    /// The call has ended: settles the token quota and acts on the verdict.
+    ///
+    /// `used` tokens settle the reservation: less than the estimate is refunded, more leaves a debt, `None` (unknown)
+    /// keeps the estimate. After a throttle it returns until when the one who was throttled has to wait, for
+    /// [`Acquire::held_until`].
+    pub fn settle(mut self, verdict: &Verdict, used: Option<u64>) -> Option<Instant> {
+        self.gate.end(&self.started, verdict, used, &mut self.open)
+    }
+
+    /// The tokens reserved for it.
+    pub fn estimate(&self) -> u64 {
+        self.started.call.estimate
+    }
+
+    pub(super) fn gate(&self) -> &Gate {
+        &self.gate
+    }
+}
+
+impl Drop for ActiveCall {
+    fn drop(&mut self) {
+        if self.open {
+            self.gate.end_unjudged(&self.started);
+        }
+    }
+}
+
+impl fmt::Debug for ActiveCall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ActiveCall")
+            .field("limiter", &self.gate.name)
+            .finish_non_exhaustive()
+    }
+}

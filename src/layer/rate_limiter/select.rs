@@ -1,0 +1,116 @@
+//! Picking the gate by request.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::{RateLimiter, RateLimiterSnapshot};
+
+/// How a layer picks the gate for a request: one [`RateLimiter`] for all, or a closure.
+pub trait SelectLimiter<Req> {
+    /// The gate that `request` has to pass. Called once per call.
+    fn select(&self, request: &Req) -> RateLimiter;
+}
+
+impl<Req> SelectLimiter<Req> for RateLimiter {
+    fn select(&self, _: &Req) -> RateLimiter {
+        self.clone()
+    }
+}
+
+impl<Req, F: Fn(&Req) -> RateLimiter> SelectLimiter<Req> for F {
+    fn select(&self, request: &Req) -> RateLimiter {
+        self(request)
+    }
+}
+
+/// Gates by key, each made when its key is first seen. Cloning is cheap; all clones share the gates.
+///
+/// A gate is kept as long as any clone lives, because it remembers pauses and debts. So the keys should be few: models,
+/// accounts, regions, but nothing that grows with the number of items.
+///
+/// ```
+/// use llm_batch::LlmRequest;
+/// use llm_batch::layer::rate_limiter::{RateLimiter, RateLimiterLayer, RateLimiters};
+///
+/// let small = RateLimiter::builder().requests_per_minute(500).build().unwrap();
+/// let by_model = RateLimiters::new(move |model: &String| match model.as_str() {
+///     "large" => RateLimiter::builder().requests_per_minute(60).build().unwrap(),
+///     // Several keys may share one gate.
+///     _ => small.clone(),
+/// });
+/// let layer = RateLimiterLayer::keyed(move |request: &LlmRequest| {
+///     by_model.get(request.input().model().unwrap_or("default"))
+/// });
+/// # let _ = layer;
+/// ```
+pub struct RateLimiters<K> {
+    shared: Arc<Shared<K>>,
+}
+
+struct Shared<K> {
+    gates: Mutex<HashMap<K, RateLimiter>>,
+    make: Box<dyn Fn(&K) -> RateLimiter + Send + Sync>,
+}
+
+impl<K: Eq + Hash> RateLimiters<K> {
+    /// Makes each gate with `make`, once per key.
+    pub fn new(make: impl Fn(&K) -> RateLimiter + Send + Sync + 'static) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                gates: Mutex::new(HashMap::new()),
+                make: Box::new(make),
+            }),
+        }
+    }
+
+    /// The gate for `key`.
+    pub fn get<Q>(&self, key: &Q) -> RateLimiter
+    where
+        K: std::borrow::Borrow<Q>,
+        Q: Eq + Hash + ToOwned<Owned = K> + ?Sized,
+    {
+        if let Some(limiter) = self.gates().get(key) {
+            return limiter.clone();
+        }
+        // Made outside the lock; if two threads meet here, one gate is dropped unused.
+        let key = key.to_owned();
+        let made = (self.shared.make)(&key);
+        self.gates().entry(key).or_insert(made).clone()
+    }
+
+    /// What each gate is doing right now.
+    pub fn snapshots(&self) -> Vec<(K, RateLimiterSnapshot)>
+    where
+        K: Clone,
+    {
+        let gates: Vec<(K, RateLimiter)> = self
+            .gates()
+            .iter()
+            .map(|(key, limiter)| (key.clone(), limiter.clone()))
+            .collect();
+        gates
+            .into_iter()
+            .map(|(key, limiter)| (key, limiter.snapshot()))
+            .collect()
+    }
+
+    fn gates(&self) -> std::sync::MutexGuard<'_, HashMap<K, RateLimiter>> {
+        self.shared.gates.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<K> Clone for RateLimiters<K> {
+    fn clone(&self) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+        }
+    }
+}
+
+impl<K> fmt::Debug for RateLimiters<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RateLimiters").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,51 @@
+//! A look at a gate.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::ErrorKind;
+use crate::item::WaitReason;
+
+/// What a gate is doing at one moment. Durations are in seconds in JSON.
+///
+/// `granted = returned + settled + in_flight` holds in every snapshot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct RateLimiterSnapshot {
+    /// How much longer it is closed, if it is.
+    #[serde(with = "crate::serde_seconds::option")]
+    pub closed_for: Option<Duration>,
+    /// Why it is closed, if it is.
+    pub closed_by: Option<ErrorKind>,
+    /// Why it is latched, if it is.
+    pub latched: Option<ErrorKind>,
+    /// Goes up by one with each pause, and when it is reopened by hand.
+    pub generation: u64,
+    /// Calls that wait in its queue.
+    pub waiting: usize,
+    /// What the first of them waits for.
+    pub waiting_for: Option<WaitReason>,
+    /// Calls that were let through and have not ended.
+    pub in_flight: usize,
+    /// How many calls may be in flight, if there is a cap.
+    pub max_in_flight: Option<usize>,
+    /// The pace, if starts are spaced.
+    pub starts_per_second: Option<f64>,
+    /// Requests that could start at once, as far as the request quota goes; negative after a debt.
+    pub requests_available: Option<f64>,
+    /// Tokens that could be taken at once; negative after a debt.
+    pub tokens_available: Option<f64>,
+    /// Grants given so far.
+    pub granted: u64,
+    /// Grants that were given back unused.
+    pub returned: u64,
+    /// Calls that have ended.
+    pub settled: u64,
+    /// Calls that were throttled.
+    pub throttled: u64,
+    /// Time it was closed so far.
+    #[serde(with = "crate::serde_seconds")]
+    pub paused: Duration,
+}

@@ -1,0 +1,111 @@
+//! What the queue waited for, and when.
+
+use std::collections::VecDeque;
+
+use tokio::time::Instant;
+
+use crate::item::{Item, WaitReason, Waits};
+use crate::telemetry::Meter;
+
+/// Pauses remembered while somebody waits: more than any waiter sees.
+const PAUSES: usize = 1024;
+
+/// What held the head of the queue over time. What a waiter waited for is the difference between two looks at it.
+#[derive(Debug, Default)]
+pub(super) struct Timeline {
+    current: Option<(WaitReason, Instant)>,
+    totals: Waits,
+    pauses: VecDeque<(Instant, Instant)>,
+}
+
+/// What one waiter waited for.
+#[derive(Debug)]
+pub(super) struct Waited {
+    waits: Waits,
+    until: Instant,
+    /// Those for a closed gate, one by one.
+    pauses: Vec<(Instant, Instant)>,
+}
+
+impl Timeline {
+    /// From now on the head is held for `reason`; `None` when nobody waits.
+    pub(super) fn held(&mut self, reason: Option<WaitReason>, now: Instant) {
+        if let (Some((old, _)), Some(new)) = (self.current, reason)
+            && old == new
+        {
+            return;
+        }
+        if let Some((old, since)) = self.current.take() {
+            self.totals.add(old, now.saturating_duration_since(since));
+            if old == WaitReason::Cooldown && now > since {
+                self.pauses.push_back((since, now));
+                if self.pauses.len() > PAUSES {
+                    self.pauses.pop_front();
+                }
+            }
+        }
+        if reason.is_none() {
+            self.pauses.clear();
+        }
+        self.current = reason.map(|reason| (reason, now));
+    }
+
+    /// What the head waits for.
+    pub(super) fn reason(&self) -> Option<WaitReason> {
+        self.current.map(|(reason, _)| reason)
+    }
+
+    /// All time waited up to now, by reason.
+    pub(super) fn totals(&self, now: Instant) -> Waits {
+        let mut totals = self.totals;
+        if let Some((reason, since)) = self.current {
+            totals.add(reason, now.saturating_duration_since(since));
+        }
+        totals
+    }
+
+    /// What somebody waited for who came at `since`, when the totals were `mark`.
+    pub(super) fn waited(&self, since: Instant, mark: &Waits, now: Instant) -> Box<Waited> {
+        let totals = self.totals(now);
+        let mut waits = Waits::default();
+        for (reason, total) in totals.iter() {
+            waits.add(reason, total.saturating_sub(mark.get(reason)));
+        }
+        let mut pauses = Vec::new();
+        if !waits.cooldown.is_zero() {
+            if let Some((WaitReason::Cooldown, from)) = self.current {
+                pauses.push((from.max(since), now));
+            }
+            let earlier = self.pauses.iter().rev().take_while(|(_, until)| *until > since);
+            pauses.extend(earlier.map(|(from, until)| ((*from).max(since), *until)));
+        }
+        Box::new(Waited {
+            waits,
+            until: now,
+            pauses,
+        })
+    }
+}
+
+impl Waited {
+    /// Writes it into the item's record and the metrics.
+    pub(super) fn record(&self, item: Option<&Item>, meter: &Meter) {
+        for (reason, time) in self.waits.iter() {
+            if time.is_zero() {
+                continue;
+            }
+            meter.waited(reason, time);
+            if reason != WaitReason::Cooldown
+                && let Some(item) = item
+                && let Some(since) = self.until.checked_sub(time)
+            {
+                item.add_wait(reason, since, self.until);
+            }
+        }
+        for (since, until) in &self.pauses {
+            if let Some(item) = item {
+                item.add_wait(WaitReason::Cooldown, *since, *until);
+            }
+        }
+    }
+}
