@@ -20,11 +20,10 @@ use super::strategy::{BatchItem, Parts, StrategyError, sealed};
 use super::task::{End, ItemFuture};
 use super::tasks::{EndedOf, Tasks};
 use super::termination::{StopMode, Termination};
-use crate::classify::kind_of;
-use crate::error::{BoxError, Delivery, ErrorKind, LlmError};
+use crate::classify::{kind_of, was_sent};
+use crate::error::{BoxError, ErrorKind, LlmError};
 use crate::events::{EventKind, Events};
 use crate::item::{Item, ItemId, ItemReport};
-use crate::layer::rate_limiter::Refused;
 use crate::request::LlmRequest;
 use crate::telemetry::{ItemEnd, Meter, item_span};
 
@@ -403,8 +402,8 @@ where
         at: Instant,
     ) -> Option<ErrorKind> {
         let kind = failure.as_ref().map(|failure| failure.kind);
-        let cost_nothing = result.as_ref().is_err_and(not_sent);
-        let report = close(item, at, cost_nothing);
+        let sent = result.as_ref().err().is_none_or(was_sent);
+        let report = close(item, at, sent);
         self.shared.statistics().finish(item, &report, kind);
         report_end(&self.options, item, at, report, failure, || {
             result.as_ref().err().and_then(text_of)
@@ -436,10 +435,10 @@ struct Failure {
 }
 
 /// An item's final accounts. A call that no layer observed counts as one of unknown usage, never as no call.
-fn close(item: &Item, at: Instant, cost_nothing: bool) -> ItemReport {
+fn close(item: &Item, at: Instant, sent: bool) -> ItemReport {
     let unwatched = item.is_unwatched();
     if unwatched {
-        item.settle_last_call(!cost_nothing);
+        item.settle_last_call(sent);
     }
     let mut report = item.final_report(at);
     if unwatched && report.calls > 0 {
@@ -492,27 +491,6 @@ fn text_of<E: 'static>(error: &E) -> Option<String> {
     }
 }
 
-/// Whether an error says that no call was made.
-fn not_sent<E: 'static>(error: &E) -> bool {
-    let error: &dyn Any = error;
-    if let Some(error) = error.downcast_ref::<LlmError>() {
-        return error.delivery() == Delivery::NotSent;
-    }
-    let mut next = error
-        .downcast_ref::<BoxError>()
-        .map(|error| &**error as &(dyn std::error::Error + 'static));
-    while let Some(error) = next {
-        if let Some(error) = error.downcast_ref::<LlmError>() {
-            return error.delivery() == Delivery::NotSent;
-        }
-        if error.is::<Refused>() {
-            return true;
-        }
-        next = error.source();
-    }
-    false
-}
-
 /// The stream was dropped: nobody takes outcomes any more, but the accounts and the events are complete.
 impl<B: BatchItem, T: Tasks<B>> Drop for Driver<B, T> {
     fn drop(&mut self) {
@@ -527,7 +505,7 @@ impl<B: BatchItem, T: Tasks<B>> Drop for Driver<B, T> {
         statistics.end(at);
         drop(statistics);
         for Slot { item, .. } in self.slots.drain() {
-            let report = close(&item, at, false);
+            let report = close(&item, at, true);
             let kind = ErrorKind::Aborted;
             self.shared.statistics().finish(&item, &report, Some(kind));
             let failure = Failure {

@@ -3,4 +3,6 @@
 
 mod concurrency;
 mod failure;
+mod stop;
+
 mod support;

@@ -262,7 +262,7 @@ impl<C, F, H> RetryPolicy<C, F, H> {
             }
             Disposition::Success | Disposition::Fatal | Disposition::ScopeFatal => return None,
         };
-        if progress.calls >= config.max_calls {
+        if progress.calls >= config.max_calls || item.is_some_and(|item| item.stop_requested()) {
             return None;
         }
         if verdict.maybe_billed {
