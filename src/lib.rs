@@ -22,6 +22,9 @@ mod serde_seconds;
 mod state;
 mod usage;
 
+#[cfg(feature = "progress")]
+#[cfg_attr(docsrs, doc(cfg(feature = "progress")))]
+pub use batch::Progress;
 pub use batch::{
     BatchError, BatchHandle, BatchSummary, BoxStrategy, IntoWorkItem, LlmBatch, LlmStreamExt, Outcome,
     StopMode, StrategyError, StrategyExt, Termination, WorkItem,

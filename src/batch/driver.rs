@@ -241,6 +241,7 @@ where
                 statistics.terminate(cause);
                 if let Some(source) = source.as_ref().as_pin_ref() {
                     statistics.set_not_reached(source.size_hint());
+                    statistics.set_remaining((0, Some(0)));
                 }
                 cause.to_string()
             }
@@ -282,7 +283,10 @@ where
                             self.fail_fast(source.as_mut(), kind);
                         }
                     }
-                    Poll::Ready(None) => source.set(None),
+                    Poll::Ready(None) => {
+                        self.shared.statistics().set_remaining((0, Some(0)));
+                        source.set(None);
+                    }
                     Poll::Pending => source_pending = true,
                 }
             }

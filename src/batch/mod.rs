@@ -5,6 +5,8 @@ mod error;
 mod ext;
 mod handle;
 mod outcome;
+#[cfg(feature = "progress")]
+mod progress;
 mod statistics;
 mod strategy;
 mod stream;
@@ -18,6 +20,9 @@ pub use error::BatchError;
 pub use ext::{LlmStreamExt, WithStrategy};
 pub use handle::BatchHandle;
 pub use outcome::Outcome;
+#[cfg(feature = "progress")]
+#[cfg_attr(docsrs, doc(cfg(feature = "progress")))]
+pub use progress::{Progress, RunningProgress};
 pub use strategy::{BatchItem, BoxStrategy, StrategyError, StrategyExt};
 pub use stream::LlmBatch;
 pub use summary::{BatchSummary, FailureGroup, Percentiles};

@@ -66,7 +66,10 @@ impl Times {
 
     fn percentiles(&self) -> Option<Percentiles> {
         let histogram = self.0.as_ref()?;
-        let at = |quantile| Duration::from_micros(histogram.value_at_quantile(quantile));
+        let at = |quantile| {
+            let value = histogram.value_at_quantile(quantile);
+            Duration::from_micros(histogram.median_equivalent(value))
+        };
         Some(Percentiles {
             p50: at(0.50),
             p95: at(0.95),

@@ -1,6 +1,7 @@
 //! The stream combinator, through its public face and in virtual time.
 #![allow(clippy::unwrap_used)]
 
+mod account;
 mod concurrency;
 mod failure;
 mod stop;

@@ -1,0 +1,334 @@
+//! A progress bar on a terminal, plain lines elsewhere.
+
+use std::fmt;
+use std::io::{IsTerminal, Write};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use super::handle::BatchHandle;
+use super::summary::{BatchSummary, Seconds, grouped, significant};
+use crate::error::ErrorKind;
+use crate::events::{EventError, EventKind, EventReceiver, Events};
+
+/// How often a bar is drawn anew.
+const FRAME: Duration = Duration::from_millis(100);
+
+/// How often plain lines look for something to say.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// A plain line is written after every tenth of the items, and at least this often.
+const LINE: Duration = Duration::from_secs(10);
+
+/// Shows how a batch goes: items done and failed, tokens, rate, the gate's state, time left.
+///
+/// On a terminal it is a bar on standard error. Elsewhere it is plain lines: one after every tenth of the items, at
+/// least one in ten seconds, and one at the end. The total grows with what the source says; a source that does not
+/// know gets a spinner and no time left.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// use futures::{StreamExt, stream};
+/// use llm_batch::{Events, LlmError, LlmRequest, LlmResponse, LlmStreamExt, Progress};
+/// use tower::service_fn;
+///
+/// let events = Events::new(); // give it to the gate too, and the bar tells when it is closed
+/// let echo = service_fn(async |_: LlmRequest| Ok::<_, LlmError>(LlmResponse::new("hi".to_owned())));
+/// let mut results = stream::iter(["a", "b"]).with_strategy(echo).llm_batch(2).events(&events);
+///
+/// let progress = Progress::new(&results.handle()).events(&events).start();
+/// while results.next().await.is_some() {}
+/// drop(progress); // draws the final state
+/// # }
+/// ```
+#[must_use = "call `start`"]
+pub struct Progress {
+    handle: BatchHandle,
+    events: Option<EventReceiver>,
+    lines: Option<Box<dyn Write + Send>>,
+}
+
+impl Progress {
+    /// Of the batch of this handle.
+    pub fn new(handle: &BatchHandle) -> Self {
+        Self {
+            handle: handle.clone(),
+            events: None,
+            lines: None,
+        }
+    }
+
+    /// Shows the state of the gates that send their events here.
+    pub fn events(mut self, events: &Events) -> Self {
+        self.events = Some(events.subscribe());
+        self
+    }
+
+    /// Writes plain lines to `writer`, whether or not standard error is a terminal.
+    pub fn lines_to(mut self, writer: impl Write + Send + 'static) -> Self {
+        self.lines = Some(Box::new(writer));
+        self
+    }
+
+    /// Begins. It ends by itself with the batch, or when what is returned is dropped; either way the final state is
+    /// shown once and is exact.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn start(self) -> RunningProgress {
+        let display = match self.lines {
+            Some(writer) => Display::lines(writer),
+            None if std::io::stderr().is_terminal() => Display::Bar(bar()),
+            None => Display::lines(Box::new(std::io::stderr())),
+        };
+        let period = match display {
+            Display::Bar(_) => FRAME,
+            Display::Lines { .. } => LOOK,
+        };
+        let view = Arc::new(View {
+            handle: self.handle,
+            display: Mutex::new(Some(display)),
+        });
+        let ticks = run(Arc::clone(&view), self.events, period);
+        RunningProgress {
+            view,
+            task: tokio::spawn(ticks).abort_handle(),
+        }
+    }
+}
+
+impl fmt::Debug for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Progress")
+            .field("handle", &self.handle)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A progress display at work. Dropping it shows the state of that moment and ends it.
+#[must_use = "dropping it ends the display"]
+pub struct RunningProgress {
+    view: Arc<View>,
+    task: AbortHandle,
+}
+
+impl Drop for RunningProgress {
+    fn drop(&mut self) {
+        self.task.abort();
+        self.view.end();
+    }
+}
+
+impl fmt::Debug for RunningProgress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RunningProgress")
+            .field("handle", &self.view.handle)
+            .finish_non_exhaustive()
+    }
+}
+
+async fn run(view: Arc<View>, mut events: Option<EventReceiver>, period: Duration) {
+    let mut ticks = interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut gate = Gate::default();
+    loop {
+        ticks.tick().await;
+        gate.update(events.as_mut());
+        let summary = view.handle.statistics();
+        if summary.termination.is_some() && summary.in_flight == 0 {
+            return view.end();
+        }
+        view.show(&summary, &gate);
+    }
+}
+
+/// What the display shows, shared by the task that draws and by the drop that ends it.
+struct View {
+    handle: BatchHandle,
+    // `None` once the final state was shown.
+    display: Mutex<Option<Display>>,
+}
+
+impl View {
+    fn show(&self, summary: &BatchSummary, gate: &Gate) {
+        let mut display = self.display.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(display) = &mut *display {
+            display.show(summary, gate);
+        }
+    }
+
+    fn end(&self) {
+        let display = self.display.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(display) = display {
+            display.end(&self.handle.statistics());
+        }
+    }
+}
+
+enum Display {
+    Bar(ProgressBar),
+    Lines {
+        writer: Box<dyn Write + Send>,
+        last: Instant,
+        tenths: u64,
+    },
+}
+
+impl Display {
+    fn lines(writer: Box<dyn Write + Send>) -> Self {
+        Self::Lines {
+            writer,
+            last: Instant::now(),
+            tenths: 0,
+        }
+    }
+
+    fn show(&mut self, summary: &BatchSummary, gate: &Gate) {
+        match self {
+            Self::Bar(bar) => {
+                draw(bar, summary);
+                bar.set_message(status(summary, gate));
+            }
+            Self::Lines { writer, last, tenths } => {
+                let now_tenths = summary.expected.map_or(0, |total| {
+                    (summary.finished() * 10).checked_div(total).unwrap_or(0)
+                });
+                if now_tenths > *tenths || last.elapsed() >= LINE {
+                    *tenths = now_tenths;
+                    *last = Instant::now();
+                    write_line(writer, &format!("{}{}", count(summary), status(summary, gate)));
+                }
+            }
+        }
+    }
+
+    fn end(self, summary: &BatchSummary) {
+        let mut text = status(summary, &Gate::default());
+        text.push_str(&format!(", {}", Seconds(summary.elapsed)));
+        match self {
+            Self::Bar(bar) => {
+                draw(&bar, summary);
+                bar.abandon_with_message(text);
+            }
+            Self::Lines { mut writer, .. } => write_line(&mut writer, &format!("{}{text}", count(summary))),
+        }
+    }
+}
+
+/// A closed standard error is no reason to stop.
+fn write_line(writer: &mut impl Write, line: &str) {
+    let _ = writeln!(writer, "{line}");
+    let _ = writer.flush();
+}
+
+fn bar() -> ProgressBar {
+    ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr())
+}
+
+fn draw(bar: &ProgressBar, summary: &BatchSummary) {
+    // The template changes when the source turns out to know its size.
+    if bar.length() != summary.expected || bar.position() == 0 {
+        let template = match summary.expected {
+            Some(_) => "{bar:24} {pos}/{len} {wide_msg}",
+            None => "{spinner} {pos} {wide_msg}",
+        };
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style);
+        }
+    }
+    match summary.expected {
+        Some(total) => bar.set_length(total),
+        None => bar.unset_length(),
+    }
+    bar.set_position(summary.finished());
+}
+
+/// `12/200 items (6 %)`.
+fn count(summary: &BatchSummary) -> String {
+    let done = summary.finished();
+    match summary.expected {
+        Some(total) => {
+            let percent = (done * 100).checked_div(total).unwrap_or(100);
+            format!("{}/{} items ({percent} %)", grouped(done), grouped(total))
+        }
+        None => format!("{} items", grouped(done)),
+    }
+}
+
+/// What stands behind the count.
+fn status(summary: &BatchSummary, gate: &Gate) -> String {
+    let mut text = format!(", {} failed", grouped(summary.failed));
+    if summary.calls > 0 {
+        text.push_str(&format!(", {} tokens", grouped(summary.usage.total())));
+    }
+    if summary.throttled_calls > 0 {
+        text.push_str(&format!(", {} throttled", grouped(summary.throttled_calls)));
+    }
+    if summary.items_per_second > 0.0 {
+        text.push_str(&format!(", {}/s", significant(summary.items_per_second)));
+    }
+    text.push_str(&gate.text());
+    if let Some(cause) = summary.termination {
+        if summary.in_flight > 0 || cause != super::Termination::Completed {
+            text.push_str(&format!(", {cause}"));
+        }
+    } else if let Some(left) = time_left(summary) {
+        text.push_str(&format!(", {} left", Seconds(left)));
+    }
+    text
+}
+
+/// At the rate up to now.
+fn time_left(summary: &BatchSummary) -> Option<Duration> {
+    let left = summary.expected?.saturating_sub(summary.finished());
+    if left == 0 || summary.items_per_second <= 0.0 {
+        return None;
+    }
+    Duration::try_from_secs_f64((left as f64 / summary.items_per_second).ceil()).ok()
+}
+
+/// What the events told of the gates.
+#[derive(Default)]
+struct Gate {
+    closed_until: Option<Instant>,
+    latched: Option<ErrorKind>,
+}
+
+impl Gate {
+    /// Takes what has come since the last time.
+    fn update(&mut self, events: Option<&mut EventReceiver>) {
+        let Some(events) = events else { return };
+        loop {
+            let event = match events.try_recv() {
+                Ok(Some(event)) => event,
+                // Some were lost; the newest are still there.
+                Err(EventError::Lost(_)) => continue,
+                Ok(None) | Err(EventError::Closed) => return,
+            };
+            #[allow(clippy::match_wildcard_for_single_variants)] // the others are many, and say nothing here
+            match event.kind {
+                EventKind::CooldownStarted { pause, .. } => self.closed_until = Some(Instant::now() + pause),
+                EventKind::CooldownEnded { .. } => self.closed_until = None,
+                EventKind::Latched { kind } => self.latched = Some(kind),
+                EventKind::Reopened => self.latched = None,
+                _ => {}
+            }
+        }
+    }
+
+    fn text(&self) -> String {
+        if let Some(kind) = self.latched {
+            return format!(", gate shut ({kind})");
+        }
+        let left = self
+            .closed_until
+            .map(|until| until.saturating_duration_since(Instant::now()));
+        match left {
+            Some(left) if !left.is_zero() => format!(", throttled for {}", Seconds(left)),
+            _ => String::new(),
+        }
+    }
+}
