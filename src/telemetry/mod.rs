@@ -201,10 +201,13 @@ pub(crate) fn call_span(call: Option<&CallGuard>) -> Span {
     span
 }
 
-/// For providers: writes into the current call span which provider and model are asked.
+/// For providers: writes into the current call span which provider and model are asked. Does nothing where the
+/// current span is another one.
 pub(crate) fn record_request(provider: &str, model: &str) {
     let span = Span::current();
-    if span.is_disabled() {
+    let is_call =
+        |metadata: &tracing::Metadata<'_>| metadata.target() == TARGET && metadata.name() == CALL_SPAN;
+    if !span.metadata().is_some_and(is_call) {
         return;
     }
     span.record(PROVIDER, provider);

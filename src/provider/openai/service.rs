@@ -18,6 +18,7 @@ use crate::prompt::Prompt;
 use crate::provider::wire;
 use crate::request::LlmRequest;
 use crate::response::LlmResponse;
+use crate::telemetry;
 
 /// A strategy that asks one model for chat completions. Made by [`OpenAi::model`]; cheap to clone.
 ///
@@ -141,6 +142,8 @@ impl Service<LlmRequest<Prompt>> for ChatCompletions {
         ResponseFuture {
             inner: Box::pin(async move {
                 let call = request.open_call();
+                let model = request.input().model().unwrap_or(&strategy.model);
+                telemetry::record_request(&strategy.client.inner.provider, model);
                 let (result, quota) = strategy.ask(request.input()).await;
                 match &result {
                     Ok(response) => {
