@@ -4,5 +4,10 @@
 pub mod dry_run;
 pub mod rate_limiter;
 pub mod retry;
+pub mod standard;
 pub mod timeout;
 pub mod token_accounting;
+
+mod builder_ext;
+
+pub use builder_ext::ServiceBuilderExt;

@@ -137,6 +137,11 @@ impl RateLimiterBuilder {
     /// If a number is zero where it must not be, is none, or contradicts another one.
     pub fn build(self) -> Result<RateLimiter, InvalidLimit> {
         self.check()?;
+        Ok(self.make())
+    }
+
+    /// Makes the gate of options that were checked, or are the defaults.
+    pub(super) fn make(self) -> RateLimiter {
         let now = Instant::now();
         let bucket = |limit: Option<u32>| {
             limit
@@ -167,7 +172,7 @@ impl RateLimiterBuilder {
             pacing: pace.initial(),
         };
         let gate = Gate::new(self.name, self.events, State::new(config, now), pace);
-        Ok(RateLimiter { gate: Arc::new(gate) })
+        RateLimiter { gate: Arc::new(gate) }
     }
 
     fn check(&self) -> Result<(), InvalidLimit> {

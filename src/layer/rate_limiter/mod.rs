@@ -36,6 +36,13 @@ pub struct RateLimiter {
     gate: Arc<Gate>,
 }
 
+/// A gate without quotas, which still cools down when the provider throttles, and spaces starts.
+impl Default for RateLimiter {
+    fn default() -> Self {
+        Self::builder().make()
+    }
+}
+
 impl RateLimiter {
     /// Options for a new gate.
     pub fn builder() -> RateLimiterBuilder {

@@ -106,6 +106,10 @@ impl<C, F, H> RetryPolicy<C, F, H> {
         self
     }
 
+    pub(in crate::layer) fn max_attempts(self, max_attempts: u32) -> Self {
+        self.set(|config| config.max_attempts = max_attempts)
+    }
+
     /// How many throttled calls an item survives, apart from its attempts: `n` allow `n + 1` calls, 0 fails on the
     /// first. 20 by default.
     #[must_use]
