@@ -1,5 +1,6 @@
 //! The provider over real sockets on this machine.
 #![allow(clippy::unwrap_used)]
 
+mod connections;
 mod happy_path;
 mod server;

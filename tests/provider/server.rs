@@ -11,7 +11,7 @@ use llm_batch::OpenAi;
 use llm_batch::provider::openai::{ChatCompletions, OpenAiBuilder};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpSocket, TcpStream};
 
 /// A request as it came in.
 #[derive(Clone, Debug)]
@@ -111,6 +111,7 @@ pub(crate) struct Server {
     pub(crate) connections: Arc<AtomicUsize>,
     pub(crate) received: Arc<Mutex<Vec<Received>>>,
     accept: tokio::task::JoinHandle<()>,
+    serving: Arc<Mutex<Vec<tokio::task::JoinHandle<()>>>>,
 }
 
 impl Drop for Server {
@@ -134,15 +135,21 @@ impl Server {
         Fut: Future<Output = Reply> + Send + 'static,
     {
         let handler: Handler = Arc::new(move |request| Box::pin(handler(request)));
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        // With room for a thousand connections that are not accepted yet; the default resets some of them.
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let listener = socket.listen(4_096).unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let connections = Arc::new(AtomicUsize::new(0));
         let received = Arc::new(Mutex::new(Vec::new()));
+        let serving = Arc::new(Mutex::new(Vec::new()));
         let (counter, log) = (Arc::clone(&connections), Arc::clone(&received));
+        let tasks = Arc::clone(&serving);
         let accept = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 counter.fetch_add(1, Ordering::SeqCst);
-                tokio::spawn(serve(stream, Arc::clone(&handler), Arc::clone(&log)));
+                let serving = serve(stream, Arc::clone(&handler), Arc::clone(&log));
+                tasks.lock().unwrap().push(tokio::spawn(serving));
             }
         });
         Self {
@@ -150,6 +157,7 @@ impl Server {
             connections,
             received,
             accept,
+            serving,
         }
     }
 
@@ -161,6 +169,13 @@ impl Server {
 
     pub(crate) fn model(&self) -> ChatCompletions {
         self.builder().build().unwrap().model("test-model")
+    }
+
+    /// Closes every connection that was accepted.
+    pub(crate) fn close_all(&self) {
+        for task in self.serving.lock().unwrap().drain(..) {
+            task.abort();
+        }
     }
 
     pub(crate) fn accepted(&self) -> usize {

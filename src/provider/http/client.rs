@@ -1,23 +1,26 @@
 //! The client itself.
 
 use std::error::Error as StdError;
+use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{AUTHORIZATION, CONTENT_TYPE, LOCATION};
+use http::header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE, LOCATION};
 use http::{HeaderMap, HeaderValue};
 use reqwest::{Method, Request, Url};
 use secrecy::{ExposeSecret as _, SecretString};
 
+use super::body::HeldBody;
+use super::connections::{CALL, CallGuard, ConnectWhenMissing, Connections, IDLE_TIMEOUT};
 use super::key::Key;
 use crate::error::{Delivery, ErrorKind, LlmError};
 
+/// How many closed connections in a row a call meets before it gives up.
+const MAX_STALE_CONNECTIONS: usize = 4;
+
 /// How many redirects within the same host a call follows.
 const MAX_REDIRECTS: usize = 3;
-
-/// Servers close idle connections, mostly after 5 s (Node, uvicorn, llama.cpp), and a request that crosses such a close
-/// is lost. So we close first. In a busy batch no connection is idle that long.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// What a client needs to know.
 #[derive(Debug)]
@@ -29,6 +32,7 @@ pub(crate) struct HttpConfig {
     pub(crate) user_agent: String,
     /// Off for a server on this machine, which no proxy can reach.
     pub(crate) system_proxy: bool,
+    pub(crate) max_connections: Option<usize>,
 }
 
 /// A reply, whatever its status, read to its end.
@@ -66,6 +70,7 @@ pub(crate) struct HttpClient {
     key: Key,
     headers: HeaderMap,
     max_response_bytes: usize,
+    connections: Arc<Connections>,
 }
 
 impl HttpClient {
@@ -79,6 +84,7 @@ impl HttpClient {
             // Retry is a layer, and the only one.
             .retry(reqwest::retry::never())
             .pool_idle_timeout(IDLE_TIMEOUT)
+            .connector_layer(ConnectWhenMissing)
             .connect_timeout(config.connect_timeout)
             .user_agent(config.user_agent)
             .referer(false);
@@ -98,6 +104,7 @@ impl HttpClient {
             key: config.key,
             headers: config.headers,
             max_response_bytes: config.max_response_bytes,
+            connections: Connections::new(config.max_connections),
         })
     }
 
@@ -122,10 +129,10 @@ impl HttpClient {
 
     async fn follow(&self, mut url: Url, body: Bytes, key: Option<&SecretString>) -> Result<Reply, LlmError> {
         for _ in 0..MAX_REDIRECTS {
-            let response = self.send(url.clone(), body.clone(), key).await?;
+            let (response, call) = self.send(&url, &body, key).await?;
             match same_host_redirect(&url, &response)? {
                 Some(next) => url = next,
-                None => return self.read(response).await,
+                None => return self.read(response, call).await,
             }
         }
         Err(LlmError::new(
@@ -135,31 +142,49 @@ impl HttpClient {
         .with_delivery(Delivery::Rejected))
     }
 
+    /// Sends a request, and again at once while a kept connection turns out to be closed before it went out.
     async fn send(
         &self,
-        url: Url,
-        body: Bytes,
+        url: &Url,
+        body: &Bytes,
         key: Option<&SecretString>,
-    ) -> Result<reqwest::Response, LlmError> {
-        let mut request = Request::new(Method::POST, url);
+    ) -> Result<(reqwest::Response, CallGuard), LlmError> {
+        for _ in 0..MAX_STALE_CONNECTIONS {
+            match self.send_once(url, body, key).await {
+                Err(SendError::Stale) => self.connections.set_closes_unasked(),
+                Err(SendError::Failed(error)) => return Err(error),
+                Ok(response) => return Ok(response),
+            }
+        }
+        let message = "the server closes its connections before they can be used";
+        Err(LlmError::new(ErrorKind::Connection, message).with_delivery(Delivery::NotSent))
+    }
+
+    async fn send_once(
+        &self,
+        url: &Url,
+        body: &Bytes,
+        key: Option<&SecretString>,
+    ) -> Result<(reqwest::Response, CallGuard), SendError> {
+        let mut request = Request::new(Method::POST, url.clone());
         let headers = request.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if let Some(key) = key {
-            headers.insert(AUTHORIZATION, bearer(key)?);
+            headers.insert(AUTHORIZATION, bearer(key).map_err(SendError::Failed)?);
         }
-        headers.extend(
-            self.headers
-                .iter()
-                .map(|(name, value)| (name.clone(), value.clone())),
-        );
-        *request.body_mut() = Some(body.into());
-        self.client
-            .execute(request)
-            .await
-            .map_err(|error| error_of_send(&error))
+        for (name, value) in &self.headers {
+            headers.insert(name, value.clone());
+        }
+        let call = self.connections.call();
+        let (body, handed_over) = HeldBody::new(body.clone(), call.call(), self.connections.patience());
+        *request.body_mut() = Some(reqwest::Body::wrap(body));
+        match CALL.scope(call.call(), self.client.execute(request)).await {
+            Ok(response) => Ok((response, call)),
+            Err(error) => Err(SendError::new(&error, handed_over.get())),
+        }
     }
 
-    async fn read(&self, mut response: reqwest::Response) -> Result<Reply, LlmError> {
+    async fn read(&self, mut response: reqwest::Response, mut call: CallGuard) -> Result<Reply, LlmError> {
         let status = response.status().as_u16();
         let too_large = || {
             LlmError::new(
@@ -189,12 +214,35 @@ impl HttpClient {
                 Some(chunk) => body.extend_from_slice(&chunk),
             }
         }
+        if keeps_alive(response.version(), &headers) {
+            call.set_reusable();
+        }
         Ok(Reply {
             status,
             headers,
             body: body.freeze(),
             secrets: Vec::new(),
         })
+    }
+}
+
+/// Whether the server leaves the connection open after the reply, as far as it says.
+fn keeps_alive(version: http::Version, headers: &HeaderMap) -> bool {
+    let said = |word: &str| {
+        headers
+            .get_all(CONNECTION)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .any(|value| {
+                value
+                    .split(',')
+                    .any(|option| option.trim().eq_ignore_ascii_case(word))
+            })
+    };
+    if version < http::Version::HTTP_11 {
+        said("keep-alive")
+    } else {
+        !said("close")
     }
 }
 
@@ -243,30 +291,49 @@ fn same_host_redirect(from: &Url, response: &reqwest::Response) -> Result<Option
     }
 }
 
-fn error_of_send(error: &reqwest::Error) -> LlmError {
-    let cause = cause(error);
-    if error.is_builder() {
-        return LlmError::new(
-            ErrorKind::Configuration,
-            format!("the request cannot be sent: {cause}"),
-        );
+/// Why there is no reply.
+enum SendError {
+    /// A kept connection was closed before the whole request was on it: not sent, and safe to repeat.
+    Stale,
+    Failed(LlmError),
+}
+
+impl SendError {
+    fn new(error: &reqwest::Error, handed_over: bool) -> Self {
+        let cause = cause(error);
+        if error.is_builder() {
+            let message = format!("the request cannot be sent: {cause}");
+            return Self::Failed(LlmError::new(ErrorKind::Configuration, message));
+        }
+        if error.is_connect() {
+            let message = format!("no connection: {cause}");
+            return Self::Failed(
+                LlmError::new(ErrorKind::Connection, message).with_delivery(Delivery::NotSent),
+            );
+        }
+        // A broken pipe comes from writing alone, so the end of the request never left.
+        if !handed_over || is_broken_pipe(error) {
+            return Self::Stale;
+        }
+        let message = format!("the connection broke before the reply: {cause}");
+        Self::Failed(LlmError::new(ErrorKind::Connection, message).with_delivery(Delivery::MaybeBilled))
     }
-    let (message, delivery) = if error.is_connect() {
-        (format!("no connection: {cause}"), Delivery::NotSent)
-    } else {
-        (
-            format!("the connection broke before the reply: {cause}"),
-            Delivery::MaybeBilled,
-        )
-    };
-    LlmError::new(ErrorKind::Connection, message).with_delivery(delivery)
+}
+
+/// The chain of errors below `error`.
+fn sources<'a>(error: &'a reqwest::Error) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    std::iter::successors(error.source(), |&error| error.source())
+}
+
+fn is_broken_pipe(error: &reqwest::Error) -> bool {
+    sources(error)
+        .filter_map(|source| source.downcast_ref::<io::Error>())
+        .any(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
 /// The innermost error, which tells what happened. The outer ones name the URL, which may hold secrets.
-fn cause(error: &(dyn StdError + 'static)) -> String {
-    let mut innermost = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    innermost.to_string()
+fn cause(error: &reqwest::Error) -> String {
+    sources(error)
+        .last()
+        .map_or_else(|| "unknown".to_owned(), ToString::to_string)
 }

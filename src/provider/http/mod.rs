@@ -1,7 +1,10 @@
 //! The HTTP client under every provider: one request, one bounded reply, one honest error.
 
+mod body;
 mod client;
+mod connections;
 mod key;
+mod open_files;
 
 pub(crate) use client::{HttpClient, HttpConfig, Reply};
 pub(crate) use key::Key;

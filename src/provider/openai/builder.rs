@@ -131,6 +131,7 @@ pub struct OpenAiBuilder {
     connect_timeout: Duration,
     user_agent: Option<String>,
     keep_raw_body: bool,
+    max_connections: Option<usize>,
     provider: Option<&'static str>,
 }
 
@@ -158,6 +159,7 @@ impl Default for OpenAiBuilder {
             connect_timeout: DEFAULT_CONNECT_TIMEOUT,
             user_agent: None,
             keep_raw_body: false,
+            max_connections: None,
             provider: None,
         }
     }
@@ -261,6 +263,19 @@ impl OpenAiBuilder {
     /// default.
     pub fn keep_raw_body(mut self, keep: bool) -> Self {
         self.keep_raw_body = keep;
+        self
+    }
+
+    /// Sets how many connections may be open at once; there is no limit of its own by default, since the batch's
+    /// concurrency and the gate's in-flight cap bound the calls, and there are never more connections than calls. Calls
+    /// beyond the limit wait for a connection with their call clock running.
+    ///
+    /// # Panics
+    /// If `connections` is 0.
+    #[track_caller]
+    pub fn max_connections(mut self, connections: usize) -> Self {
+        assert!(connections > 0, "a client without connections cannot call");
+        self.max_connections = Some(connections);
         self
     }
 
@@ -369,6 +384,7 @@ impl OpenAiBuilder {
                 .user_agent
                 .unwrap_or_else(|| concat!("llm-batch/", env!("CARGO_PKG_VERSION")).to_owned()),
             system_proxy: !is_this_machine(&endpoint),
+            max_connections: self.max_connections,
         })?;
         let provider = provider_name(&endpoint)
             .or(self.provider)

@@ -1,0 +1,295 @@
+//! No more connections than calls.
+//!
+//! A client that finds no idle connection opens one at once, though the one of a call that just ended may be free a
+//! moment later. In a busy batch that adds up to more connections than calls. So opening one first asks here whether
+//! one is missing, and if not waits for the one that is about to come back.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use super::open_files;
+use crate::error::BoxError;
+
+/// Servers close idle connections, mostly after 5 s (Node, uvicorn, llama.cpp), and a request that crosses such a close
+/// is lost. So we close first. In a busy batch no connection is idle that long.
+pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// How long an idle connection that should be there may take to turn up before it counts as closed by the server. A free
+/// connection takes microseconds, or some milliseconds on a loaded machine.
+const GRACE: Duration = Duration::from_millis(100);
+
+/// How long a request's body waits behind its head on a server that is known to close connections unasked: enough for
+/// a close that is under way on this machine to arrive.
+const PATIENCE: Duration = Duration::from_millis(2);
+
+tokio::task_local! {
+    /// The call that a connection would be opened for.
+    pub(super) static CALL: Arc<Call>;
+}
+
+/// The connections of one client, as far as they can be known from outside its pool.
+#[derive(Default)]
+pub(super) struct Connections {
+    counts: Mutex<Counts>,
+    changed: Notify,
+    limit: Option<usize>,
+    /// Whether the server was seen to close kept connections without saying so.
+    closes_unasked: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    calls: usize,
+    busy: usize,
+    opening: usize,
+    /// When each idle connection became idle. The pool takes the youngest first, too.
+    idle: VecDeque<Instant>,
+}
+
+impl Counts {
+    fn open(&self) -> usize {
+        self.busy + self.opening + self.idle.len()
+    }
+}
+
+impl Connections {
+    pub(super) fn new(limit: Option<usize>) -> Arc<Self> {
+        Arc::new(Self {
+            limit,
+            ..Self::default()
+        })
+    }
+
+    fn counts(&self) -> MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes a call that needs a connection. It ends when dropped.
+    pub(super) fn call(self: &Arc<Self>) -> CallGuard {
+        self.counts().calls += 1;
+        let call = Call {
+            connections: Arc::clone(self),
+            arrived: AtomicBool::new(false),
+            over: Notify::new(),
+        };
+        CallGuard {
+            call: Arc::new(call),
+            reusable: false,
+        }
+    }
+
+    /// Notes that a kept connection turned out to be closed.
+    pub(super) fn set_closes_unasked(&self) {
+        self.closes_unasked.store(true, Ordering::Relaxed);
+    }
+
+    /// How long a request's body should wait behind its head, beyond one turn of the runtime.
+    pub(super) fn patience(&self) -> Option<Duration> {
+        self.closes_unasked.load(Ordering::Relaxed).then_some(PATIENCE)
+    }
+
+    /// Takes the right to open a connection if one is missing.
+    fn try_open(&self) -> bool {
+        let mut counts = self.counts();
+        while counts
+            .idle
+            .front()
+            .is_some_and(|since| since.elapsed() > IDLE_TIMEOUT)
+        {
+            counts.idle.pop_front();
+        }
+        if self.closes_unasked.load(Ordering::Relaxed) {
+            // Nothing is known about what is idle.
+            counts.idle.clear();
+        }
+        let wanted = counts.calls.min(self.limit.unwrap_or(usize::MAX));
+        let open = counts.open();
+        if open >= wanted {
+            return false;
+        }
+        counts.opening += 1;
+        drop(counts);
+        open_files::warn_near_limit(open + 1);
+        true
+    }
+
+    fn opened(&self, succeeded: bool) {
+        let mut counts = self.counts();
+        counts.opening = counts.opening.saturating_sub(1);
+        if succeeded {
+            counts.idle.push_back(Instant::now());
+        } else {
+            drop(counts);
+            self.changed.notify_waiters();
+        }
+    }
+
+    /// No idle connection turned up, so there is none.
+    fn give_up_on_idle(&self) {
+        let mut counts = self.counts();
+        if !counts.idle.is_empty() {
+            counts.idle.clear();
+            self.set_closes_unasked();
+        }
+    }
+}
+
+impl fmt::Debug for Connections {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connections")
+            .field("counts", &*self.counts())
+            .finish_non_exhaustive()
+    }
+}
+
+/// One call, for those who work on its connection.
+pub(super) struct Call {
+    connections: Arc<Connections>,
+    arrived: AtomicBool,
+    over: Notify,
+}
+
+impl Call {
+    /// Notes that the call got its connection.
+    pub(super) fn arrive(&self) {
+        if !self.arrived.swap(true, Ordering::AcqRel) {
+            let mut counts = self.connections.counts();
+            counts.idle.pop_back();
+            counts.busy += 1;
+            drop(counts);
+            self.over.notify_one();
+        }
+    }
+
+    /// Waits until the client should open a connection for this call; `false` if it has one already.
+    async fn may_open(&self) -> bool {
+        loop {
+            let changed = self.connections.changed.notified();
+            if self.arrived.load(Ordering::Acquire) {
+                return false;
+            }
+            if self.connections.try_open() {
+                return true;
+            }
+            tokio::select! {
+                () = self.over.notified() => return false,
+                () = changed => {}
+                () = tokio::time::sleep(GRACE) => self.connections.give_up_on_idle(),
+            }
+        }
+    }
+}
+
+/// Ends a call's part in the counts.
+pub(super) struct CallGuard {
+    call: Arc<Call>,
+    reusable: bool,
+}
+
+impl CallGuard {
+    pub(super) fn call(&self) -> Arc<Call> {
+        Arc::clone(&self.call)
+    }
+
+    /// Notes that the reply was read to its end and the connection stays open.
+    pub(super) fn set_reusable(&mut self) {
+        self.reusable = true;
+    }
+}
+
+impl Drop for CallGuard {
+    fn drop(&mut self) {
+        let connections = &self.call.connections;
+        let arrived = self.call.arrived.swap(true, Ordering::AcqRel);
+        let mut counts = connections.counts();
+        counts.calls -= 1;
+        if arrived {
+            counts.busy -= 1;
+            if self.reusable {
+                counts.idle.push_back(Instant::now());
+            }
+        }
+        drop(counts);
+        self.call.over.notify_one();
+        if arrived && !self.reusable {
+            connections.changed.notify_waiters();
+        }
+    }
+}
+
+/// Lets a connection be opened when one is missing.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ConnectWhenMissing;
+
+impl<S> Layer<S> for ConnectWhenMissing {
+    type Service = Gated<S>;
+
+    fn layer(&self, inner: S) -> Gated<S> {
+        Gated { inner }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Gated<S> {
+    inner: S,
+}
+
+impl<S, Req> Service<Req> for Gated<S>
+where
+    S: Service<Req, Error = BoxError> + Clone + Send + 'static,
+    S::Response: Send,
+    S::Future: Send,
+    Req: Send + 'static,
+{
+    type Response = S::Response;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<S::Response, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, destination: Req) -> Self::Future {
+        let inner = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, inner);
+        let call = CALL.try_with(Arc::clone).ok();
+        Box::pin(async move {
+            let Some(call) = call else {
+                return inner.call(destination).await;
+            };
+            if !call.may_open().await {
+                return Err("the call got another connection".into());
+            }
+            let mut opening = Opening {
+                connections: &call.connections,
+                succeeded: false,
+            };
+            let connection = inner.call(destination).await?;
+            opening.succeeded = true;
+            Ok(connection)
+        })
+    }
+}
+
+/// Settles an opening however it ends, also by a drop.
+struct Opening<'a> {
+    connections: &'a Connections,
+    succeeded: bool,
+}
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        self.connections.opened(self.succeeded);
+    }
+}
