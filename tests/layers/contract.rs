@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use llm_batch::layer::dry_run::DryRunLayer;
 use llm_batch::layer::retry::{RetryLayer, RetryPolicy, RetryWait};
+use llm_batch::layer::standard::StandardLayer;
 use llm_batch::layer::timeout::{CallTimeoutLayer, ItemTimeoutLayer, TimedOut};
 use llm_batch::layer::token_accounting::{TokenAccountingLayer, TokenLedger};
 use llm_batch::{Lazy, LlmError, LlmResponse, lazy};
@@ -121,6 +122,11 @@ async fn the_layers_together_hold_the_contract() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_standard_stack_holds_the_contract() {
+    holds(StandardLayer::new()).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lazy_strategy_readies_the_instance_that_it_calls() {
     let probe = Probe::new();
     let made = probe.clone();
@@ -146,6 +152,8 @@ fn auto_traits() {
     everywhere::<RetryPolicy>();
     everywhere::<TokenAccountingLayer>();
     everywhere::<TokenLedger>();
+    everywhere::<StandardLayer>();
+    sent::<llm_batch::layer::standard::Standard<Probe>>();
     everywhere::<DryRunLayer>();
     everywhere::<TimedOut>();
     everywhere::<Lazy<Probe>>();

@@ -6,6 +6,7 @@ mod contract;
 mod dry_run;
 mod lazy;
 mod retry;
+mod stack;
 mod support;
 mod telemetry;
 mod timeout;
