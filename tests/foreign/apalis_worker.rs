@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use apalis::prelude::*;
+use llm_batch::layer::rate_limiter::{RateLimiter, RateLimiterLayer};
 use llm_batch::layer::retry::{RetryLayer, RetryPolicy};
 use llm_batch::layer::timeout::{CallTimeoutLayer, ItemTimeoutLayer};
 use llm_batch::layer::token_accounting::{TokenAccountingLayer, TokenLedger};
@@ -11,7 +12,7 @@ use llm_batch::{BoxError, LlmError, LlmResponse, TokenUsage};
 
 #[tokio::test]
 async fn a_worker_hosts_the_layers() {
-    let ledger = TokenLedger::new();
+    let (ledger, limiter) = (TokenLedger::new(), RateLimiter::default());
     let seen = Arc::new(Mutex::new(Vec::new()));
     let answers = Arc::clone(&seen);
     let handler = move |prompt: String, worker: WorkerContext| {
@@ -54,6 +55,7 @@ async fn a_worker_hosts_the_layers() {
         .backend(backend)
         .layer(ItemTimeoutLayer::new(Duration::from_secs(60)).untracked())
         .layer(RetryLayer::new(policy))
+        .layer(RateLimiterLayer::new(limiter.clone()).untracked())
         .layer(accounting)
         .layer(CallTimeoutLayer::new(Duration::from_secs(30)))
         .build(handler)
@@ -65,6 +67,7 @@ async fn a_worker_hosts_the_layers() {
     assert_eq!((asked, snapshot.calls), (5, 5));
     assert_eq!((snapshot.failed_calls, snapshot.unknown_usage_calls), (2, 1));
     assert_eq!(snapshot.usage, TokenUsage::new(30, 6));
+    assert_eq!((limiter.snapshot().granted, limiter.snapshot().throttled), (5, 1));
 }
 
 #[derive(Clone)]

@@ -9,24 +9,14 @@ use async_openai::middleware::ReqwestService;
 use async_openai::types::chat::{
     ChatCompletionRequestUserMessageArgs, CreateChatCompletionRequest, CreateChatCompletionRequestArgs,
 };
+use llm_batch::layer::rate_limiter::{RateLimiter, RateLimiterLayer};
 use llm_batch::layer::retry::{RetryLayer, RetryPolicy};
 use llm_batch::layer::timeout::{CallTimeoutLayer, ItemTimeoutLayer};
 use llm_batch::layer::token_accounting::{TokenAccountingLayer, TokenLedger};
-use llm_batch::{BoxError, Disposition, ErrorKind, Verdict};
+use llm_batch::{BoxError, HttpClassifier};
 use tower::{ServiceBuilder, ServiceExt};
 
 use crate::server::serve;
-
-/// What the status says, where the provider answered; a connection that failed is tried again.
-fn by_status<E>(outcome: Result<&reqwest::Response, &E>) -> Verdict {
-    match outcome.map(|response| response.status().as_u16()) {
-        Ok(429) => Verdict::of_kind(ErrorKind::RateLimit),
-        Ok(500..) => Verdict::of_kind(ErrorKind::ServerError),
-        Ok(400..) => Verdict::of_kind(ErrorKind::InvalidRequest),
-        Ok(_) => Verdict::SUCCESS,
-        Err(_) => Verdict::new(Disposition::Backoff),
-    }
-}
 
 fn question() -> CreateChatCompletionRequest {
     let message = ChatCompletionRequestUserMessageArgs::default()
@@ -40,14 +30,19 @@ fn question() -> CreateChatCompletionRequest {
         .unwrap()
 }
 
-fn client(url: &str, ledger: &TokenLedger) -> Client<OpenAIConfig> {
+fn client(url: &str, ledger: &TokenLedger, limiter: &RateLimiter) -> Client<OpenAIConfig> {
     let policy = RetryPolicy::new(3)
         .initial_backoff(Duration::from_millis(1))
-        .classify_with(by_status::<BoxError>)
+        .classify_with(HttpClassifier)
         .untracked();
     let service = ServiceBuilder::new()
         .layer(ItemTimeoutLayer::new(Duration::from_secs(60)).untracked())
         .layer(RetryLayer::new(policy))
+        .layer(
+            RateLimiterLayer::new(limiter.clone())
+                .classify_with(HttpClassifier)
+                .untracked(),
+        )
         .layer(
             TokenAccountingLayer::new(ledger.clone())
                 // The body is not read yet: what was used is unknown here.
@@ -63,8 +58,8 @@ fn client(url: &str, ledger: &TokenLedger) -> Client<OpenAIConfig> {
 #[tokio::test]
 async fn throttles_and_failures_are_cured_below_the_client() {
     let server = serve([429, 500, 429, 200]).await;
-    let ledger = TokenLedger::new();
-    let answer = client(&server.url, &ledger)
+    let (ledger, limiter) = (TokenLedger::new(), RateLimiter::default());
+    let answer = client(&server.url, &ledger, &limiter)
         .chat()
         .create(question())
         .await
@@ -75,12 +70,14 @@ async fn throttles_and_failures_are_cured_below_the_client() {
         (ledger.snapshot().calls, ledger.snapshot().unknown_usage_calls),
         (4, 4)
     );
+    let gate = limiter.snapshot();
+    assert_eq!((gate.granted, gate.throttled, gate.in_flight), (4, 2, 0));
 }
 
 #[tokio::test]
 async fn what_cannot_be_cured_reaches_the_caller_as_the_clients_own_error() {
     let server = serve([400]).await;
-    let error = client(&server.url, &TokenLedger::new())
+    let error = client(&server.url, &TokenLedger::new(), &RateLimiter::default())
         .chat()
         .create(question())
         .await

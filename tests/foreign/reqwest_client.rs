@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use llm_batch::layer::rate_limiter::{RateLimiter, RateLimiterLayer};
 use llm_batch::layer::retry::{RetryLayer, RetryPolicy};
 use llm_batch::layer::timeout::{CallTimeoutLayer, ItemTimeoutLayer};
 use llm_batch::layer::token_accounting::{TokenAccountingLayer, TokenLedger};
@@ -15,18 +16,25 @@ async fn a_reqwest_client_is_retried_and_accounted() {
     let server = serve([503, 429, 200]).await;
     let url = format!("{}/chat/completions", server.url);
     let ledger = TokenLedger::new();
+    let by_status = |outcome: Result<&reqwest::Response, &BoxError>| match outcome {
+        Ok(response) if response.status() == 429 => Verdict::of_kind(ErrorKind::RateLimit),
+        Ok(response) if response.status().is_success() => Verdict::SUCCESS,
+        Ok(_) => Verdict::of_kind(ErrorKind::Overloaded),
+        Err(_) => Verdict::of_kind(ErrorKind::Connection),
+    };
+    let limiter = RateLimiter::default();
     let policy = RetryPolicy::new(3)
         .initial_backoff(Duration::from_millis(1))
-        .classify_with(|outcome: Result<&reqwest::Response, &BoxError>| match outcome {
-            Ok(response) if response.status() == 429 => Verdict::of_kind(ErrorKind::RateLimit),
-            Ok(response) if response.status().is_success() => Verdict::SUCCESS,
-            Ok(_) => Verdict::of_kind(ErrorKind::Overloaded),
-            Err(_) => Verdict::of_kind(ErrorKind::Connection),
-        })
+        .classify_with(by_status)
         .untracked();
     let model = ServiceBuilder::new()
         .layer(ItemTimeoutLayer::new(Duration::from_secs(60)).untracked())
         .layer(RetryLayer::new(policy))
+        .layer(
+            RateLimiterLayer::new(limiter.clone())
+                .classify_with(by_status)
+                .untracked(),
+        )
         .layer(
             TokenAccountingLayer::new(ledger.clone())
                 .usage_with(|outcome: Result<&reqwest::Response, &BoxError>| {
@@ -48,6 +56,7 @@ async fn a_reqwest_client_is_retried_and_accounted() {
     assert!(server.is_played_out());
     let snapshot = ledger.snapshot();
     assert_eq!((snapshot.calls, snapshot.unknown_usage_calls), (3, 1));
+    assert_eq!((limiter.snapshot().granted, limiter.snapshot().throttled), (3, 1));
 }
 
 #[tokio::test]
