@@ -1,4 +1,105 @@
-//! Push very many prompts through LLM providers.
+//! Push thousands to millions of prompts through LLM providers, and come back with every answer, an account of every
+//! token, and no storm of 429s.
+//!
+//! Three sentences hold the crate together:
+//!
+//! 1. **A strategy is a [`tower::Service`] of [`LlmRequest`].** A provider, a closure through [`tower::service_fn`], a
+//!    fake: all the same thing. Every policy around it is a [`tower::Layer`].
+//! 2. **What is shared lives in a handle; what belongs to one item lives in the request.** [`RateLimiter`],
+//!    [`TokenLedger`] and [`Events`] are cheap clones; attempt number, retry state, deadline and the
+//!    item's own accounts travel with the request, and survive a panic or an abort.
+//! 3. **[`llm_batch(n)`](LlmStreamExt::llm_batch) is a [`Stream`](futures_core::Stream) combinator.** It pulls work when it has a
+//!    free slot, yields outcomes as they finish, and stops the moment it is dropped.
+//!
+//! ```no_run
+//! # #[cfg(feature = "openai")] mod example {
+//! use std::time::Duration;
+//!
+//! use futures::{StreamExt, stream};
+//! use llm_batch::{
+//!     BoxError, CallTimeoutLayer, ItemTimeoutLayer, LlmStreamExt, OpenAi, RateLimiter, RateLimiterLayer, RetryLayer,
+//!     RetryPolicy, TokenAccountingLayer, TokenLedger,
+//! };
+//! use tower::ServiceBuilder;
+//!
+//! async fn run(prompts: Vec<String>) -> Result<(), BoxError> {
+//!     let ledger = TokenLedger::new();
+//!     let limiter = RateLimiter::builder().requests_per_minute(500).tokens_per_minute(200_000).build()?;
+//!     let model = ServiceBuilder::new()
+//!         .layer(ItemTimeoutLayer::new(Duration::from_secs(900)))
+//!         .layer(RetryLayer::new(RetryPolicy::new(3)))
+//!         .layer(RateLimiterLayer::new(limiter.clone()))
+//!         .layer(TokenAccountingLayer::new(ledger.clone()))
+//!         .layer(CallTimeoutLayer::new(Duration::from_secs(600)))
+//!         .service(OpenAi::from_env()?.model("gpt-4o-mini"));
+//!
+//!     let mut results = stream::iter(prompts).with_strategy(model).llm_batch(10);
+//!     while let Some(outcome) = results.next().await {
+//!         println!("{}: {:?}", outcome.id, outcome.result.map(|response| response.output));
+//!     }
+//!     println!("{}", results.summary());
+//!     Ok(())
+//! }
+//! # }
+//! ```
+//!
+//! The same stack in one line: `StandardLayer::new().layer(strategy("openai:gpt-4o-mini")?)`.
+//!
+//! # Two words
+//!
+//! An **attempt** is logical: what the retry budget counts, from 1. A **call** is one physical request. A throttled call does
+//! not advance the attempt.
+//!
+//! # The stack, outside in
+//!
+//! item timeout, retry, rate limiter, token accounting, call timeout, strategy. Reasons:
+//!
+//! - Retry sleeps holding nothing: neither a permit nor a quota.
+//! - Under retry a layer sees calls, above it items.
+//! - Quota is not spent while the gate is closed, and the call's clock starts after every wait.
+//! - `llm_batch(n)` counts **items**, those that back off too; the limiter's `max_in_flight` counts **calls**.
+//!
+//! Layers keep the inner service's error type. One that adds a failure asks for a `From`: [`LlmError`] and [`BoxError`] have them
+//! all, an error of your own needs one `#[from]` each, a foreign one `.map_err(BoxError::from)`.
+//!
+//! # Where things are
+//!
+//! | module | what is in it |
+//! |---|---|
+//! | [`batch`] | the stream combinator, outcomes, handle, summary, progress |
+//! | [`layer`] | one module per middleware |
+//! | [`provider`] | one module per wire format |
+//! | [`telemetry`] | the names of metrics, spans and fields |
+//! | `testing` | scripted fakes and the simulated provider (feature `testing`) |
+//!
+//! # Cancel safety and money
+//!
+//! What a drop loses, what may still be billed, and what is never sent twice:
+//!
+//! | dropped | lost | may still be billed |
+//! |---|---|---|
+//! | the stream of [`llm_batch`](LlmStreamExt::llm_batch) | items in flight and outcomes not taken | calls under way |
+//! | `results.next()` before it is ready | nothing | nothing |
+//! | the future of one item (`oneshot`) | its answer | its call under way, counted with unknown usage |
+//! | a wait for the gate | its place in the queue; a grant that was not used is given back whole | nothing |
+//! | a backoff | the item's next attempt | nothing |
+//! | a call timeout firing | the answer to come | that call, counted with unknown usage |
+//! | the [`EventReceiver`]'s `recv` | nothing | nothing |
+//!
+//! A call is never repeated behind your back: the one retry policy of the stack decides. An HTTP provider repeats a request by
+//! itself only if it provably was not sent. A call that ran out of time may have been answered and billed, and is repeated once
+//! at most by default. `Drain` lets calls under way finish; `Cancel` and a drop do not.
+//!
+//! # Features
+//!
+//! | feature | what it adds | default |
+//! |---|---|---|
+//! | `openai` | the provider for OpenAI-compatible servers, over `reqwest` | yes |
+//! | `rustls`, `native-tls` | its TLS | `rustls` |
+//! | `metrics` | counters and histograms through the `metrics` facade | |
+//! | `progress` | a terminal progress bar | |
+//! | `testing` | fakes and the simulated provider | |
+//! | `cli` | the command line `llm-batch` | |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![forbid(unsafe_code)]
 
@@ -35,6 +136,10 @@ pub use classify::{
 pub use error::{BoxError, Delivery, ErrorKind, LlmError};
 pub use events::{Event, EventError, EventKind, EventReceiver, Events};
 pub use item::{CallGuard, FindItem, InRequest, Item, ItemId, ItemReport, Untracked, WaitReason, Waits};
+pub use layer::rate_limiter::{RateLimiter, RateLimiterLayer};
+pub use layer::retry::{RetryLayer, RetryPolicy};
+pub use layer::timeout::{CallTimeoutLayer, ItemTimeoutLayer};
+pub use layer::token_accounting::{TokenAccountingLayer, TokenLedger};
 pub use lazy::{Lazy, LazyFuture, MakeFailed, lazy};
 pub use prompt::{Message, Part, Prompt, Role};
 pub use provider::HttpClassifier;
@@ -45,3 +150,8 @@ pub use request::{CharacterEstimate, Estimate, LlmRequest};
 pub use response::{FinishReason, InResponse, LlmResponse, ReportsUsage, ResponseMetadata};
 pub use state::RetryState;
 pub use usage::TokenUsage;
+
+/// The README's programs, compiled.
+#[cfg(all(doctest, feature = "openai"))]
+#[doc = include_str!("../README.md")]
+struct Readme;
