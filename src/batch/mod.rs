@@ -1,4 +1,67 @@
 //! The stream combinator and what rides on it.
+//!
+//! [`with_strategy`](LlmStreamExt::with_strategy) attaches a strategy to the items of a stream, and
+//! [`llm_batch`](LlmStreamExt::llm_batch) runs them, `n` at a time:
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")] async fn main() {
+//! use futures::{StreamExt, stream};
+//! use llm_batch::{LlmError, LlmRequest, LlmResponse, LlmStreamExt};
+//! # let model = tower::service_fn(async |_: LlmRequest| Ok::<_, LlmError>(LlmResponse::new("hi".to_owned())));
+//! # let prompts = ["a", "b"];
+//!
+//! let mut results = stream::iter(prompts).with_strategy(model).llm_batch(10);
+//! while let Some(outcome) = results.next().await {
+//!     match outcome.result {
+//!         Ok(response) => println!("{}: {}", outcome.id, response.output),
+//!         Err(error) => eprintln!("{}: {error}", outcome.id),
+//!     }
+//! }
+//! println!("{}", results.summary());
+//! # }
+//! ```
+//!
+//! # What runs when
+//! - Nothing happens until the stream is polled. A poll pulls items while there are free slots and starts each on a
+//!   tokio task of its own; nothing is taken from the source, and nothing reserved, without a free slot.
+//! - Items in flight and finished ones that were not taken are never more than `n` together. A slow consumer slows
+//!   the source and harms no call; one that parks stops the spending after `n` items.
+//! - A strategy that is shared is cloned for each item. The clone becomes ready and is called in the item's task.
+//! - Nothing an item does ends the batch: an error, a panic, an abort are outcomes. A panic of the source goes on to
+//!   whoever polls, after the items in flight were aborted.
+//! - Every item taken from the source has exactly one outcome, also after a stop.
+//!
+//! # Ending early
+//! | cause | how |
+//! |---|---|
+//! | time | [`batch_timeout`](LlmBatch::batch_timeout) |
+//! | a kind of failure | [`stop_when`](LlmBatch::stop_when) |
+//! | a signal | [`stop_on`](LlmBatch::stop_on) |
+//! | by hand | [`BatchHandle::stop`], [`BatchHandle::cancel`] |
+//!
+//! After a stop no item is taken, no call starts and no failed call is retried. [`StopMode`] says what becomes of calls
+//! under way. The first cause is kept as the [`Termination`]. The account and the handle survive the stream.
+//!
+//! # Cancel safety and money
+//! What a drop loses, what may still be billed, and what is never sent twice:
+//!
+//! - **A dropped `next()`** loses nothing. Items go on in their tasks, outcomes wait in the stream. So it may stand in a
+//!   `select!`.
+//! - **The dropped stream** aborts every item in flight, and the outcomes that were not taken are gone. A call under way is
+//!   cut: the provider has the request, works on it, and may bill it. The account, still to be had through the
+//!   handle, counts each as a call of unknown usage; tokens are not invented. Items not taken from the source were
+//!   never sent. To keep what is paid for, call [`BatchHandle::stop`] and take the rest.
+//! - **A drain** ([`StopMode::Drain`]) loses nothing that is paid for: calls under way finish and their outcomes come.
+//!   Items that wait are aborted, with what they had spent before in their report.
+//! - **A cancel** ([`StopMode::Cancel`]) costs what a drop costs, but each item has its outcome, with its report.
+//! - **A panic** in a strategy ends its item alone. Calls it had finished are in the report; one it was in is unknown.
+//! - **The end of the runtime** ends the items; a stream that outlives it yields them as aborted.
+//! - **The dropped `on_complete` work** is not run: it belongs to the end of the stream.
+//! - The driver calls a strategy once for an item and never again: what repeats a call is a retry layer, which you put
+//!   there. An abort is never followed by a second try.
+//!
+//! With [`llm_batch_local`](LlmStreamExt::llm_batch_local) the same holds, except that items stand still while the
+//! stream is not polled: keeping a `next()` undone parks their calls.
 
 mod driver;
 mod error;

@@ -4,6 +4,8 @@
 mod account;
 mod concurrency;
 mod failure;
+mod properties;
 mod stop;
 
 mod support;
+mod traits;
