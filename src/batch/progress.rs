@@ -115,6 +115,21 @@ pub struct RunningProgress {
     task: AbortHandle,
 }
 
+impl RunningProgress {
+    /// Takes a bar off the terminal while `f` runs, so that what `f` writes there does not tear it. Plain lines need no
+    /// such care: then it only runs `f`.
+    pub fn suspend<R>(&self, f: impl FnOnce() -> R) -> R {
+        let bar = match &*self.view.display.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(Display::Bar(bar)) => Some(bar.clone()),
+            Some(Display::Lines { .. }) | None => None,
+        };
+        match bar {
+            Some(bar) => bar.suspend(f),
+            None => f(),
+        }
+    }
+}
+
 impl Drop for RunningProgress {
     fn drop(&mut self) {
         self.task.abort();

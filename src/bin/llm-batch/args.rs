@@ -1,0 +1,465 @@
+//! The command line's words.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::styling::{AnsiColor, Styles};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use llm_batch::testing::{Hint, Latency, Preset};
+
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Green.on_default().bold())
+    .usage(AnsiColor::Green.on_default().bold())
+    .literal(AnsiColor::Cyan.on_default().bold())
+    .placeholder(AnsiColor::Cyan.on_default());
+
+const EXAMPLES: &str = "\
+Examples:
+  # No key, no server: 3 prompts through a simulated provider that throttles
+  printf 'Hello there\\nName a colour\\nName a fruit\\n' | llm-batch run --model sim:throttled
+
+  # A question per line of JSON, answers to a file; started again, it does only what is missing
+  llm-batch run --model openai:gpt-4o-mini --prompt 'Question: {{question}}' --keep answer \\
+      questions.jsonl -o answers.jsonl --resume
+
+  # A provider to try things on: 500 requests a minute, 2 % of the calls fail
+  llm-batch simulate --port 8080 --rpm 500 --status 503=0.02
+
+`llm-batch run --help` tells about every option.";
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  # See what would be sent, and about how many tokens it takes; nothing is called
+  llm-batch run --model openai:gpt-4o-mini --prompt 'Question: {{question}}' questions.jsonl --dry-run
+
+  # A table: the template names its columns, --keep copies them to the answers
+  llm-batch run --model openai:gpt-4o-mini --prompt 'Is this review positive? {{review}}' \\
+      --keep product,stars reviews.csv --output-format csv -o answers.csv
+
+  # A folder of texts, one file each; the answers go to files of the same names
+  llm-batch run --model openai:gpt-4o-mini --glob '*.txt' --prompt 'Summarise: {{text}}' texts/ --output-dir summaries
+
+  # What you would send to OpenAI's batch API, now, and its kind of results
+  llm-batch run --model openai:gpt-4o-mini batch.jsonl --output-format openai-batch -o results.jsonl
+
+  # A server of your own, 64 calls at a time
+  llm-batch run --model vllm:my-model --base-url http://gpu:8000/v1 -c 64 prompts.txt -o answers.jsonl
+
+Input:
+  JSON lines (objects, or strings as prompts), OpenAI batch lines, CSV and TSV with a header, plain text (a prompt
+  a line), folders (a prompt a file, with the fields `text` and `path`). Without INPUT, or with `-`, standard input.
+  The input is read as it is needed: its size does not matter.
+
+Output:
+  One line of JSON for each item as it finishes:
+    {\"id\":\"7\",\"index\":6,\"ok\":true,\"output\":\"...\",\"usage\":{\"input\":31,\"output\":12,...},\"attempts\":1,\"calls\":1,
+     \"latency_ms\":812,\"model\":\"...\",\"finish_reason\":\"stop\"}
+    {\"id\":\"8\",\"index\":7,\"ok\":false,\"error\":{\"kind\":\"...\",\"message\":\"...\",\"status\":400},\"usage\":{...},\"attempts\":1,\"calls\":1}
+  `usage` covers every call of the item, failed ones too; `unknown_usage_calls` appears where a call may have cost
+  more than is known; `latency_ms` is the time inside calls, without waits.
+
+Exit status:
+  0 every item succeeded   1 some failed   2 wrong usage or configuration, nothing was called
+  3 stopped early (batch timeout, bad key, no money, output closed)   130 interrupted";
+
+const SIMULATE_EXAMPLES: &str = "\
+Examples:
+  # In one terminal: 600 requests a minute, 5 % of the connections cut, 2 % of the calls rejected
+  llm-batch simulate --port 8080 --rpm 600 --hint retry-after-ms --reset-rate 0.05 --status 503=0.02
+
+  # In another: any program that speaks OpenAI's chat completions, such as this one
+  llm-batch run --model openai-compatible:sim --base-url http://127.0.0.1:8080/v1 --max-attempts 8 prompts.txt
+
+It serves until Ctrl-C, and then prints its ledger as JSON on standard output: the calls it received, answered and cut,
+and the tokens it billed. While it serves, the ledger is at http://127.0.0.1:8080/_sim/ledger.";
+
+/// Push very many prompts through an LLM provider, within its limits, with every token accounted for.
+#[derive(Debug, Parser)]
+#[command(name = "llm-batch", version, after_help = EXAMPLES, styles = STYLES, max_term_width = 110)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Send every prompt of the input and write the answers as they come.
+    Run(Box<RunArgs>),
+    /// Serve a simulated provider that throttles, stalls and fails as told, and keeps a ledger.
+    Simulate(SimulateArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = RUN_EXAMPLES)]
+pub(crate) struct RunArgs {
+    /// Who answers: PROVIDER:MODEL. Providers: openai, openai-compatible (needs --base-url), ollama, vllm,
+    /// llamacpp, lmstudio, and sim:steady, sim:throttled, sim:chaos, which need nothing.
+    #[arg(short, long, value_name = "PROVIDER:MODEL")]
+    pub(crate) model: String,
+
+    #[command(flatten)]
+    pub(crate) input: InputArgs,
+    #[command(flatten)]
+    pub(crate) prompt: PromptArgs,
+    #[command(flatten)]
+    pub(crate) provider: ProviderArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+    #[command(flatten)]
+    pub(crate) limits: LimitArgs,
+    #[command(flatten)]
+    pub(crate) reporting: ReportingArgs,
+
+    /// Print the first three requests, the number of items and their estimated tokens; call nobody.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Input")]
+pub(crate) struct InputArgs {
+    /// Files and folders; `-` is standard input, which is also the default.
+    #[arg(value_name = "INPUT")]
+    pub(crate) inputs: Vec<PathBuf>,
+
+    /// What the input is. `auto` goes by the name and the first line.
+    #[arg(long, value_enum, default_value_t = InputFormat::Auto, value_name = "FORMAT")]
+    pub(crate) format: InputFormat,
+
+    /// Which files of a folder to take, by name or by path inside the folder; may be given several times.
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) glob: Vec<String>,
+
+    /// The field that names an item. Without it the id is the line number.
+    #[arg(long, default_value = "id", value_name = "FIELD")]
+    pub(crate) id_field: String,
+
+    /// Input fields to copy to the output.
+    #[arg(long, value_name = "FIELD,...", value_delimiter = ',')]
+    pub(crate) keep: Vec<String>,
+
+    /// Take only the first N items of the input.
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<u64>,
+
+    /// Check the whole input first, and call nobody if a single line is wrong.
+    #[arg(long)]
+    pub(crate) strict: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Prompt")]
+pub(crate) struct PromptArgs {
+    /// The prompt's template: `{{field}}` stands for a field of the input. Single braces are ordinary text. A field
+    /// that an item does not have fails that item unsent. Default: the field `prompt` (of a folder: `text`).
+    #[arg(long, value_name = "TEMPLATE", conflicts_with = "prompt_file")]
+    pub(crate) prompt: Option<String>,
+
+    /// The template, read from a file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) prompt_file: Option<PathBuf>,
+
+    /// The system prompt.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) system: Option<String>,
+
+    /// The sampling temperature.
+    #[arg(long, value_name = "NUMBER", value_parser = temperature, allow_negative_numbers = true)]
+    pub(crate) temperature: Option<f64>,
+
+    /// How many tokens an answer may have, reasoning included.
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_output_tokens: Option<u32>,
+
+    /// More fields for every request body, as a JSON object.
+    #[arg(long, value_name = "JSON", value_parser = json_object)]
+    pub(crate) extra: Option<JsonObject>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Provider")]
+pub(crate) struct ProviderArgs {
+    /// Where the API is, up to and with its version: http://localhost:8000/v1.
+    #[arg(long, value_name = "URL")]
+    pub(crate) base_url: Option<String>,
+
+    /// The environment variable that holds the API key.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) api_key_env: Option<String>,
+
+    /// A header for every request; may be given several times. Its value is never shown.
+    #[arg(long, value_name = "NAME: VALUE")]
+    pub(crate) header: Vec<Header>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Output")]
+pub(crate) struct OutputArgs {
+    /// Where the answers go. Default: standard output. A file that is not empty is refused.
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+
+    /// How the answers are written. `text` writes the answers alone.
+    #[arg(long, value_enum, default_value_t = OutputFormat::Jsonl, value_name = "FORMAT")]
+    pub(crate) output_format: OutputFormat,
+
+    /// Write each answer to a file of its own under this folder, named after the item's id.
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["output", "output_format", "keep"])]
+    pub(crate) output_dir: Option<PathBuf>,
+
+    /// Write the answers in the order of the input, not as they finish.
+    #[arg(long)]
+    pub(crate) in_order: bool,
+
+    /// Replace what is in the output.
+    #[arg(long, conflicts_with = "resume")]
+    pub(crate) overwrite: bool,
+
+    /// Keep the answers in the output, and run what is missing or failed.
+    #[arg(long)]
+    pub(crate) resume: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Limits")]
+pub(crate) struct LimitArgs {
+    /// How many items are worked on at a time, waiting ones included.
+    #[arg(short, long, default_value_t = 10, value_name = "N", value_parser = concurrency)]
+    pub(crate) concurrency: usize,
+
+    /// The provider's request quota, per minute.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) rpm: Option<u32>,
+
+    /// The provider's token quota, per minute, input and output together.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) tpm: Option<u32>,
+
+    /// How much of a quota may be used at once, as a time: 2s of 60 requests a minute are 2 requests.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) burst: Option<Duration>,
+
+    /// How many calls run at a time. Default: as many as items.
+    #[arg(long, value_name = "N", value_parser = concurrency)]
+    pub(crate) max_in_flight: Option<usize>,
+
+    /// How often an item is tried. A throttled call does not count.
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_attempts: u32,
+
+    /// How often an item's calls may be throttled.
+    #[arg(long, default_value_t = 20, value_name = "N")]
+    pub(crate) max_throttles: u32,
+
+    /// How often an item repeats a call that ran out of time, and so may have been billed already.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub(crate) max_billed_repeats: u32,
+
+    /// How long a call may take.
+    #[arg(long, default_value = "600s", value_name = "TIME", value_parser = duration)]
+    pub(crate) timeout: Duration,
+
+    /// How long an item may take, with every call and every wait.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) item_timeout: Option<Duration>,
+
+    /// How long everything may take. When it is over, running calls finish and the rest is not sent.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) batch_timeout: Option<Duration>,
+
+    /// Go on after a failure that every later item will share: a bad key, no money, an unknown model.
+    #[arg(long)]
+    pub(crate) keep_going: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Reporting (on standard error)")]
+pub(crate) struct ReportingArgs {
+    /// Write everything that happens to this file, an event a line of JSON.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) events: Option<PathBuf>,
+
+    /// A progress bar: `auto` shows it where standard error is a terminal.
+    #[arg(long, value_enum, default_value_t = Progress::Auto, value_name = "WHEN")]
+    pub(crate) progress: Progress,
+
+    /// The closing account, for people or for programs.
+    #[arg(long, value_enum, default_value_t = Summary::Text, value_name = "FORM")]
+    pub(crate) summary: Summary,
+
+    /// No progress, no summary, no warnings; errors remain.
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum InputFormat {
+    /// By the name and the first line
+    Auto,
+    /// A JSON object or string a line
+    Jsonl,
+    /// OpenAI's batch lines: custom_id, method, url, body
+    OpenaiBatch,
+    /// A table with a header, separated by commas
+    Csv,
+    /// A table with a header, separated by tabs
+    Tsv,
+    /// A prompt a line
+    Text,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OutputFormat {
+    /// A JSON object a line
+    Jsonl,
+    /// A table with a header
+    Csv,
+    /// The answers alone, each followed by a line break
+    Text,
+    /// OpenAI's result lines, with the provider's body unchanged
+    OpenaiBatch,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Progress {
+    /// Where standard error is a terminal
+    Auto,
+    /// A bar in a terminal, plain lines elsewhere
+    Always,
+    /// None
+    Never,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Summary {
+    /// For people
+    Text,
+    /// One line of JSON
+    Json,
+}
+
+/// A JSON object; a type of its own, as clap would read a map as several values.
+#[derive(Clone, Debug)]
+pub(crate) struct JsonObject(pub(crate) serde_json::Map<String, serde_json::Value>);
+
+/// A header as typed: checked later, as clap would show a wrong one, and its value may be a secret.
+#[derive(Clone)]
+pub(crate) struct Header(String);
+
+impl Header {
+    /// The name and the value. The client checks them.
+    pub(crate) fn parse(&self) -> Result<(&str, &str), String> {
+        let (name, value) = self
+            .0
+            .split_once(':')
+            .ok_or("--header: write a header as 'Name: value'")?;
+        Ok((name.trim(), value.trim()))
+    }
+}
+
+impl From<String> for Header {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl std::fmt::Debug for Header {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Header(***)")
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    if text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(format!("a time needs a unit, such as {text}s or {text}m"));
+    }
+    let duration = humantime::parse_duration(text)
+        .map_err(|error| format!("{error}; write a time as 500ms, 30s, 10m or 1h30m"))?;
+    if duration.is_zero() {
+        return Err("a time limit must be longer than nothing".to_owned());
+    }
+    Ok(duration)
+}
+
+fn concurrency(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("at least 1".to_owned()),
+        Ok(number) if number <= 1_000_000 => Ok(number),
+        Ok(_) => Err("at most 1000000".to_owned()),
+        Err(error) => Err(format!("{error}")),
+    }
+}
+
+fn temperature(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if number.is_finite() && number >= 0.0 => Ok(number),
+        Ok(_) => Err("must be a number of at least 0".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn json_object(text: &str) -> Result<JsonObject, String> {
+    match serde_json::from_str(text) {
+        Ok(serde_json::Value::Object(fields)) => Ok(JsonObject(fields)),
+        Ok(_) => Err(r#"must be a JSON object, such as {"seed": 7}"#.to_owned()),
+        Err(error) => Err(format!("not JSON: {error}")),
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = SIMULATE_EXAMPLES)]
+pub(crate) struct SimulateArgs {
+    /// The port on the loopback address; 0 takes a free one.
+    #[arg(short, long, default_value_t = 8080, value_name = "PORT")]
+    pub(crate) port: u16,
+
+    /// A ready-made provider to start from: steady, throttled or chaos. The options below change it.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) preset: Option<Preset>,
+
+    /// Requests a minute, as a bucket that holds a second's worth.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) rpm: Option<u64>,
+
+    /// Tokens a minute, as a bucket that holds a second's worth.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) tpm: Option<u64>,
+
+    /// Calls at the same time.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) concurrency: Option<u64>,
+
+    /// How a throttled caller is told to wait: none, retry-after-ms, retry-after, http-date, message, reset-headers
+    /// or retry-info.
+    #[arg(long, value_name = "FORM")]
+    pub(crate) hint: Option<Hint>,
+
+    /// Throttled calls take from the request quota, too.
+    #[arg(long)]
+    pub(crate) count_rejected: bool,
+
+    /// Time to an answer: 200ms, evenly 100ms..300ms, or with a heavy tail 200ms~2s (median and 99th percentile).
+    #[arg(long, value_name = "TIME")]
+    pub(crate) latency: Option<Latency>,
+
+    /// The share of calls whose connection is cut after the request was read.
+    #[arg(long, value_name = "SHARE")]
+    pub(crate) reset_rate: Option<f64>,
+
+    /// The share of calls rejected with a status, such as 503=0.02; may be given several times.
+    #[arg(long, value_name = "CODE=SHARE", value_parser = status_rate)]
+    pub(crate) status: Vec<(u16, f64)>,
+
+    /// What every decision of chance follows from.
+    #[arg(long, default_value_t = 0, value_name = "NUMBER")]
+    pub(crate) seed: u64,
+}
+
+fn status_rate(text: &str) -> Result<(u16, f64), String> {
+    let wrong = || "write it as CODE=SHARE, such as 503=0.02".to_owned();
+    let (status, rate) = text.split_once('=').ok_or_else(wrong)?;
+    Ok((
+        status.trim().parse().map_err(|_| wrong())?,
+        rate.trim().parse().map_err(|_| wrong())?,
+    ))
+}

@@ -1,0 +1,120 @@
+//! From an item's fields to its prompt.
+
+use llm_batch::Prompt;
+use serde_json::{Map, Value};
+
+use crate::args::PromptArgs;
+use crate::exit::UsageError;
+use crate::input::Content;
+use crate::template::Template;
+
+/// Fields that are the prompt where no template is given: of lines and tables, and of folders.
+const PROMPT_FIELDS: [&str; 2] = ["prompt", "text"];
+
+/// Why some options are refused.
+pub(crate) const WHOLE_REQUEST: &str = "to which --prompt, --system, --temperature and --max-output-tokens do not apply; --extra sets fields of it";
+
+/// Makes prompts as the command line says.
+#[derive(Debug)]
+pub(crate) struct Composer {
+    template: Option<Template>,
+    system: Option<String>,
+    temperature: Option<f64>,
+    max_output_tokens: Option<u32>,
+    extra: Map<String, Value>,
+    model: Option<String>,
+}
+
+impl Composer {
+    /// `model` replaces the model of request bodies.
+    pub(crate) fn new(args: &PromptArgs, model: Option<String>) -> Result<Self, UsageError> {
+        let source = match (&args.prompt, &args.prompt_file) {
+            (Some(text), _) => Some(text.clone()),
+            (None, Some(path)) => Some(
+                std::fs::read_to_string(path)
+                    .map_err(|error| UsageError::new(format!("--prompt-file {}: {error}", path.display())))?,
+            ),
+            (None, None) => None,
+        };
+        Ok(Self {
+            template: source.map(Template::new).transpose()?,
+            system: args.system.clone(),
+            temperature: args.temperature,
+            max_output_tokens: args.max_output_tokens,
+            extra: args.extra.clone().map(|extra| extra.0).unwrap_or_default(),
+            model,
+        })
+    }
+
+    /// Whether options are set that make no sense for ready request bodies.
+    pub(crate) fn shapes_prompts(&self) -> bool {
+        self.template.is_some()
+            || self.system.is_some()
+            || self.temperature.is_some()
+            || self.max_output_tokens.is_some()
+    }
+
+    /// The prompt of one item, or what is wrong with the item.
+    pub(crate) fn prompt(&self, content: Content) -> Result<Prompt, String> {
+        let mut prompt = match content {
+            Content::Fields(fields) => {
+                let mut prompt = Prompt::new(self.text(fields)?);
+                if let Some(system) = &self.system {
+                    prompt = prompt.with_system(system.as_str());
+                }
+                prompt
+            }
+            Content::Body(_) if self.shapes_prompts() => {
+                return Err(
+                    "--prompt and --system do not apply to a line that is a whole request".to_owned(),
+                );
+            }
+            Content::Body(body) => {
+                let prompt = Prompt::raw(body);
+                match &self.model {
+                    Some(model) => prompt.with_model(model.as_str()),
+                    None => prompt,
+                }
+            }
+        };
+        if let Some(temperature) = self.temperature {
+            prompt = prompt.with_temperature(temperature);
+        }
+        if let Some(tokens) = self.max_output_tokens {
+            prompt = prompt.with_max_output_tokens(tokens);
+        }
+        for (name, value) in &self.extra {
+            prompt = prompt.with_extra(name.as_str(), value.clone());
+        }
+        Ok(prompt)
+    }
+
+    fn text(&self, mut fields: Map<String, Value>) -> Result<String, String> {
+        if let Some(template) = &self.template {
+            return template.render(&fields);
+        }
+        for name in PROMPT_FIELDS {
+            // `text` alone is the prompt of a folder's file, which has a path.
+            if name == "text" && !fields.contains_key("path") {
+                continue;
+            }
+            match fields.remove(name) {
+                Some(Value::String(text)) => return Ok(text),
+                Some(_) => {
+                    return Err(format!(
+                        "field `{name}` is not text; use --prompt '{{{{{name}}}}}'"
+                    ));
+                }
+                None => {}
+            }
+        }
+        let names: Vec<_> = fields.keys().map(String::as_str).collect();
+        let Some(first) = names.first() else {
+            return Err("there is no field `prompt`".to_owned());
+        };
+        Err(format!(
+            "there is no field `prompt`; name the one to use, such as --prompt '{{{{{first}}}}}' (the fields are: {})",
+            names.join(", ")
+        ))
+    }
+}

@@ -1,0 +1,209 @@
+//! Where the answers will go: checked before anything is called, opened when the run begins.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use tempfile::NamedTempFile;
+
+use crate::args::{OutputArgs, OutputFormat};
+use crate::exit::UsageError;
+use crate::output::{Directory, Output, Sink, has_answer};
+use crate::resume::{self, Done};
+
+/// A checked place for the output. Nothing is changed before [`open`](Self::open).
+#[derive(Debug)]
+pub(crate) struct Destination {
+    target: Target,
+    format: OutputFormat,
+    keep: Vec<String>,
+}
+
+#[derive(Debug)]
+enum Target {
+    Stdout,
+    /// A file to begin anew.
+    New(PathBuf),
+    /// A file to go on with as it is.
+    Append(PathBuf),
+    /// A file to replace by the rows that are kept of it.
+    Replace(PathBuf, NamedTempFile),
+    Directory(PathBuf),
+}
+
+/// What an earlier run has answered.
+#[derive(Debug)]
+pub(crate) enum Earlier {
+    Nothing,
+    Rows(Done),
+    Files(PathBuf),
+}
+
+impl Earlier {
+    /// How many answers there are, as far as that is known.
+    pub(crate) fn len(&self) -> u64 {
+        match self {
+            Self::Rows(done) => done.len(),
+            Self::Nothing | Self::Files(_) => 0,
+        }
+    }
+
+    /// Whether the item at this position needs no run.
+    pub(crate) fn take(&mut self, id: &str, index: u64) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::Rows(done) => done.take(id, index),
+            Self::Files(root) => has_answer(root, id),
+        }
+    }
+}
+
+impl Destination {
+    /// Checks the place, and reads what is there if the run is to be resumed.
+    pub(crate) fn new(args: &OutputArgs, keep: &[String]) -> Result<(Self, Earlier), UsageError> {
+        let (target, earlier) = match (&args.output_dir, &args.output) {
+            (Some(folder), _) => directory(folder, args)?,
+            (None, Some(path)) if path != Path::new("-") => file(path, args, keep)?,
+            (None, _) if args.resume || args.overwrite => {
+                return Err(UsageError::new(
+                    "--resume and --overwrite are about a file: name it with -o FILE",
+                ));
+            }
+            (None, _) => (Target::Stdout, Earlier::Nothing),
+        };
+        let destination = Self {
+            target,
+            format: args.output_format,
+            keep: keep.to_vec(),
+        };
+        Ok((destination, earlier))
+    }
+
+    /// The file it writes to, for a check against the inputs.
+    pub(crate) fn file(&self) -> Option<&Path> {
+        match &self.target {
+            Target::New(path) | Target::Append(path) | Target::Replace(path, _) => Some(path),
+            Target::Stdout | Target::Directory(_) => None,
+        }
+    }
+
+    /// Opens it for writing. Only now is an old file changed.
+    pub(crate) fn open(self) -> Result<Output, UsageError> {
+        let sink = match self.target {
+            Target::Directory(root) => {
+                std::fs::create_dir_all(&root).map_err(|error| named(&root, &error))?;
+                return Ok(Output::Directory(Directory::new(root)));
+            }
+            Target::Stdout => Sink::stdout(),
+            Target::New(path) => {
+                let file = File::create(&path).map_err(|error| named(&path, &error))?;
+                Sink::file(file, true)
+            }
+            Target::Append(path) => append(&path).map_err(|error| named(&path, &error))?,
+            Target::Replace(path, kept) => replace(&path, kept).map_err(|error| named(&path, &error))?,
+        };
+        Ok(Output::Rows {
+            sink,
+            format: self.format,
+            keep: self.keep,
+        })
+    }
+}
+
+fn named(path: &Path, error: &io::Error) -> UsageError {
+    UsageError::new(format!("{}: {error}", path.display()))
+}
+
+fn directory(folder: &Path, args: &OutputArgs) -> Result<(Target, Earlier), UsageError> {
+    let target = Target::Directory(folder.to_owned());
+    if args.resume {
+        return Ok((target, Earlier::Files(folder.to_owned())));
+    }
+    let is_empty = match std::fs::read_dir(folder) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => true,
+        Err(error) => return Err(named(folder, &error)),
+    };
+    if !is_empty && !args.overwrite {
+        return Err(not_empty(folder));
+    }
+    Ok((target, Earlier::Nothing))
+}
+
+fn file(path: &Path, args: &OutputArgs, keep: &[String]) -> Result<(Target, Earlier), UsageError> {
+    let metadata = match std::fs::metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+            if let Some(parent) = parent.filter(|parent| !parent.is_dir()) {
+                return Err(UsageError::new(format!(
+                    "{}: there is no such folder",
+                    parent.display()
+                )));
+            }
+            return Ok((Target::New(path.to_owned()), Earlier::Nothing));
+        }
+        Err(error) => return Err(named(path, &error)),
+    };
+    if metadata.is_dir() {
+        return Err(UsageError::new(format!(
+            "{} is a folder; use --output-dir for a file per answer",
+            path.display()
+        )));
+    }
+    if !metadata.is_file() {
+        if args.resume {
+            return Err(UsageError::new(format!(
+                "{} is no file that could be resumed",
+                path.display()
+            )));
+        }
+        // A device or a pipe: nothing to protect, nothing to cut.
+        return Ok((Target::Append(path.to_owned()), Earlier::Nothing));
+    }
+    if metadata.len() == 0 || args.overwrite {
+        return Ok((Target::New(path.to_owned()), Earlier::Nothing));
+    }
+    if !args.resume {
+        return Err(not_empty(path));
+    }
+    // The file itself is replaced, not a link to it.
+    let path = path.canonicalize().map_err(|error| named(path, &error))?;
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    let mut kept = tempfile::Builder::new()
+        .prefix(".llm-batch-")
+        .tempfile_in(folder)
+        .map_err(|error| named(folder, &error))?;
+    let mut buffered = io::BufWriter::new(&mut kept);
+    let scan = resume::scan(&path, args.output_format, keep, &mut buffered)?;
+    io::Write::flush(&mut buffered).map_err(|error| named(&path, &error))?;
+    drop(buffered);
+    let target = if scan.dropped == 0 {
+        Target::Append(path)
+    } else {
+        Target::Replace(path, kept)
+    };
+    Ok((target, Earlier::Rows(scan.done)))
+}
+
+fn not_empty(path: &Path) -> UsageError {
+    UsageError::new(format!(
+        "{} is not empty; go on with it by --resume, replace it by --overwrite, or name another",
+        path.display()
+    ))
+}
+
+fn append(path: &Path) -> io::Result<Sink> {
+    let file = OpenOptions::new().append(true).open(path)?;
+    let new = file.metadata()?.len() == 0;
+    Ok(Sink::file(file, new))
+}
+
+/// Puts the kept rows in the file's place, at once: whatever happens, it is the old one or the new one.
+fn replace(path: &Path, kept: NamedTempFile) -> io::Result<Sink> {
+    kept.as_file()
+        .set_permissions(std::fs::metadata(path)?.permissions())?;
+    kept.as_file().sync_all()?;
+    kept.persist(path)?;
+    append(path)
+}

@@ -1,0 +1,84 @@
+//! `--dry-run`: what would be sent.
+
+use std::io::{self, Write};
+
+use llm_batch::{CharacterEstimate, Estimate as _, LlmRequest, Prompt};
+
+use crate::compose::Composer;
+use crate::exit::{Exit, UsageError};
+use crate::input::{Inputs, Item};
+
+/// How many requests are shown.
+const SHOWN: u64 = 3;
+/// How many problems are shown.
+const PROBLEMS: u64 = 10;
+
+/// Prints the first requests, and what the whole input comes to. `body` makes the body of a request.
+pub(crate) fn print(
+    inputs: &Inputs,
+    composer: &Composer,
+    body: impl Fn(&Prompt) -> Result<Vec<u8>, llm_batch::LlmError>,
+) -> Result<Exit, UsageError> {
+    let mut out = io::stdout().lock();
+    match write(&mut out, inputs, composer, body) {
+        Ok(exit) => exit,
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Exit::StoppedEarly),
+        Err(error) => Err(UsageError::new(format!("standard output: {error}"))),
+    }
+}
+
+fn write(
+    out: &mut impl Write,
+    inputs: &Inputs,
+    composer: &Composer,
+    body: impl Fn(&Prompt) -> Result<Vec<u8>, llm_batch::LlmError>,
+) -> io::Result<Result<Exit, UsageError>> {
+    let (mut good, mut wrong, mut tokens) = (0_u64, 0_u64, 0_u64);
+    for item in inputs.items() {
+        let item = match item {
+            Ok(item) => item,
+            Err(message) => return Ok(Err(UsageError::new(message))),
+        };
+        let Item {
+            id, place, content, ..
+        } = item;
+        let made = content
+            .and_then(|content| composer.prompt(content))
+            .and_then(|prompt| Ok((body(&prompt).map_err(|error| error.to_string())?, prompt)));
+        match made {
+            Ok((body, prompt)) => {
+                if good < SHOWN {
+                    let number = good + 1;
+                    writeln!(out, "# request {number}, id {id} ({place})")?;
+                    out.write_all(&pretty(&body)?)?;
+                    writeln!(out, "\n")?;
+                }
+                good += 1;
+                tokens = tokens.saturating_add(CharacterEstimate.estimate(&LlmRequest::new(prompt)));
+            }
+            Err(message) => {
+                if wrong < PROBLEMS {
+                    eprintln!("{place}: {message}");
+                }
+                wrong += 1;
+            }
+        }
+    }
+    writeln!(out, "items:            {good}")?;
+    writeln!(out, "malformed:        {wrong}")?;
+    writeln!(
+        out,
+        "estimated tokens: {tokens} (four characters each, and the output limit, or 256 where there is none)"
+    )?;
+    writeln!(out, "Nothing was called.")?;
+    Ok(Ok(if wrong == 0 {
+        Exit::Success
+    } else {
+        Exit::SomeFailed
+    }))
+}
+
+fn pretty(body: &[u8]) -> io::Result<Vec<u8>> {
+    let value: serde_json::Value = serde_json::from_slice(body)?;
+    Ok(serde_json::to_vec_pretty(&value)?)
+}

@@ -1,0 +1,210 @@
+//! What an input is, by its name and its first line.
+
+use std::io::{self, BufReader, Cursor, Read};
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::openai_batch;
+use crate::args::InputFormat;
+
+/// How much of an input is looked at for its first line.
+const PREFIX_LIMIT: usize = 1 << 20;
+
+/// A format that needs no more guessing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    Jsonl,
+    OpenAiBatch,
+    Table { delimiter: u8 },
+    Text,
+}
+
+/// An input with its beginning put back.
+pub(crate) type Opened = BufReader<io::Chain<Cursor<Vec<u8>>, Box<dyn Read + Send>>>;
+
+/// Reads up to the end of the first line that is not blank, and says what the input is.
+///
+/// The inner error is for the user: the format cannot be told, or is none that can be read.
+pub(crate) fn detect(
+    mut reader: Box<dyn Read + Send>,
+    path: Option<&Path>,
+    asked: InputFormat,
+) -> io::Result<Result<(Format, Opened), String>> {
+    let mut prefix = Vec::new();
+    let mut chunk = vec![0; 16 << 10];
+    while !has_line(&prefix) && prefix.len() < PREFIX_LIMIT {
+        match reader.read(&mut chunk) {
+            Ok(0) => break,
+            Ok(count) => prefix.extend_from_slice(&chunk[..count]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    if prefix.starts_with(&[0xff, 0xfe]) || prefix.starts_with(&[0xfe, 0xff]) {
+        return Ok(Err(
+            "is UTF-16; convert it first: iconv -f UTF-16 -t UTF-8".to_owned()
+        ));
+    }
+    if prefix.starts_with(&[0x1f, 0x8b]) {
+        return Ok(Err(
+            "is compressed by gzip; unpack it first: gunzip -c FILE | llm-batch run ...".to_owned(),
+        ));
+    }
+    if prefix.starts_with(b"\xef\xbb\xbf") {
+        prefix.drain(..3);
+    }
+    let text = String::from_utf8_lossy(&prefix);
+    let first = text.lines().find(|line| !line.trim().is_empty()).unwrap_or("");
+    let format = match decide(path, asked, first) {
+        Ok(format) => format,
+        Err(message) => return Ok(Err(message)),
+    };
+    Ok(Ok((
+        format,
+        BufReader::with_capacity(64 << 10, Cursor::new(prefix).chain(reader)),
+    )))
+}
+
+/// Whether there is a whole line with something on it.
+fn has_line(bytes: &[u8]) -> bool {
+    let mut lines = bytes.split(|byte| *byte == b'\n');
+    // What follows the last line feed is not a whole line.
+    lines.next_back();
+    lines.any(|line| line.iter().any(|byte| !byte.is_ascii_whitespace()))
+}
+
+fn decide(path: Option<&Path>, asked: InputFormat, first: &str) -> Result<Format, String> {
+    let table = |delimiter| Ok(Format::Table { delimiter });
+    match asked {
+        InputFormat::Jsonl => return Ok(Format::Jsonl),
+        InputFormat::OpenaiBatch => return Ok(Format::OpenAiBatch),
+        InputFormat::Csv => return table(b','),
+        InputFormat::Tsv => return table(b'\t'),
+        InputFormat::Text => return Ok(Format::Text),
+        InputFormat::Auto => {}
+    }
+    let extension = path
+        .and_then(Path::extension)
+        .map(|extension| extension.to_string_lossy().to_ascii_lowercase());
+    match extension.as_deref() {
+        Some("jsonl" | "ndjson") => Ok(json_lines(first)),
+        Some("json") => {
+            if first.trim_start().starts_with('[') {
+                return Err("is one JSON array; make lines of it first: jq -c '.[]' FILE".to_owned());
+            }
+            Ok(json_lines(first))
+        }
+        Some("csv") => table(header_delimiter(first).unwrap_or(b',')),
+        Some("tsv") => table(b'\t'),
+        extension => {
+            let start = first.trim_start();
+            if matches!(
+                serde_json::from_str(start),
+                Ok(Value::Object(_) | Value::String(_))
+            ) || start.starts_with("{\"")
+            {
+                return Ok(json_lines(first));
+            }
+            match (header_delimiter(first), extension) {
+                (Some(_), Some("txt" | "text" | "md")) => Err(
+                    "has the name of a text, but its first line looks like the header of a table; \
+                     say which with --format text, csv or tsv"
+                        .to_owned(),
+                ),
+                (Some(delimiter), _) => table(delimiter),
+                (None, _) => Ok(Format::Text),
+            }
+        }
+    }
+}
+
+fn json_lines(first: &str) -> Format {
+    match serde_json::from_str(first) {
+        Ok(Value::Object(fields)) if openai_batch::is_line(&fields) => Format::OpenAiBatch,
+        _ => Format::Jsonl,
+    }
+}
+
+/// The delimiter, if a line looks like the header of a table and not like a sentence.
+fn header_delimiter(line: &str) -> Option<u8> {
+    [b'\t', b',', b';'].into_iter().find(|delimiter| {
+        let mut reader = csv::ReaderBuilder::new()
+            .delimiter(*delimiter)
+            .has_headers(false)
+            .from_reader(line.as_bytes());
+        let Some(Ok(cells)) = reader.records().next() else {
+            return false;
+        };
+        let name = |cell: &str| {
+            !cell.is_empty()
+                && cell.len() <= 64
+                && cell.trim() == cell
+                && !cell.ends_with(['.', '?', '!', ':', ','])
+                && !cell.starts_with(|first: char| first.is_ascii_digit())
+        };
+        cells.len() >= 2 && cells.iter().all(name)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn auto(name: &str, first: &str) -> Result<Format, String> {
+        let path = (!name.is_empty()).then(|| Path::new(name));
+        decide(path, InputFormat::Auto, first)
+    }
+
+    #[test]
+    fn names_and_first_lines_decide() {
+        let csv = Format::Table { delimiter: b',' };
+        let tsv = Format::Table { delimiter: b'\t' };
+        let batch = r#"{"custom_id":"1","method":"POST","url":"/v1/chat/completions","body":{}}"#;
+        for (name, first, format) in [
+            ("a.jsonl", r#"{"prompt":"x"}"#, Format::Jsonl),
+            ("a.jsonl", "broken", Format::Jsonl),
+            ("a.jsonl", batch, Format::OpenAiBatch),
+            ("", batch, Format::OpenAiBatch),
+            ("", r#"{"prompt":"x"}"#, Format::Jsonl),
+            ("", r#""a prompt""#, Format::Jsonl),
+            ("", r#"{"prompt": torn"#, Format::Jsonl),
+            ("", "{braces} in a text", Format::Text),
+            ("", "id,question", csv),
+            ("", "\"id\",\"the question\"", csv),
+            ("", "id\tquestion", tsv),
+            ("data", "id,question", csv),
+            ("a.csv", "question", csv),
+            ("a.csv", "id;question", Format::Table { delimiter: b';' }),
+            ("a.CSV", "id,question", csv),
+            ("", "Hello, how are you", Format::Text),
+            ("", "I have 1,000 apples.", Format::Text),
+            ("a.txt", "Tell me a joke", Format::Text),
+            ("", "", Format::Text),
+        ] {
+            assert_eq!(auto(name, first), Ok(format), "{name:?} {first:?}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_told_is_refused() {
+        assert!(auto("a.txt", "id,question").unwrap_err().contains("--format"));
+        assert!(auto("a.json", "[").unwrap_err().contains("jq"));
+        for start in [&b"\xff\xfea\0"[..], &b"\x1f\x8b\x08"[..]] {
+            assert!(detect(Box::new(start), None, InputFormat::Auto).unwrap().is_err());
+        }
+    }
+
+    #[test]
+    fn the_beginning_is_put_back_without_its_mark() {
+        let text = "\u{feff}\n\n{\"prompt\":1}\nrest";
+        let (format, mut opened) = detect(Box::new(text.as_bytes()), None, InputFormat::Auto)
+            .unwrap()
+            .unwrap();
+        assert_eq!(format, Format::Jsonl);
+        let mut all = String::new();
+        opened.read_to_string(&mut all).unwrap();
+        assert_eq!(all, "\n\n{\"prompt\":1}\nrest");
+    }
+}

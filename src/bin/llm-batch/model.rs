@@ -1,0 +1,220 @@
+//! `--model`: who answers, and the stack around it.
+
+use llm_batch::layer::rate_limiter::{RateLimiter, RateLimiterBuilder, RateLimiterLayer};
+use llm_batch::layer::retry::{RetryLayer, RetryPolicy};
+use llm_batch::layer::timeout::{CallTimeoutLayer, ItemTimeoutLayer};
+use llm_batch::layer::token_accounting::{TokenAccountingLayer, TokenLedger};
+use llm_batch::provider::openai::{ChatCompletions, OpenAi};
+use llm_batch::testing::{Preset, SimulatedProvider, SimulatedServer};
+use llm_batch::{
+    BoxStrategy, Classify as _, Disposition, Events, KindClassifier, LlmError, LlmResponse, Prompt,
+    StrategyExt as _,
+};
+use tower::ServiceBuilder;
+use tower::util::option_layer;
+
+use crate::args::{LimitArgs, OutputFormat, RunArgs};
+use crate::exit::UsageError;
+
+/// The model's name where the provider is simulated.
+const SIMULATED: &str = "sim";
+
+/// Servers on a machine of one's own.
+const LOCAL: [&str; 4] = ["ollama", "vllm", "llamacpp", "lmstudio"];
+
+/// Who answers.
+#[derive(Debug)]
+pub(crate) enum Model {
+    /// A simulated provider inside this program, behind a port of its own.
+    Simulated(Preset),
+    /// A server.
+    Server {
+        client: OpenAi,
+        name: String,
+        /// Whether it runs on a machine of one's own, with no quota to feel for.
+        local: bool,
+    },
+}
+
+impl Model {
+    /// Reads `--model` and the options of the provider. Calls nobody.
+    pub(crate) fn new(args: &RunArgs) -> Result<Self, UsageError> {
+        let text = &args.model;
+        let (prefix, name) = text.split_once(':').unwrap_or((text, ""));
+        if prefix == "sim" {
+            return simulated(args, name).map(Self::Simulated);
+        }
+        // The library tells which prefixes there are, but not of the simulated provider.
+        let unknown = |message: &str| format!("--model: {message}, and sim: for a simulated one");
+        let base_url = args.provider.base_url.as_deref();
+        if let Err(error) = OpenAi::builder()
+            .base_url("http://localhost")
+            .api_key("none")
+            .server(prefix)
+        {
+            return Err(UsageError::new(unknown(error.message())));
+        }
+        if name.trim().is_empty() {
+            return Err(UsageError::new(format!(
+                "--model {text}: names no model; write {prefix}:MODEL"
+            )));
+        }
+        if prefix == "openai-compatible"
+            && base_url.is_none()
+            && std::env::var_os("OPENAI_COMPATIBLE_BASE_URL").is_none()
+        {
+            return Err(UsageError::new(
+                "openai-compatible: needs to know where the server is: --base-url http://HOST:PORT/v1",
+            ));
+        }
+        let client = client(args, prefix, base_url)?;
+        Ok(Self::Server {
+            client,
+            name: name.to_owned(),
+            local: LOCAL.contains(&prefix),
+        })
+    }
+
+    /// What replaces the model of ready request bodies.
+    pub(crate) fn name_for_bodies(&self) -> Option<String> {
+        match self {
+            Self::Simulated(_) => None,
+            Self::Server { name, .. } => Some(name.clone()),
+        }
+    }
+
+    /// The body that a prompt is sent as.
+    pub(crate) fn request_body(&self, prompt: &Prompt) -> Result<Vec<u8>, LlmError> {
+        match self {
+            Self::Server { client, name, .. } => client.model(name).request_body(prompt),
+            Self::Simulated(_) => {
+                let client = OpenAi::builder().base_url("http://127.0.0.1/v1").build()?;
+                client.model(SIMULATED).request_body(prompt)
+            }
+        }
+    }
+
+    /// Makes the strategy, with every layer around it. The server has to be kept while the strategy is used.
+    pub(crate) async fn strategy(
+        self,
+        args: &RunArgs,
+        events: &Events,
+    ) -> Result<(BoxStrategy, Option<SimulatedServer>), UsageError> {
+        let wrong = |error: LlmError| UsageError::new(error.message());
+        match self {
+            Self::Server { client, name, local } => {
+                let mut limiter = RateLimiter::builder();
+                if local {
+                    limiter = limiter.without_start_ramp();
+                }
+                Ok((stack(client.model(name), &args.limits, limiter, events)?, None))
+            }
+            Self::Simulated(preset) => {
+                let provider = SimulatedProvider::builder()
+                    .preset(preset)
+                    .build()
+                    .map_err(wrong)?;
+                let server = provider.serve("127.0.0.1:0").await.map_err(|error| {
+                    UsageError::new(format!("the simulated provider cannot be served: {error}"))
+                })?;
+                let client = client(args, "openai-compatible", Some(&server.base_url()))?;
+                let strategy = stack(
+                    client.model(SIMULATED),
+                    &args.limits,
+                    RateLimiter::builder(),
+                    events,
+                )?;
+                Ok((strategy, Some(server)))
+            }
+        }
+    }
+}
+
+fn simulated(args: &RunArgs, name: &str) -> Result<Preset, UsageError> {
+    let provider = &args.provider;
+    if provider.base_url.is_some() || provider.api_key_env.is_some() {
+        return Err(UsageError::new(
+            "--base-url and --api-key-env do not apply to a simulated provider, which runs inside this program",
+        ));
+    }
+    name.parse().map_err(|_| {
+        let names = Preset::ALL.map(|preset| format!("sim:{preset}"));
+        UsageError::new(format!("--model sim:{name}: there are {}", names.join(", ")))
+    })
+}
+
+fn client(args: &RunArgs, prefix: &str, base_url: Option<&str>) -> Result<OpenAi, UsageError> {
+    let wrong = |error: LlmError| UsageError::new(error.message());
+    let mut builder = OpenAi::builder().keep_raw_body(args.output.output_format == OutputFormat::OpenaiBatch);
+    if let Some(url) = base_url {
+        builder = builder.base_url(url);
+    }
+    for header in &args.provider.header {
+        let (name, value) = header.parse()?;
+        builder = builder.header(name, value);
+    }
+    if args.dry_run {
+        // Nobody is called, so no key is needed.
+        builder = builder.api_key("none");
+    } else if let Some(variable) = &args.provider.api_key_env {
+        builder = builder.api_key_env(variable);
+    }
+    builder
+        .server(prefix)
+        .and_then(|builder| builder.build())
+        .map_err(wrong)
+}
+
+fn stack(
+    model: ChatCompletions,
+    limits: &LimitArgs,
+    limiter: RateLimiterBuilder,
+    events: &Events,
+) -> Result<BoxStrategy, UsageError> {
+    let retry = RetryPolicy::new(limits.max_attempts)
+        .max_throttles(limits.max_throttles)
+        .max_billed_repeats(limits.max_billed_repeats)
+        .events(events);
+    let keep_going = limits.keep_going;
+    let gate = RateLimiterLayer::new(limiter_of(limits, limiter, events)?).classify_with(
+        move |outcome: Result<&LlmResponse, &LlmError>| {
+            let mut verdict = KindClassifier.classify(outcome);
+            if keep_going && verdict.disposition == Disposition::ScopeFatal {
+                // The gate does not latch: every item gets its try.
+                verdict.disposition = Disposition::Fatal;
+            }
+            verdict
+        },
+    );
+    let strategy = ServiceBuilder::new()
+        .layer(option_layer(limits.item_timeout.map(ItemTimeoutLayer::new)))
+        .layer(RetryLayer::new(retry))
+        .layer(gate)
+        .layer(TokenAccountingLayer::new(TokenLedger::new()).events(events))
+        .layer(CallTimeoutLayer::new(limits.timeout))
+        .service(model);
+    Ok(strategy.boxed_strategy())
+}
+
+fn limiter_of(
+    limits: &LimitArgs,
+    mut builder: RateLimiterBuilder,
+    events: &Events,
+) -> Result<RateLimiter, UsageError> {
+    if let Some(requests) = limits.rpm {
+        builder = builder.requests_per_minute(requests);
+    }
+    if let Some(tokens) = limits.tpm {
+        builder = builder.tokens_per_minute(tokens);
+    }
+    if let Some(time) = limits.burst {
+        builder = builder.burst(time);
+    }
+    if let Some(calls) = limits.max_in_flight {
+        builder = builder.max_in_flight(calls);
+    }
+    builder
+        .events(events)
+        .build()
+        .map_err(|error| UsageError::new(error.to_string()))
+}

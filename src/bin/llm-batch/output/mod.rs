@@ -1,0 +1,72 @@
+//! The output: a row for each item, written as it finishes.
+
+mod directory;
+mod jsonl;
+mod openai_batch;
+mod sink;
+mod table;
+
+use std::io;
+
+use llm_batch::{ItemReport, LlmError, LlmResponse};
+use serde_json::{Map, Value};
+
+pub(crate) use self::directory::{Directory, has_answer};
+pub(crate) use self::jsonl::RESERVED;
+pub(crate) use self::sink::Sink;
+pub(crate) use self::table::header;
+use crate::args::OutputFormat;
+
+/// What one item came to.
+#[derive(Debug)]
+pub(crate) struct Row<'a> {
+    pub(crate) id: &'a str,
+    /// Position in the input, from 0.
+    pub(crate) index: u64,
+    pub(crate) kept: &'a Map<String, Value>,
+    pub(crate) result: Result<&'a LlmResponse, &'a LlmError>,
+    pub(crate) report: &'a ItemReport,
+}
+
+impl Row<'_> {
+    fn latency_ms(&self) -> u64 {
+        u64::try_from(self.report.call_time.as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// Where the rows go.
+#[derive(Debug)]
+pub(crate) enum Output {
+    Rows {
+        sink: Sink,
+        format: OutputFormat,
+        /// The columns taken over from the input, for a table.
+        keep: Vec<String>,
+    },
+    Directory(Directory),
+}
+
+impl Output {
+    /// Writes a row and hands it to the system. A row is written whole, or not at all as far as we can tell.
+    pub(crate) fn write(&mut self, row: &Row<'_>) -> io::Result<()> {
+        match self {
+            Self::Directory(directory) => directory.write(row),
+            Self::Rows { sink, format, keep } => {
+                let bytes = match format {
+                    OutputFormat::Jsonl => jsonl::line(row)?,
+                    OutputFormat::OpenaiBatch => openai_batch::line(row)?,
+                    OutputFormat::Csv => {
+                        let mut bytes = if sink.is_new() { header(keep)? } else { Vec::new() };
+                        bytes.extend(table::line(row, keep)?);
+                        bytes
+                    }
+                    OutputFormat::Text => match row.result {
+                        Ok(response) => format!("{}\n", response.output).into_bytes(),
+                        Err(_) => return Ok(()),
+                    },
+                };
+                sink.write(&bytes)
+            }
+        }
+    }
+}

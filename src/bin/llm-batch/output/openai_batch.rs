@@ -1,0 +1,94 @@
+//! Rows as OpenAI's batch results.
+
+use std::io;
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use super::Row;
+
+#[derive(Serialize)]
+struct Line<'a> {
+    id: String,
+    custom_id: &'a str,
+    response: Option<Response<'a>>,
+    error: Option<Value>,
+}
+
+#[derive(Serialize)]
+struct Response<'a> {
+    status_code: u16,
+    request_id: Option<&'a str>,
+    body: Body<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Body<'a> {
+    /// As the provider sent it.
+    Raw(&'a RawValue),
+    Made(Value),
+}
+
+/// The row as a line.
+pub(super) fn line(row: &Row<'_>) -> io::Result<Vec<u8>> {
+    let (response, error) = match row.result {
+        Ok(response) => {
+            let metadata = &response.metadata;
+            let body = match &metadata.raw_body {
+                Some(body) => Body::Raw(body),
+                None => Body::Made(json!({
+                    "id": metadata.response_id,
+                    "object": "chat.completion",
+                    "model": metadata.model,
+                    "choices": [{
+                        "index": 0,
+                        "message": { "role": "assistant", "content": response.output },
+                        "finish_reason": metadata.finish_reason,
+                    }],
+                })),
+            };
+            let response = Response {
+                status_code: 200,
+                request_id: metadata.response_id.as_deref(),
+                body,
+            };
+            (Some(response), None)
+        }
+        Err(error) => match error.status() {
+            // An answer of the provider, if not the one that was hoped for.
+            Some(status) if status != 200 => {
+                let response = Response {
+                    status_code: status,
+                    request_id: None,
+                    body: Body::Made(json!({
+                        "error": {
+                            "message": error.message(),
+                            "type": error.kind(),
+                            "param": null,
+                            "code": error.code(),
+                        }
+                    })),
+                };
+                (Some(response), None)
+            }
+            _ => {
+                let error = json!({ "code": error.kind(), "message": error.to_string() });
+                (None, Some(error))
+            }
+        },
+    };
+    let line = Line {
+        id: format!("batch_req_{}", row.index),
+        custom_id: row.id,
+        response,
+        error,
+    };
+    let mut bytes = serde_json::to_vec(&line)?;
+    // The provider's body may be laid out over several lines. A line break inside a text is escaped in JSON, so
+    // these are white space.
+    bytes.retain(|byte| !matches!(byte, b'\n' | b'\r'));
+    bytes.push(b'\n');
+    Ok(bytes)
+}

@@ -1,0 +1,254 @@
+//! Going on where an earlier run ended: which answers its output has.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::path::Path;
+
+use serde::Deserialize;
+
+use crate::args::OutputFormat;
+use crate::output::header;
+
+/// The answers an earlier run has written.
+#[derive(Debug, Default)]
+pub(crate) struct Done {
+    /// Ids with the positions they had in the input, as far as the format tells them.
+    rows: HashMap<Box<str>, Vec<Option<u64>>>,
+    /// Ids that the input has more than once: only their position tells those apart.
+    repeated: HashSet<Box<str>>,
+}
+
+impl Done {
+    fn add(&mut self, id: &str, index: Option<u64>) {
+        self.rows.entry(id.into()).or_default().push(index);
+    }
+
+    /// How many answers there are.
+    pub(crate) fn len(&self) -> u64 {
+        self.rows.values().map(|rows| rows.len() as u64).sum()
+    }
+
+    /// Takes note of the ids that stand in the input more than once.
+    pub(crate) fn note_repeated<Id: AsRef<str>>(&mut self, ids: impl Iterator<Item = Id>) {
+        let mut seen: HashSet<Box<str>> = HashSet::new();
+        for id in ids {
+            let id = id.as_ref();
+            if self.rows.contains_key(id) && !seen.insert(id.into()) {
+                self.repeated.insert(id.into());
+            }
+        }
+    }
+
+    /// Whether the item at this position needs no run. Each answer serves one item.
+    ///
+    /// An id names its item wherever it stands, as lines may have been added or removed since. An id that the input
+    /// has several times is matched by position.
+    pub(crate) fn take(&mut self, id: &str, index: u64) -> bool {
+        let Some(rows) = self.rows.get_mut(id) else {
+            return false;
+        };
+        let exact = rows.iter().position(|row| *row == Some(index));
+        let found = exact.or_else(|| {
+            let by_id = !self.repeated.contains(id);
+            rows.iter().position(|row| by_id || row.is_none())
+        });
+        match found {
+            Some(position) => {
+                rows.swap_remove(position);
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+/// What was found in an output.
+#[derive(Debug, Default)]
+pub(crate) struct Scan {
+    pub(crate) done: Done,
+    /// Rows that are not kept: failed ones, and a torn one at the end.
+    pub(crate) dropped: u64,
+}
+
+/// Reads an output and writes the rows to keep to `kept`. An error is a message for the user.
+pub(crate) fn scan(
+    path: &Path,
+    format: OutputFormat,
+    keep: &[String],
+    kept: &mut impl Write,
+) -> Result<Scan, String> {
+    let failed = |error: io::Error| format!("{}: {error}", path.display());
+    let foreign = |what: String| {
+        format!(
+            "{} cannot be resumed: {what}; name another file, or replace it with --overwrite",
+            path.display()
+        )
+    };
+    let file = File::open(path).map_err(failed)?;
+    match format {
+        OutputFormat::Text => Err(foreign(
+            "answers alone do not tell which items they belong to".to_owned(),
+        )),
+        OutputFormat::Jsonl => scan_lines(file, kept, own_row).map_err(failed)?.map_err(foreign),
+        OutputFormat::OpenaiBatch => scan_lines(file, kept, batch_row)
+            .map_err(failed)?
+            .map_err(foreign),
+        OutputFormat::Csv => scan_table(file, keep, kept).map_err(failed)?.map_err(foreign),
+    }
+}
+
+/// One row of an output.
+struct OldRow {
+    id: String,
+    index: Option<u64>,
+    ok: bool,
+}
+
+fn scan_lines(
+    file: File,
+    kept: &mut impl Write,
+    parse: fn(&[u8]) -> Option<OldRow>,
+) -> io::Result<Result<Scan, String>> {
+    let mut reader = BufReader::new(file);
+    let mut scan = Scan::default();
+    let mut line = Vec::new();
+    let mut number = 0_u64;
+    loop {
+        line.clear();
+        if reader.read_until(b'\n', &mut line)? == 0 {
+            return Ok(Ok(scan));
+        }
+        number += 1;
+        if line.last() != Some(&b'\n') {
+            scan.dropped += 1;
+            return Ok(Ok(scan));
+        }
+        let Some(row) = parse(&line) else {
+            return Ok(Err(format!("line {number} is no row of such an output")));
+        };
+        if row.ok {
+            scan.done.add(&row.id, row.index);
+            kept.write_all(&line)?;
+        } else {
+            scan.dropped += 1;
+        }
+    }
+}
+
+fn own_row(line: &[u8]) -> Option<OldRow> {
+    #[derive(Deserialize)]
+    struct Fields {
+        id: String,
+        index: u64,
+        ok: bool,
+    }
+    let Fields { id, index, ok } = serde_json::from_slice(line).ok()?;
+    Some(OldRow {
+        id,
+        index: Some(index),
+        ok,
+    })
+}
+
+fn batch_row(line: &[u8]) -> Option<OldRow> {
+    #[derive(Deserialize)]
+    struct Fields {
+        custom_id: String,
+        response: Option<Response>,
+        error: Option<serde::de::IgnoredAny>,
+    }
+    #[derive(Deserialize)]
+    struct Response {
+        status_code: u16,
+    }
+    let fields: Fields = serde_json::from_slice(line).ok()?;
+    let status = fields.response.map(|response| response.status_code);
+    Some(OldRow {
+        id: fields.custom_id,
+        index: None,
+        ok: status == Some(200) && fields.error.is_none(),
+    })
+}
+
+fn scan_table(mut file: File, keep: &[String], kept: &mut impl Write) -> io::Result<Result<Scan, String>> {
+    let mut scan = Scan::default();
+    let header = header(keep)?;
+    let mut start = Vec::new();
+    Read::by_ref(&mut file)
+        .take(header.len() as u64)
+        .read_to_end(&mut start)?;
+    if header.starts_with(&start) && start.len() < header.len() {
+        // Torn in the header: nothing else is there.
+        scan.dropped += u64::from(!start.is_empty());
+        return Ok(Ok(scan));
+    }
+    if start != header {
+        return Ok(Err("its columns are not those of this run".to_owned()));
+    }
+    let whole = ends_with_line_break(&mut file)?;
+    file.seek(SeekFrom::Start(0))?;
+    kept.write_all(&header)?;
+    let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(file);
+    let columns = reader.byte_headers()?.len();
+    let mut writer = csv::Writer::from_writer(kept);
+    let mut records = reader.byte_records().peekable();
+    while let Some(record) = records.next() {
+        let record = record?;
+        let is_last = records.peek().is_none();
+        if is_last && (!whole || record.len() != columns) {
+            scan.dropped += 1;
+            break;
+        }
+        let text = |cell: usize| record.get(cell).and_then(|cell| std::str::from_utf8(cell).ok());
+        let (Some(id), Some(index), Some(ok)) = (
+            text(0),
+            text(1).and_then(|index| index.parse().ok()),
+            text(2).and_then(|ok| ok.parse::<bool>().ok()),
+        ) else {
+            let line = record.position().map_or(0, csv::Position::line);
+            return Ok(Err(format!("line {line} is no row of such an output")));
+        };
+        if ok {
+            scan.done.add(id, Some(index));
+            writer.write_byte_record(&record)?;
+        } else {
+            scan.dropped += 1;
+        }
+    }
+    writer.flush()?;
+    Ok(Ok(scan))
+}
+
+fn ends_with_line_break(file: &mut File) -> io::Result<bool> {
+    let mut last = [0];
+    file.seek(SeekFrom::End(-1))?;
+    file.read_exact(&mut last)?;
+    Ok(last == *b"\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_names_its_item_wherever_it_stands() {
+        let mut done = Done::default();
+        done.add("a", Some(0));
+        done.add("b", Some(1));
+        assert!(done.take("b", 7));
+        assert!(!done.take("b", 7));
+        assert!(!done.take("c", 0));
+        assert!(done.take("a", 1));
+    }
+
+    #[test]
+    fn repeated_ids_are_matched_by_position() {
+        let mut done = Done::default();
+        done.add("a", Some(5));
+        done.note_repeated(["a", "b", "a"].into_iter());
+        assert!(!done.take("a", 0));
+        assert!(done.take("a", 5));
+        assert!(!done.take("a", 6));
+    }
+}

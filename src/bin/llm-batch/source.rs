@@ -1,0 +1,147 @@
+//! The input as a stream of work: read on a thread of its own, a few items ahead.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use futures_core::Stream;
+use llm_batch::{Prompt, WorkItem};
+use serde_json::{Map, Value};
+use tokio::sync::mpsc;
+
+use crate::compose::Composer;
+use crate::destination::Earlier;
+use crate::input::{Inputs, Item, Place};
+
+/// How many items are read ahead. They are in memory, so they are few.
+const AHEAD: usize = 32;
+
+/// What the output needs to know of an item.
+#[derive(Debug)]
+pub(crate) struct ItemContext {
+    pub(crate) index: u64,
+    pub(crate) kept: Map<String, Value>,
+    /// Where the item stands and what is wrong with it, if something is.
+    pub(crate) problem: Option<(Place, String)>,
+}
+
+/// Work from the input.
+#[derive(Debug)]
+pub(crate) struct Source {
+    receiver: mpsc::Receiver<WorkItem<Prompt, ItemContext>>,
+    /// How many items are to come, where that is known.
+    left: Option<usize>,
+    state: Arc<Mutex<SourceState>>,
+}
+
+/// How reading went, once the source has ended.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct SourceState {
+    /// Items that an earlier run had answered.
+    pub(crate) skipped: u64,
+    /// Why the input could not be read to its end.
+    pub(crate) failure: Option<String>,
+}
+
+impl Source {
+    /// Starts to read. `left` is how many items there are, where that is known.
+    pub(crate) fn start(
+        inputs: &Inputs,
+        composer: Composer,
+        earlier: Earlier,
+        left: Option<usize>,
+    ) -> io::Result<Self> {
+        let (sender, receiver) = mpsc::channel(AHEAD);
+        let state = Arc::<Mutex<SourceState>>::default();
+        let reader = Reader {
+            composer,
+            earlier,
+            sender,
+            state: Arc::clone(&state),
+        };
+        let items = inputs.items();
+        // Not a task: a read of standard input cannot be called off, and must not hold up the end of the program.
+        std::thread::Builder::new()
+            .name("input".to_owned())
+            .spawn(move || reader.run(items))?;
+        Ok(Self {
+            receiver,
+            left,
+            state,
+        })
+    }
+
+    /// How reading is going.
+    pub(crate) fn state(&self) -> Arc<Mutex<SourceState>> {
+        Arc::clone(&self.state)
+    }
+}
+
+impl Stream for Source {
+    type Item = WorkItem<Prompt, ItemContext>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        let polled = this.receiver.poll_recv(cx);
+        if let (Poll::Ready(Some(_)), Some(left)) = (&polled, &mut this.left) {
+            *left = left.saturating_sub(1);
+        }
+        polled
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (0, self.left)
+    }
+}
+
+struct Reader {
+    composer: Composer,
+    earlier: Earlier,
+    sender: mpsc::Sender<WorkItem<Prompt, ItemContext>>,
+    state: Arc<Mutex<SourceState>>,
+}
+
+impl Reader {
+    fn run(mut self, items: impl Iterator<Item = Result<Item, String>>) {
+        for item in items {
+            let item = match item {
+                Ok(item) => item,
+                Err(message) => {
+                    self.note(|state| state.failure = Some(message));
+                    return;
+                }
+            };
+            if self.earlier.take(&item.id, item.index) {
+                self.note(|state| state.skipped += 1);
+                continue;
+            }
+            // The stream has gone: the run has ended.
+            if self.sender.blocking_send(self.work(item)).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn note(&self, change: impl FnOnce(&mut SourceState)) {
+        change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn work(&self, item: Item) -> WorkItem<Prompt, ItemContext> {
+        let Item {
+            id,
+            index,
+            place,
+            kept,
+            content,
+        } = item;
+        let made = content.and_then(|content| self.composer.prompt(content));
+        let problem = made.as_ref().err().map(|message| (place, message.clone()));
+        let work = match made {
+            Ok(prompt) => WorkItem::new(prompt),
+            Err(message) => WorkItem::failed(message),
+        };
+        work.with_id(id)
+            .with_context(ItemContext { index, kept, problem })
+    }
+}
