@@ -204,7 +204,15 @@ impl LinearRecovery {
                 rejected.at.saturating_duration_since(*at),
             )
         });
-        starts.max(1) as f64 / time.as_secs_f64().max(SHORTEST)
+        let (starts, time) = (starts.max(1) as f64, time.as_secs_f64());
+        let rate = starts / time.max(SHORTEST);
+        // Starts that were spaced are no burst, however briefly they went on.
+        let spaced = self.pacing.starts_per_second().min(starts / time);
+        if spaced.is_finite() {
+            rate.max(spaced)
+        } else {
+            rate
+        }
     }
 }
 
