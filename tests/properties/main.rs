@@ -1,0 +1,78 @@
+//! Properties of the whole stack over the simulated provider, in random scenarios and virtual time.
+#![allow(clippy::unwrap_used)]
+
+mod check;
+mod makespan;
+mod run;
+mod scenario;
+
+use std::collections::BTreeMap;
+
+use llm_batch::{EventKind, Termination};
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
+
+use self::run::run;
+use self::scenario::{Scenario, scenario};
+
+fn holds(scenario: &Scenario) -> Result<(), TestCaseError> {
+    let seen = run(scenario);
+    check::every_item_has_one_outcome(scenario, &seen)?;
+    check::slots_are_respected(scenario, &seen)?;
+    check::quota_is_conserved(&seen)?;
+    check::accounts_agree(scenario, &seen)?;
+    check::nothing_starts_while_the_gate_is_closed(&seen)?;
+    check::first_admissions_are_in_order(&seen)?;
+    check::generations_count_up(&seen)?;
+    check::pauses_escalate_only_while_nothing_is_accepted(scenario, &seen)?;
+    Ok(())
+}
+
+/// The scenarios reach what the properties are about.
+#[test]
+fn the_scenarios_are_not_idle() {
+    let mut runner = TestRunner::deterministic();
+    let mut seen = BTreeMap::<&str, u64>::new();
+    for _ in 0..200 {
+        let scenario = scenario().new_tree(&mut runner).unwrap().current();
+        let run = run(&scenario);
+        let mut count = |what, times: u64| *seen.entry(what).or_default() += u64::from(times > 0);
+        let is =
+            |is: fn(&EventKind) -> bool| run.events.iter().filter(|event| is(&event.kind)).count() as u64;
+        count(
+            "completed",
+            u64::from(run.termination == Some(Termination::Completed)),
+        );
+        count(
+            "stopped",
+            u64::from(run.termination == Some(Termination::Stopped)),
+        );
+        count(
+            "dropped",
+            u64::from(run.termination == Some(Termination::Dropped)),
+        );
+        count("returned grants", run.gate.returned);
+        count("several pauses", run.gate.generation.saturating_sub(3));
+        count("latched", is(|kind| matches!(kind, EventKind::Latched { .. })));
+        count("escalations", check::escalations(&scenario, &run));
+        count("cut", run.provider.cut_before_head + run.provider.cut_in_body);
+        count("cancelled", run.provider.disconnected);
+        count(
+            "overloaded",
+            run.provider.rejected.get(&503).copied().unwrap_or(0),
+        );
+        count("answered", run.provider.answered);
+    }
+    assert_eq!(seen.len(), 11);
+    assert!(seen.values().all(|scenarios| *scenarios >= 5), "{seen:?}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_stack_holds_its_promises(scenario in scenario()) {
+        holds(&scenario)?;
+    }
+}
