@@ -69,7 +69,8 @@ fn verdict_of_error<E: 'static>(error: &E) -> Verdict {
 fn verdict_of_reqwest(error: &reqwest::Error) -> Verdict {
     if let Some(status) = error.status() {
         // From `error_for_status`, which dropped the headers.
-        return Verdict::of_kind(wire::judge(&wire::Facts::of_status(status.as_u16())));
+        let kind = wire::judge(&wire::Facts::of_status(status.as_u16()));
+        return Verdict::of_kind(kind).with_maybe_billed(kind == ErrorKind::Timeout);
     }
     if error.is_builder() {
         return Verdict::of_kind(ErrorKind::InvalidRequest);
@@ -77,5 +78,5 @@ fn verdict_of_reqwest(error: &reqwest::Error) -> Verdict {
     if error.is_timeout() && !error.is_connect() {
         return Verdict::of_kind(ErrorKind::TimedOut).with_maybe_billed(true);
     }
-    Verdict::of_kind(ErrorKind::Connection).with_maybe_billed(!error.is_connect())
+    Verdict::of_kind(ErrorKind::Connection)
 }

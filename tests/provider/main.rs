@@ -1,6 +1,11 @@
 //! The provider over real sockets on this machine.
 #![allow(clippy::unwrap_used)]
 
+mod classification;
+mod classifier;
+mod configuration;
 mod connections;
 mod happy_path;
+mod replies;
+mod secrets;
 mod server;

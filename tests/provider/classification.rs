@@ -1,0 +1,265 @@
+//! Every row of the classification, over the wire: status, headers and body in, the error's facts out.
+
+use std::time::Duration;
+
+use llm_batch::Delivery::{MaybeBilled, Rejected};
+use llm_batch::Disposition::{self, Backoff, Fatal, RetryNow, ScopeFatal, Throttled};
+use llm_batch::{Delivery, ErrorKind, LlmRequest, Prompt, QuotaDimension, TokenUsage};
+use tower::ServiceExt;
+
+use crate::server::{Reply, Server};
+
+struct Row {
+    status: u16,
+    headers: &'static [(&'static str, &'static str)],
+    body: &'static str,
+    kind: ErrorKind,
+    disposition: Disposition,
+    wait: Option<u64>,
+    delivery: Delivery,
+}
+
+/// A row without headers or a wait.
+const fn row(
+    status: u16,
+    body: &'static str,
+    kind: ErrorKind,
+    disposition: Disposition,
+    delivery: Delivery,
+) -> Row {
+    Row {
+        status,
+        headers: &[],
+        body,
+        kind,
+        disposition,
+        wait: None,
+        delivery,
+    }
+}
+
+impl Row {
+    const fn headers(mut self, headers: &'static [(&'static str, &'static str)]) -> Self {
+        self.headers = headers;
+        self
+    }
+
+    /// The wait, in milliseconds.
+    const fn waits(mut self, milliseconds: u64) -> Self {
+        self.wait = Some(milliseconds);
+        self
+    }
+}
+
+const RATE_LIMIT: &str = r#"{"error":{"message":"Rate limit reached for gpt-4o in organization org-1 on tokens per min (TPM): Limit 30000, Used 29000, Requested 2000. Please try again in 26.604s. Visit https://platform.openai.com/account/rate-limits to learn more. You can increase your rate limit by adding a payment method.","type":"tokens","param":null,"code":"rate_limit_exceeded"}}"#;
+const BARE_RATE_LIMIT: &str = r#"{"error":{"message":"Rate limit reached on tokens per min (TPM)","type":"tokens","code":"rate_limit_exceeded"}}"#;
+
+fn rows() -> Vec<Row> {
+    use ErrorKind as K;
+    vec![
+        // Rate limits and their hints, in order.
+        row(429, RATE_LIMIT, K::RateLimit, Throttled, Rejected).waits(26_604),
+        row(429, RATE_LIMIT, K::RateLimit, Throttled, Rejected).headers(&[("retry-after", "7")]).waits(7_000),
+        row(429, RATE_LIMIT, K::RateLimit, Throttled, Rejected)
+            .headers(&[("retry-after-ms", "174"), ("retry-after", "7")])
+            .waits(174),
+        row(429, RATE_LIMIT, K::RateLimit, Throttled, Rejected)
+            .headers(&[("retry-after", "Sat, 21 Nov 2026 10:00:30 GMT"), ("date", "Sat, 21 Nov 2026 10:00:00 GMT")])
+            .waits(30_000),
+        row(429, RATE_LIMIT, K::RateLimit, Throttled, Rejected).headers(&[("retry-after", "-1")]).waits(26_604),
+        row(429, RATE_LIMIT, K::RateLimit, Throttled, Rejected).headers(&[("retry-after", "NaN")]).waits(26_604),
+        row(429, BARE_RATE_LIMIT, K::RateLimit, Throttled, Rejected)
+            .headers(&[("x-ratelimit-reset-requests", "17ms"), ("x-ratelimit-reset-tokens", "6m0s")])
+            .waits(360_000),
+        row(429, r#"{"error":{"message":"Too fast","type":"requests","code":"rate_limit_exceeded"}}"#, K::RateLimit, Throttled, Rejected)
+            .headers(&[("x-ratelimit-reset-requests", "17ms"), ("x-ratelimit-reset-tokens", "6m0s")])
+            .waits(17),
+        row(429, "", K::RateLimit, Throttled, Rejected)
+            .headers(&[
+                ("x-ratelimit-remaining-requests", "5"),
+                ("x-ratelimit-reset-requests", "1ms"),
+                ("x-ratelimit-remaining-tokens", "0"),
+                ("x-ratelimit-reset-tokens", "1m"),
+            ])
+            .waits(60_000),
+        row(429, "", K::RateLimit, Throttled, Rejected),
+        row(429, "<html><title>429 Too Many Requests</title></html>", K::RateLimit, Throttled, Rejected),
+        // Google's compatible endpoint: a list of one.
+        row(429, r#"[{"error":{"code":429,"message":"You exceeded your current quota, please check your plan and billing details.","status":"RESOURCE_EXHAUSTED","details":[{"@type":"type.googleapis.com/google.rpc.QuotaFailure","violations":[{"quotaId":"GenerateRequestsPerMinutePerProject"}]},{"@type":"type.googleapis.com/google.rpc.RetryInfo","retryDelay":"34.4s"}]}}]"#, K::RateLimit, Throttled, Rejected).waits(34_400),
+        row(429, r#"{"error":{"code":429,"message":"Quota exceeded","status":"RESOURCE_EXHAUSTED","details":[{"@type":"type.googleapis.com/google.rpc.QuotaFailure","violations":[{"quotaId":"GenerateRequestsPerDayPerProject"}]},{"@type":"type.googleapis.com/google.rpc.RetryInfo","retryDelay":"48s"}]}}"#, K::QuotaExhausted, ScopeFatal, Rejected).waits(48_000),
+        row(429, r#"{"error":{"code":429,"message":"Quota exceeded for metric x, limit: 0, model: y","status":"RESOURCE_EXHAUSTED"}}"#, K::QuotaExhausted, ScopeFatal, Rejected),
+        // OpenRouter and its upstreams.
+        row(429, r#"{"error":{"code":429,"message":"Provider returned error","metadata":{"provider_name":"G","raw":"temporarily rate-limited upstream. Please retry shortly"}}}"#, K::RateLimit, Throttled, Rejected),
+        row(429, r#"{"error":{"code":429,"message":"busy","availability":{"retryable":false}}}"#, K::RateLimit, Fatal, Rejected),
+        row(429, r#"{"error":{"code":429,"message":"busy","availability":{"retryable":true,"retry_after":2}}}"#, K::RateLimit, Throttled, Rejected).waits(2_000),
+        // Limits that no wait cures.
+        row(429, r#"{"error":{"message":"Request too large for gpt-4o on tokens per min (TPM): Limit 30000, Requested 31538.","type":"tokens","code":"rate_limit_exceeded"}}"#, K::InvalidRequest, Fatal, Rejected),
+        row(429, r#"{"error":{"message":"Limit 30000, Used 0, Requested 31538. Please try again in 3s","type":"tokens","code":"rate_limit_exceeded"}}"#, K::InvalidRequest, Fatal, Rejected).waits(3_000),
+        row(429, r#"{"error":{"message":"Limit reached on requests per day (RPD): Limit 200, Used 200, Requested 1. Please try again in 7m12s.","type":"requests","code":"rate_limit_exceeded"}}"#, K::QuotaExhausted, ScopeFatal, Rejected).waits(432_000),
+        row(429, r#"{"error":{"message":"Limit reached on requests per day (RPD): Limit 10000, Used 10000, Requested 1. Please try again in 8.64s.","type":"requests","code":"rate_limit_exceeded"}}"#, K::RateLimit, Throttled, Rejected).waits(8_640),
+        // Money.
+        row(429, r#"{"error":{"message":"You exceeded your current quota, please check your plan and billing details.","type":"insufficient_quota","param":null,"code":"insufficient_quota"}}"#, K::InsufficientBalance, ScopeFatal, Rejected),
+        row(429, r#"{"error":{"message":"You exceeded your current quota, please check your plan."}}"#, K::InsufficientBalance, ScopeFatal, Rejected),
+        row(429, r#"{"error":{"message":"Billing hard limit has been reached"}}"#, K::InsufficientBalance, ScopeFatal, Rejected),
+        row(402, r#"{"message":"Insufficient Balance","type":"unknown_error","code":"invalid_request_error"}"#, K::InsufficientBalance, ScopeFatal, Rejected),
+        row(402, r#"{"error":{"message":"You requested up to 65536 tokens, but can only afford 30104","code":402}}"#, K::InsufficientBalance, ScopeFatal, Rejected),
+        row(400, r#"{"error":{"type":"invalid_request_error","message":"Your credit balance is too low to access the API."}}"#, K::InsufficientBalance, ScopeFatal, Rejected),
+        // Keys and permissions.
+        row(401, r#"{"error":{"message":"Incorrect API key provided","type":"invalid_request_error","param":null,"code":"invalid_api_key"}}"#, K::Authentication, ScopeFatal, Rejected),
+        row(401, r#"{"detail":"Invalid API Key"}"#, K::Authentication, ScopeFatal, Rejected),
+        row(401, r#"{"error":{"code":401,"message":"Rate limit? No: no key."}}"#, K::Authentication, ScopeFatal, Rejected),
+        row(400, r#"{"code":"invalid-argument","error":"Incorrect API key provided: xx. You can obtain one."}"#, K::Authentication, ScopeFatal, Rejected),
+        row(400, r#"[{"error":{"code":400,"message":"API key not valid.","status":"INVALID_ARGUMENT","details":[{"@type":"type.googleapis.com/google.rpc.ErrorInfo","reason":"API_KEY_INVALID"}]}}]"#, K::Authentication, ScopeFatal, Rejected),
+        row(403, r#"{"error":{"message":"Your project may not use this model"}}"#, K::PermissionDenied, Fatal, Rejected),
+        row(403, r#"{"code":403,"message":"Invalid API key","type":"Forbidden"}"#, K::Authentication, ScopeFatal, Rejected),
+        row(403, "<html><head><title>Error 403 (Forbidden)</title>", K::PermissionDenied, Fatal, Rejected),
+        row(403, r#"{"error":{"code":403,"message":"flagged","metadata":{"reasons":["violence"],"flagged_input":"..","provider_name":"P"}}}"#, K::ContentFilter, Fatal, Rejected),
+        row(403, r#"{"error":{"code":403,"message":"CachedContent not found (or permission denied)","status":"PERMISSION_DENIED"}}"#, K::CacheMissing, Backoff, Rejected),
+        // Models.
+        row(404, r#"{"error":{"message":"The model `x` does not exist","type":"invalid_request_error","code":"model_not_found"}}"#, K::NotFound, ScopeFatal, Rejected),
+        row(404, r#"{"id":"1","message":"model 'x' not found"}"#, K::NotFound, ScopeFatal, Rejected),
+        row(400, r#"{"object":"error","message":"Invalid model: x","type":"invalid_model","param":null,"code":"1500","raw_status_code":400}"#, K::NotFound, ScopeFatal, Rejected),
+        row(400, r#"{"error":{"message":"openai/x is not a valid model ID","code":400},"user_id":"u"}"#, K::NotFound, ScopeFatal, Rejected),
+        // Prompts.
+        row(400, r#"{"error":{"message":"too long","type":"invalid_request_error","param":"messages","code":"context_length_exceeded"}}"#, K::ContextLength, Fatal, Rejected),
+        row(400, r#"{"error":{"message":"This endpoint's maximum context length is 200000 tokens.","code":400}}"#, K::ContextLength, Fatal, Rejected),
+        row(400, r#"{"error":{"code":400,"message":"request (2009 tokens) exceeds the available context size (512 tokens)","type":"exceed_context_size_error"}}"#, K::ContextLength, Fatal, Rejected),
+        row(400, r#"{"error":{"message":"prompt is too long: 210000 tokens > 200000 maximum","type":"invalid_request_error"}}"#, K::ContextLength, Fatal, Rejected),
+        row(400, r#"{"error":{"message":"The response was filtered","type":null,"param":"prompt","code":"content_filter","status":400,"innererror":{"code":"ResponsibleAIPolicyViolation"}}}"#, K::ContentFilter, Fatal, Rejected),
+        row(400, r#"{"error":{"message":"no","metadata":{"error_type":"content_policy_violation"},"code":400}}"#, K::ContentFilter, Fatal, Rejected),
+        row(400, r#"{"error":{"message":"Failed to call a function.","type":"invalid_request_error","code":"tool_use_failed","failed_generation":"x"}}"#, K::ModelFault, RetryNow, MaybeBilled),
+        row(400, r#"{"error":{"message":"Unsupported parameter: 'max_tokens'","type":"invalid_request_error","code":"unsupported_parameter"}}"#, K::InvalidRequest, Fatal, Rejected),
+        row(400, r#"{"code":400,"message":"Validation: Temperature must be between 0 and 2, got 4290","type":"Bad Request"}"#, K::InvalidRequest, Fatal, Rejected),
+        row(422, r#"{"detail":[{"loc":["body","x"],"msg":"field required","type":"missing"}]}"#, K::InvalidRequest, Fatal, Rejected),
+        row(413, "", K::InvalidRequest, Fatal, Rejected),
+        row(405, "", K::InvalidRequest, Fatal, Rejected),
+        // Servers.
+        row(500, "", K::ServerError, Backoff, Rejected),
+        row(500, r#"{"error":{"message":"The server had an error","type":"server_error","param":null,"code":null}}"#, K::ServerError, Backoff, Rejected),
+        row(500, r#"{"error":{"code":500,"message":"tools param requires --jinja flag","type":"server_error"}}"#, K::InvalidRequest, Fatal, Rejected),
+        row(501, r#"{"error":{"code":501,"message":"This server does not support embeddings.","type":"not_supported_error"}}"#, K::InvalidRequest, Fatal, Rejected),
+        row(502, "<html>\r\n<head><title>502 Bad Gateway</title></head>", K::ServerError, Backoff, MaybeBilled),
+        row(502, r#"{"error":{"code":502,"message":"down","metadata":{"error_type":"provider_unavailable"}}}"#, K::ServerError, Backoff, MaybeBilled),
+        row(503, r#"{"object":"error","message":"overloaded","type":"ServiceUnavailable","code":503}"#, K::Overloaded, Backoff, Rejected),
+        row(503, "upstream connect error", K::Overloaded, Backoff, Rejected).headers(&[("retry-after", "4")]).waits(4_000),
+        row(529, "", K::Overloaded, Backoff, Rejected),
+        row(500, r#"{"error":{"code":500,"message":"full","metadata":{"error_type":"provider_overloaded"}}}"#, K::Overloaded, Backoff, Rejected),
+        row(408, "", K::Timeout, Backoff, MaybeBilled),
+        row(504, "", K::Timeout, Backoff, MaybeBilled),
+        row(524, "", K::Timeout, Backoff, MaybeBilled),
+        row(409, "", K::Conflict, Backoff, Rejected),
+        row(425, "", K::Conflict, Backoff, Rejected),
+        // The provider's own word.
+        row(400, "", K::InvalidRequest, Backoff, Rejected).headers(&[("x-should-retry", "true")]),
+        row(429, "", K::RateLimit, Fatal, Rejected).headers(&[("x-should-retry", "false")]),
+        row(500, "", K::ServerError, Fatal, Rejected).headers(&[("x-should-retry", "false")]),
+        row(429, "", K::RateLimit, Throttled, Rejected).headers(&[("x-should-retry", "true")]),
+        row(500, "", K::ServerError, Backoff, Rejected).headers(&[("x-should-retry", "perhaps")]),
+        // Errors inside a success.
+        row(200, r#"{"error":{"code":429,"message":"slow down"}}"#, K::RateLimit, Throttled, Rejected),
+        row(200, r#"{"error":{"message":"The server had an error","type":"server_error"}}"#, K::ServerError, Backoff, MaybeBilled),
+        row(200, r#"{"error":{"message":"x","code":"insufficient_quota"}}"#, K::InsufficientBalance, ScopeFatal, Rejected),
+        row(200, r#"{"error":{"message":"x","code":"rate_limit_exceeded"}}"#, K::RateLimit, Throttled, Rejected),
+        row(200, r#"{"error":{"message":"x","type":"invalid_request_error"}}"#, K::InvalidRequest, Fatal, Rejected),
+        row(200, r#"{"error":"something went wrong"}"#, K::ServerError, Backoff, MaybeBilled),
+        row(200, r#"{"error":{"code":502,"message":"died","metadata":{"error_type":"provider_unavailable"}}}"#, K::ServerError, Backoff, MaybeBilled),
+        row(200, r#"{"id":"1","choices":[{"finish_reason":"error","error":{"code":503,"message":"overloaded"},"message":{"content":""}}]}"#, K::Overloaded, Backoff, Rejected),
+        row(200, r#"{"object":"error","message":"Invalid model","type":"invalid_model","code":"1500"}"#, K::NotFound, ScopeFatal, Rejected),
+        // Successes that are none.
+        row(200, "", K::ServerError, Backoff, MaybeBilled),
+        row(200, "<html><title>Log in</title></html>", K::ServerError, Backoff, MaybeBilled),
+        row(200, r#"{"choices":[{"message":{"content":"cut"#, K::ServerError, Backoff, MaybeBilled),
+        row(200, "[]", K::ServerError, Backoff, MaybeBilled),
+        row(200, "{}", K::ServerError, Backoff, MaybeBilled),
+        row(200, r#"{"choices":[]}"#, K::ServerError, Backoff, MaybeBilled),
+        row(200, "data: {\"choices\":[]}\n\ndata: [DONE]\n\n", K::ServerError, Backoff, MaybeBilled),
+    ]
+}
+
+#[tokio::test]
+async fn every_row_is_classified() {
+    let server = Server::start(|request| {
+        let number: usize = request.json()["model"].as_str().unwrap().parse().unwrap();
+        let Row {
+            status,
+            headers,
+            body,
+            ..
+        } = rows()[number];
+        Reply::new(status, headers, body)
+    })
+    .await;
+    let model = server.model();
+    for (number, row) in rows().iter().enumerate() {
+        let request = LlmRequest::new(Prompt::new("x").with_model(number.to_string()));
+        let item = std::sync::Arc::clone(request.item());
+        let error = model.clone().oneshot(request).await.unwrap_err();
+        let case = format!("{} {:?} {}: {error}", row.status, row.headers, row.body);
+        assert_eq!(error.kind(), row.kind, "{case}");
+        assert_eq!(error.disposition(), row.disposition, "{case}");
+        assert_eq!(error.retry_after(), row.wait.map(Duration::from_millis), "{case}");
+        assert_eq!(error.delivery(), row.delivery, "{case}");
+        assert!(error.status().is_some(), "{case}");
+        assert!(!error.message().is_empty(), "{case}");
+        // A rejection is known to have cost nothing; of the rest nothing is known.
+        let unknown = row.delivery == MaybeBilled;
+        assert_eq!(
+            error.usage(),
+            if unknown { None } else { Some(TokenUsage::ZERO) },
+            "{case}"
+        );
+        let report = item.report();
+        assert_eq!(
+            (report.calls, report.unknown_usage_calls),
+            (1, u32::from(unknown)),
+            "{case}"
+        );
+        assert_eq!(
+            report.throttled_calls,
+            u32::from(row.disposition == Throttled),
+            "{case}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_code_and_the_dimension_are_told() {
+    let server = Server::start(|_| {
+        Reply::new(
+            429,
+            &[
+                ("x-ratelimit-limit-tokens", "30000"),
+                ("x-ratelimit-remaining-tokens", "-1"),
+            ],
+            RATE_LIMIT,
+        )
+    })
+    .await;
+    let error = server
+        .model()
+        .oneshot(LlmRequest::new("x".into()))
+        .await
+        .unwrap_err();
+    assert_eq!(error.code(), Some("rate_limit_exceeded"));
+    let quota = error.quota().unwrap();
+    assert_eq!(quota.dimension, Some(QuotaDimension::Tokens));
+    assert_eq!((quota.tokens.limit, quota.tokens.remaining), (Some(30_000), None));
+}
+
+#[tokio::test]
+async fn a_wait_on_a_success_is_ignored_and_its_quota_is_noted() {
+    let headers = [
+        ("retry-after", "30"),
+        ("x-ratelimit-remaining-requests", "9"),
+        ("x-ratelimit-reset-requests", "1m2.3s"),
+    ];
+    let server =
+        Server::start(move |_| Reply::new(200, &headers, crate::server::completion("ok").to_string())).await;
+    let mut request = LlmRequest::new(Prompt::new("x"));
+    let call = request.open_call();
+    let answer = server.model().oneshot(request).await.unwrap();
+    assert_eq!(answer.output, "ok");
+    let quota = call.quota().unwrap();
+    assert_eq!(quota.requests.remaining, Some(9));
+    assert_eq!(quota.requests.reset, Some(Duration::from_millis(62_300)));
+}

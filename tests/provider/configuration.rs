@@ -1,0 +1,196 @@
+//! Setting up clients by hand, by name and by the environment.
+
+use std::process::Command;
+
+use llm_batch::provider::openai::ChatCompletions;
+use llm_batch::provider::strategy_with_base_url;
+use llm_batch::{ErrorKind, LlmRequest, OpenAi, strategy};
+use tower::ServiceExt;
+
+use crate::server::{Reply, Server};
+
+#[test]
+fn malformed_settings_are_refused_with_what_to_do() {
+    let error = |builder: llm_batch::provider::openai::OpenAiBuilder| {
+        let error = builder.build().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Configuration);
+        error.to_string()
+    };
+    assert!(error(OpenAi::builder()).contains("OPENAI_API_KEY"));
+    assert!(
+        error(OpenAi::builder().api_key_env("LLM_BATCH_TEST_NO_SUCH_KEY"))
+            .contains("LLM_BATCH_TEST_NO_SUCH_KEY")
+    );
+    for url in [
+        "localhost:8000",
+        "",
+        "ftp://host/v1",
+        "http://",
+        "/v1",
+        "http://user:pw123@host/v1",
+    ] {
+        let text = error(OpenAi::builder().base_url(url));
+        assert!(
+            text.contains("base URL") && !text.contains("pw123"),
+            "{url}: {text}"
+        );
+    }
+    let local = || OpenAi::builder().base_url("http://localhost/v1");
+    assert!(error(local().header("bad name", "x")).contains("bad name"));
+    let text = error(local().header("x-key", "line\nbreak"));
+    assert!(text.contains("x-key") && !text.contains("break"), "{text}");
+}
+
+#[test]
+#[should_panic(expected = "without connections")]
+fn no_connections_is_refused() {
+    let _ = OpenAi::builder().max_connections(0);
+}
+
+#[tokio::test]
+async fn the_endpoint_stands_under_the_base_url() {
+    let server = Server::start(|_| Reply::text("ok")).await;
+    for (base, path) in [
+        ("", "/chat/completions"),
+        ("/", "/chat/completions"),
+        ("/openai/v1/", "/openai/v1/chat/completions"),
+        (
+            "/deployments/d?api-version=2026-01-01",
+            "/deployments/d/chat/completions?api-version=2026-01-01",
+        ),
+    ] {
+        let client = OpenAi::builder()
+            .base_url(format!("http://{}{base}", server.address))
+            .build()
+            .unwrap();
+        client
+            .model("m")
+            .oneshot(LlmRequest::new("x".into()))
+            .await
+            .unwrap();
+        let sent = server.received().pop().unwrap();
+        assert_eq!(sent.path, path);
+        assert_eq!(sent.header("authorization"), None);
+    }
+}
+
+#[test]
+fn names_that_are_wrong_tell_the_right_ones() {
+    for name in ["gpt-4o-mini", "", "opanai:gpt-4o", "OpenAI:x", ":x"] {
+        let error = strategy(name).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Configuration);
+        for prefix in [
+            "openai:",
+            "openai-compatible:",
+            "ollama:",
+            "vllm:",
+            "llamacpp:",
+            "lmstudio:",
+        ] {
+            assert!(error.to_string().contains(prefix), "{name}: {error}");
+        }
+    }
+    for name in ["ollama:", "vllm: "] {
+        assert!(
+            strategy(name).unwrap_err().to_string().contains("model"),
+            "{name}"
+        );
+    }
+    assert!(
+        strategy_with_base_url("ollama:x", "nonsense")
+            .unwrap_err()
+            .to_string()
+            .contains("base URL")
+    );
+}
+
+#[tokio::test]
+async fn a_named_strategy_asks_the_given_server() {
+    let server = Server::start(|_| Reply::text("ok")).await;
+    for name in [
+        "openai:org/model:tag",
+        "openai-compatible:org/model:tag",
+        "ollama:org/model:tag",
+    ] {
+        let model = strategy_with_base_url(name, &format!("http://{}/v1", server.address)).unwrap();
+        let prompt = llm_batch::Prompt::new("x").with_max_output_tokens(5);
+        assert_eq!(model.oneshot(LlmRequest::new(prompt)).await.unwrap().output, "ok");
+        let sent = server.received().pop().unwrap().json();
+        assert_eq!(sent["model"], "org/model:tag");
+        let field = if name.starts_with("openai:") {
+            "max_completion_tokens"
+        } else {
+            "max_tokens"
+        };
+        assert_eq!(sent[field], 5, "{name}");
+    }
+}
+
+/// Runs `describe` in a process of its own, with nothing but these variables of ours.
+fn in_environment(name: &str, variables: &[(&str, &str)]) -> String {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "configuration::describe", "--ignored", "--nocapture"]);
+    for variable in [
+        "OPENAI_API_KEY",
+        "OPENAI_BASE_URL",
+        "OPENAI_COMPATIBLE_BASE_URL",
+        "OLLAMA_BASE_URL",
+    ] {
+        command.env_remove(variable);
+    }
+    let output = command
+        .env("DESCRIBE", name)
+        .envs(variables.iter().copied())
+        .output()
+        .unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+#[ignore = "run by others with an environment"]
+fn describe() {
+    let name = std::env::var("DESCRIBE").unwrap_or_default();
+    let result = match name.as_str() {
+        "from_env" => OpenAi::from_env().map(|client| format!("{client:?}")),
+        name => strategy(name).map(|_| "a strategy".to_owned()),
+    };
+    match result {
+        Ok(text) => println!("ok: {text}"),
+        Err(error) => println!("error: {error}"),
+    }
+}
+
+#[test]
+fn the_environment_sets_up_a_client() {
+    let text = in_environment("from_env", &[]);
+    assert!(
+        text.contains("error:") && text.contains("OPENAI_API_KEY"),
+        "{text}"
+    );
+    let text = in_environment("from_env", &[("OPENAI_API_KEY", "sk-in-the-environment")]);
+    assert!(text.contains("ok:") && text.contains("api.openai.com"), "{text}");
+    assert!(!text.contains("sk-in-the-environment"), "{text}");
+    let text = in_environment("from_env", &[("OPENAI_API_KEY", "  ")]);
+    assert!(text.contains("OPENAI_API_KEY is not set"), "{text}");
+    let text = in_environment("from_env", &[("OPENAI_BASE_URL", "http://gpu.example:8000/v1")]);
+    assert!(text.contains("ok:") && text.contains("gpu.example"), "{text}");
+
+    assert!(in_environment("openai:gpt-4o-mini", &[]).contains("OPENAI_API_KEY"));
+    assert!(in_environment("openai-compatible:x", &[]).contains("OPENAI_COMPATIBLE_BASE_URL"));
+    let base = [("OPENAI_COMPATIBLE_BASE_URL", "http://gpu.example/v1")];
+    assert!(in_environment("openai-compatible:x", &base).contains("ok:"));
+    for name in ["ollama:x", "vllm:x", "llamacpp:x", "lmstudio:x"] {
+        assert!(in_environment(name, &[]).contains("ok:"), "{name}");
+    }
+    assert!(in_environment("ollama:x", &[("OLLAMA_BASE_URL", "nonsense")]).contains("base URL"));
+}
+
+#[test]
+fn public_types_cross_threads() {
+    fn crosses<T: Send + Sync + 'static>() {}
+    fn is_sent<T: Send + 'static>() {}
+    crosses::<OpenAi>();
+    crosses::<ChatCompletions>();
+    crosses::<llm_batch::provider::openai::OpenAiBuilder>();
+    is_sent::<llm_batch::provider::openai::ResponseFuture>();
+}
