@@ -326,6 +326,7 @@ struct OpenCall {
     observed: Option<Option<TokenUsage>>,
     throttled: bool,
     claimed: bool,
+    told: bool,
     quota: Option<ReportedQuota>,
 }
 
@@ -601,6 +602,7 @@ impl Item {
             observed: None,
             throttled: false,
             claimed: false,
+            told: false,
             quota: None,
         };
         if record.open.is_none() {
@@ -671,13 +673,27 @@ impl CallGuard {
             .and_then(|call| call.observed)
     }
 
-    /// Whether this is the first to ask: metrics, spans and events tell of one call once, however many layers
-    /// watch it.
-    pub(crate) fn claim(&self) -> bool {
+    /// When the call started, for the first who asks: metrics, spans and events tell of one call once, however many
+    /// layers watch it.
+    pub(crate) fn claim(&self) -> Option<Instant> {
+        let mut record = self.item.record();
+        let call = record.open_call(self.number)?;
+        (!std::mem::replace(&mut call.claimed, true)).then_some(call.started)
+    }
+
+    /// Whether the event of the call's start has been sent, by the gate or by an accounting layer.
+    pub(crate) fn start_is_told(&self) -> bool {
         self.item
             .record()
             .open_call(self.number)
-            .is_some_and(|call| !std::mem::replace(&mut call.claimed, true))
+            .is_none_or(|call| call.told)
+    }
+
+    /// Says that the event of the call's start has been sent.
+    pub(crate) fn set_start_told(&self) {
+        if let Some(call) = self.item.record().open_call(self.number) {
+            call.told = true;
+        }
     }
 
     /// Says that the provider throttled the call.

@@ -180,27 +180,33 @@ async fn the_builder_makes_the_same_stack() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_stack_tells_what_it_does() {
-    let events = Events::new();
-    let mut receiver = events.subscribe();
-    let standard = StandardLayer::new()
-        .with_limiter(unpaced())
-        .with_events(&events)
-        .with_max_attempts(2);
-    let model = standard.layer(Script::says([invalid(), invalid()]));
-    let error = model.oneshot(request(&item())).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Validation);
-    let mut names = Vec::new();
-    while let Some(Event { kind, .. }) = receiver.try_recv().unwrap() {
-        names.push(match kind {
-            EventKind::CallStarted { call, attempt } => format!("start {call}/{attempt}"),
-            EventKind::CallFailed { call, .. } => format!("fail {call}"),
-            EventKind::RetryScheduled { attempt, .. } => format!("retry {attempt}"),
-            other => panic!("{other:?}"),
-        });
+async fn the_stack_tells_what_it_does_whether_the_gate_does_or_not() {
+    for told_by_gate in [false, true] {
+        let events = Events::new();
+        let mut receiver = events.subscribe();
+        let mut limiter = RateLimiter::builder().without_start_ramp();
+        if told_by_gate {
+            limiter = limiter.events(&events);
+        }
+        let standard = StandardLayer::new()
+            .with_limiter(limiter.build().unwrap())
+            .with_events(&events)
+            .with_max_attempts(2);
+        let model = standard.layer(Script::says([invalid(), invalid()]));
+        let error = model.oneshot(request(&item())).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Validation);
+        let mut names = Vec::new();
+        while let Some(Event { kind, .. }) = receiver.try_recv().unwrap() {
+            match kind {
+                EventKind::CallStarted { call, attempt } => names.push(format!("start {call}/{attempt}")),
+                EventKind::CallFailed { call, .. } => names.push(format!("fail {call}")),
+                EventKind::RetryScheduled { attempt, .. } => names.push(format!("retry {attempt}")),
+                EventKind::QuotaAdmitted { .. } | EventKind::QuotaSettled { .. } if told_by_gate => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(names, ["start 1/1", "fail 1", "retry 2", "start 2/2", "fail 2"]);
     }
-    names.retain(|name| !name.starts_with("start"));
-    assert_eq!(names, ["fail 1", "retry 2", "fail 2"]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -48,11 +48,14 @@ pub(crate) enum Step {
     Panic,
 }
 
+/// When a call came, as which attempt, and with which input.
+type Seen = (Duration, u32, &'static str);
+
 /// A strategy that plays its steps in order and notes when, and as which attempt, it was called.
 #[derive(Clone)]
 pub(crate) struct Script {
     steps: Arc<Mutex<VecDeque<Step>>>,
-    pub(crate) calls: Arc<Mutex<Vec<(Duration, u32, &'static str)>>>,
+    calls: Arc<Mutex<Vec<Seen>>>,
     created: Instant,
 }
 

@@ -129,9 +129,12 @@ fn open<Req>(find: &impl FindItem<Req>, request: &mut Req, call: &ActiveCall) ->
         estimate: call.estimate(),
     });
     if let Some(guard) = guard.as_ref().filter(|guard| guard.is_opener()) {
-        gate.emit(at, item, || EventKind::CallStarted {
-            call: guard.number(),
-            attempt: guard.item().attempt(),
+        gate.emit(at, item, || {
+            guard.set_start_told();
+            EventKind::CallStarted {
+                call: guard.number(),
+                attempt: guard.item().attempt(),
+            }
         });
     }
     guard

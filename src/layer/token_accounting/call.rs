@@ -19,34 +19,37 @@ use crate::usage::TokenUsage;
 pub(super) struct Call {
     shared: Arc<Shared>,
     guard: Option<CallGuard>,
-    /// Whether metrics, span and events of this call are this layer's to write.
-    claimed: bool,
-    started: Instant,
+    /// When it started; `None` if metrics, span and events of this call are another layer's to write.
+    started: Option<Instant>,
     span: Span,
     ended: bool,
 }
 
 impl Call {
     pub(super) fn start(shared: &Arc<Shared>, guard: Option<CallGuard>) -> Self {
-        let claimed = guard.as_ref().is_none_or(CallGuard::claim);
-        let span = if claimed {
-            telemetry::call_span(guard.as_ref())
-        } else {
-            Span::none()
+        let started = match &guard {
+            Some(guard) => guard.claim(),
+            None => Some(Instant::now()),
+        };
+        let span = match started {
+            Some(_) => telemetry::call_span(guard.as_ref()),
+            None => Span::none(),
         };
         if let (Some(events), Some(guard)) = (&shared.events, &guard)
-            && guard.is_opener()
+            && !guard.start_is_told()
         {
-            events.emit(Some(guard.item()), || EventKind::CallStarted {
-                call: guard.number(),
-                attempt: guard.item().attempt(),
+            events.emit(Some(guard.item()), || {
+                guard.set_start_told();
+                EventKind::CallStarted {
+                    call: guard.number(),
+                    attempt: guard.item().attempt(),
+                }
             });
         }
         Self {
             shared: Arc::clone(shared),
             guard,
-            claimed,
-            started: Instant::now(),
+            started,
             span,
             ended: false,
         }
@@ -68,7 +71,7 @@ impl Call {
             Err(error) => CallEnd::Failure(Some(kind_of(error))),
         };
         let used = self.settle(end, reported);
-        if self.claimed {
+        if self.started.is_some() {
             let metadata = outcome.ok().and_then(|response| usage.metadata(response));
             telemetry::record_response(&self.span, metadata, used);
         }
@@ -89,10 +92,10 @@ impl Call {
             guard.set_throttled();
         }
         self.shared.ledger.add(end != CallEnd::Success, usage);
-        if !self.claimed {
+        let Some(started) = self.started else {
             return usage;
-        }
-        let duration = self.started.elapsed();
+        };
+        let duration = started.elapsed();
         self.shared.meter.call_ended(end, duration, usage);
         match end {
             CallEnd::Success => {}
