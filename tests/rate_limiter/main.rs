@@ -1,6 +1,12 @@
 //! The gate: quotas, cooldowns, pace, queue, and the layer around a service.
 #![allow(clippy::unwrap_used)]
 
+mod builder;
 mod cooldown;
+mod invariants;
+mod layer;
+mod pace;
+mod queue;
 mod quota;
+mod runtimes;
 mod support;

@@ -83,3 +83,8 @@ pub(crate) async fn time_to_start(limiter: &RateLimiter, estimate: u64) -> (Dura
     let call = call(limiter, estimate).await.unwrap();
     (before.elapsed(), call)
 }
+
+/// What a future yields within this time.
+pub(crate) async fn poll_for<F: Future>(time: Duration, future: F) -> Option<F::Output> {
+    tokio::time::timeout(time, future).await.ok()
+}

@@ -8,6 +8,8 @@ use super::pace::{Pacing, SlowStart};
 /// Pauses of a gate that was closed by overload without a hint, longer each time nothing was accepted.
 const OVERLOAD: [u64; 5] = [1, 2, 4, 8, 15];
 
+const LONGEST: Duration = Duration::from_secs(366 * 86_400);
+
 /// How long the gate stays closed after a throttle.
 ///
 /// With a hint of the provider the pause is the hint, at most [`hint_cap`](Self::with_hint_cap). Without one it is
@@ -111,8 +113,13 @@ impl Cooldown {
                 "must be a number of at least 1",
             ));
         }
-        if self.cap.is_zero() || self.hint_cap.is_zero() {
-            return Err(InvalidLimit::new("cooldown.cap", "must be longer than zero"));
+        for (field, cap) in [("cooldown.cap", self.cap), ("cooldown.hint_cap", self.hint_cap)] {
+            if cap.is_zero() || cap > LONGEST {
+                return Err(InvalidLimit::new(
+                    field,
+                    "must be longer than zero and at most a year",
+                ));
+            }
         }
         if self.base.is_some_and(|base| base > self.cap) {
             return Err(InvalidLimit::new(

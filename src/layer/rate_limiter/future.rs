@@ -39,11 +39,10 @@ enum Step<Fut> {
     /// Waits for the service inside, with the grant in hand.
     Granted(Option<Grant>),
     Calling {
-        // In this order: the call ends, then the gate learns of it, then the item's record is closed.
+        // Dropped first, so that what is observed at its end still counts.
         #[pin]
         future: Fut,
         call: Option<ActiveCall>,
-        guard: Option<CallGuard>,
     },
 }
 
@@ -92,14 +91,11 @@ where
                         panic!("`RateLimitedFuture` polled after completion");
                     };
                     match grant.start() {
-                        Ok(call) => {
-                            let guard = open(this.find, &mut request, &call);
+                        Ok(mut call) => {
+                            open(&mut call, this.find, &mut request);
                             let future = service.call(request);
-                            this.step.set(Step::Calling {
-                                future,
-                                call: Some(call),
-                                guard,
-                            });
+                            let call = Some(call);
+                            this.step.set(Step::Calling { future, call });
                         }
                         Err(acquire) => {
                             // A fresh clone holds nothing of the service inside while this waits again.
@@ -108,10 +104,10 @@ where
                         }
                     }
                 }
-                StepProj::Calling { future, call, guard } => {
+                StepProj::Calling { future, call } => {
                     let result = ready!(future.poll(cx));
                     if let Some(call) = call.take() {
-                        settle(call, guard.take(), this.classify.classify(result.as_ref()));
+                        settle(call, this.classify.classify(result.as_ref()));
                     }
                     return Poll::Ready(result);
                 }
@@ -120,14 +116,12 @@ where
     }
 }
 
-/// Opens the call in the item's record, at the instant of the last look.
-fn open<Req>(find: &impl FindItem<Req>, request: &mut Req, call: &ActiveCall) -> Option<CallGuard> {
+/// Opens the call in the item's record, as of the instant of the last look.
+fn open<Req>(call: &mut ActiveCall, find: &impl FindItem<Req>, request: &mut Req) {
     let guard = find.call(request);
-    let (gate, at) = (call.gate(), call.started_at());
+    let (gate, at, estimate) = (call.gate(), call.started_at(), call.estimate());
     let item = guard.as_ref().map(|guard| &**guard.item());
-    gate.emit(at, item, || EventKind::QuotaAdmitted {
-        estimate: call.estimate(),
-    });
+    gate.emit(at, item, || EventKind::QuotaAdmitted { estimate });
     if let Some(guard) = guard.as_ref().filter(|guard| guard.is_opener()) {
         gate.emit(at, item, || {
             guard.set_start_told();
@@ -137,13 +131,12 @@ fn open<Req>(find: &impl FindItem<Req>, request: &mut Req, call: &ActiveCall) ->
             }
         });
     }
-    guard
+    call.set_guard(guard);
 }
 
-fn settle(call: ActiveCall, guard: Option<CallGuard>, mut verdict: Verdict) {
+fn settle(call: ActiveCall, mut verdict: Verdict) {
     let throttled = verdict.disposition == Disposition::Throttled;
-    let observed = guard.as_ref().and_then(CallGuard::observed);
-    let used = match observed {
+    let used = match call.guard().and_then(CallGuard::observed) {
         Some(usage) => usage.map(|usage| usage.total()),
         // Nobody looked. A call that was not sent or was turned away took nothing.
         None if throttled => Some(0),
@@ -153,16 +146,15 @@ fn settle(call: ActiveCall, guard: Option<CallGuard>, mut verdict: Verdict) {
             .map(|_| 0),
     };
     if verdict.quota.is_none() {
-        verdict.quota = guard.as_ref().and_then(CallGuard::quota);
+        verdict.quota = call.guard().and_then(CallGuard::quota);
     }
-    let hold = call.settle(&verdict, used);
-    if let Some(guard) = guard
-        && throttled
-    {
+    let guard = call.guard().filter(|_| throttled);
+    let item = guard.map(|guard| {
         guard.set_throttled();
-        if let Some(until) = hold {
-            guard.item().set_throttled_until(until);
-        }
+        guard.item().clone()
+    });
+    if let (Some(until), Some(item)) = (call.settle(&verdict, used), item) {
+        item.set_throttled_until(until);
     }
 }
 

@@ -7,9 +7,9 @@ use tokio::time::Instant;
 
 use super::pace::{EndedCall, Pace, Pacing};
 use super::pump;
-use super::state::{Admission, Closing, Effects, Reply, Started, State, Ticket, Warning, is_answer};
+use super::state::{Admission, Closing, Effects, Reply, Settled, Started, State, Ticket, Warning, is_answer};
 use super::waits::Waited;
-use crate::classify::Verdict;
+use crate::classify::{Disposition, Verdict};
 use crate::events::{EventKind, Events};
 use crate::item::Item;
 use crate::telemetry::Meter;
@@ -179,49 +179,52 @@ impl Gate {
     }
 
     /// A call has ended without a verdict.
-    pub(super) fn end_unjudged(self: &Arc<Self>, started: &Started) {
-        self.with(|state, now, effects| {
-            effects.events.push((now, settled(started, None)));
-            state.end(started, None, None, None, now, effects);
-        });
+    pub(super) fn end_unjudged(self: &Arc<Self>, started: &Started, used: Option<u64>, item: Option<&Item>) {
+        let settled = self.with(|state, now, effects| state.end(started, None, used, None, now, effects));
+        self.emit_settled(started, used, settled.at, item);
     }
 
-    /// A call has ended; `open` becomes false with it, before anything can panic. Returns until when a throttled
-    /// item has to wait.
+    /// A call has ended; `open` becomes false with it, before anything can panic.
     pub(super) fn end(
         self: &Arc<Self>,
         started: &Started,
         verdict: &Verdict,
         used: Option<u64>,
+        item: Option<&Item>,
         open: &mut bool,
-    ) -> Option<Instant> {
-        let mut end = |state: &mut State, closing, now, effects: &mut Effects| {
-            effects.events.push((now, settled(started, used)));
+    ) -> Settled {
+        // Held from the decision to close to the closing, so that a generation closes once and by one rate.
+        let mut policy = (!is_answer(verdict)).then(|| lock(&self.pace));
+        let closing = policy
+            .as_mut()
+            .and_then(|policy| self.closing(policy, started, verdict));
+        let (settled, effects) = self.locked(|state, now, effects| {
             *open = false;
             state.end(started, Some(verdict), used, closing, now, effects)
-        };
-        if is_answer(verdict) {
-            let (hold, at) = self.with(|state, now, effects| (end(state, None, now, effects), now));
-            let call = ended(verdict, false, at);
-            let effects = self.ask(&mut lock(&self.pace), |pace| pace.on_end(&started.call, &call));
-            self.apply(effects);
-            return hold;
-        }
-        // Held from the decision to close to the closing, so that a generation closes once and by one rate.
-        let mut policy = lock(&self.pace);
-        let closing = self.closing(&mut policy, started, verdict);
-        let ((hold, at), effects) =
-            self.locked(|state, now, effects| (end(state, closing, now, effects), now));
-        let more = if closing.is_none() {
-            let call = ended(verdict, false, at);
-            self.ask(&mut policy, |pace| pace.on_end(&started.call, &call))
-        } else {
-            Effects::default()
-        };
+        });
         drop(policy);
+        self.emit_settled(started, used, settled.at, item);
+        if verdict.disposition == Disposition::Throttled {
+            self.emit(settled.at, item, || EventKind::Throttled {
+                retry_after: verdict.retry_after,
+                dimension: verdict.quota.and_then(|quota| quota.dimension),
+                current: settled.current,
+            });
+        }
         self.apply(effects);
-        self.apply(more);
-        hold
+        if closing.is_none() {
+            let end = ended(verdict, false, settled.at);
+            let effects = self.ask(&mut lock(&self.pace), |pace| pace.on_end(&started.call, &end));
+            self.apply(effects);
+        }
+        settled
+    }
+
+    fn emit_settled(&self, started: &Started, used: Option<u64>, at: Instant, item: Option<&Item>) {
+        self.emit(at, item, || EventKind::QuotaSettled {
+            estimate: started.call.estimate,
+            used,
+        });
     }
 
     /// Whether a verdict closes the gate, and the pace at which it will open again.
@@ -242,13 +245,6 @@ impl Gate {
         let ((), effects) = self.locked(State::reopen);
         drop(policy);
         self.apply(effects);
-    }
-}
-
-fn settled(started: &Started, used: Option<u64>) -> EventKind {
-    EventKind::QuotaSettled {
-        estimate: started.call.estimate,
-        used,
     }
 }
 

@@ -14,7 +14,7 @@ use super::error::Refused;
 use super::gate::Gate;
 use super::state::{Admission, Answer, Ask, Reply, Started, Ticket};
 use crate::classify::Verdict;
-use crate::item::{Item, WaitReason};
+use crate::item::{CallGuard, Item, WaitReason};
 
 /// The future of [`RateLimiter::acquire`](super::RateLimiter::acquire): waits for its turn.
 ///
@@ -193,6 +193,7 @@ impl Grant {
         let call = ActiveCall {
             gate: Arc::clone(&self.gate),
             started,
+            guard: None,
             open: true,
         };
         // A policy that panics ends the call, which is then cancelled.
@@ -225,6 +226,8 @@ impl fmt::Debug for Grant {
 pub struct ActiveCall {
     gate: Arc<Gate>,
     started: Started,
+    /// Its entry in the item's record, which ends with it.
+    guard: Option<CallGuard>,
     open: bool,
 }
 
@@ -240,7 +243,9 @@ impl ActiveCall {
     /// keeps the estimate. After a throttle it returns until when the one who was throttled has to wait, for
     /// [`Acquire::held_until`].
     pub fn settle(mut self, verdict: &Verdict, used: Option<u64>) -> Option<Instant> {
-        self.gate.end(&self.started, verdict, used, &mut self.open)
+        let item = self.guard.as_ref().map(|guard| &**guard.item());
+        let settled = self.gate.end(&self.started, verdict, used, item, &mut self.open);
+        settled.hold_until
     }
 
     /// The tokens reserved for it.
@@ -251,12 +256,25 @@ impl ActiveCall {
     pub(super) fn gate(&self) -> &Gate {
         &self.gate
     }
+
+    pub(super) fn set_guard(&mut self, guard: Option<CallGuard>) {
+        self.guard = guard;
+    }
+
+    pub(super) const fn guard(&self) -> Option<&CallGuard> {
+        self.guard.as_ref()
+    }
 }
 
 impl Drop for ActiveCall {
     fn drop(&mut self) {
         if self.open {
-            self.gate.end_unjudged(&self.started);
+            // What was observed before it was cut counts.
+            let guard = self.guard.as_ref();
+            let used = guard.and_then(CallGuard::observed).flatten();
+            let item = guard.map(|guard| &**guard.item());
+            self.gate
+                .end_unjudged(&self.started, used.map(|usage| usage.total()), item);
         }
     }
 }

@@ -73,6 +73,16 @@ struct Waiter {
     reply: oneshot::Sender<Reply>,
 }
 
+/// What came of the end of a call.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Settled {
+    pub(super) at: Instant,
+    /// It belongs to the current generation.
+    pub(super) current: bool,
+    /// Until when an item that was throttled has to wait.
+    pub(super) hold_until: Option<Instant>,
+}
+
 /// What a caller asks for.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ask {
@@ -573,8 +583,7 @@ impl State {
         (is_overload(verdict) && closes).then_some(Closing::Overload)
     }
 
-    /// A call has ended: settles its quota and does what the verdict asks for. Returns until when a throttled item
-    /// has to wait.
+    /// A call has ended: settles its quota and does what the verdict asks for.
     pub(super) fn end(
         &mut self,
         started: &Started,
@@ -583,7 +592,7 @@ impl State {
         closing: Option<(Closing, Pacing)>,
         now: Instant,
         effects: &mut Effects,
-    ) -> Option<Instant> {
+    ) -> Settled {
         self.open_if_due(now, effects);
         self.settle(started.call.estimate, used, now);
         let current = started.call.generation == self.generation;
@@ -620,10 +629,15 @@ impl State {
             self.latch(verdict.kind, now, effects);
         }
         self.drain(now, effects);
-        throttled.map(|verdict| {
+        let hold_until = throttled.map(|verdict| {
             let own = now + self.config.cooldown.hint(verdict.retry_after).unwrap_or_default();
             self.closed.as_ref().map_or(own, |closed| closed.until.max(own))
-        })
+        });
+        Settled {
+            at: now,
+            current,
+            hold_until,
+        }
     }
 
     fn settle(&mut self, estimate: u64, used: Option<u64>, now: Instant) {
