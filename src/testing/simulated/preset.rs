@@ -15,8 +15,8 @@ use super::quota::Quota;
 pub enum Preset {
     /// Answers in about 100 ms; no quota, no faults.
     Steady,
-    /// An ordinary bad day: 40 requests a second with a burst of 20, hints in milliseconds, 2 % resets, 2 % 503s,
-    /// 1 % stalls of two seconds.
+    /// An ordinary bad day: 60 requests in every two seconds, hints in whole seconds, 3 % resets, 2 % 503s, 1 % stalls of
+    /// two seconds. With `max_attempts` of 8 every item succeeds.
     #[default]
     Throttled,
     /// Everything at once: rejected calls that count, tokens by a fixed window, a concurrency limit, no hints; resets,
@@ -43,10 +43,9 @@ impl Preset {
         match self {
             Self::Steady => builder.latency(Latency::log_normal(ms(100), ms(250))),
             Self::Throttled => builder
-                .request_quota(Quota::per_second(40).with_burst(20))
-                .hint(Hint::RetryAfterMs)
+                .request_quota(Quota::new(60, ms(2_000)).fixed_window())
                 .latency(Latency::log_normal(ms(150), ms(800)))
-                .reset_rate(0.02)
+                .reset_rate(0.03)
                 .status_rate(503, 0.02)
                 .stall(0.01, ms(2_000)),
             Self::Chaos => builder
