@@ -232,7 +232,7 @@ async fn calls_are_told_once_whoever_watches() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_ledger_is_exact_once_nothing_runs() {
     let ledger = TokenLedger::new();
     let layer = TokenAccountingLayer::new(ledger.clone());

@@ -9,8 +9,9 @@ use llm_batch::layer::retry::{RetryLayer, RetryPolicy, RetryWait};
 use llm_batch::layer::standard::StandardLayer;
 use llm_batch::layer::timeout::{CallTimeoutLayer, ItemTimeoutLayer, TimedOut};
 use llm_batch::layer::token_accounting::{TokenAccountingLayer, TokenLedger};
-use llm_batch::{Lazy, LlmError, LlmResponse, lazy};
+use llm_batch::{BoxError, Lazy, LlmError, LlmResponse, lazy};
 use tokio::sync::Semaphore;
+use tokio_test::{assert_pending, assert_ready, assert_ready_err, assert_ready_ok};
 use tower::limit::ConcurrencyLimit;
 use tower::{Layer, Service, ServiceExt, service_fn};
 
@@ -139,6 +140,56 @@ async fn a_lazy_strategy_readies_the_instance_that_it_calls() {
     }
     assert!(!probe.violated.load(Ordering::SeqCst));
     assert_eq!(probe.calls.load(Ordering::SeqCst), 3);
+}
+
+/// Layers that do not wait pass readiness on, and take no other instance; exactly, step by step.
+#[test]
+fn readiness_is_that_of_the_service_inside() {
+    use tower_test::mock;
+
+    fn passes_on<L>(layer: L)
+    where
+        L: Layer<mock::Mock<Request, LlmResponse>>,
+        L::Service: Service<Request, Response = LlmResponse, Error = BoxError>,
+    {
+        let (mut service, mut handle) = mock::spawn_layer::<Request, LlmResponse, _>(layer);
+        handle.allow(0);
+        assert_pending!(service.poll_ready());
+        handle.allow(1);
+        assert_ready_ok!(service.poll_ready());
+        let mut answer = tokio_test::task::spawn(service.call(request(&item())));
+        assert_pending!(answer.poll());
+        let (asked, reply) = assert_ready!(tokio_test::task::spawn(handle.next_request()).poll()).unwrap();
+        assert_eq!(*asked.input(), "hi");
+        reply.send_response(LlmResponse::new("there".to_owned()));
+        assert_eq!(assert_ready_ok!(answer.poll()).output, "there");
+        assert_pending!(service.poll_ready());
+        handle.send_error("broken");
+        assert_eq!(assert_ready_err!(service.poll_ready()).to_string(), "broken");
+    }
+
+    // The timers want a runtime.
+    tokio_test::block_on(async {
+        passes_on(ItemTimeoutLayer::new(Duration::from_secs(9)));
+        passes_on(CallTimeoutLayer::new(Duration::from_secs(9)));
+        passes_on(TokenAccountingLayer::new(TokenLedger::new()));
+        passes_on(RetryLayer::new(RetryPolicy::new(3)));
+    });
+}
+
+/// tower's rule, which the retry documentation tells: the policy is not asked about readiness.
+#[tokio::test]
+async fn an_error_of_readiness_ends_the_item() {
+    let (mut service, mut handle) =
+        tower_test::mock::spawn_layer::<Request, LlmResponse, _>(RetryLayer::new(RetryPolicy::new(3)));
+    handle.allow(1);
+    assert_ready_ok!(service.poll_ready());
+    let mut answer = tokio_test::task::spawn(service.call(request(&item())));
+    assert_pending!(answer.poll());
+    let (_, reply) = handle.next_request().await.unwrap();
+    handle.send_error("broken");
+    reply.send_error(LlmError::validation("once more"));
+    assert_eq!(assert_ready_err!(answer.poll()).to_string(), "broken");
 }
 
 #[test]

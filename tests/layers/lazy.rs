@@ -159,3 +159,39 @@ async fn it_is_released_once() {
     assert_eq!(released.load(Ordering::SeqCst), 2);
     call.await.unwrap().unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_storm_of_callers_some_of_which_go_away_makes_it_once() {
+    let made = Arc::new(AtomicU32::new(0));
+    let count = Arc::clone(&made);
+    let strategy = lazy(move || {
+        let count = Arc::clone(&count);
+        async move {
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            count.fetch_add(1, Ordering::SeqCst);
+            Ok::<_, LlmError>(Script::new([]))
+        }
+    });
+    let calls: Vec<_> = (0..10_000)
+        .map(|_| tokio::spawn(strategy.clone().oneshot(request(&item()))))
+        .collect();
+    for (number, call) in calls.iter().enumerate() {
+        if number % 3 == 0 {
+            call.abort();
+        }
+    }
+    let mut answered = 0;
+    for call in calls {
+        match call.await {
+            Ok(result) => {
+                result.unwrap();
+                answered += 1;
+            }
+            Err(error) => assert!(error.is_cancelled()),
+        }
+    }
+    assert!(answered >= 6_666, "{answered}");
+    assert_eq!(made.load(Ordering::SeqCst), 1);
+}

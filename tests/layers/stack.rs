@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use futures::{StreamExt, stream};
 use llm_batch::layer::ServiceBuilderExt;
-use llm_batch::layer::rate_limiter::RateLimiter;
+use llm_batch::layer::rate_limiter::{RateLimiter, RateLimiterLayer, Refused};
 use llm_batch::layer::retry::RetryPolicy;
 use llm_batch::layer::standard::StandardLayer;
+use llm_batch::layer::timeout::TimedOut;
 use llm_batch::layer::token_accounting::TokenLedger;
 use llm_batch::{
     ErrorKind, Event, EventKind, Events, LlmError, LlmRequest, LlmResponse, LlmStreamExt, TokenUsage,
-    WorkItem,
+    Verdict, WorkItem,
 };
 use tokio::time::Instant;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
@@ -249,4 +250,63 @@ async fn a_panic_gives_everything_back() {
     assert_eq!((one.report().calls, one.report().unknown_usage_calls), (1, 1));
     model.oneshot(request(&item())).await.unwrap();
     assert_eq!(standard.limiter().snapshot().in_flight, 0);
+}
+
+/// An error type of one's own passes through the whole stack; it needs one variant for each layer that may fail.
+#[tokio::test(start_paused = true)]
+async fn an_error_type_of_ones_own_passes_through() {
+    #[derive(Debug, thiserror::Error)]
+    enum Mine {
+        #[error(transparent)]
+        Late(#[from] TimedOut),
+        #[error(transparent)]
+        Refused(#[from] Refused),
+        #[error("busy")]
+        Busy,
+    }
+    let verdict = |outcome: Result<&LlmResponse, &Mine>| match outcome {
+        Ok(_) => Verdict::SUCCESS,
+        Err(Mine::Busy) => Verdict::of_kind(ErrorKind::RateLimit),
+        Err(Mine::Late(_)) => Verdict::of_kind(ErrorKind::TimedOut).with_maybe_billed(true),
+        Err(Mine::Refused(_)) => Verdict::of_kind(ErrorKind::InvalidRequest),
+    };
+    let calls = Arc::new(AtomicU32::new(0));
+    let strategy = service_fn(move |_: LlmRequest<u32>| {
+        let number = calls.fetch_add(1, Ordering::SeqCst);
+        async move {
+            match number {
+                0 => Err(Mine::Busy),
+                1 => std::future::pending().await,
+                _ => Ok(LlmResponse::new("mine".to_owned())),
+            }
+        }
+    });
+    let limiter = RateLimiter::builder()
+        .tokens_per_minute(1_000)
+        .burst(seconds(60))
+        .without_start_ramp()
+        .build()
+        .unwrap();
+    let model = ServiceBuilder::new()
+        .item_timeout(seconds(900))
+        .llm_retry(RetryPolicy::new(3).classify_with(verdict))
+        .layer(
+            RateLimiterLayer::new(limiter.clone())
+                .classify_with(verdict)
+                .estimate_with(|_: &LlmRequest<u32>| 1_000),
+        )
+        .token_accounting(TokenLedger::new())
+        .call_timeout(seconds(5))
+        .service(strategy);
+    let one = item();
+    let answer = model
+        .oneshot(LlmRequest::for_item(1, Arc::clone(&one)))
+        .await
+        .unwrap();
+    assert_eq!(answer.output, "mine");
+    let report = one.report();
+    assert_eq!((report.calls, report.attempts, report.throttled_calls), (3, 2, 1));
+    // What the throttled call used only the error itself could say; the gate knows by the verdict that it took nothing.
+    assert_eq!(report.unknown_usage_calls, 3);
+    assert!(report.waits.tokens < seconds(65), "{:?}", report.waits);
 }

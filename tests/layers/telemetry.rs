@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use llm_batch::layer::retry::{RetryLayer, RetryPolicy};
 use llm_batch::layer::token_accounting::{TokenAccountingLayer, TokenLedger};
-use llm_batch::{FinishReason, LlmError, LlmResponse, ResponseMetadata, TokenUsage, telemetry};
+use llm_batch::testing::SimulatedProvider;
+use llm_batch::{
+    FinishReason, LlmError, LlmRequest, LlmResponse, OpenAi, Prompt, ResponseMetadata, TokenUsage, telemetry,
+};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tracing::field::{Field, Visit};
@@ -235,4 +238,56 @@ async fn the_span_is_the_strategys_current_one() {
         .oneshot(request(&item()))
         .await
         .unwrap();
+}
+
+/// Notes what is recorded into spans after they were made.
+struct Recorded(Arc<Mutex<BTreeMap<String, String>>>);
+
+impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Recorded {
+    fn on_record(
+        &self,
+        _: &span::Id,
+        values: &span::Record<'_>,
+        _: tracing_subscriber::layer::Context<'_, S>,
+    ) {
+        values.record(&mut Fields(&mut self.0.lock().unwrap()));
+    }
+}
+
+#[tokio::test]
+async fn a_provider_names_itself_and_its_model() {
+    use tracing_subscriber::layer::SubscriberExt;
+
+    let recorded = Arc::default();
+    let subscriber = tracing_subscriber::registry().with(Recorded(Arc::clone(&recorded)));
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let server = SimulatedProvider::builder()
+        .build()
+        .unwrap()
+        .serve("127.0.0.1:0")
+        .await
+        .unwrap();
+    let client = OpenAi::builder().base_url(server.base_url()).build().unwrap();
+    let model = TokenAccountingLayer::new(TokenLedger::new()).layer(client.model("m-1"));
+    model
+        .clone()
+        .oneshot(LlmRequest::new(Prompt::from("hi")))
+        .await
+        .unwrap();
+    let recorded_of = |name: &str| recorded.lock().unwrap().get(name).cloned();
+    assert_eq!(recorded_of("gen_ai.request.model").as_deref(), Some("m-1"));
+    assert_eq!(recorded_of("otel.name").as_deref(), Some("chat m-1"));
+    assert!(recorded_of("gen_ai.provider.name").is_some());
+    assert!(recorded_of("gen_ai.usage.input_tokens").is_some());
+    model
+        .oneshot(LlmRequest::new(Prompt::from("hi").with_model("m-2")))
+        .await
+        .unwrap();
+    assert_eq!(recorded_of("otel.name").as_deref(), Some("chat m-2"));
+
+    // Without the layer the current span is somebody else's, and stays as it is.
+    let theirs = tracing::info_span!("theirs", otel.name = tracing::field::Empty);
+    let call = client.model("m-3").oneshot(LlmRequest::new(Prompt::from("hi")));
+    tracing::Instrument::instrument(call, theirs).await.unwrap();
+    assert_eq!(recorded_of("otel.name").as_deref(), Some("chat m-2"));
 }

@@ -47,6 +47,9 @@
 //! One trap is tower's: its `Retry` ends an item when the service below reports an error from `poll_ready`, without
 //! asking the policy. The layers of this crate that wait do so in their futures and are always ready.
 //!
+//! # Panics
+//! A wait panics outside a tokio runtime, or in one without time enabled.
+//!
 //! # Cancel safety
 //! A dropped future ends the item: no call is begun afterwards, and a backoff that was under way is recorded for as
 //! long as it lasted.

@@ -11,6 +11,9 @@
 //! Both poll what is inside before they look at the clock, so an answer that is there is never thrown away, and
 //! touch a timer only if the answer is not there at the first look.
 //!
+//! # Panics
+//! The futures panic if they have to wait outside a tokio runtime, or in one without time enabled.
+//!
 //! # Cancel safety
 //! When a limit passes, what is inside is dropped. A call that was under way may still be billed; its usage is
 //! unknown.

@@ -79,10 +79,12 @@ impl Call {
 
     fn settle(&mut self, end: CallEnd, reported: Option<TokenUsage>) -> Option<TokenUsage> {
         self.ended = true;
-        // The strategy, or a layer further in, may have said it first; then that is what the item's record has.
+        // The strategy, or a layer further in, may have said it first; then that is what the item's record has. What
+        // is not known is not said: a layer further out may know.
         let usage = match &self.guard {
-            Some(guard) if !guard.observe(reported) => guard.observed().flatten(),
-            _ => reported,
+            Some(guard) if reported.is_some() && guard.observe(reported) => reported,
+            Some(guard) => guard.observed().flatten(),
+            None => reported,
         };
         let kind = match end {
             CallEnd::Failure(kind) => kind,
