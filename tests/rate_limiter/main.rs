@@ -9,4 +9,5 @@ mod pace;
 mod queue;
 mod quota;
 mod runtimes;
+mod store;
 mod support;

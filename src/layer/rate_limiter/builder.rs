@@ -14,6 +14,7 @@ use super::gate::Gate;
 use super::pace::{LinearRecovery, Pace, StartRamp};
 use super::quota::Bucket;
 use super::state::{Config, InFlightRamp, State};
+use super::store::StateStore;
 use crate::events::Events;
 
 /// What a bucket holds, by default: the refill of one second.
@@ -36,6 +37,7 @@ pub struct RateLimiterBuilder {
     start_ramp: Option<StartRamp>,
     cooldown: Cooldown,
     pace: Option<Box<dyn Pace>>,
+    store: Option<Box<dyn StateStore>>,
     events: Option<Events>,
 }
 
@@ -51,6 +53,7 @@ impl Default for RateLimiterBuilder {
             start_ramp: Some(StartRamp::default()),
             cooldown: Cooldown::default(),
             pace: None,
+            store: None,
             events: None,
         }
     }
@@ -125,6 +128,12 @@ impl RateLimiterBuilder {
         self
     }
 
+    /// Where quotas and pauses are that this gate shares with others. None by default: all is in this gate.
+    pub fn state_store(mut self, store: impl StateStore) -> Self {
+        self.store = Some(Box::new(store));
+        self
+    }
+
     /// Where to send the gate's events. Nowhere by default.
     pub fn events(mut self, events: &Events) -> Self {
         self.events = Some(events.clone());
@@ -170,8 +179,9 @@ impl RateLimiterBuilder {
             in_flight_ramp: self.in_flight_ramp,
             start_ramp: self.start_ramp,
             pacing: pace.initial(),
+            shared: self.store.is_some(),
         };
-        let gate = Gate::new(self.name, self.events, State::new(config, now), pace);
+        let gate = Gate::new(self.name, self.events, self.store, State::new(config, now), pace);
         RateLimiter { gate: Arc::new(gate) }
     }
 

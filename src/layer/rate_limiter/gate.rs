@@ -8,19 +8,21 @@ use tokio::time::Instant;
 use super::pace::{EndedCall, Pace, Pacing};
 use super::pump;
 use super::state::{Admission, Closing, Effects, Reply, Settled, Started, State, Ticket, Warning, is_answer};
+use super::store::StateStore;
 use super::waits::Waited;
 use crate::classify::{Disposition, Verdict};
 use crate::events::{EventKind, Events};
 use crate::item::Item;
 use crate::telemetry::Meter;
 
-const TARGET: &str = "llm_batch::rate_limiter";
+pub(super) const TARGET: &str = "llm_batch::rate_limiter";
 
 /// One gate.
 pub(super) struct Gate {
     pub(super) name: Arc<str>,
     events: Option<Events>,
     pub(super) meter: Meter,
+    pub(super) store: Option<Box<dyn StateStore>>,
     state: Mutex<State>,
     /// Never taken while the state is locked: the policy is user code. Whoever closes or reopens the gate holds it.
     pace: Mutex<Policy>,
@@ -40,12 +42,19 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Gate {
-    pub(super) fn new(name: Arc<str>, events: Option<Events>, state: State, pace: Box<dyn Pace>) -> Self {
+    pub(super) fn new(
+        name: Arc<str>,
+        events: Option<Events>,
+        store: Option<Box<dyn StateStore>>,
+        state: State,
+        pace: Box<dyn Pace>,
+    ) -> Self {
         let pacing = pace.initial();
         Self {
             meter: Meter::new(Some(&name)),
             name,
             events,
+            store,
             state: Mutex::new(state),
             pace: Mutex::new(Policy { pace, pacing }),
             wake: Notify::new(),

@@ -16,6 +16,7 @@ mod quota;
 mod select;
 mod snapshot;
 mod state;
+mod store;
 mod waits;
 
 pub use builder::RateLimiterBuilder;
@@ -27,6 +28,7 @@ pub use layer::{RateLimited, RateLimiterLayer};
 pub use pace::{EndedCall, LinearRecovery, Pace, Pacing, SlowStart, StartRamp, StartedCall};
 pub use select::{RateLimiters, SelectLimiter};
 pub use snapshot::RateLimiterSnapshot;
+pub use store::{Leave, StateStore, StoreReport};
 
 use gate::Gate;
 
