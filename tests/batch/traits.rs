@@ -49,7 +49,9 @@ async fn strategies_of_different_types_share_a_batch() {
 
 /// Writes down the name of every new span and its parent's.
 #[derive(Clone, Default)]
-struct Spans(Arc<Mutex<Vec<(String, Option<String>)>>>);
+struct Spans(Arc<Mutex<Vec<Named>>>);
+
+type Named = (String, Option<String>);
 
 impl<S: tracing::Subscriber + for<'a> LookupSpan<'a>> tracing_subscriber::Layer<S> for Spans {
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
