@@ -83,8 +83,8 @@ impl Shared {
 
 /// Watches and steers a batch, also when a combinator has consumed its stream. Clones are the same handle.
 ///
-/// What is set takes effect at the stream's next poll, for which the handle wakes its task: while the consumer does
-/// not poll, nothing new starts anyway.
+/// What is set takes effect at the stream's next poll, for which the handle wakes its task. While the consumer is busy
+/// elsewhere no item starts, but those in flight go on.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {

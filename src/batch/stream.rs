@@ -69,7 +69,8 @@ where
         self
     }
 
-    /// Stops the batch this long after its first poll.
+    /// Stops the batch this long after its first poll; none by default. Like every stop it takes effect when the stream
+    /// is polled, for which the timer wakes the consumer's task.
     ///
     /// With [`StopMode::Drain`], the default, calls under way then still finish.
     pub fn batch_timeout(mut self, limit: Duration) -> Self {

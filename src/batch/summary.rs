@@ -191,7 +191,11 @@ impl BatchSummary {
 
 /// A part of the whole in full per cent.
 fn share(part: Duration, whole: Duration) -> Option<u64> {
-    (!whole.is_zero()).then(|| (part.as_secs_f64() / whole.as_secs_f64() * 100.0).round() as u64)
+    (!whole.is_zero()).then(|| {
+        (part.as_secs_f64() / whole.as_secs_f64() * 100.0)
+            .round()
+            .min(100.0) as u64
+    })
 }
 
 impl fmt::Display for BatchSummary {

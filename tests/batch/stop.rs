@@ -7,7 +7,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::{StreamExt, poll, stream};
+use llm_batch::layer::rate_limiter::{RateLimiter, RateLimiterLayer};
 use llm_batch::layer::retry::{RetryLayer, RetryPolicy};
+use llm_batch::layer::token_accounting::{TokenAccountingLayer, TokenLedger};
 use llm_batch::{
     ErrorKind, LlmError, LlmRequest, LlmResponse, LlmStreamExt, StopMode, Termination, TokenUsage,
 };
@@ -85,6 +87,56 @@ async fn a_drain_lets_calls_finish_and_aborts_what_waits() {
     let summary = handle.statistics();
     assert_eq!(summary.termination, Some(Termination::Stopped));
     assert_eq!((summary.accepted, summary.not_reached), (4, Some(6)));
+}
+
+/// Through the standard layers: one call is under way, one item backs off, the others wait at the gate.
+#[tokio::test(start_paused = true)]
+async fn a_drain_ends_waits_at_the_gate_and_in_backoff() {
+    let limiter = RateLimiter::builder().max_in_flight(1).build().unwrap();
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&calls);
+    let model = service_fn(move |request: LlmRequest| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        async move {
+            if request.index() == 0 {
+                return Err(LlmError::new(ErrorKind::ServerError, "oops"));
+            }
+            sleep(Duration::from_millis(1_000)).await;
+            Ok(LlmResponse::new(String::new()).with_usage(TokenUsage::new(3, 4)))
+        }
+    });
+    let strategy = ServiceBuilder::new()
+        .layer(RetryLayer::new(
+            RetryPolicy::new(3).initial_backoff(Duration::from_secs(60)),
+        ))
+        .layer(RateLimiterLayer::new(limiter.clone()))
+        .layer(TokenAccountingLayer::new(TokenLedger::new()))
+        .service(model);
+    let mut results = stream::iter(vec!["hi"; 10])
+        .with_strategy(strategy)
+        .llm_batch(4)
+        .in_order();
+    let handle = results.handle();
+    assert!(poll!(results.next()).is_pending());
+    sleep(Duration::from_millis(500)).await;
+    assert_eq!(limiter.snapshot().in_flight, 1);
+    handle.stop();
+    let started = Instant::now();
+    let outcomes = all(results).await;
+    assert!(started.elapsed() < Duration::from_millis(600));
+    let aborted = Some(ErrorKind::Aborted);
+    assert_eq!(kinds(&outcomes), [aborted, None, aborted, aborted]);
+    let accounts: Vec<_> = outcomes
+        .iter()
+        .map(|outcome| (outcome.report.calls, outcome.report.unknown_usage_calls))
+        .collect();
+    // A server error may have been billed; waiting costs nothing.
+    assert_eq!(accounts, [(1, 1), (1, 0), (0, 0), (0, 0)]);
+    assert_eq!(outcomes[1].report.usage, TokenUsage::new(3, 4));
+    assert_eq!(calls.load(Ordering::SeqCst), 2);
+    settle().await;
+    let snapshot = limiter.snapshot();
+    assert_eq!((snapshot.waiting, snapshot.in_flight), (0, 0));
 }
 
 #[tokio::test(start_paused = true)]
