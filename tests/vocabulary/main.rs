@@ -3,10 +3,11 @@
 
 use std::time::Duration;
 
+use futures::{StreamExt, stream};
 use llm_batch::{
-    BoxError, Classify, Delivery, Disposition, ErrorKind, Event, EventKind, Events, FinishReason, ItemId,
-    ItemReport, KindClassifier, LlmError, LlmResponse, QuotaDimension, ReportedQuota, ResponseMetadata,
-    TokenUsage, Verdict, WaitReason,
+    BatchSummary, BoxError, Classify, Delivery, Disposition, ErrorKind, Event, EventKind, Events,
+    FinishReason, ItemId, ItemReport, KindClassifier, LlmError, LlmRequest, LlmResponse, LlmStreamExt,
+    Outcome, QuotaDimension, ReportedQuota, ResponseMetadata, Termination, TokenUsage, Verdict, WaitReason,
 };
 use proptest::prelude::*;
 use serde::Serialize;
@@ -211,6 +212,14 @@ fn event_kind() -> impl Strategy<Value = EventKind> {
     ]
 }
 
+/// Any outcome: they are made by a batch alone.
+fn an_outcome() -> Outcome<LlmResponse, LlmError, String> {
+    let strategy =
+        tower::service_fn(|_: LlmRequest| std::future::ready(Ok::<_, LlmError>(LlmResponse::default())));
+    let items = stream::iter([("id", "hi", String::new())]).with_strategy(strategy);
+    tokio_test::block_on(items.llm_batch(1).next()).unwrap()
+}
+
 proptest! {
     #[test]
     fn usage_comes_back(usage in usage()) {
@@ -255,6 +264,47 @@ proptest! {
         prop_assert_eq!(&event.kind, &kind);
         prop_assert_eq!(event.index, index);
         prop_assert_eq!(round_trip(&event), event);
+    }
+
+    #[test]
+    fn outcomes_come_back(
+        index in any::<u64>(),
+        id in any::<String>(),
+        context in any::<String>(),
+        result in prop_oneof![response().prop_map(Ok), error().prop_map(Err)],
+        report in report(),
+    ) {
+        let mut outcome = an_outcome();
+        (outcome.index, outcome.id, outcome.context) = (index, ItemId::from(id), context);
+        (outcome.result, outcome.report) = (result, report);
+        let back = round_trip(&outcome);
+        prop_assert_eq!(format!("{back:?}"), format!("{outcome:?}"));
+    }
+
+    #[test]
+    fn summaries_come_back(
+        counts in any::<[u64; 8]>(),
+        usage in usage(),
+        report in report(),
+        rate in 0.0..1e12_f64,
+        expected in proptest::option::of(any::<u64>()),
+    ) {
+        let mut summary = BatchSummary::default();
+        summary.termination = Some(Termination::Completed);
+        summary.expected = expected;
+        [
+            summary.accepted,
+            summary.succeeded,
+            summary.failed,
+            summary.in_flight,
+            summary.attempts,
+            summary.calls,
+            summary.throttled_calls,
+            summary.unknown_usage_calls,
+        ] = counts;
+        (summary.usage, summary.waits, summary.items_per_second) = (usage, report.waits, rate);
+        (summary.elapsed, summary.call_time) = (report.total_time, report.call_time);
+        prop_assert_eq!(round_trip(&summary), summary);
     }
 
     #[test]
