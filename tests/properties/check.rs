@@ -188,6 +188,39 @@ pub(crate) fn generations_count_up(seen: &Seen) -> Checked {
     Ok(())
 }
 
+/// A throttle of the current generation closes the gate, and nothing else of its kind does: one from before a pause only
+/// ever lengthens it.
+pub(crate) fn only_current_throttles_open_a_pause(seen: &Seen) -> Checked {
+    let (mut due, mut latched, mut generation) = (None, false, 0);
+    for event in &seen.events {
+        if due.is_some() {
+            let closes = matches!(event.kind, EventKind::CooldownStarted { .. });
+            prop_assert!(closes || latched, "not closed by a throttle: {:?}", event);
+        }
+        match &event.kind {
+            EventKind::Throttled { current: true, .. } => due = Some(event.at),
+            EventKind::CooldownStarted {
+                generation: new,
+                kind,
+                ..
+            } => {
+                if *new > generation && *kind == ErrorKind::RateLimit {
+                    prop_assert_eq!(due, Some(event.at), "closed by no throttle");
+                }
+                (due, generation) = (None, *new);
+            }
+            EventKind::Latched { .. } => latched = true,
+            _ => due = None,
+        }
+    }
+    let throttled = seen
+        .events
+        .iter()
+        .filter(|event| matches!(event.kind, EventKind::Throttled { .. }));
+    prop_assert_eq!(throttled.count() as u64, seen.gate.throttled);
+    Ok(())
+}
+
 /// A pause after a throttle, and what came before it.
 struct Pause {
     length: f64,

@@ -25,8 +25,8 @@ fn holds(scenario: &Scenario) -> Result<(), TestCaseError> {
     check::nothing_starts_while_the_gate_is_closed(&seen)?;
     check::first_admissions_are_in_order(&seen)?;
     check::generations_count_up(&seen)?;
-    check::pauses_escalate_only_while_nothing_is_accepted(scenario, &seen)?;
-    Ok(())
+    check::only_current_throttles_open_a_pause(&seen)?;
+    check::pauses_escalate_only_while_nothing_is_accepted(scenario, &seen)
 }
 
 /// The scenarios reach what the properties are about.
@@ -55,6 +55,10 @@ fn the_scenarios_are_not_idle() {
         count("returned grants", run.gate.returned);
         count("several pauses", run.gate.generation.saturating_sub(3));
         count("latched", is(|kind| matches!(kind, EventKind::Latched { .. })));
+        count(
+            "stale throttles",
+            is(|kind| matches!(kind, EventKind::Throttled { current: false, .. })),
+        );
         count("escalations", check::escalations(&scenario, &run));
         count("cut", run.provider.cut_before_head + run.provider.cut_in_body);
         count("cancelled", run.provider.disconnected);
@@ -64,7 +68,7 @@ fn the_scenarios_are_not_idle() {
         );
         count("answered", run.provider.answered);
     }
-    assert_eq!(seen.len(), 11);
+    assert_eq!(seen.len(), 12);
     assert!(seen.values().all(|scenarios| *scenarios >= 5), "{seen:?}");
 }
 
