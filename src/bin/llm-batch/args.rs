@@ -13,9 +13,10 @@ const STYLES: Styles = Styles::styled()
     .literal(AnsiColor::Cyan.on_default().bold())
     .placeholder(AnsiColor::Cyan.on_default());
 
+// Clap wraps longer lines at 100 columns, which would break examples.
 const EXAMPLES: &str = "\
 Examples:
-  # No key, no server: 3 prompts through a simulated provider that throttles
+  # No key, no server: three prompts through a simulated provider that throttles
   printf 'Hello there\\nName a colour\\nName a fruit\\n' | llm-batch run --model sim:throttled
 
   # A question per line of JSON, answers to a file; started again, it does only what is missing
@@ -30,48 +31,55 @@ Examples:
 const RUN_EXAMPLES: &str = "\
 Examples:
   # See what would be sent, and about how many tokens it takes; nothing is called
-  llm-batch run --model openai:gpt-4o-mini --prompt 'Question: {{question}}' questions.jsonl --dry-run
+  llm-batch run -m openai:gpt-4o-mini --prompt 'Question: {{question}}' questions.jsonl --dry-run
 
   # A table: the template names its columns, --keep copies them to the answers
-  llm-batch run --model openai:gpt-4o-mini --prompt 'Is this review positive? {{review}}' \\
+  llm-batch run -m openai:gpt-4o-mini --prompt 'Is this review positive? {{review}}' \\
       --keep product,stars reviews.csv --output-format csv -o answers.csv
 
   # A folder of texts, one file each; the answers go to files of the same names
-  llm-batch run --model openai:gpt-4o-mini --glob '*.txt' --prompt 'Summarise: {{text}}' texts/ --output-dir summaries
+  llm-batch run -m openai:gpt-4o-mini --glob '*.txt' --prompt 'Summarise: {{text}}' texts/ \\
+      --output-dir summaries
 
   # What you would send to OpenAI's batch API, now, and its kind of results
-  llm-batch run --model openai:gpt-4o-mini batch.jsonl --output-format openai-batch -o results.jsonl
+  llm-batch run -m openai:gpt-4o-mini batch.jsonl --output-format openai-batch -o results.jsonl
 
   # A server of your own, 64 calls at a time
-  llm-batch run --model vllm:my-model --base-url http://gpu:8000/v1 -c 64 prompts.txt -o answers.jsonl
+  llm-batch run -m vllm:my-model --base-url http://gpu:8000/v1 -c 64 prompts.txt -o answers.jsonl
 
 Input:
-  JSON lines (objects, or strings as prompts), OpenAI batch lines, CSV and TSV with a header, plain text (a prompt
-  a line), folders (a prompt a file, with the fields `text` and `path`). Without INPUT, or with `-`, standard input.
-  The input is read as it is needed: its size does not matter.
+  JSON lines (objects, or strings as prompts), OpenAI batch lines, CSV and TSV with a header,
+  plain text (a prompt a line), folders (a prompt a file, with the fields `text` and `path`).
+  Without INPUT, or with `-`, standard input. It is read as it is needed: its size does not matter.
 
 Output:
   One line of JSON for each item as it finishes:
-    {\"id\":\"7\",\"index\":6,\"ok\":true,\"output\":\"...\",\"usage\":{\"input\":31,\"output\":12,...},\"attempts\":1,\"calls\":1,
-     \"latency_ms\":812,\"model\":\"...\",\"finish_reason\":\"stop\"}
-    {\"id\":\"8\",\"index\":7,\"ok\":false,\"error\":{\"kind\":\"...\",\"message\":\"...\",\"status\":400},\"usage\":{...},\"attempts\":1,\"calls\":1}
-  `usage` covers every call of the item, failed ones too; `unknown_usage_calls` appears where a call may have cost
-  more than is known; `latency_ms` is the time inside calls, without waits.
+    {\"id\":\"7\",\"index\":6,\"ok\":true,\"output\":\"...\",\"usage\":{\"input\":31,\"output\":12,...},
+     \"attempts\":1,\"calls\":1,\"latency_ms\":812,\"model\":\"...\",\"finish_reason\":\"stop\"}
+    {\"id\":\"8\",\"index\":7,\"ok\":false,\"error\":{\"kind\":\"...\",\"message\":\"...\",\"status\":400},
+     \"usage\":{...},\"attempts\":1,\"calls\":1}
+  `usage` covers every call of the item, failed ones too; `unknown_usage_calls` appears where
+  calls may have cost more than is known; `latency_ms` is the time inside calls, without waits.
 
 Exit status:
-  0 every item succeeded   1 some failed   2 wrong usage or configuration, nothing was called
-  3 stopped early (batch timeout, bad key, no money, output closed)   130 interrupted";
+  0  every item succeeded
+  1  some failed
+  2  wrong usage or configuration; nothing was called
+  3  stopped early: batch timeout, bad key, no money, output closed
+  130  interrupted (Ctrl-C: running calls finish and are written; a second one stops at once)";
 
 const SIMULATE_EXAMPLES: &str = "\
 Examples:
   # In one terminal: 600 requests a minute, 5 % of the connections cut, 2 % of the calls rejected
-  llm-batch simulate --port 8080 --rpm 600 --hint retry-after-ms --reset-rate 0.05 --status 503=0.02
+  llm-batch simulate --rpm 600 --hint retry-after-ms --reset-rate 0.05 --status 503=0.02
 
   # In another: any program that speaks OpenAI's chat completions, such as this one
-  llm-batch run --model openai-compatible:sim --base-url http://127.0.0.1:8080/v1 --max-attempts 8 prompts.txt
+  llm-batch run -m openai-compatible:sim --base-url http://127.0.0.1:8080/v1 \\
+      --max-attempts 8 prompts.txt
 
-It serves until Ctrl-C, and then prints its ledger as JSON on standard output: the calls it received, answered and cut,
-and the tokens it billed. While it serves, the ledger is at http://127.0.0.1:8080/_sim/ledger.";
+It serves until Ctrl-C, and then prints its ledger as JSON on standard output: the calls it
+received, answered and cut, and the tokens it billed. While it serves, the ledger is at
+http://127.0.0.1:8080/_sim/ledger.";
 
 /// Push very many prompts through an LLM provider, within its limits, with every token accounted for.
 #[derive(Debug, Parser)]
@@ -97,6 +105,10 @@ pub(crate) struct RunArgs {
     #[arg(short, long, value_name = "PROVIDER:MODEL")]
     pub(crate) model: String,
 
+    /// Print the first three requests, the number of items and their estimated tokens; call nobody.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+
     #[command(flatten)]
     pub(crate) input: InputArgs,
     #[command(flatten)]
@@ -109,10 +121,6 @@ pub(crate) struct RunArgs {
     pub(crate) limits: LimitArgs,
     #[command(flatten)]
     pub(crate) reporting: ReportingArgs,
-
-    /// Print the first three requests, the number of items and their estimated tokens; call nobody.
-    #[arg(long)]
-    pub(crate) dry_run: bool,
 }
 
 #[derive(Debug, Args)]

@@ -47,11 +47,11 @@ fn main() -> ExitCode {
 
 /// Log records go to standard error: warnings, or what `RUST_LOG` says.
 fn log_to(console: &Console, quiet: bool) {
-    // A gate that pauses is its ordinary work; the bar shows it, and the summary counts it.
+    // A gate that pauses is at its ordinary work; the bar shows it, and the summary counts it.
     let default = if quiet {
         "error"
     } else {
-        "warn,llm_batch::layer::rate_limiter=error"
+        "warn,llm_batch::rate_limiter=error"
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     tracing_subscriber::fmt()

@@ -1,0 +1,172 @@
+//! How a run ends before its input does.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::time::{Duration, Instant};
+
+use llm_batch::testing::Latency;
+
+use crate::support::{Finished, Provider, finish, rows, run, signal, start, wait_until};
+
+fn prompts(count: usize) -> String {
+    (0..count).map(|number| format!("prompt {number}\n")).collect()
+}
+
+#[cfg(unix)]
+#[test]
+fn the_first_interrupt_lets_running_calls_finish() {
+    let provider = Provider::start(|builder| builder.latency(Duration::from_millis(400)));
+    let child = start(provider.arguments(["-c", "6"]), Some(&prompts(500)));
+    wait_until("six calls", || provider.ledger().received >= 6);
+    signal(&child, "INT");
+    let finished = finish(child);
+    finished
+        .code(130)
+        .says("interrupted")
+        .says("the batch was stopped");
+    let rows = finished.rows();
+    let ledger = provider.shutdown();
+    assert_eq!(ledger.answered, ledger.received, "a running call was cut");
+    assert_eq!(
+        rows.iter().filter(|row| row["ok"] == true).count() as u64,
+        ledger.answered
+    );
+    assert!(rows.len() < 20, "{}", rows.len());
+}
+
+#[cfg(unix)]
+#[test]
+fn the_second_interrupt_stops_at_once() {
+    for name in ["INT", "TERM"] {
+        let provider = Provider::start(|builder| builder.latency(Duration::from_secs(60)));
+        let child = start(provider.arguments(["-c", "6"]), Some(&prompts(500)));
+        wait_until("six calls", || provider.ledger().received >= 6);
+        let begun = Instant::now();
+        signal(&child, name);
+        std::thread::sleep(Duration::from_millis(300));
+        signal(&child, name);
+        let finished = finish(child);
+        finished.code(130);
+        assert!(begun.elapsed() < Duration::from_secs(20));
+        let rows = finished.rows();
+        assert!(
+            rows.iter().all(|row| row["error"]["kind"] == "aborted"),
+            "{rows:?}"
+        );
+        // They may have been billed, and the rows say so.
+        assert_eq!(
+            rows.iter().filter(|row| row["unknown_usage_calls"] == 1).count(),
+            6
+        );
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_ends_a_run_whose_input_does_not_come() {
+    let provider = Provider::start(|builder| builder);
+    let child = start(provider.arguments([]), None);
+    std::thread::sleep(Duration::from_millis(300));
+    signal(&child, "INT");
+    // Standard input is still open: it is ours.
+    let mut child = child;
+    let pipe = child.stdin.take();
+    wait_until("the end", || child.try_wait().unwrap().is_some());
+    finish(child).code(130);
+    drop(pipe);
+}
+
+#[test]
+fn a_closed_output_stops_the_run() {
+    let provider = Provider::start(|builder| builder.latency("1ms..20ms".parse::<Latency>().unwrap()));
+    let mut child = start(provider.arguments(["-c", "4"]), Some(&prompts(2_000)));
+    let mut out = BufReader::new(child.stdout.take().unwrap());
+    let mut first = String::new();
+    out.read_line(&mut first).unwrap();
+    drop(out);
+    assert_eq!(rows(&first).len(), 1);
+    let mut stderr = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+    let finished = Finished {
+        status: child.wait().unwrap(),
+        stdout: String::new(),
+        stderr,
+    };
+    finished.code(3).says("nobody reads the output any more");
+    assert!(provider.ledger().received < 200);
+}
+
+#[test]
+fn a_full_disk_is_told() {
+    if !std::path::Path::new("/dev/full").exists() {
+        return;
+    }
+    let provider = Provider::start(|builder| builder);
+    run(provider.arguments(["-o", "/dev/full"]), &prompts(50))
+        .code(3)
+        .says("the output cannot be written");
+}
+
+#[test]
+fn a_bad_key_stops_the_run_unless_told_otherwise() {
+    let provider = Provider::start(|builder| {
+        builder
+            .api_key("the right one")
+            .latency(Duration::from_millis(30))
+    });
+    let finished = run(provider.arguments(["-c", "3"]), &prompts(200));
+    finished
+        .code(3)
+        .says("authentication")
+        .says("--keep-going")
+        .says("check the API key");
+    let calls = provider.ledger().received;
+    assert!(calls <= 6, "{calls} calls");
+    assert!(finished.rows().iter().all(|row| row["ok"] == false));
+
+    let finished = run(provider.arguments(["--keep-going", "-c", "50"]), &prompts(100));
+    assert_eq!(finished.code(1).rows().len(), 100);
+    assert_eq!(provider.ledger().received - calls, 100);
+}
+
+#[test]
+fn the_batch_timeout_ends_it_early() {
+    let provider = Provider::start(|builder| builder.latency(Duration::from_millis(200)));
+    let finished = run(
+        provider.arguments(["--batch-timeout", "500ms", "-c", "2"]),
+        &prompts(500),
+    );
+    finished.code(3).says("the batch timeout passed");
+    assert!(finished.rows().iter().filter(|row| row["ok"] == true).count() >= 2);
+}
+
+#[test]
+fn an_input_that_breaks_off_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("open.csv");
+    // A quote that is never closed, in a file that never seems to end.
+    let mut text = "id,prompt\n1,fine\n2,\"".to_owned();
+    text.push_str(&"x".repeat(70 << 20));
+    fs::write(&file, text).unwrap();
+    let provider = Provider::start(|builder| builder);
+    let finished = run(provider.arguments([file.to_str().unwrap()]), "");
+    finished.code(3).says("is a quote left open?");
+    assert_eq!(finished.rows().len(), 1);
+}
+
+#[test]
+fn time_limits_fail_their_items() {
+    let provider = Provider::start(|builder| builder.latency(Duration::from_secs(30)));
+    let arguments = ["--timeout", "200ms", "--max-attempts", "1"];
+    let row = run(provider.arguments(arguments), "one\n")
+        .code(1)
+        .rows()
+        .remove(0);
+    assert_eq!(row["error"]["kind"], "timed_out");
+    assert_eq!(row["unknown_usage_calls"], 1);
+    let row = run(provider.arguments(["--item-timeout", "200ms"]), "one\n")
+        .code(1)
+        .rows()
+        .remove(0);
+    assert!(row["error"]["message"].as_str().unwrap().contains("item timeout"));
+}

@@ -1,0 +1,10 @@
+//! The command line as its users meet it: the real program, real files, pipes and signals.
+#![allow(clippy::unwrap_used)]
+
+mod acceptance;
+mod endings;
+mod input;
+mod output;
+mod resume;
+mod support;
+mod usage;

@@ -1,0 +1,254 @@
+//! Going on after a run that ended too early.
+
+use std::fs;
+use std::path::Path;
+
+use llm_batch::testing::Latency;
+use serde_json::{Value, json};
+
+use crate::support::{
+    COMPLETION, Provider, Recorder, finish, ids, lines_of, rows, run, signal, start, wait_until,
+};
+
+fn read(path: &Path) -> Vec<Value> {
+    rows(&fs::read_to_string(path).unwrap())
+}
+
+fn numbers(count: u64) -> Vec<String> {
+    (1..=count).map(|number| number.to_string()).collect()
+}
+
+#[test]
+fn a_killed_run_goes_on_where_it_was() {
+    let provider = Provider::start(|builder| {
+        builder
+            .latency("5ms..50ms".parse::<Latency>().unwrap())
+            .status_rate(400, 0.1)
+            .seed(5)
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let (input, out) = (folder.path().join("in.txt"), folder.path().join("out.jsonl"));
+    fs::write(
+        &input,
+        (0..150)
+            .map(|number| format!("prompt {number}\n"))
+            .collect::<String>(),
+    )
+    .unwrap();
+    let arguments = || {
+        let more = [
+            input.to_str().unwrap(),
+            "-o",
+            out.to_str().unwrap(),
+            "--resume",
+            "-c",
+            "5",
+        ];
+        provider.arguments(more)
+    };
+
+    for rows in [20, 60] {
+        let mut child = start(arguments(), Some(""));
+        wait_until("rows", || lines_of(&out) >= rows);
+        signal(&child, "KILL");
+        child.wait().unwrap();
+        // What a kill in the middle of a write would leave.
+        let mut torn = fs::read(&out).unwrap();
+        if torn.last() == Some(&b'\n') {
+            torn.extend_from_slice(br#"{"id":"149","index":148,"ok":true,"outp"#);
+            fs::write(&out, torn).unwrap();
+        }
+    }
+    let kept: Vec<_> = {
+        let text = fs::read_to_string(&out).unwrap();
+        let whole = text.lines().filter(|line| line.ends_with('}'));
+        whole
+            .filter(|line| line.contains(r#""ok":true"#))
+            .map(str::to_owned)
+            .collect()
+    };
+    assert!(kept.len() > 40);
+
+    // Whoever fails now and then gets there in the end.
+    let mut last = run(arguments(), "");
+    let mut turns = 0;
+    while last.status.code() == Some(1) && turns < 20 {
+        last = run(arguments(), "");
+        turns += 1;
+    }
+    last.code(0);
+    let found = read(&out);
+    assert_eq!(ids(&found), numbers(150));
+    assert!(found.iter().all(|row| row["ok"] == true));
+    let text = fs::read_to_string(&out).unwrap();
+    assert!(
+        kept.iter().all(|row| text.contains(row)),
+        "an answer was not kept as it was"
+    );
+
+    // Nothing is left to do.
+    let calls = provider.ledger().received;
+    run(arguments(), "")
+        .code(0)
+        .says("150 answered by an earlier run were kept");
+    assert_eq!(provider.ledger().received, calls);
+    assert_eq!(fs::read_to_string(&out).unwrap(), text);
+    // No temporary file stays behind.
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+}
+
+#[test]
+fn tables_and_results_of_openai_are_resumed_too() {
+    let recorder = Recorder::start(200, COMPLETION);
+    let folder = tempfile::tempdir().unwrap();
+    for format in ["csv", "openai-batch"] {
+        let out = folder.path().join(format);
+        let arguments = |more: &'static str| {
+            let text = [
+                "run",
+                "-m",
+                "openai-compatible:m",
+                "--base-url",
+                &recorder.url,
+                "--output-format",
+                format,
+                "-o",
+            ];
+            let mut all = text.map(str::to_owned).to_vec();
+            all.push(out.to_str().unwrap().to_owned());
+            all.extend(more.split_whitespace().map(str::to_owned));
+            all
+        };
+        run(
+            arguments(""),
+            "{\"prompt\":\"one\"}\n{broken\n{\"prompt\":\"three\"}\n",
+        )
+        .code(1);
+        let before = fs::read_to_string(&out).unwrap();
+        // Torn in the last row, behind the line break inside the answer.
+        let torn = before.trim_end().len() - 3;
+        fs::write(&out, &before[..torn]).unwrap();
+        let calls = recorder.bodies().len();
+        let input = "{\"prompt\":\"one\"}\n{\"prompt\":\"two\"}\n{\"prompt\":\"three\"}\n";
+        run(arguments("--resume"), input).code(0);
+        let after = fs::read_to_string(&out).unwrap();
+        if format == "csv" {
+            assert_eq!(after.matches("id,index,ok").count(), 1);
+            let mut found: Vec<String> = csv_rows(&after).into_iter().map(|row| row[0].clone()).collect();
+            found.sort();
+            assert_eq!(found, numbers(3));
+        } else {
+            let mut found: Vec<_> = rows(&after)
+                .iter()
+                .map(|row| row["custom_id"].as_str().unwrap().to_owned())
+                .collect();
+            found.sort();
+            assert_eq!(found, numbers(3));
+        }
+        assert!(recorder.bodies().len() - calls <= 2);
+    }
+}
+
+/// Enough of a reader for rows of this program.
+fn csv_rows(text: &str) -> Vec<Vec<String>> {
+    let (mut rows, mut row, mut cell, mut quoted) = (Vec::new(), Vec::new(), String::new(), false);
+    for character in text.chars() {
+        match (character, quoted) {
+            ('"', _) => quoted = !quoted,
+            (',', false) => row.push(std::mem::take(&mut cell)),
+            ('\n', false) => {
+                row.push(std::mem::take(&mut cell));
+                rows.push(std::mem::take(&mut row));
+            }
+            _ => cell.push(character),
+        }
+    }
+    rows.remove(0);
+    rows
+}
+
+#[test]
+fn an_id_is_found_again_in_a_changed_input() {
+    let provider = Provider::start(|builder| builder);
+    let folder = tempfile::tempdir().unwrap();
+    let (input, out) = (folder.path().join("in.jsonl"), folder.path().join("out.jsonl"));
+    let line = |id: &str| format!("{}\n", json!({"id": id, "prompt": format!("prompt {id}")}));
+    let arguments = || provider.arguments([input.to_str().unwrap(), "-o", out.to_str().unwrap(), "--resume"]);
+    fs::write(&input, line("a") + &line("b")).unwrap();
+    run(arguments(), "").code(0);
+    fs::write(&input, line("new") + &line("b") + &line("a")).unwrap();
+    run(arguments(), "").code(0);
+    assert_eq!(provider.ledger().received, 3);
+    assert_eq!(ids(&read(&out)), ["a", "b", "new"]);
+}
+
+#[test]
+fn items_that_share_an_id_are_told_apart() {
+    let provider = Provider::start(|builder| builder);
+    let folder = tempfile::tempdir().unwrap();
+    let (input, out) = (folder.path().join("in.jsonl"), folder.path().join("out.jsonl"));
+    let lines: String = (0..4)
+        .map(|number| format!("{}\n", json!({"id": "x", "prompt": format!("prompt {number}")})))
+        .collect();
+    fs::write(&input, lines).unwrap();
+    // An earlier run answered the third of them.
+    let row = json!({"id": "x", "index": 2, "ok": true, "output": "kept"});
+    fs::write(&out, format!("{row}\n")).unwrap();
+    run(
+        provider.arguments([input.to_str().unwrap(), "-o", out.to_str().unwrap(), "--resume"]),
+        "",
+    )
+    .code(0);
+    let mut indexes: Vec<_> = read(&out)
+        .iter()
+        .map(|row| row["index"].as_u64().unwrap())
+        .collect();
+    indexes.sort_unstable();
+    assert_eq!(indexes, [0, 1, 2, 3]);
+    assert_eq!(provider.ledger().received, 3);
+}
+
+#[test]
+fn a_foreign_file_is_left_alone() {
+    let provider = Provider::start(|builder| builder);
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("notes.txt");
+    fs::write(&out, "my notes\nthat I need\n").unwrap();
+    for format in ["jsonl", "csv", "text", "openai-batch"] {
+        let arguments = ["-o", out.to_str().unwrap(), "--resume", "--output-format", format];
+        run(provider.arguments(arguments), "one\n")
+            .code(2)
+            .says("cannot be resumed");
+        assert_eq!(fs::read_to_string(&out).unwrap(), "my notes\nthat I need\n");
+    }
+    assert_eq!(provider.ledger().received, 0);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_resumed_run_that_is_killed_at_once_loses_nothing() {
+    let provider = Provider::start(|builder| builder.latency(std::time::Duration::from_millis(200)));
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out.jsonl");
+    let row = |id: u64, ok: bool| {
+        format!(
+            "{}\n",
+            json!({"id": id.to_string(), "index": id - 1, "ok": ok, "output": "x"})
+        )
+    };
+    fs::write(&out, row(1, true) + &row(2, false) + &row(3, true)).unwrap();
+    let mut child = start(
+        provider.arguments(["-o", out.to_str().unwrap(), "--resume"]),
+        Some("a\nb\nc\nd\n"),
+    );
+    wait_until("a call", || provider.ledger().received > 0);
+    signal(&child, "KILL");
+    child.wait().unwrap();
+    assert_eq!(ids(&read(&out)), ["1", "3"]);
+    finish(start(
+        provider.arguments(["-o", out.to_str().unwrap(), "--resume"]),
+        Some("a\nb\nc\nd\n"),
+    ))
+    .code(0);
+    assert_eq!(ids(&read(&out)), numbers(4));
+}
