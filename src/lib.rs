@@ -136,8 +136,10 @@ pub use classify::{
 pub use error::{BoxError, Delivery, ErrorKind, LlmError};
 pub use events::{Event, EventError, EventKind, EventReceiver, Events};
 pub use item::{CallGuard, FindItem, InRequest, Item, ItemId, ItemReport, Untracked, WaitReason, Waits};
+pub use layer::ServiceBuilderExt;
 pub use layer::rate_limiter::{RateLimiter, RateLimiterLayer};
 pub use layer::retry::{RetryLayer, RetryPolicy};
+pub use layer::standard::StandardLayer;
 pub use layer::timeout::{CallTimeoutLayer, ItemTimeoutLayer};
 pub use layer::token_accounting::{TokenAccountingLayer, TokenLedger};
 pub use lazy::{Lazy, LazyFuture, MakeFailed, lazy};
