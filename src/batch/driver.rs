@@ -1,7 +1,5 @@
 //! The state machine behind [`LlmBatch`](crate::LlmBatch): slots, stops and outcomes.
 
-use std::any::Any;
-use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,19 +11,22 @@ use tokio::task::coop::poll_proceed;
 use tokio::time::{Instant, Sleep, sleep};
 use tracing::Span;
 
+use super::ending::{Failure, close, report_end, text_of};
 use super::error::BatchError;
+use super::finished::Finished;
 use super::handle::{Shared, StopRequest};
 use super::outcome::Outcome;
+use super::slots::{Slot, Slots};
 use super::strategy::{BatchItem, Parts, StrategyError, sealed};
 use super::task::{End, ItemFuture};
 use super::tasks::{EndedOf, Tasks};
 use super::termination::{StopMode, Termination};
 use crate::classify::{kind_of, was_sent};
-use crate::error::{BoxError, ErrorKind, LlmError};
+use crate::error::ErrorKind;
 use crate::events::{EventKind, Events};
-use crate::item::{Item, ItemId, ItemReport};
+use crate::item::{Item, ItemId};
 use crate::request::LlmRequest;
-use crate::telemetry::{ItemEnd, Meter, item_span};
+use crate::telemetry::{Meter, item_span};
 
 /// Items started in one poll at most, so that a long run of ready items leaves the executor to others.
 const STARTS_PER_POLL: usize = 128;
@@ -72,12 +73,6 @@ pub(super) enum Phase {
 struct Stop {
     mode: StopMode,
     reason: String,
-}
-
-/// An item in flight.
-struct Slot<C> {
-    item: Arc<Item>,
-    context: C,
 }
 
 impl<B: BatchItem, T: Tasks<B>> Driver<B, T> {
@@ -237,10 +232,11 @@ where
         let reason = match self.stop.take() {
             Some(stop) => stop.reason,
             None => {
+                let left = source.as_ref().as_pin_ref().map(|source| source.size_hint());
                 let mut statistics = self.shared.statistics();
                 statistics.terminate(cause);
-                if let Some(source) = source.as_ref().as_pin_ref() {
-                    statistics.set_not_reached(source.size_hint());
+                if let Some(left) = left {
+                    statistics.set_not_reached(left);
                     statistics.set_remaining((0, Some(0)));
                 }
                 cause.to_string()
@@ -262,16 +258,16 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<OutcomeOf<B>> {
         let mut starts = 0;
-        let mut source_pending = false;
+        let mut intake_over = false;
         loop {
-            while !source_pending && source.is_some() && self.has_room() && !self.shared.is_paused() {
+            while !intake_over && source.is_some() && self.has_room() && !self.shared.is_paused() {
                 if starts == STARTS_PER_POLL {
-                    source_pending = true;
+                    intake_over = true;
                     cx.waker().wake_by_ref();
                     break;
                 }
                 let Poll::Ready(coop) = poll_proceed(cx) else {
-                    source_pending = true;
+                    intake_over = true;
                     break;
                 };
                 match self.poll_source(source.as_mut(), cx) {
@@ -287,7 +283,7 @@ where
                         self.shared.statistics().set_remaining((0, Some(0)));
                         source.set(None);
                     }
-                    Poll::Pending => source_pending = true,
+                    Poll::Pending => intake_over = true,
                 }
             }
             if let Some((outcome, at)) = self.finished.take() {
@@ -431,70 +427,6 @@ fn size_of<St: Stream>(source: Pin<&Option<St>>) -> (usize, Option<usize>) {
         .map_or((0, Some(0)), |source| source.size_hint())
 }
 
-/// Why an item failed.
-struct Failure {
-    kind: ErrorKind,
-    // What the driver itself says; the text of a strategy's error is made only if somebody listens.
-    message: Option<String>,
-}
-
-/// An item's final accounts. A call that no layer observed counts as one of unknown usage, never as no call.
-fn close(item: &Item, at: Instant, sent: bool) -> ItemReport {
-    let unwatched = item.is_unwatched();
-    if unwatched {
-        item.settle_last_call(sent);
-    }
-    let mut report = item.final_report(at);
-    if unwatched && report.calls > 0 {
-        // Nobody timed its calls; what was not a wait was spent in them.
-        report.call_time = report.total_time.saturating_sub(report.waits.total());
-    }
-    report
-}
-
-/// The one terminal event of an item, and its metrics.
-fn report_end(
-    options: &Options,
-    item: &Item,
-    at: Instant,
-    report: ItemReport,
-    failure: Option<Failure>,
-    text: impl FnOnce() -> Option<String>,
-) {
-    let end = match failure.as_ref().map(|failure| failure.kind) {
-        None => ItemEnd::Success,
-        Some(ErrorKind::Aborted) => ItemEnd::Aborted,
-        Some(_) => ItemEnd::Failure,
-    };
-    options.meter.item_ended(end, report.total_time);
-    let Some(events) = &options.events else { return };
-    match failure {
-        None => events.emit_at(at, Some(item), || EventKind::ItemCompleted { report }),
-        Some(Failure { kind, message }) => {
-            let out_of_time =
-                item.deadline_missed() || item.deadline().is_some_and(|deadline| deadline <= at);
-            if kind == ErrorKind::TimedOut && out_of_time {
-                events.emit_at(at, Some(item), || EventKind::ItemDeadlineExceeded);
-            }
-            events.emit_at(at, Some(item), || EventKind::ItemFailed {
-                kind,
-                message: message.or_else(text).unwrap_or_else(|| kind.to_string()),
-                report,
-            });
-        }
-    }
-}
-
-/// The text of an error whose type is known.
-fn text_of<E: 'static>(error: &E) -> Option<String> {
-    let error: &dyn Any = error;
-    if let Some(error) = error.downcast_ref::<LlmError>() {
-        Some(error.to_string())
-    } else {
-        error.downcast_ref::<BoxError>().map(ToString::to_string)
-    }
-}
-
 /// The stream was dropped: nobody takes outcomes any more, but the accounts and the events are complete.
 impl<B: BatchItem, T: Tasks<B>> Drop for Driver<B, T> {
     fn drop(&mut self) {
@@ -521,99 +453,5 @@ impl<B: BatchItem, T: Tasks<B>> Drop for Driver<B, T> {
         if self.phase == Phase::Running {
             self.emit(None, || EventKind::BatchAborted { reason });
         }
-    }
-}
-
-/// Items in flight by slot; freed slots are used again.
-struct Slots<C> {
-    slots: Vec<Option<Slot<C>>>,
-    free: Vec<usize>,
-    len: usize,
-}
-
-impl<C> Default for Slots<C> {
-    fn default() -> Self {
-        Self {
-            slots: Vec::new(),
-            free: Vec::new(),
-            len: 0,
-        }
-    }
-}
-
-impl<C> Slots<C> {
-    fn insert(&mut self, slot: Slot<C>) -> usize {
-        self.len += 1;
-        match self.free.pop() {
-            Some(position) => {
-                self.slots[position] = Some(slot);
-                position
-            }
-            None => {
-                self.slots.push(Some(slot));
-                self.slots.len() - 1
-            }
-        }
-    }
-
-    fn get(&self, position: usize) -> Option<&Slot<C>> {
-        self.slots.get(position)?.as_ref()
-    }
-
-    fn remove(&mut self, position: usize) -> Option<Slot<C>> {
-        let slot = self.slots.get_mut(position)?.take()?;
-        self.free.push(position);
-        self.len -= 1;
-        Some(slot)
-    }
-
-    fn drain(&mut self) -> impl Iterator<Item = Slot<C>> {
-        self.free.clear();
-        self.len = 0;
-        std::mem::take(&mut self.slots).into_iter().flatten()
-    }
-}
-
-/// Outcomes that wait to be taken, each with the time when its item ended.
-struct Finished<O> {
-    in_order: bool,
-    // In order: by index from `next` on, with gaps for items in flight. Otherwise: as they came, without gaps.
-    outcomes: VecDeque<Option<(O, Instant)>>,
-    next: u64,
-    len: usize,
-}
-
-impl<O> Default for Finished<O> {
-    fn default() -> Self {
-        Self {
-            in_order: false,
-            outcomes: VecDeque::new(),
-            next: 0,
-            len: 0,
-        }
-    }
-}
-
-impl<O> Finished<O> {
-    fn put(&mut self, index: u64, outcome: O, at: Instant) {
-        self.len += 1;
-        if !self.in_order {
-            self.outcomes.push_back(Some((outcome, at)));
-            return;
-        }
-        // Fits: the distance is bounded by the slots and the reorder buffer.
-        let position = (index - self.next) as usize;
-        if self.outcomes.len() <= position {
-            self.outcomes.resize_with(position + 1, || None);
-        }
-        self.outcomes[position] = Some((outcome, at));
-    }
-
-    fn take(&mut self) -> Option<(O, Instant)> {
-        let outcome = self.outcomes.front_mut()?.take()?;
-        self.outcomes.pop_front();
-        self.next += 1;
-        self.len -= 1;
-        Some(outcome)
     }
 }

@@ -64,12 +64,15 @@
 //! stream is not polled: keeping a `next()` undone parks their calls.
 
 mod driver;
+mod ending;
 mod error;
 mod ext;
+mod finished;
 mod handle;
 mod outcome;
 #[cfg(feature = "progress")]
 mod progress;
+mod slots;
 mod statistics;
 mod strategy;
 mod stream;
