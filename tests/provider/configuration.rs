@@ -1,12 +1,11 @@
 //! Setting up clients by hand, by name and by the environment.
 
-use std::process::Command;
-
 use llm_batch::provider::openai::ChatCompletions;
 use llm_batch::provider::strategy_with_base_url;
 use llm_batch::{ErrorKind, LlmRequest, OpenAi, strategy};
 use tower::ServiceExt;
 
+use crate::in_process::describe_in;
 use crate::server::{Reply, Server};
 
 #[test]
@@ -126,63 +125,29 @@ async fn a_named_strategy_asks_the_given_server() {
     }
 }
 
-/// Runs `describe` in a process of its own, with nothing but these variables of ours.
-fn in_environment(name: &str, variables: &[(&str, &str)]) -> String {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "configuration::describe", "--ignored", "--nocapture"]);
-    for variable in [
-        "OPENAI_API_KEY",
-        "OPENAI_BASE_URL",
-        "OPENAI_COMPATIBLE_BASE_URL",
-        "OLLAMA_BASE_URL",
-    ] {
-        command.env_remove(variable);
-    }
-    let output = command
-        .env("DESCRIBE", name)
-        .envs(variables.iter().copied())
-        .output()
-        .unwrap();
-    String::from_utf8(output.stdout).unwrap()
-}
-
-#[test]
-#[ignore = "run by others with an environment"]
-fn describe() {
-    let name = std::env::var("DESCRIBE").unwrap_or_default();
-    let result = match name.as_str() {
-        "from_env" => OpenAi::from_env().map(|client| format!("{client:?}")),
-        name => strategy(name).map(|_| "a strategy".to_owned()),
-    };
-    match result {
-        Ok(text) => println!("ok: {text}"),
-        Err(error) => println!("error: {error}"),
-    }
-}
-
 #[test]
 fn the_environment_sets_up_a_client() {
-    let text = in_environment("from_env", &[]);
+    let text = describe_in("from_env", &[]);
     assert!(
         text.contains("error:") && text.contains("OPENAI_API_KEY"),
         "{text}"
     );
-    let text = in_environment("from_env", &[("OPENAI_API_KEY", "sk-in-the-environment")]);
+    let text = describe_in("from_env", &[("OPENAI_API_KEY", "sk-in-the-environment")]);
     assert!(text.contains("ok:") && text.contains("api.openai.com"), "{text}");
     assert!(!text.contains("sk-in-the-environment"), "{text}");
-    let text = in_environment("from_env", &[("OPENAI_API_KEY", "  ")]);
+    let text = describe_in("from_env", &[("OPENAI_API_KEY", "  ")]);
     assert!(text.contains("OPENAI_API_KEY is not set"), "{text}");
-    let text = in_environment("from_env", &[("OPENAI_BASE_URL", "http://gpu.example:8000/v1")]);
+    let text = describe_in("from_env", &[("OPENAI_BASE_URL", "http://gpu.example:8000/v1")]);
     assert!(text.contains("ok:") && text.contains("gpu.example"), "{text}");
 
-    assert!(in_environment("openai:gpt-4o-mini", &[]).contains("OPENAI_API_KEY"));
-    assert!(in_environment("openai-compatible:x", &[]).contains("OPENAI_COMPATIBLE_BASE_URL"));
+    assert!(describe_in("openai:gpt-4o-mini", &[]).contains("OPENAI_API_KEY"));
+    assert!(describe_in("openai-compatible:x", &[]).contains("OPENAI_COMPATIBLE_BASE_URL"));
     let base = [("OPENAI_COMPATIBLE_BASE_URL", "http://gpu.example/v1")];
-    assert!(in_environment("openai-compatible:x", &base).contains("ok:"));
+    assert!(describe_in("openai-compatible:x", &base).contains("ok:"));
     for name in ["ollama:x", "vllm:x", "llamacpp:x", "lmstudio:x"] {
-        assert!(in_environment(name, &[]).contains("ok:"), "{name}");
+        assert!(describe_in(name, &[]).contains("ok:"), "{name}");
     }
-    assert!(in_environment("ollama:x", &[("OLLAMA_BASE_URL", "nonsense")]).contains("base URL"));
+    assert!(describe_in("ollama:x", &[("OLLAMA_BASE_URL", "nonsense")]).contains("base URL"));
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod classifier;
 mod configuration;
 mod connections;
 mod happy_path;
+mod in_process;
 mod replies;
 mod secrets;
 mod server;

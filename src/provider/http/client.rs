@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE, LOCATION};
+use http::header::{ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_TYPE, LOCATION};
 use http::{HeaderMap, HeaderValue};
 use reqwest::{Method, Request, Url};
 use secrecy::{ExposeSecret as _, SecretString};
@@ -169,6 +169,7 @@ impl HttpClient {
         let mut request = Request::new(Method::POST, url.clone());
         let headers = request.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
         if let Some(key) = key {
             headers.insert(AUTHORIZATION, bearer(key).map_err(SendError::Failed)?);
         }
@@ -306,7 +307,12 @@ impl SendError {
             return Self::Failed(LlmError::new(ErrorKind::Configuration, message));
         }
         if error.is_connect() {
-            let message = format!("no connection: {cause}");
+            let message = if is_out_of_files(error) {
+                "no connection: too many open files; raise the limit (`ulimit -n`) or lower the concurrency"
+                    .to_owned()
+            } else {
+                format!("no connection: {cause}")
+            };
             return Self::Failed(
                 LlmError::new(ErrorKind::Connection, message).with_delivery(Delivery::NotSent),
             );
@@ -325,10 +331,17 @@ fn sources<'a>(error: &'a reqwest::Error) -> impl Iterator<Item = &'a (dyn StdEr
     std::iter::successors(error.source(), |&error| error.source())
 }
 
+fn io_errors(error: &reqwest::Error) -> impl Iterator<Item = &io::Error> {
+    sources(error).filter_map(|source| source.downcast_ref())
+}
+
 fn is_broken_pipe(error: &reqwest::Error) -> bool {
-    sources(error)
-        .filter_map(|source| source.downcast_ref::<io::Error>())
-        .any(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    io_errors(error).any(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// `EMFILE` and `ENFILE`, which have no kind of their own. The numbers are those of every Unix.
+fn is_out_of_files(error: &reqwest::Error) -> bool {
+    cfg!(unix) && io_errors(error).any(|error| matches!(error.raw_os_error(), Some(23 | 24)))
 }
 
 /// The innermost error, which tells what happened. The outer ones name the URL, which may hold secrets.

@@ -275,12 +275,7 @@ const TABLE: &[Row] = &[
     },
     Row {
         status: &[500],
-        text: &[
-            "requires --jinja flag",
-            "cannot use both",
-            "is required",
-            "is not supported",
-        ],
+        text: &["requires --jinja flag", "cannot use both"],
         kind: ErrorKind::InvalidRequest,
         ..ANY
     },
