@@ -323,6 +323,8 @@ enum Expectation {
 struct OpenCall {
     number: u32,
     started: Instant,
+    // When an accounting layer saw its end; without one it ends with the opener's guard.
+    ended: Option<Instant>,
     observed: Option<Option<TokenUsage>>,
     throttled: bool,
     claimed: bool,
@@ -590,8 +592,7 @@ impl Item {
         self.record().last_failure.take()
     }
 
-    fn open(self: &Arc<Self>) -> u32 {
-        let started = Instant::now();
+    fn open(self: &Arc<Self>, started: Instant) -> u32 {
         let mut record = self.record();
         record.observed = true;
         record.report.calls += 1;
@@ -599,6 +600,7 @@ impl Item {
         let call = OpenCall {
             number,
             started,
+            ended: None,
             observed: None,
             throttled: false,
             claimed: false,
@@ -681,6 +683,18 @@ impl CallGuard {
         (!std::mem::replace(&mut call.claimed, true)).then_some(call.started)
     }
 
+    /// The call has ended at `at`, with this usage if it is known and nobody said otherwise before. Returns what the
+    /// item's record has then.
+    pub(crate) fn end(&self, usage: Option<TokenUsage>, at: Instant) -> Option<TokenUsage> {
+        let mut record = self.item.record();
+        let call = record.open_call(self.number)?;
+        call.ended.get_or_insert(at);
+        if usage.is_some() && call.observed.is_none() {
+            call.observed = Some(usage);
+        }
+        call.observed.flatten()
+    }
+
     /// Whether the event of the call's start has been sent, by the gate or by an accounting layer.
     pub(crate) fn start_is_told(&self) -> bool {
         self.item
@@ -724,17 +738,13 @@ impl Drop for CallGuard {
         if !self.opener {
             return;
         }
-        let now = Instant::now();
         let mut record = self.item.record();
         if let Some(call) = record.close_call(self.number) {
-            let time = now.saturating_duration_since(call.started);
-            if record.first_call_time.is_none() {
-                record.first_call_time = Some(time);
-            } else {
-                record.more_call_times.push(time);
-            }
+            let ended = call.ended.unwrap_or_else(Instant::now);
             let report = &mut record.report;
-            report.call_time = report.call_time.saturating_add(time);
+            report.call_time = report
+                .call_time
+                .saturating_add(ended.saturating_duration_since(call.started));
             report.throttled_calls += u32::from(call.throttled);
             match call.observed.flatten() {
                 Some(usage) => report.usage += usage,
@@ -754,6 +764,11 @@ pub trait FindItem<Req> {
 
     /// A guard on the request's current call, opened if no outer layer has.
     fn call(&self, request: &mut Req) -> Option<CallGuard>;
+
+    /// As [`call`](Self::call), for a layer that has read the clock: a call that is opened starts at `at`.
+    fn call_at(&self, request: &mut Req, _at: Instant) -> Option<CallGuard> {
+        self.call(request)
+    }
 }
 
 /// Finds the item in an [`LlmRequest`].
@@ -767,6 +782,10 @@ impl<I> FindItem<LlmRequest<I>> for InRequest {
 
     fn call(&self, request: &mut LlmRequest<I>) -> Option<CallGuard> {
         Some(request.open_call())
+    }
+
+    fn call_at(&self, request: &mut LlmRequest<I>, at: Instant) -> Option<CallGuard> {
+        Some(request.open_call_at(|| at))
     }
 }
 
@@ -789,6 +808,10 @@ impl<I> LlmRequest<I> {
     ///
     /// Keep the guard until the call has ended, and tell it what was used with [`CallGuard::observe`].
     pub fn open_call(&mut self) -> CallGuard {
+        self.open_call_at(Instant::now)
+    }
+
+    fn open_call_at(&mut self, at: impl FnOnce() -> Instant) -> CallGuard {
         let item = Arc::clone(self.item());
         match self.open_call {
             Some(number) => CallGuard {
@@ -797,7 +820,7 @@ impl<I> LlmRequest<I> {
                 opener: false,
             },
             None => {
-                let number = item.open();
+                let number = item.open(at());
                 self.open_call = Some(number);
                 CallGuard {
                     item,

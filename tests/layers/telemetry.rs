@@ -15,6 +15,7 @@ use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tracing::field::{Field, Visit};
 use tracing::span;
+use tracing_subscriber::layer::SubscriberExt;
 
 use crate::support::{Outcome, Request, Script, Step, answer, invalid, item, request, throttled};
 
@@ -149,6 +150,25 @@ impl tracing::Subscriber for Spans {
     fn exit(&self, _: &span::Id) {}
 }
 
+/// Installs `subscriber` for this thread and returns once it sees the calls of this thread.
+///
+/// Other tests meet the span for the first time at the same moment, and `tracing` may then cache that nobody wants it.
+fn subscribe<S>(subscriber: S, has_seen: impl Fn() -> bool) -> tracing::subscriber::DefaultGuard
+where
+    S: tracing::Subscriber + Send + Sync + 'static,
+{
+    let guard = tracing::subscriber::set_default(subscriber);
+    loop {
+        let mut probe = TokenAccountingLayer::new(TokenLedger::new()).layer(Script::new([]));
+        drop(probe.call(request(&item())));
+        if has_seen() {
+            return guard;
+        }
+        std::thread::yield_now();
+        tracing::callsite::rebuild_interest_cache();
+    }
+}
+
 fn fields<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> BTreeMap<String, String> {
     let own = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
     pairs.into_iter().map(own).collect()
@@ -157,7 +177,8 @@ fn fields<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> BTreeMap<S
 #[tokio::test(start_paused = true)]
 async fn each_call_has_a_span_with_what_it_answered() {
     let spans = Spans::default();
-    let _guard = tracing::subscriber::set_default(spans.clone());
+    let _guard = subscribe(spans.clone(), || !spans.0.lock().unwrap().is_empty());
+    spans.0.lock().unwrap().clear();
     let mut usage = TokenUsage::new(10, 5);
     (usage.cached_input, usage.reasoning) = (4, 2);
     let mut metadata = ResponseMetadata::default();
@@ -223,7 +244,9 @@ async fn each_call_has_a_span_with_what_it_answered() {
 
 #[tokio::test(start_paused = true)]
 async fn the_span_is_the_strategys_current_one() {
-    let _guard = tracing::subscriber::set_default(tracing_subscriber::registry());
+    let recorded = Recorded::default();
+    let subscriber = tracing_subscriber::registry().with(recorded.clone());
+    let _guard = subscribe(subscriber, || !recorded.0.lock().unwrap().is_empty());
     let strategy = service_fn(|_: Request| {
         let at_call = tracing::Span::current().metadata().map(tracing::Metadata::name);
         async move {
@@ -241,6 +264,7 @@ async fn the_span_is_the_strategys_current_one() {
 }
 
 /// Notes what is recorded into spans after they were made.
+#[derive(Clone, Default)]
 struct Recorded(Arc<Mutex<BTreeMap<String, String>>>);
 
 impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Recorded {
@@ -256,11 +280,9 @@ impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Recorded {
 
 #[tokio::test]
 async fn a_provider_names_itself_and_its_model() {
-    use tracing_subscriber::layer::SubscriberExt;
-
-    let recorded = Arc::default();
-    let subscriber = tracing_subscriber::registry().with(Recorded(Arc::clone(&recorded)));
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let recorded = Recorded::default();
+    let subscriber = tracing_subscriber::registry().with(recorded.clone());
+    let _guard = subscribe(subscriber, || !recorded.0.lock().unwrap().is_empty());
     let server = SimulatedProvider::builder()
         .build()
         .unwrap()
@@ -274,7 +296,7 @@ async fn a_provider_names_itself_and_its_model() {
         .oneshot(LlmRequest::new(Prompt::from("hi")))
         .await
         .unwrap();
-    let recorded_of = |name: &str| recorded.lock().unwrap().get(name).cloned();
+    let recorded_of = |name: &str| recorded.0.lock().unwrap().get(name).cloned();
     assert_eq!(recorded_of("gen_ai.request.model").as_deref(), Some("m-1"));
     assert_eq!(recorded_of("otel.name").as_deref(), Some("chat m-1"));
     assert!(recorded_of("gen_ai.provider.name").is_some());

@@ -81,9 +81,9 @@ impl Call {
         self.ended = true;
         // The strategy, or a layer further in, may have said it first; then that is what the item's record has. What
         // is not known is not said: a layer further out may know.
+        let now = Instant::now();
         let usage = match &self.guard {
-            Some(guard) if reported.is_some() && guard.observe(reported) => reported,
-            Some(guard) => guard.observed().flatten(),
+            Some(guard) => guard.end(reported, now),
             None => reported,
         };
         let kind = match end {
@@ -97,7 +97,7 @@ impl Call {
         let Some(started) = self.started else {
             return usage;
         };
-        let duration = started.elapsed();
+        let duration = now.saturating_duration_since(started);
         self.shared.meter.call_ended(end, duration, usage);
         match end {
             CallEnd::Success => {}
