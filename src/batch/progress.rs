@@ -247,8 +247,8 @@ fn draw(bar: &ProgressBar, summary: &BatchSummary) {
     // The template changes when the source turns out to know its size.
     if bar.length() != summary.expected || bar.position() == 0 {
         let template = match summary.expected {
-            Some(_) => "{bar:24} {pos}/{len} {wide_msg}",
-            None => "{spinner} {pos} {wide_msg}",
+            Some(_) => "{bar:24} {pos}/{len}{wide_msg}",
+            None => "{spinner} {pos}{wide_msg}",
         };
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);

@@ -215,7 +215,7 @@ pub(crate) struct OutputArgs {
     #[arg(long, value_name = "FOLDER", conflicts_with_all = ["output", "output_format", "keep"])]
     pub(crate) output_dir: Option<PathBuf>,
 
-    /// Write the answers in the order of the input, not as they finish.
+    /// Write the answers in the order of the input, not as they finish. With --resume, those that are kept come first.
     #[arg(long)]
     pub(crate) in_order: bool,
 

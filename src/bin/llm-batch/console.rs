@@ -27,14 +27,18 @@ impl Console {
         self.write(format!("{text}\n").as_bytes());
     }
 
-    fn write(&self, bytes: &[u8]) {
-        let write = || {
-            let _ = io::stderr().write_all(bytes);
-        };
+    /// Runs `f`, which writes to the terminal, with the bar out of its way.
+    pub(crate) fn suspended<R>(&self, f: impl FnOnce() -> R) -> R {
         match &*self.progress.lock().unwrap_or_else(PoisonError::into_inner) {
-            Some(progress) => progress.suspend(write),
-            None => write(),
+            Some(progress) => progress.suspend(f),
+            None => f(),
         }
+    }
+
+    fn write(&self, bytes: &[u8]) {
+        self.suspended(|| {
+            let _ = io::stderr().write_all(bytes);
+        });
     }
 }
 

@@ -32,7 +32,7 @@ enum Target {
 }
 
 /// What an earlier run has answered.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Earlier {
     Nothing,
     Rows(Done),
@@ -40,14 +40,6 @@ pub(crate) enum Earlier {
 }
 
 impl Earlier {
-    /// How many answers there are, as far as that is known.
-    pub(crate) fn len(&self) -> u64 {
-        match self {
-            Self::Rows(done) => done.len(),
-            Self::Nothing | Self::Files(_) => 0,
-        }
-    }
-
     /// Whether the item at this position needs no run.
     pub(crate) fn take(&mut self, id: &str, index: u64) -> bool {
         match self {
@@ -84,6 +76,16 @@ impl Destination {
         match &self.target {
             Target::New(path) | Target::Append(path) | Target::Replace(path, _) => Some(path),
             Target::Stdout | Target::Directory(_) => None,
+        }
+    }
+
+    /// Whether `--resume` can go on with it later.
+    pub(crate) fn is_resumable(&self) -> bool {
+        match &self.target {
+            Target::Stdout => false,
+            Target::Directory(_) => true,
+            Target::Append(path) if !path.is_file() => false,
+            Target::New(_) | Target::Append(_) | Target::Replace(..) => self.format != OutputFormat::Text,
         }
     }
 

@@ -5,6 +5,7 @@ mod compose;
 mod console;
 mod destination;
 mod dry_run;
+mod ending;
 mod events;
 mod exit;
 mod input;
@@ -16,6 +17,7 @@ mod signals;
 mod simulate;
 mod source;
 mod template;
+mod writer;
 
 use std::process::ExitCode;
 

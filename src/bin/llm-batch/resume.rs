@@ -11,7 +11,7 @@ use crate::args::OutputFormat;
 use crate::output::header;
 
 /// The answers an earlier run has written.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Done {
     /// Ids with the positions they had in the input, as far as the format tells them.
     rows: HashMap<Box<str>, Vec<Option<u64>>>,
@@ -22,11 +22,6 @@ pub(crate) struct Done {
 impl Done {
     fn add(&mut self, id: &str, index: Option<u64>) {
         self.rows.entry(id.into()).or_default().push(index);
-    }
-
-    /// How many answers there are.
-    pub(crate) fn len(&self) -> u64 {
-        self.rows.values().map(|rows| rows.len() as u64).sum()
     }
 
     /// Takes note of the ids that stand in the input more than once.

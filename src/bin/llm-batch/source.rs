@@ -91,7 +91,7 @@ impl Stream for Source {
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        (0, self.left)
+        (self.left.unwrap_or(0), self.left)
     }
 }
 

@@ -5,11 +5,12 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use super::lines::ITEM_LIMIT;
 use super::openai_batch;
 use crate::args::InputFormat;
 
-/// How much of an input is looked at for its first line.
-const PREFIX_LIMIT: usize = 1 << 20;
+/// What some programs put before UTF-8 text.
+pub(super) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// A format that needs no more guessing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,16 +32,7 @@ pub(crate) fn detect(
     path: Option<&Path>,
     asked: InputFormat,
 ) -> io::Result<Result<(Format, Opened), String>> {
-    let mut prefix = Vec::new();
-    let mut chunk = vec![0; 16 << 10];
-    while !has_line(&prefix) && prefix.len() < PREFIX_LIMIT {
-        match reader.read(&mut chunk) {
-            Ok(0) => break,
-            Ok(count) => prefix.extend_from_slice(&chunk[..count]),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
+    let prefix = read_first_line(&mut reader)?;
     if prefix.starts_with(&[0xff, 0xfe]) || prefix.starts_with(&[0xfe, 0xff]) {
         return Ok(Err(
             "is UTF-16; convert it first: iconv -f UTF-16 -t UTF-8".to_owned()
@@ -51,27 +43,46 @@ pub(crate) fn detect(
             "is compressed by gzip; unpack it first: gunzip -c FILE | llm-batch run ...".to_owned(),
         ));
     }
-    if prefix.starts_with(b"\xef\xbb\xbf") {
-        prefix.drain(..3);
-    }
-    let text = String::from_utf8_lossy(&prefix);
+    let mark = if prefix.starts_with(BYTE_ORDER_MARK) {
+        BYTE_ORDER_MARK.len()
+    } else {
+        0
+    };
+    let text = String::from_utf8_lossy(&prefix[mark..]);
     let first = text.lines().find(|line| !line.trim().is_empty()).unwrap_or("");
     let format = match decide(path, asked, first) {
         Ok(format) => format,
         Err(message) => return Ok(Err(message)),
     };
+    let mut beginning = Cursor::new(prefix);
+    beginning.set_position(mark as u64);
     Ok(Ok((
         format,
-        BufReader::with_capacity(64 << 10, Cursor::new(prefix).chain(reader)),
+        BufReader::with_capacity(64 << 10, beginning.chain(reader)),
     )))
 }
 
-/// Whether there is a whole line with something on it.
-fn has_line(bytes: &[u8]) -> bool {
-    let mut lines = bytes.split(|byte| *byte == b'\n');
-    // What follows the last line feed is not a whole line.
-    lines.next_back();
-    lines.any(|line| line.iter().any(|byte| !byte.is_ascii_whitespace()))
+/// Reads to the end of the first line that is not blank, or a little further.
+fn read_first_line(reader: &mut impl Read) -> io::Result<Vec<u8>> {
+    let (mut prefix, mut has_text) = (Vec::new(), false);
+    let mut chunk = vec![0; 16 << 10];
+    while prefix.len() < ITEM_LIMIT {
+        let count = match reader.read(&mut chunk) {
+            Ok(0) => break,
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        prefix.extend_from_slice(&chunk[..count]);
+        let ends = chunk[..count].iter().any(|byte| {
+            has_text |= !byte.is_ascii_whitespace();
+            has_text && *byte == b'\n'
+        });
+        if ends {
+            break;
+        }
+    }
+    Ok(prefix)
 }
 
 fn decide(path: Option<&Path>, asked: InputFormat, first: &str) -> Result<Format, String> {

@@ -9,6 +9,7 @@ use globset::{Glob, GlobSet, GlobSetBuilder};
 use serde_json::Map;
 use walkdir::WalkDir;
 
+use super::detect::BYTE_ORDER_MARK;
 use super::lines::ITEM_LIMIT;
 use super::{Content, Row};
 use crate::exit::UsageError;
@@ -81,8 +82,8 @@ fn read(path: &Path) -> Result<String, String> {
     if bytes.len() > ITEM_LIMIT {
         return Err(format!("is larger than {} MiB", ITEM_LIMIT >> 20));
     }
-    if bytes.starts_with(b"\xef\xbb\xbf") {
-        bytes.drain(..3);
+    if bytes.starts_with(BYTE_ORDER_MARK) {
+        bytes.drain(..BYTE_ORDER_MARK.len());
     }
     String::from_utf8(bytes).map_err(|_| "is not UTF-8 text".to_owned())
 }
