@@ -110,6 +110,25 @@ async fn the_pace_of_the_resume_is_about_the_rate_not_the_concurrency() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_burst_is_no_rate_and_a_short_spaced_stretch_is_no_burst() {
+    let limiter = plain().build().unwrap();
+    // Twenty in 20 ms, unspaced: taken as twenty in a second.
+    for _ in 0..20 {
+        call_now(&limiter, 0).unwrap().settle(&Verdict::SUCCESS, None);
+        tokio::time::sleep(millis(1)).await;
+    }
+    call_now(&limiter, 0).unwrap().settle(&throttled(), Some(0));
+    assert_eq!(limiter.snapshot().starts_per_second, Some(14.0));
+    // Three at 14 a second: the rate was 14, although they were only three.
+    for _ in 0..3 {
+        call(&limiter, 0).await.unwrap().settle(&Verdict::SUCCESS, None);
+    }
+    call(&limiter, 0).await.unwrap().settle(&throttled(), Some(0));
+    let pace = limiter.snapshot().starts_per_second.unwrap();
+    assert!((9.7..=9.9).contains(&pace), "{pace}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn idle_time_is_no_slow_rate() {
     let limiter = plain().build().unwrap();
     for _ in 0..5 {

@@ -198,6 +198,18 @@ fn a_waiter_whose_runtime_is_gone_is_refused_outside_one() {
 }
 
 #[test]
+fn a_waiter_polled_on_a_runtime_that_has_shut_down_is_refused() {
+    let limiter = plain().requests_per_minute(60).build().unwrap();
+    drop(call_now_all(&limiter));
+    let runtime = two_workers();
+    let handle = runtime.handle().clone();
+    runtime.shutdown_background();
+    let refused = handle.block_on(limiter.acquire(0));
+    assert!(matches!(refused, Err(Refused::Closed)), "{refused:?}");
+    assert_eq!(limiter.snapshot().waiting, 0);
+}
+
+#[test]
 fn dropped_outside_a_runtime_with_calls_and_waiters() {
     let limiter = plain().max_in_flight(1).build().unwrap();
     let runtime = two_workers();

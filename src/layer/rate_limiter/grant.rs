@@ -101,6 +101,7 @@ impl Future for Acquire {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
+        let mut orphaned = false;
         loop {
             match &mut this.step {
                 Step::Asking => match this.ask() {
@@ -131,8 +132,13 @@ impl Future for Acquire {
                         this.step = Step::Done;
                         return Poll::Ready(Err(refused));
                     }
-                    // The runtime whose pump it counted on has gone; this one's may serve it.
+                    // The runtime whose pump it counted on has gone; this one's may serve it, unless it is the one.
+                    Err(_) if orphaned => {
+                        this.step = Step::Done;
+                        return Poll::Ready(Err(Refused::Closed));
+                    }
                     Err(_) => {
+                        orphaned = true;
                         this.ticket = Some(*ticket);
                         this.step = Step::Asking;
                     }

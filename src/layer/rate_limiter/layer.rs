@@ -9,6 +9,7 @@ use tower_service::Service;
 use super::RateLimiter;
 use super::error::Refused;
 use super::future::RateLimitedFuture;
+use super::grant::Acquire;
 use super::select::SelectLimiter;
 use crate::classify::{Classify, KindClassifier};
 use crate::item::{FindItem, InRequest, Untracked};
@@ -188,7 +189,8 @@ where
             estimate,
             limiter,
         } = &self.parts;
-        let mut acquire = limiter.select(&request).acquire(estimate.estimate(&request));
+        let limiter = limiter.select(&request);
+        let mut acquire = Acquire::new(limiter.gate, estimate.estimate(&request));
         if let Some(item) = find.item(&request) {
             item.set_observed();
             if let Some(until) = item.take_throttled_until() {

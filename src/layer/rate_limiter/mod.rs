@@ -1,4 +1,108 @@
-//! One gate per quota scope.
+//! One gate per quota scope: cooldown, pace, calls in flight, requests and tokens per minute.
+//!
+//! All calls of one account and model share a [`RateLimiter`]. A call waits in its queue until, at one and the same
+//! instant, the gate is open, fewer than the cap of calls are in flight, the pace allows a start and both quotas have
+//! what it needs; then it takes everything at once. So whoever waits holds nothing. The queue is first come, first
+//! served: a small call never overtakes a large one.
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), llm_batch::BoxError> {
+//! use llm_batch::layer::rate_limiter::{RateLimiter, RateLimiterLayer};
+//! use llm_batch::layer::retry::{RetryLayer, RetryPolicy};
+//! use llm_batch::{LlmError, LlmRequest, LlmResponse};
+//! use tower::{ServiceBuilder, ServiceExt, service_fn};
+//!
+//! let limiter = RateLimiter::builder()
+//!     .requests_per_minute(500)
+//!     .tokens_per_minute(200_000)
+//!     .max_in_flight(64)
+//!     .build()?;
+//! let model = ServiceBuilder::new()
+//!     .layer(RetryLayer::new(RetryPolicy::new(3)))
+//!     .layer(RateLimiterLayer::new(limiter.clone()))
+//!     .service(service_fn(async |_: LlmRequest| Ok::<_, LlmError>(LlmResponse::new("hi".to_owned()))));
+//! model.oneshot(LlmRequest::new("hello".into())).await?;
+//! assert_eq!(limiter.snapshot().settled, 1);
+//! # Ok(()) }
+//! ```
+//!
+//! # Where it belongs
+//! Inside the retries, so that every physical call passes it and a backoff holds no place; outside the token
+//! accounting, whose observation settles the token quota, and outside the call timeout, so that waiting is no part of a
+//! call. It waits in its future: its `poll_ready` is always ready and reserves nothing inside. Prefer
+//! [`max_in_flight`](RateLimiterBuilder::max_in_flight) to tower's `ConcurrencyLimit` inside it: a call that waits there
+//! has its quota already.
+//!
+//! # Quotas
+//! Both quotas refill continuously and hold the refill of one second by default ([`burst`](RateLimiterBuilder::burst)).
+//! A call reserves its [estimate](crate::Estimate) of tokens. When it has ended, known usage refunds the difference or
+//! leaves a debt, known zero refunds all, and unknown usage keeps the estimate; exactly once, also for calls that are
+//! cancelled or panic. An estimate above what the bucket holds waits for a full bucket and leaves a debt; one above the quota
+//! of a minute fails at once with [`Refused::TooLarge`]. A start that is late by a few milliseconds is charged at the
+//! instant at which it was due (5 ms back at most), so that the granularity of timers costs no quota.
+//!
+//! # Throttles
+//! A call that its [verdict](crate::Classify) calls throttled closes the gate for all who share it; calls in flight finish.
+//! [`Cooldown`] says for how long. The pause belongs to the gate, so it goes on if the item that reported it is
+//! cancelled. The throttled item rejoins at the tail of the queue, or at the head if its estimate is above four times the
+//! mean, since large prompts would starve under a token quota otherwise.
+//!
+//! Each pause begins a new *generation* of calls. Only the first throttle of a generation closes the gate. Those that
+//! arrive later, of calls that were under way, may lengthen the pause by their hint, but neither close the gate again nor
+//! make pauses longer; their own items still wait out their own hints. Between its leave and its call every call looks
+//! once more whether the gate has closed, and if it has, gives everything back and waits again from the same place.
+//!
+//! If the *first* call of a generation is throttled, nothing was accepted: the next pause is twice as long. After two such
+//! generations in a row the gate opens for one call alone, and for all once that one was not throttled.
+//!
+//! Overload (503, 529) is the item's own backoff. With a hint, or five times in a row over the whole scope, it closes the
+//! gate for the hint, or for 1, 2, 4, 8 and then 15 s, and each time one call goes alone first.
+//!
+//! Failures that no call of the scope can survive (authentication, balance, an unknown model) *latch* the gate: those who wait
+//! and those who come fail unsent, with the same kind, until [`reopen`](RateLimiter::reopen).
+//!
+//! # Pace
+//! The gate spaces starts; callers do not sleep side by side. A cold gate ramps up ([`StartRamp`]), and after a throttle
+//! it resumes at a rate, not at full speed ([`LinearRecovery`]). [`Pace`] is the seam for other policies.
+//!
+//! # Scopes
+//! Cloning a limiter shares its scope. Different scopes never pause each other: [`RateLimiterLayer::keyed`] picks one by
+//! request. [`StateStore`] is the seam for scopes that several processes share.
+//!
+//! # Errors of other crates
+//! The service inside needs an error that is `From<`[`Refused`]`>`. [`LlmError`](crate::LlmError) and
+//! [`BoxError`](crate::BoxError) are; for an error of one's own that is one line, and a foreign one becomes a `BoxError`
+//! below the layer:
+//!
+//! ```
+//! use std::io;
+//! use llm_batch::layer::rate_limiter::{RateLimiter, RateLimiterLayer};
+//! use llm_batch::{BoxError, Disposition, Verdict};
+//! use tower::{ServiceBuilder, service_fn};
+//!
+//! let limiter = RateLimiter::builder().requests_per_minute(60).build().unwrap();
+//! let by_status = |outcome: Result<&u16, &BoxError>| match outcome {
+//!     Ok(429) => Verdict::new(Disposition::Throttled),
+//!     Ok(_) => Verdict::SUCCESS,
+//!     Err(_) => Verdict::new(Disposition::Backoff),
+//! };
+//! let service = ServiceBuilder::new()
+//!     .layer(RateLimiterLayer::new(limiter).classify_with(by_status).untracked())
+//!     .map_err(BoxError::from)
+//!     .service(service_fn(async |_: &'static str| Ok::<u16, io::Error>(200)));
+//! # let _ = service;
+//! ```
+//!
+//! # Runtimes
+//! Waiting needs a tokio runtime with its timer; without one a call that would have to wait fails with
+//! [`Refused::Closed`]. A gate may be made, used and dropped outside a runtime, and shared by several: one that stops or is shut
+//! down stalls only its own calls. While calls wait, one task per runtime lets them through, whatever their number; each
+//! is woken once.
+//!
+//! # Cancel safety
+//! A future dropped while it waits leaves the queue and the next one moves up; a grant it had not seen is given back, with
+//! both quotas. A future dropped during its call has spent its request; its tokens stay reserved as estimated, as the
+//! provider may bill them, unless a layer inside observed what was used.
 
 use std::fmt;
 use std::sync::Arc;
@@ -32,7 +136,21 @@ pub use store::{Leave, StateStore, StoreReport};
 
 use gate::Gate;
 
-/// A handle to one gate. Cloning it is cheap; all clones are the same gate.
+/// A handle to one gate. Cloning it is cheap; all clones are the same gate. See the [module](self).
+///
+/// ```
+/// use std::time::Duration;
+/// use llm_batch::layer::rate_limiter::{Cooldown, RateLimiter};
+///
+/// let limiter = RateLimiter::builder()
+///     .name("gpt-4o-mini")
+///     .requests_per_minute(500)
+///     .burst(Duration::from_secs(2))
+///     .cooldown(Cooldown::default().with_cap(Duration::from_secs(30)))
+///     .build()?;
+/// assert_eq!(limiter.snapshot().waiting, 0);
+/// # Ok::<(), llm_batch::layer::rate_limiter::InvalidLimit>(())
+/// ```
 #[derive(Clone)]
 pub struct RateLimiter {
     gate: Arc<Gate>,

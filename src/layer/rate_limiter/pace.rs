@@ -206,13 +206,12 @@ impl LinearRecovery {
         });
         let (starts, time) = (starts.max(1) as f64, time.as_secs_f64());
         let rate = starts / time.max(SHORTEST);
-        // Starts that were spaced are no burst, however briefly they went on.
-        let spaced = self.pacing.starts_per_second().min(starts / time);
-        if spaced.is_finite() {
-            rate.max(spaced)
-        } else {
-            rate
+        let pace = self.pacing.starts_per_second();
+        if pace.is_infinite() {
+            return rate;
         }
+        // Starts that were spaced are no burst, however briefly they went on.
+        rate.max(pace.min(starts / time))
     }
 }
 
