@@ -75,12 +75,13 @@
 //! below the layer:
 //!
 //! ```
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), llm_batch::BoxError> {
 //! use std::io;
 //! use llm_batch::layer::rate_limiter::{RateLimiter, RateLimiterLayer};
 //! use llm_batch::{BoxError, Disposition, Verdict};
-//! use tower::{ServiceBuilder, service_fn};
+//! use tower::{ServiceBuilder, ServiceExt, service_fn};
 //!
-//! let limiter = RateLimiter::builder().requests_per_minute(60).build().unwrap();
+//! let limiter = RateLimiter::builder().requests_per_minute(60).build()?;
 //! let by_status = |outcome: Result<&u16, &BoxError>| match outcome {
 //!     Ok(429) => Verdict::new(Disposition::Throttled),
 //!     Ok(_) => Verdict::SUCCESS,
@@ -90,7 +91,8 @@
 //!     .layer(RateLimiterLayer::new(limiter).classify_with(by_status).untracked())
 //!     .map_err(BoxError::from)
 //!     .service(service_fn(async |_: &'static str| Ok::<u16, io::Error>(200)));
-//! # let _ = service;
+//! assert_eq!(service.oneshot("hello").await?, 200);
+//! # Ok(()) }
 //! ```
 //!
 //! # Runtimes
