@@ -46,7 +46,7 @@ mod enabled {
     struct Items {
         in_flight: Gauge,
         duration: Histogram,
-        ended: [Counter; 4],
+        ended: [Counter; 3],
     }
 
     impl Handles {
@@ -64,7 +64,7 @@ mod enabled {
             self.items.get_or_init(|| Items {
                 in_flight: gauge!(IN_FLIGHT, self.labels([])),
                 duration: histogram!(ITEM_DURATION, self.labels([])),
-                ended: ["success", "failure", "aborted", "replayed"]
+                ended: ["success", "failure", "aborted"]
                     .map(|outcome| counter!(ITEMS, self.labels([(LABEL_OUTCOME, outcome)]))),
             })
         }
@@ -101,7 +101,6 @@ mod enabled {
                 ItemEnd::Success => 0,
                 ItemEnd::Failure => 1,
                 ItemEnd::Aborted => 2,
-                ItemEnd::Replayed => 3,
             };
             items.ended[position].increment(1);
         }

@@ -8,7 +8,7 @@
 //!
 //! | name | kind | labels besides `batch` |
 //! |---|---|---|
-//! | [`ITEMS`] | counter | `outcome`: `success`, `failure`, `aborted`, `replayed` |
+//! | [`ITEMS`] | counter | `outcome`: `success`, `failure`, `aborted` |
 //! | [`CALLS`] | counter | `outcome`: `success`, `failure`, `cancelled`; `error_type`: an [`ErrorKind`]'s name, or empty |
 //! | [`TOKENS`] | counter | `type`: `input`, `output`, `cached_input`, `cache_write`, `reasoning` |
 //! | [`UNKNOWN_USAGE_CALLS`] | counter | |
@@ -43,7 +43,6 @@ use crate::item::{CallGuard, Item};
 use crate::response::ResponseMetadata;
 use crate::usage::TokenUsage;
 
-// Some recorders are called by parts that are built with a feature only.
 mod meter;
 
 pub(crate) use meter::Meter;
@@ -148,8 +147,6 @@ pub(crate) enum ItemEnd {
     Success,
     Failure,
     Aborted,
-    #[allow(dead_code)] // for checkpoints, which are planned
-    Replayed,
 }
 
 /// How a call ended, for [`Meter::call_ended`].
@@ -203,6 +200,7 @@ pub(crate) fn call_span(call: Option<&CallGuard>) -> Span {
 
 /// For providers: writes into the current call span which provider and model are asked. Does nothing where the
 /// current span is another one.
+#[cfg(feature = "openai")]
 pub(crate) fn record_request(provider: &str, model: &str) {
     let span = Span::current();
     let is_call =

@@ -195,7 +195,7 @@ impl<C, F, H> RetryPolicy<C, F, H> {
     }
 
     /// For requests of other crates, which carry no item: nothing is recorded, no deadline is known, and after a
-    /// throttle the policy always sleeps itself.
+    /// throttle the policy always sleeps itself; a gate below is closed meanwhile, so that the waits do not add up.
     pub fn untracked(self) -> RetryPolicy<C, Untracked, H> {
         RetryPolicy {
             config: self.config,
