@@ -108,7 +108,7 @@ async fn an_announced_close_is_heeded() {
 }
 
 /// A close that crosses a request cannot be told from one after it, so a few calls may fail as possibly billed where the
-/// close falls into the microseconds between a request's head and its body. Without the care taken, 5 to 10 % fail here.
+/// close falls into the microseconds between a request's head and its body. Without the care taken, several per cent fail here.
 fn assert_nearly_all_answered(answers: &[Result<String, LlmError>]) {
     let failed: Vec<_> = answers
         .iter()

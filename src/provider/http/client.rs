@@ -152,7 +152,12 @@ impl HttpClient {
         for _ in 0..MAX_STALE_CONNECTIONS {
             match self.send_once(url, body, key).await {
                 Err(SendError::Stale) => self.connections.set_closes_unasked(),
-                Err(SendError::Failed(error)) => return Err(error),
+                Err(SendError::Failed(error)) => {
+                    if error.delivery() == Delivery::MaybeBilled {
+                        self.connections.set_broke();
+                    }
+                    return Err(error);
+                }
                 Ok(response) => return Ok(response),
             }
         }
@@ -176,8 +181,10 @@ impl HttpClient {
         for (name, value) in &self.headers {
             headers.insert(name, value.clone());
         }
+        // Lets the runtime look at its sockets, so that connections closed by now are known to be.
+        tokio::task::yield_now().await;
         let call = self.connections.call();
-        let (body, handed_over) = HeldBody::new(body.clone(), call.call(), self.connections.patience());
+        let (body, handed_over) = HeldBody::new(body.clone(), call.call());
         *request.body_mut() = Some(reqwest::Body::wrap(body));
         match CALL.scope(call.call(), self.client.execute(request)).await {
             Ok(response) => Ok((response, call)),

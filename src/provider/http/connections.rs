@@ -33,6 +33,9 @@ const GRACE: Duration = Duration::from_millis(100);
 /// a close that is under way on this machine to arrive.
 const PATIENCE: Duration = Duration::from_millis(2);
 
+/// An idle connection younger than this was in use a moment ago, and its server has had no time to grow tired of it.
+const FRESH: Duration = Duration::from_millis(20);
+
 tokio::task_local! {
     /// The call that a connection would be opened for.
     pub(super) static CALL: Arc<Call>;
@@ -44,6 +47,8 @@ pub(super) struct Connections {
     counts: Mutex<Counts>,
     changed: Notify,
     limit: Option<usize>,
+    /// Whether a connection ever broke between a request and its reply.
+    broke: AtomicBool,
     /// Whether the server was seen to close kept connections without saying so.
     closes_unasked: AtomicBool,
 }
@@ -89,14 +94,14 @@ impl Connections {
         }
     }
 
+    /// Notes that a connection broke between a request and its reply, whoever's fault it was.
+    pub(super) fn set_broke(&self) {
+        self.broke.store(true, Ordering::Relaxed);
+    }
+
     /// Notes that a kept connection turned out to be closed.
     pub(super) fn set_closes_unasked(&self) {
         self.closes_unasked.store(true, Ordering::Relaxed);
-    }
-
-    /// How long a request's body should wait behind its head, beyond one turn of the runtime.
-    pub(super) fn patience(&self) -> Option<Duration> {
-        self.closes_unasked.load(Ordering::Relaxed).then_some(PATIENCE)
     }
 
     /// Takes the right to open a connection if one is missing.
@@ -153,6 +158,15 @@ impl fmt::Debug for Connections {
     }
 }
 
+/// How long a request's body should wait behind its head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hold {
+    No,
+    /// Until the runtime has looked at its sockets.
+    OneTurn,
+    For(Duration),
+}
+
 /// One call, for those who work on its connection.
 pub(super) struct Call {
     connections: Arc<Connections>,
@@ -161,14 +175,25 @@ pub(super) struct Call {
 }
 
 impl Call {
-    /// Notes that the call got its connection.
-    pub(super) fn arrive(&self) {
-        if !self.arrived.swap(true, Ordering::AcqRel) {
-            let mut counts = self.connections.counts();
-            counts.idle.pop_back();
-            counts.busy += 1;
-            drop(counts);
-            self.over.notify_one();
+    /// Notes that the call got its connection, and says how far to trust it.
+    pub(super) fn arrive(&self) -> Hold {
+        if self.arrived.swap(true, Ordering::AcqRel) {
+            return Hold::No;
+        }
+        let connections = &self.connections;
+        let mut counts = connections.counts();
+        let idle_since = counts.idle.pop_back();
+        counts.busy += 1;
+        drop(counts);
+        self.over.notify_one();
+        if connections.closes_unasked.load(Ordering::Relaxed) {
+            Hold::For(PATIENCE)
+        } else if connections.broke.load(Ordering::Relaxed)
+            || idle_since.is_some_and(|since| since.elapsed() > FRESH)
+        {
+            Hold::OneTurn
+        } else {
+            Hold::No
         }
     }
 

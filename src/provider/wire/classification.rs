@@ -474,7 +474,6 @@ pub(crate) fn error_in_success(headers: &HeaderMap, body: &serde_json::Value) ->
     error_of(body.status.unwrap_or(200), headers, &body, now)
 }
 
-#[cfg_attr(not(feature = "openai"), allow(dead_code))]
 fn error_of(status: u16, headers: &HeaderMap, body: &ErrorBody, now: SystemTime) -> LlmError {
     let text_hint = || message::wait(&message::normalised(&body.message), now).filter(|wait| !wait.is_zero());
     let mut hint = headers::retry_after(headers).or(body.wait).or_else(text_hint);
