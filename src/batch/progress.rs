@@ -222,11 +222,13 @@ impl Display {
 
     fn end(self, summary: &BatchSummary) {
         let mut text = status(summary, &Gate::default());
-        text.push_str(&format!(", {}", Seconds(summary.elapsed)));
+        text.push_str(&format!(", took {}", Seconds(summary.elapsed)));
         match self {
             Self::Bar(bar) => {
                 draw(&bar, summary);
                 bar.abandon_with_message(text);
+                // The bar leaves the cursor behind itself.
+                write_line(&mut std::io::stderr(), "");
             }
             Self::Lines { mut writer, .. } => write_line(&mut writer, &format!("{}{text}", count(summary))),
         }
@@ -247,8 +249,8 @@ fn draw(bar: &ProgressBar, summary: &BatchSummary) {
     // The template changes when the source turns out to know its size.
     if bar.length() != summary.expected || bar.position() == 0 {
         let template = match summary.expected {
-            Some(_) => "{bar:24} {pos}/{len}{wide_msg}",
-            None => "{spinner} {pos}{wide_msg}",
+            Some(_) => "{bar:24} {pos}/{len} items{wide_msg}",
+            None => "{spinner} {pos} items{wide_msg}",
         };
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);
@@ -276,7 +278,8 @@ fn count(summary: &BatchSummary) -> String {
 /// What stands behind the count.
 fn status(summary: &BatchSummary, gate: &Gate) -> String {
     let mut text = format!(", {} failed", grouped(summary.failed));
-    if summary.calls > 0 {
+    // Nothing is said where nothing is known.
+    if summary.unknown_usage_calls < summary.calls {
         text.push_str(&format!(", {} tokens", grouped(summary.usage.total())));
     }
     if summary.throttled_calls > 0 {

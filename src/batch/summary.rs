@@ -246,9 +246,14 @@ impl fmt::Display for BatchSummary {
             if let Some(percentiles) = &self.call_percentiles {
                 write!(f, " ({percentiles})")?;
             }
-            write!(f, "\n  {:<10} {}", "tokens", Tokens(&self.usage))?;
-            if self.unknown_usage_calls > 0 {
-                write!(f, "; not known for {}", counted(self.unknown_usage_calls, "call"))?;
+            write!(f, "\n  {:<10} ", "tokens")?;
+            let unknown = self.unknown_usage_calls;
+            if unknown < self.calls {
+                write!(f, "{}", Tokens(&self.usage))?;
+            }
+            if unknown > 0 {
+                let separator = if unknown < self.calls { "; " } else { "" };
+                write!(f, "{separator}not known for {}", counted(unknown, "call"))?;
             }
         }
         let total = self.waits.total();

@@ -113,6 +113,10 @@ async fn the_closing_line_names_what_the_time_went_to() {
             .starts_with("100 % inside calls: raise the concurrency")
     );
 
+    // What is not known is not shown as zero.
+    let text = results.summary().to_string();
+    assert!(text.contains("  tokens     not known for 10 calls"), "{text}");
+
     // The consumer.
     let mut results = stream::iter(vec!["hi"; 10])
         .with_strategy(Sleeper::millis(1))
@@ -300,7 +304,7 @@ async fn progress_without_a_terminal_is_a_few_lines_and_an_exact_end() {
     );
     assert!(lines[0].contains("left"), "{}", lines[0]);
     let last = lines.last().unwrap();
-    assert_eq!(*last, "100/100 items (100 %), 0 failed, 0 tokens, 2/s, 50 s");
+    assert_eq!(*last, "100/100 items (100 %), 0 failed, 2/s, took 50 s");
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures::stream::{self, FusedStream, Stream};
 use futures::{StreamExt, poll};
-use llm_batch::{ItemId, LlmError, LlmRequest, LlmResponse, LlmStreamExt, Termination, WorkItem};
+use llm_batch::{ItemId, LlmError, LlmRequest, LlmResponse, LlmStreamExt, StopMode, Termination, WorkItem};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, sleep, timeout};
 use tower::service_fn;
@@ -139,6 +139,49 @@ async fn ready_items_do_not_hold_the_executor_in_one_poll() {
         outcomes += 1;
     }
     assert_eq!(outcomes, 100_000);
+}
+
+/// On several threads: items that end at once, that yield, that panic, with stops from another thread in between.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_storm_on_several_threads_loses_and_doubles_nothing() {
+    for round in 0..20 {
+        let strategy = service_fn(async |request: LlmRequest| {
+            for _ in 0..request.index() % 4 {
+                tokio::task::yield_now().await;
+            }
+            assert_ne!(request.index() % 97, 96, "as planned");
+            Ok::<_, LlmError>(LlmResponse::new(String::new()))
+        });
+        let mut results = prompts(2_000)
+            .with_strategy(strategy)
+            .llm_batch(1 + round * 7)
+            .stop_mode(if round % 2 == 0 {
+                StopMode::Drain
+            } else {
+                StopMode::Cancel
+            });
+        let handle = results.handle();
+        if round % 3 == 0 {
+            let handle = handle.clone();
+            tokio::spawn(async move {
+                for n in 1..200 {
+                    handle.set_concurrency(n);
+                    tokio::task::yield_now().await;
+                }
+                handle.stop();
+            });
+        }
+        let mut seen = vec![false; 2_000];
+        while let Some(outcome) = results.next().await {
+            assert!(!std::mem::replace(&mut seen[outcome.index as usize], true));
+        }
+        let summary = handle.statistics();
+        let outcomes = seen.iter().filter(|seen| **seen).count() as u64;
+        assert_eq!((summary.accepted, summary.in_flight), (outcomes, 0));
+        if summary.termination == Some(Termination::Completed) {
+            assert_eq!(outcomes, 2_000);
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]
