@@ -11,3 +11,4 @@ mod quota;
 mod runtimes;
 mod store;
 mod support;
+mod telemetry;

@@ -1,0 +1,107 @@
+//! Back to a rate below the one that was accepted, and up again in a straight line.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+#[cfg(doc)]
+use super::StartRamp;
+use super::{EndedCall, Pace, Pacing, StartedCall};
+use crate::error::ErrorKind;
+
+/// The default [`Pace`]: after a throttle, resume below the rate that was accepted before it, and grow linearly.
+///
+/// No limit until the first throttle (the [`StartRamp`] sees to the beginning). Then the pace is 0.7 of the rate at which
+/// calls started in the last ten seconds before the throttled one, and grows by 0.01 of that rate a second. A throttle
+/// of the first call after a pause says nothing new about the rate and leaves the pace as it is.
+#[derive(Clone, Debug)]
+pub struct LinearRecovery {
+    resume: f64,
+    growth: f64,
+    pacing: Pacing,
+    generation: u64,
+    /// When some starts of the generation took place, and their ordinals, in order.
+    samples: VecDeque<(Instant, u64)>,
+    last_start: Option<Instant>,
+}
+
+/// The rate is measured over this time at most, ...
+const WINDOW: Duration = Duration::from_secs(10);
+/// ... taken to have lasted this long at least, so that a burst is no rate ...
+const SHORTEST: f64 = 1.0;
+/// ... and not across a gap this long, which was idleness.
+const IDLE: Duration = Duration::from_secs(1);
+/// How close samples may be.
+const SAMPLE: Duration = Duration::from_millis(50);
+
+impl Default for LinearRecovery {
+    fn default() -> Self {
+        Self {
+            resume: 0.7,
+            growth: 0.01,
+            pacing: Pacing::UNLIMITED,
+            generation: 0,
+            samples: VecDeque::new(),
+            last_start: None,
+        }
+    }
+}
+
+impl LinearRecovery {
+    /// The accepted rate before `rejected`, in starts per second.
+    fn accepted_rate(&self, rejected: &StartedCall) -> f64 {
+        let first = self.samples.iter().find(|(at, _)| *at <= rejected.at);
+        let (starts, time) = first.map_or((1, Duration::ZERO), |(at, ordinal)| {
+            (
+                rejected.ordinal.saturating_sub(*ordinal),
+                rejected.at.saturating_duration_since(*at),
+            )
+        });
+        let (starts, time) = (starts.max(1) as f64, time.as_secs_f64());
+        let rate = starts / time.max(SHORTEST);
+        let pace = self.pacing.starts_per_second();
+        if pace.is_infinite() {
+            return rate;
+        }
+        // Starts that were spaced are no burst, however briefly they went on.
+        rate.max(pace.min(starts / time))
+    }
+}
+
+impl Pace for LinearRecovery {
+    fn on_start(&mut self, call: &StartedCall) -> Pacing {
+        let idle = self
+            .last_start
+            .is_some_and(|last| call.at.saturating_duration_since(last) > IDLE);
+        if call.generation != self.generation || idle {
+            self.generation = call.generation;
+            self.samples.clear();
+        }
+        self.last_start = Some(call.at);
+        let sampled = self
+            .samples
+            .back()
+            .is_some_and(|(at, _)| call.at.saturating_duration_since(*at) < SAMPLE);
+        if !sampled {
+            self.samples.push_back((call.at, call.ordinal));
+            while self
+                .samples
+                .get(1)
+                .is_some_and(|(at, _)| call.at.saturating_duration_since(*at) >= WINDOW)
+            {
+                self.samples.pop_front();
+            }
+        }
+        self.pacing
+    }
+
+    fn on_end(&mut self, call: &StartedCall, end: &EndedCall) -> Pacing {
+        let throttled = end.closes && end.kind != Some(ErrorKind::Overloaded);
+        if throttled && call.ordinal > 1 {
+            let rate = self.accepted_rate(call);
+            self.pacing = Pacing::per_second(self.resume * rate).growing_by(self.growth * rate);
+        }
+        self.pacing
+    }
+}

@@ -1,0 +1,223 @@
+//! How fast calls start: the policy seam, and the policies there are.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::classify::{QuotaDimension, ReportedQuota};
+use crate::error::ErrorKind;
+
+mod linear_recovery;
+mod ramp;
+mod slow_start;
+
+pub use linear_recovery::LinearRecovery;
+pub(super) use ramp::Ramp;
+pub use ramp::StartRamp;
+pub use slow_start::SlowStart;
+
+/// How fast calls may start from now on: what a [`Pace`] answers.
+///
+/// The gate keeps it until the policy answers something else. Growth counts from the moment it was set, or from the
+/// end of the pause if the gate was closed.
+///
+/// ```
+/// use llm_batch::layer::rate_limiter::Pacing;
+/// let pacing = Pacing::per_second(14.0).growing_by(0.2);
+/// assert_eq!(pacing.starts_per_second(), 14.0);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[must_use]
+pub struct Pacing {
+    starts_per_second: f64,
+    growth: f64,
+    max_in_flight: Option<usize>,
+}
+
+/// The slowest pace: one start a day. Slower ones, and those that are no number, become this.
+const SLOWEST: f64 = 1.0 / 86_400.0;
+
+impl Pacing {
+    /// No spacing.
+    pub const UNLIMITED: Self = Self {
+        starts_per_second: f64::INFINITY,
+        growth: 0.0,
+        max_in_flight: None,
+    };
+
+    /// Starts evenly spaced. A rate that is not a positive number becomes one start a day.
+    pub fn per_second(starts: f64) -> Self {
+        Self {
+            // `max` also replaces NaN.
+            starts_per_second: starts.max(SLOWEST),
+            ..Self::UNLIMITED
+        }
+    }
+
+    /// Adds this much to the starts per second, every second. What is no positive number adds nothing.
+    pub fn growing_by(mut self, starts_per_second: f64) -> Self {
+        self.growth = starts_per_second.max(0.0);
+        self
+    }
+
+    /// Also caps the calls in flight, below the gate's own cap. At least 1.
+    pub fn with_max_in_flight(mut self, calls: usize) -> Self {
+        self.max_in_flight = Some(calls.max(1));
+        self
+    }
+
+    /// Starts per second at first; infinite where starts are not spaced.
+    pub const fn starts_per_second(&self) -> f64 {
+        self.starts_per_second
+    }
+
+    /// The cap on calls in flight, if there is one.
+    pub const fn max_in_flight(&self) -> Option<usize> {
+        self.max_in_flight
+    }
+
+    /// Starts per second once it has been in force for `elapsed`.
+    pub(super) fn rate_after(&self, elapsed: Duration) -> f64 {
+        self.starts_per_second + self.growth * elapsed.as_secs_f64()
+    }
+}
+
+impl Default for Pacing {
+    fn default() -> Self {
+        Self::UNLIMITED
+    }
+}
+
+/// A call that starts, as a [`Pace`] sees it.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct StartedCall {
+    /// When.
+    pub at: Instant,
+    /// When it could have started at the earliest; earlier than `at` by what timers and queues add.
+    pub due: Instant,
+    /// The gate's generation: it goes up by one with each pause.
+    pub generation: u64,
+    /// Its position among the starts of the generation, from 1.
+    pub ordinal: u64,
+    /// Calls in flight, this one included.
+    pub in_flight: usize,
+    /// Tokens reserved for it.
+    pub estimate: u64,
+}
+
+/// How a call ended, as a [`Pace`] sees it.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct EndedCall {
+    /// When.
+    pub at: Instant,
+    /// Whether the provider took the call, as far as is known: it neither throttled it nor was overloaded.
+    pub accepted: bool,
+    /// Whether the gate closes because of it. At most one call of a generation has this.
+    pub closes: bool,
+    /// The category of the failure, if it failed.
+    pub kind: Option<ErrorKind>,
+    /// The provider's hint how long to wait.
+    pub retry_after: Option<Duration>,
+    /// The quota that a rejection was about, if that is known.
+    pub dimension: Option<QuotaDimension>,
+    /// What the reply's rate-limit headers said.
+    pub quota: Option<ReportedQuota>,
+}
+
+/// Decides how fast calls start.
+///
+/// The gate tells the policy of every call that starts and of every one that ends with a verdict (one that is
+/// cancelled has none), and spaces the next starts by the [`Pacing`] it answers. It is asked in the task of the call
+/// in question, never under the gate's lock, so it may take its time and may use the gate; calls of different
+/// threads may be told slightly out of order, which their times and ordinals show.
+///
+/// ```
+/// use llm_batch::layer::rate_limiter::{EndedCall, Pace, Pacing, RateLimiter, StartedCall};
+///
+/// /// Ten starts a second, whatever happens.
+/// struct Fixed;
+///
+/// impl Pace for Fixed {
+///     fn on_start(&mut self, _: &StartedCall) -> Pacing {
+///         Pacing::per_second(10.0)
+///     }
+///     fn on_end(&mut self, _: &StartedCall, _: &EndedCall) -> Pacing {
+///         Pacing::per_second(10.0)
+///     }
+/// }
+/// let limiter = RateLimiter::builder().pace(Fixed).build().unwrap();
+/// # let _ = limiter;
+/// ```
+pub trait Pace: Send + 'static {
+    /// What holds before the first call. Unlimited by default.
+    fn initial(&self) -> Pacing {
+        Pacing::UNLIMITED
+    }
+
+    /// A call starts. Returns what holds from now on; for no change, what was returned before.
+    fn on_start(&mut self, call: &StartedCall) -> Pacing;
+
+    /// A call has ended. Returns what holds from now on; if the gate closes, what holds when it opens again.
+    fn on_end(&mut self, call: &StartedCall, end: &EndedCall) -> Pacing;
+}
+
+/// The pace in force.
+#[derive(Debug)]
+pub(super) struct Spacing {
+    pacing: Pacing,
+    since: Instant,
+    last: Option<Instant>,
+}
+
+impl Spacing {
+    pub(super) const fn new(pacing: Pacing, since: Instant) -> Self {
+        Self {
+            pacing,
+            since,
+            last: None,
+        }
+    }
+
+    pub(super) const fn pacing(&self) -> Pacing {
+        self.pacing
+    }
+
+    /// Sets the pace, in force from `since` on. Returns whether that changed anything.
+    pub(super) fn set(&mut self, pacing: Pacing, since: Instant) -> bool {
+        let changed = self.pacing != pacing;
+        if changed {
+            self.pacing = pacing;
+            self.since = since;
+        }
+        changed
+    }
+
+    /// The gate opens: the first start need not wait, and growth counts from here.
+    pub(super) fn open(&mut self, at: Instant) {
+        self.since = at;
+        self.last = None;
+    }
+
+    pub(super) fn rate_at(&self, at: Instant) -> f64 {
+        self.pacing.rate_after(at.saturating_duration_since(self.since))
+    }
+
+    /// When the next call may start.
+    pub(super) fn due(&self) -> Option<Instant> {
+        if self.pacing.starts_per_second.is_infinite() {
+            return None;
+        }
+        self.last.map(|last| last + gap(self.rate_at(last)))
+    }
+
+    pub(super) fn start(&mut self, at: Instant) {
+        self.last = Some(at);
+    }
+}
+
+/// The time between two starts.
+fn gap(rate: f64) -> Duration {
+    Duration::from_secs_f64(1.0 / rate.max(SLOWEST))
+}

@@ -1,0 +1,54 @@
+//! The slow start of the classic preset.
+
+use std::time::Duration;
+
+use super::{EndedCall, Pace, Pacing, StartedCall};
+
+/// The slow start of [`Cooldown::classic`](crate::layer::rate_limiter::Cooldown::classic): after a pause the first 50 starts are spaced,
+/// from 2 s down to 0.1 s, and then not at all.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SlowStart {
+    starts: u64,
+    from: Duration,
+    to: Duration,
+    current: Pacing,
+}
+
+impl Default for SlowStart {
+    fn default() -> Self {
+        Self {
+            starts: 50,
+            from: Duration::from_secs(2),
+            to: Duration::from_millis(100),
+            current: Pacing::UNLIMITED,
+        }
+    }
+}
+
+impl SlowStart {
+    /// What follows the start with this ordinal, from 1.
+    fn after(&self, ordinal: u64) -> Pacing {
+        if ordinal > self.starts {
+            return Pacing::UNLIMITED;
+        }
+        let done = ordinal.saturating_sub(1) as f64 / (self.starts - 1) as f64;
+        let (from, to) = (self.from.as_secs_f64(), self.to.as_secs_f64());
+        Pacing::per_second(1.0 / (from + (to - from) * done))
+    }
+}
+
+impl Pace for SlowStart {
+    fn on_start(&mut self, call: &StartedCall) -> Pacing {
+        if call.generation > 0 {
+            self.current = self.after(call.ordinal);
+        }
+        self.current
+    }
+
+    fn on_end(&mut self, _: &StartedCall, end: &EndedCall) -> Pacing {
+        if end.closes {
+            self.current = self.after(1);
+        }
+        self.current
+    }
+}
