@@ -224,7 +224,69 @@ fn ends_with_line_break(file: &mut File) -> io::Result<bool> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
+
+    /// Cuts an output behind each of its bytes. `rows` are what it is made of, and whether they are kept.
+    fn cut_everywhere(format: OutputFormat, keep: &[String], head: &str, rows: &[(&str, bool)]) {
+        let whole: String = std::iter::once(head)
+            .chain(rows.iter().map(|(row, _)| *row))
+            .collect();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for end in 1..=whole.len() {
+            std::fs::write(file.path(), &whole.as_bytes()[..end]).unwrap();
+            let mut kept = Vec::new();
+            let scan = scan(file.path(), format, keep, &mut kept).unwrap();
+            let (mut position, mut expected, mut count) = (head.len(), String::new(), 0);
+            if end >= head.len() {
+                expected.push_str(head);
+            }
+            for (row, ok) in rows {
+                position += row.len();
+                if position <= end && *ok {
+                    expected.push_str(row);
+                    count += 1;
+                }
+            }
+            assert_eq!(
+                String::from_utf8(kept).unwrap(),
+                expected,
+                "cut at {end} of {whole:?}"
+            );
+            assert_eq!(scan.done.rows.values().map(Vec::len).sum::<usize>(), count);
+        }
+    }
+
+    #[test]
+    fn wherever_json_lines_are_torn_the_whole_rows_are_kept() {
+        let rows = [
+            (
+                "{\"id\":\"a\",\"index\":0,\"ok\":true,\"output\":\"x\\ny\"}\n",
+                true,
+            ),
+            ("{\"id\":\"b\",\"index\":1,\"ok\":false,\"error\":{}}\n", false),
+            (
+                "{\"id\":\"c\",\"index\":2,\"ok\":true,\"output\":\"\u{2028}\"}\n",
+                true,
+            ),
+        ];
+        cut_everywhere(OutputFormat::Jsonl, &[], "", &rows);
+    }
+
+    #[test]
+    fn wherever_a_table_is_torn_the_whole_rows_are_kept() {
+        let keep = ["note".to_owned()];
+        let head = String::from_utf8(header(&keep).unwrap()).unwrap();
+        let rows = [
+            (
+                "a,0,true,\"n\n1\",\"out\n\"\"put\"\"\n\",,,,1,2,0,0,0,1,1,5,m,stop\n",
+                true,
+            ),
+            ("b,1,false,,,other,\"a, b\",,0,0,0,0,0,1,1,5,,\n", false),
+            ("c,2,true,,\"last\n\",,,,1,2,0,0,0,1,1,5,\"m, x\",stop\n", true),
+        ];
+        cut_everywhere(OutputFormat::Csv, &keep, &head, &rows);
+    }
 
     #[test]
     fn an_id_names_its_item_wherever_it_stands() {

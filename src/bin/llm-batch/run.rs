@@ -145,7 +145,10 @@ impl Plan<'_> {
         let reporting = &args.reporting;
         let shows_progress = self.shows_progress();
         let expected = self.expected();
-        let events = Events::with_capacity(events::CAPACITY);
+        let events = match &reporting.events {
+            Some(_) => Events::with_capacity(events::CAPACITY),
+            None => Events::new(),
+        };
         let (strategy, _server) = self.model.strategy(args, &events).await?;
         let signals = Signals::new().map_err(|error| UsageError::new(error.to_string()))?;
         let log = match &reporting.events {

@@ -19,7 +19,8 @@ struct Line<'a> {
 #[derive(Serialize)]
 struct Response<'a> {
     status_code: u16,
-    request_id: Option<&'a str>,
+    /// OpenAI's is of its own making, too; this one says who made it.
+    request_id: String,
     body: Body<'a>,
 }
 
@@ -33,6 +34,7 @@ enum Body<'a> {
 
 /// The row as a line.
 pub(super) fn line(row: &Row<'_>) -> io::Result<Vec<u8>> {
+    let request_id = || format!("llm-batch-{}", row.index);
     let (response, error) = match row.result {
         Ok(response) => {
             let metadata = &response.metadata;
@@ -51,7 +53,7 @@ pub(super) fn line(row: &Row<'_>) -> io::Result<Vec<u8>> {
             };
             let response = Response {
                 status_code: 200,
-                request_id: metadata.response_id.as_deref(),
+                request_id: request_id(),
                 body,
             };
             (Some(response), None)
@@ -61,7 +63,7 @@ pub(super) fn line(row: &Row<'_>) -> io::Result<Vec<u8>> {
             Some(status) if status != 200 => {
                 let response = Response {
                     status_code: status,
-                    request_id: None,
+                    request_id: request_id(),
                     body: Body::Made(json!({
                         "error": {
                             "message": error.message(),
