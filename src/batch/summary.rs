@@ -169,8 +169,11 @@ impl BatchSummary {
         self.succeeded + self.failed
     }
 
-    /// What most of the items' time went to, and what makes it less. `None` if no time passed.
+    /// What most of the items' time went to, and what makes it less. `None` without a call, or if no time passed.
     pub fn bottleneck(&self) -> Option<String> {
+        if self.calls == 0 {
+            return None;
+        }
         let total = self.item_time.saturating_add(self.untaken_time);
         let (spent, time) = [
             (Spent::Calls, self.call_time),

@@ -68,7 +68,11 @@ impl Ending {
 }
 
 /// What the library's summary advises, in the words of the command line.
-const OPTIONS: [(&str, &str); 5] = [
+const OPTIONS: [(&str, &str); 6] = [
+    (
+        "do less between two outcomes, or hand them to another task; with in_order, set a reorder_buffer",
+        "who reads the output is slow: write to a file with --output, or leave out --in-order",
+    ),
     ("the concurrency of llm_batch(n)", "--concurrency"),
     ("requests_per_minute", "--rpm"),
     ("tokens_per_minute", "--tpm"),
