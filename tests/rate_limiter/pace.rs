@@ -129,6 +129,30 @@ async fn a_burst_is_no_rate_and_a_short_spaced_stretch_is_no_burst() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn it_finds_a_slow_rate_too() {
+    // A provider that takes one call every six seconds and says so.
+    let limiter = RateLimiter::builder().build().unwrap();
+    let mut next = Instant::now();
+    let mut throttles_of = [0, 0];
+    for half in 0..2 {
+        let mut accepted = 0;
+        while accepted < 20 {
+            let call = call(&limiter, 0).await.unwrap();
+            let now = Instant::now();
+            if now < next {
+                throttles_of[half] += 1;
+                call.settle(&throttled_for(next - now), Some(0));
+            } else {
+                accepted += 1;
+                next = now + secs(6);
+                call.settle(&Verdict::SUCCESS, None);
+            }
+        }
+    }
+    assert!(throttles_of[1] <= 6, "{throttles_of:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn idle_time_is_no_slow_rate() {
     let limiter = plain().build().unwrap();
     for _ in 0..5 {

@@ -171,6 +171,7 @@ impl RateLimiterBuilder {
             Some(slow_start) => Box::new(slow_start),
             None => Box::new(LinearRecovery::default()),
         });
+        let pacing = pace.initial();
         let config = Config {
             cooldown: self.cooldown,
             requests,
@@ -178,10 +179,17 @@ impl RateLimiterBuilder {
             max_in_flight: self.max_in_flight,
             in_flight_ramp: self.in_flight_ramp,
             start_ramp: self.start_ramp,
-            pacing: pace.initial(),
+            pacing,
             shared: self.store.is_some(),
         };
-        let gate = Gate::new(self.name, self.events, self.store, State::new(config, now), pace);
+        let gate = Gate::new(
+            self.name,
+            self.events,
+            self.store,
+            State::new(config, now),
+            pace,
+            pacing,
+        );
         RateLimiter { gate: Arc::new(gate) }
     }
 

@@ -13,7 +13,7 @@ pub enum Refused {
     Latched {
         /// How that call failed.
         kind: ErrorKind,
-        /// What it said.
+        /// The same in words.
         message: Arc<str>,
     },
     /// The request needs more tokens than the token quota gives in a minute.

@@ -48,8 +48,8 @@ impl Gate {
         store: Option<Box<dyn StateStore>>,
         state: State,
         pace: Box<dyn Pace>,
+        pacing: Pacing,
     ) -> Self {
-        let pacing = pace.initial();
         Self {
             meter: Meter::new(Some(&name)),
             name,

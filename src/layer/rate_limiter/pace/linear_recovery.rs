@@ -15,10 +15,8 @@ use crate::error::ErrorKind;
 /// No limit until the first throttle (the [`StartRamp`] sees to the beginning). Then the pace is 0.7 of the rate at which
 /// calls started in the last ten seconds before the throttled one, and grows by 0.01 of that rate a second. A throttle
 /// of the first call after a pause says nothing new about the rate and leaves the pace as it is.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct LinearRecovery {
-    resume: f64,
-    growth: f64,
     pacing: Pacing,
     generation: u64,
     /// When some starts of the generation took place, and their ordinals, in order.
@@ -26,27 +24,18 @@ pub struct LinearRecovery {
     last_start: Option<Instant>,
 }
 
+/// Where it resumes, as a share of the accepted rate: low enough for what is still in flight to drain.
+const RESUME: f64 = 0.7;
+/// What it gains every second, as a share of the accepted rate.
+const GROWTH: f64 = 0.01;
 /// The rate is measured over this time at most, ...
 const WINDOW: Duration = Duration::from_secs(10);
 /// ... taken to have lasted this long at least, so that a burst is no rate ...
 const SHORTEST: f64 = 1.0;
-/// ... and not across a gap this long, which was idleness.
-const IDLE: Duration = Duration::from_secs(1);
+/// ... and not across a gap longer than this, which was idleness, unless the pace asked for it.
+const IDLE: f64 = 1.0;
 /// How close samples may be.
 const SAMPLE: Duration = Duration::from_millis(50);
-
-impl Default for LinearRecovery {
-    fn default() -> Self {
-        Self {
-            resume: 0.7,
-            growth: 0.01,
-            pacing: Pacing::UNLIMITED,
-            generation: 0,
-            samples: VecDeque::new(),
-            last_start: None,
-        }
-    }
-}
 
 impl LinearRecovery {
     /// The accepted rate before `rejected`, in starts per second.
@@ -71,9 +60,10 @@ impl LinearRecovery {
 
 impl Pace for LinearRecovery {
     fn on_start(&mut self, call: &StartedCall) -> Pacing {
+        let longest_gap = IDLE.max(2.0 / self.pacing.starts_per_second());
         let idle = self
             .last_start
-            .is_some_and(|last| call.at.saturating_duration_since(last) > IDLE);
+            .is_some_and(|last| call.at.saturating_duration_since(last).as_secs_f64() > longest_gap);
         if call.generation != self.generation || idle {
             self.generation = call.generation;
             self.samples.clear();
@@ -100,7 +90,7 @@ impl Pace for LinearRecovery {
         let throttled = end.closes && end.kind != Some(ErrorKind::Overloaded);
         if throttled && call.ordinal > 1 {
             let rate = self.accepted_rate(call);
-            self.pacing = Pacing::per_second(self.resume * rate).growing_by(self.growth * rate);
+            self.pacing = Pacing::per_second(RESUME * rate).growing_by(GROWTH * rate);
         }
         self.pacing
     }

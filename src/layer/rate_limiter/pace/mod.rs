@@ -56,7 +56,12 @@ impl Pacing {
 
     /// Adds this much to the starts per second, every second. What is no positive number adds nothing.
     pub fn growing_by(mut self, starts_per_second: f64) -> Self {
-        self.growth = starts_per_second.max(0.0);
+        // Finite, as infinity times no time is no number.
+        self.growth = if starts_per_second > 0.0 {
+            starts_per_second.min(f64::MAX)
+        } else {
+            0.0
+        };
         self
     }
 
