@@ -7,7 +7,9 @@ use tokio::time::Instant;
 
 use super::pace::{EndedCall, Pace, Pacing};
 use super::pump;
-use super::state::{Admission, Closing, Effects, Reply, Settled, Started, State, Ticket, Warning, is_answer};
+use super::state::{
+    Admission, Closing, Effect, Effects, Reply, Settled, Started, State, Ticket, Warning, is_answer,
+};
 use super::store::StateStore;
 use super::waits::Waited;
 use crate::classify::{Disposition, Verdict};
@@ -79,28 +81,26 @@ impl Gate {
     }
 
     fn apply(self: &Arc<Self>, mut effects: Effects) {
-        loop {
-            for (at, event) in effects.events.drain(..) {
-                self.emit(at, None, || event);
-            }
-            for warning in effects.warnings.drain(..) {
-                self.warn(&warning);
-            }
-            if effects.spawn_pump {
-                pump::spawn(self);
-            }
-            if effects.wake_pumps {
-                self.wake.notify_waiters();
-            }
+        while !effects.list.is_empty() {
+            let mut more = false;
             let mut untaken = Vec::new();
-            for (reply, message) in effects.replies.drain(..) {
-                // It fails if the waiter has gone in the meantime.
-                if let Err(Ok(admission)) = reply.send(message) {
-                    untaken.push(admission);
+            for effect in effects.list {
+                match effect {
+                    Effect::Reply(reply, message) => {
+                        // It fails if the waiter has gone in the meantime.
+                        if let Err(Ok(admission)) = reply.send(message) {
+                            untaken.push(admission);
+                        }
+                    }
+                    Effect::Event(at, event) => self.emit(at, None, || event),
+                    Effect::Warn(warning) => self.warn(&warning),
+                    Effect::WakePumps => self.wake.notify_waiters(),
+                    Effect::SpawnPump => pump::spawn(self),
+                    Effect::More => more = true,
+                    Effect::Orphan(reply) => drop(reply),
                 }
             }
-            effects.orphans.clear();
-            if untaken.is_empty() && !effects.more {
+            if !more && untaken.is_empty() {
                 return;
             }
             ((), effects) = self.locked(|state, now, effects| {

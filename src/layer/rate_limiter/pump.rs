@@ -116,7 +116,7 @@ async fn talk(gate: &Arc<Gate>, store: &dyn StateStore) {
                 };
                 gate.with(|state, now, effects| {
                     if let Some(candidate) = talk.candidate.take() {
-                        effects.replies.push(state.let_through(candidate, shared, now));
+                        state.let_through(candidate, shared, now, effects);
                     }
                 });
             }

@@ -100,20 +100,44 @@ struct Hold {
     until: Option<Instant>,
 }
 
-/// What is to be done once the lock is released.
+/// What is to be done once the lock is released, in this order. As a rule nothing, which costs nothing.
 #[derive(Default)]
 pub(super) struct Effects {
-    pub(super) replies: Vec<(oneshot::Sender<Reply>, Reply)>,
-    pub(super) events: Vec<(Instant, EventKind)>,
-    pub(super) warnings: Vec<Warning>,
+    pub(super) list: Vec<Effect>,
+}
+
+pub(super) enum Effect {
+    Reply(oneshot::Sender<Reply>, Reply),
+    Event(Instant, EventKind),
+    Warn(Warning),
     /// Pumps sleep too long: the next wake-up has become earlier, or there is nobody left to wait for.
-    pub(super) wake_pumps: bool,
+    WakePumps,
     /// The caller's runtime needs a pump.
-    pub(super) spawn_pump: bool,
+    SpawnPump,
     /// More can be let through, but the lock has been held for long enough.
-    pub(super) more: bool,
-    /// Waiters to let go without a reply, so that they ask again.
-    pub(super) orphans: Vec<oneshot::Sender<Reply>>,
+    More,
+    /// A waiter is let go without a reply, so that it asks again.
+    Orphan(oneshot::Sender<Reply>),
+}
+
+impl Effects {
+    fn reply(&mut self, reply: oneshot::Sender<Reply>, message: Reply) {
+        self.list.push(Effect::Reply(reply, message));
+    }
+
+    fn event(&mut self, at: Instant, event: EventKind) {
+        self.list.push(Effect::Event(at, event));
+    }
+
+    fn warn(&mut self, warning: Warning) {
+        self.list.push(Effect::Warn(warning));
+    }
+
+    fn wake_pumps(&mut self) {
+        if !matches!(self.list.last(), Some(Effect::WakePumps)) {
+            self.list.push(Effect::WakePumps);
+        }
+    }
 }
 
 /// What a person should know about the gate.

@@ -7,7 +7,7 @@ use tokio::runtime::{self, Handle};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::{Admission, Answer, Ask, Effects, Hold, Probe, Started, State, Ticket, Waiter};
+use super::{Admission, Answer, Ask, Effect, Effects, Hold, Probe, Started, State, Ticket, Waiter};
 use crate::item::WaitReason;
 use crate::layer::rate_limiter::error::Refused;
 use crate::layer::rate_limiter::pace::{Ramp, StartedCall};
@@ -65,7 +65,7 @@ impl State {
         };
         self.queue.insert(ticket, waiter);
         if is_head && self.config.shared {
-            effects.wake_pumps = true;
+            effects.wake_pumps();
         }
         Answer::Queued(ticket, receiver)
     }
@@ -75,7 +75,7 @@ impl State {
         let runtime = Handle::try_current().ok()?.id();
         if !self.pumps.contains(&runtime) {
             self.pumps.push(runtime);
-            effects.spawn_pump = true;
+            effects.list.push(Effect::SpawnPump);
         }
         Some(runtime)
     }
@@ -117,7 +117,9 @@ impl State {
         self.open_if_due(now, effects);
         if self.config.shared {
             // Only a pump may ask the store.
-            effects.wake_pumps |= !self.pumps.is_empty();
+            if !self.pumps.is_empty() {
+                effects.wake_pumps();
+            }
             return;
         }
         while let Some((&ticket, waiter)) = self.queue.first_key_value() {
@@ -126,13 +128,13 @@ impl State {
                 Ok(mut admission) => {
                     if let Some((_, waiter)) = self.queue.pop_first() {
                         admission.waited = Some(self.timeline.waited(waiter.since, &waiter.mark, now));
-                        effects.replies.push((waiter.reply, Ok(admission)));
+                        effects.reply(waiter.reply, Ok(admission));
                     }
                 }
                 Err(hold) => return self.hold(Some(hold), now, effects),
             }
-            if effects.replies.len() >= MOST_AT_ONCE {
-                effects.more = true;
+            if effects.list.len() >= MOST_AT_ONCE {
+                effects.list.push(Effect::More);
                 return;
             }
         }
@@ -285,7 +287,7 @@ impl State {
         };
         // With nobody left the pumps end.
         if earlier || (hold.is_none() && anybody) {
-            effects.wake_pumps = true;
+            effects.wake_pumps();
         }
         self.wake_at = until;
     }
@@ -357,7 +359,9 @@ impl State {
             .collect();
         for ticket in tickets {
             let waiter = self.queue.remove(&ticket);
-            effects.orphans.extend(waiter.map(|waiter| waiter.reply));
+            effects
+                .list
+                .extend(waiter.map(|waiter| Effect::Orphan(waiter.reply)));
         }
         self.drain(now, effects);
     }

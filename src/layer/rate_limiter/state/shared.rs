@@ -1,9 +1,8 @@
 //! Letting through with a store that several gates share: by pumps only, one call at a time.
 
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::{Admission, Effects, Reply, State, Waiter};
+use super::{Admission, Effects, State, Waiter};
 use crate::item::WaitReason;
 use crate::layer::rate_limiter::store::StoreReport;
 
@@ -29,7 +28,7 @@ impl State {
         if self.config.shared {
             self.reports.push_back(report);
             self.need_pump(effects);
-            effects.wake_pumps = true;
+            effects.wake_pumps();
         }
     }
 
@@ -65,7 +64,7 @@ impl State {
     /// The turn is over.
     pub(crate) fn end_turn(&mut self, effects: &mut Effects) {
         self.store_busy = false;
-        effects.wake_pumps = true;
+        effects.wake_pumps();
     }
 
     /// The store gave leave, or could not tell.
@@ -74,7 +73,8 @@ impl State {
         candidate: Candidate,
         shared: bool,
         now: Instant,
-    ) -> (oneshot::Sender<Reply>, Reply) {
+        effects: &mut Effects,
+    ) {
         let Candidate {
             mut admission,
             waiter,
@@ -82,7 +82,7 @@ impl State {
         self.store_hold = None;
         admission.shared = shared;
         admission.waited = Some(self.timeline.waited(waiter.since, &waiter.mark, now));
-        (waiter.reply, Ok(admission))
+        effects.reply(waiter.reply, Ok(admission));
     }
 
     /// The store gave no leave: the candidate is the head again, unless it has gone.
@@ -102,7 +102,7 @@ impl State {
             return;
         }
         match self.refusal(admission.estimate) {
-            Some(refused) => effects.replies.push((waiter.reply, Err(refused))),
+            Some(refused) => effects.reply(waiter.reply, Err(refused)),
             None => {
                 self.queue.insert(admission.ticket, waiter);
             }

@@ -162,16 +162,16 @@ impl State {
             unblocked,
         });
         let generation = self.generation;
-        effects.events.push((
+        effects.event(
             now,
             EventKind::CooldownStarted {
                 generation,
                 pause,
                 kind,
             },
-        ));
+        );
         self.report(StoreReport::Closed { pause, kind }, effects);
-        effects.warnings.push(Warning::Closed {
+        effects.warn(Warning::Closed {
             kind,
             pause,
             generation,
@@ -194,14 +194,14 @@ impl State {
         }
         if closed.until.saturating_duration_since(closed.announced) >= ANNOUNCE {
             closed.announced = closed.until;
-            effects.events.push((
+            effects.event(
                 now,
                 EventKind::CooldownStarted {
                     generation: self.generation,
                     pause: closed.until.saturating_duration_since(now),
                     kind: closed.kind,
                 },
-            ));
+            );
         }
     }
 
@@ -219,7 +219,7 @@ impl State {
             self.probe = Probe::Due;
         }
         let generation = self.generation;
-        effects.events.push((at, EventKind::CooldownEnded { generation }));
+        effects.event(at, EventKind::CooldownEnded { generation });
     }
 
     fn latch(&mut self, kind: Option<ErrorKind>, now: Instant, effects: &mut Effects) {
@@ -233,11 +233,11 @@ impl State {
         while let Some((_, waiter)) = self.queue.pop_first() {
             let message = Arc::clone(&message);
             let refused = Refused::Latched { kind, message };
-            effects.replies.push((waiter.reply, Err(refused)));
+            effects.reply(waiter.reply, Err(refused));
         }
-        effects.events.push((now, EventKind::Latched { kind }));
+        effects.event(now, EventKind::Latched { kind });
         self.report(StoreReport::Latched { kind }, effects);
-        effects.warnings.push(Warning::Latched { kind });
+        effects.warn(Warning::Latched { kind });
     }
 
     /// Opens by hand: a latch, a pause and a probe under way are forgotten.
@@ -247,7 +247,7 @@ impl State {
             self.open(&closed, now, effects);
         }
         if self.latched.take().is_some() {
-            effects.events.push((now, EventKind::Reopened));
+            effects.event(now, EventKind::Reopened);
         }
         self.store_hold = None;
         self.report(StoreReport::Reopened, effects);
