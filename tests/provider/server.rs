@@ -121,20 +121,12 @@ impl Drop for Server {
 }
 
 impl Server {
+    #[allow(clippy::unused_async)] // binding needs the runtime
     pub(crate) async fn start(handler: impl Fn(Received) -> Reply + Send + Sync + 'static) -> Self {
-        Self::start_async(move |request| {
+        let handler: Handler = Arc::new(move |request| {
             let reply = handler(request);
-            async move { reply }
-        })
-        .await
-    }
-
-    pub(crate) async fn start_async<F, Fut>(handler: F) -> Self
-    where
-        F: Fn(Received) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Reply> + Send + 'static,
-    {
-        let handler: Handler = Arc::new(move |request| Box::pin(handler(request)));
+            Box::pin(async move { reply })
+        });
         // With room for a thousand connections that are not accepted yet; the default resets some of them.
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
