@@ -134,13 +134,13 @@ async fn it_finds_a_slow_rate_too() {
     let limiter = RateLimiter::builder().build().unwrap();
     let mut next = Instant::now();
     let mut throttles_of = [0, 0];
-    for half in 0..2 {
+    for throttles in &mut throttles_of {
         let mut accepted = 0;
         while accepted < 20 {
             let call = call(&limiter, 0).await.unwrap();
             let now = Instant::now();
             if now < next {
-                throttles_of[half] += 1;
+                *throttles += 1;
                 call.settle(&throttled_for(next - now), Some(0));
             } else {
                 accepted += 1;
