@@ -25,7 +25,7 @@ pub use report::{ItemReport, WaitReason, Waits};
 /// One item's identity, retry state, deadline and accounts.
 ///
 /// The request and the driver hold the same one, so what an item did survives a panic or an abort. Users meet it
-/// through [`LlmRequest`]; its methods for writing are for authors of layers and strategies.
+/// through [`LlmRequest`](crate::LlmRequest); its methods for writing are for authors of layers and strategies.
 pub struct Item {
     id: ItemId,
     index: u64,
@@ -113,7 +113,7 @@ impl Record {
 }
 
 impl Item {
-    /// A new item, picked up now. Strategies outside a batch get one through [`LlmRequest::new`].
+    /// A new item, picked up now. Strategies outside a batch get one through [`LlmRequest::new`](crate::LlmRequest::new).
     pub fn new(id: ItemId, index: u64) -> Arc<Self> {
         let mut record = Record::default();
         record.report.attempts = 1;
