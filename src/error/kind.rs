@@ -26,7 +26,7 @@ pub enum ErrorKind {
     ServerError,
     /// The provider said that the call took too long (408, 504, 524). It may have been billed.
     Timeout,
-    /// No connection, or one that broke. [`LlmError::delivery`] tells which.
+    /// No connection, or one that broke. [`LlmError::delivery`](crate::LlmError::delivery) tells which.
     Connection,
     /// The key is wrong or missing (401).
     Authentication,
