@@ -210,6 +210,16 @@ fn a_waiter_polled_on_a_runtime_that_has_shut_down_is_refused() {
 }
 
 #[test]
+fn a_waiter_on_a_runtime_without_a_timer_is_refused() {
+    let limiter = plain().requests_per_minute(60).build().unwrap();
+    drop(call_now_all(&limiter));
+    let runtime = Builder::new_current_thread().build().unwrap();
+    let refused = runtime.block_on(limiter.acquire(0));
+    assert!(matches!(refused, Err(Refused::Closed)), "{refused:?}");
+    assert_eq!(limiter.snapshot().waiting, 0);
+}
+
+#[test]
 fn dropped_outside_a_runtime_with_calls_and_waiters() {
     let limiter = plain().max_in_flight(1).build().unwrap();
     let runtime = two_workers();

@@ -23,7 +23,7 @@ pub enum Refused {
         /// What the quota gives per minute.
         limit: u64,
     },
-    /// The call would have had to wait, and there is no tokio runtime to wait on.
+    /// The call would have had to wait, and there is no running tokio runtime with a timer.
     Closed,
 }
 
@@ -53,7 +53,9 @@ impl fmt::Display for Refused {
                 "not sent: the request takes about {estimate} tokens, the token quota gives {limit} a minute; \
                  shorten the prompt, lower its output token limit or raise tokens_per_minute"
             ),
-            Self::Closed => f.write_str("not sent: waiting at the gate needs a running tokio runtime"),
+            Self::Closed => f.write_str(
+                "not sent: waiting at the gate needs a running tokio runtime with its timer enabled",
+            ),
         }
     }
 }

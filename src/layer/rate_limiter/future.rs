@@ -118,12 +118,10 @@ where
 
 /// Opens the call in the item's record, as of the instant of the last look.
 fn open<Req>(call: &mut ActiveCall, find: &impl FindItem<Req>, request: &mut Req) {
-    let (gate, at, estimate) = (call.gate(), call.started_at(), call.estimate());
+    let at = call.started_at();
     let guard = find.call_at(request, at);
-    let item = guard.as_ref().map(|guard| &**guard.item());
-    gate.emit(at, item, || EventKind::QuotaAdmitted { estimate });
     if let Some(guard) = guard.as_ref().filter(|guard| guard.is_opener()) {
-        gate.emit(at, item, || {
+        call.gate().emit(at, Some(guard.item()), || {
             guard.set_start_told();
             EventKind::CallStarted {
                 call: guard.number(),

@@ -14,6 +14,7 @@ use super::error::Refused;
 use super::gate::Gate;
 use super::state::{Admission, Answer, Ask, Reply, Started, Ticket};
 use crate::classify::Verdict;
+use crate::events::EventKind;
 use crate::item::{CallGuard, Item, WaitReason};
 
 /// The future of [`RateLimiter::acquire`](super::RateLimiter::acquire): waits for its turn.
@@ -27,6 +28,8 @@ pub struct Acquire {
     ticket: Option<Ticket>,
     hold_until: Option<Instant>,
     item: Option<Arc<Item>>,
+    /// A pump that it counted on has died.
+    orphaned: bool,
     step: Step,
 }
 
@@ -46,6 +49,7 @@ impl Acquire {
             ticket: None,
             hold_until: None,
             item: None,
+            orphaned: false,
             step: Step::Asking,
         }
     }
@@ -101,7 +105,6 @@ impl Future for Acquire {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        let mut orphaned = false;
         loop {
             match &mut this.step {
                 Step::Asking => match this.ask() {
@@ -132,13 +135,14 @@ impl Future for Acquire {
                         this.step = Step::Done;
                         return Poll::Ready(Err(refused));
                     }
-                    // The runtime whose pump it counted on has gone; this one's may serve it, unless it is the one.
-                    Err(_) if orphaned => {
+                    // The pump it counted on has died with its runtime. Another one may serve it, but where that
+                    // dies too there is none to be had: the runtime shuts down, or has no timer.
+                    Err(_) if this.orphaned => {
                         this.step = Step::Done;
                         return Poll::Ready(Err(Refused::Closed));
                     }
                     Err(_) => {
-                        orphaned = true;
+                        this.orphaned = true;
                         this.ticket = Some(*ticket);
                         this.step = Step::Asking;
                     }
@@ -202,6 +206,10 @@ impl Grant {
             guard: None,
             open: true,
         };
+        let item = self.item.as_deref();
+        let estimate = started.call.estimate;
+        self.gate
+            .emit(started.call.at, item, || EventKind::QuotaAdmitted { estimate });
         // A policy that panics ends the call, which is then cancelled.
         self.gate.started(&started);
         Ok(call)
