@@ -181,8 +181,9 @@ impl HttpClient {
         for (name, value) in &self.headers {
             headers.insert(name, value.clone());
         }
-        // Lets the runtime look at its sockets, so that connections closed by now are known to be.
-        tokio::task::yield_now().await;
+        if self.connections.should_look_first() {
+            tokio::task::yield_now().await;
+        }
         let call = self.connections.call();
         let (body, handed_over) = HeldBody::new(body.clone(), call.call());
         *request.body_mut() = Some(reqwest::Body::wrap(body));
@@ -223,6 +224,10 @@ impl HttpClient {
             }
         }
         if keeps_alive(response.version(), &headers) {
+            if call.is_awaited() {
+                // Lets the client take the connection back before the next call looks for one.
+                tokio::task::yield_now().await;
+            }
             call.set_reusable();
         }
         Ok(Reply {

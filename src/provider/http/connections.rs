@@ -26,15 +26,18 @@ use crate::error::BoxError;
 pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// How long an idle connection that should be there may take to turn up before it counts as closed by the server. A free
-/// connection takes microseconds, or some milliseconds on a loaded machine.
-const GRACE: Duration = Duration::from_millis(100);
+/// connection takes microseconds, or a tenth of a second on a machine that is busy with other things.
+const GRACE: Duration = Duration::from_millis(250);
+
+/// After how many of them in a row, with no connection used again in between, none is waited for any more.
+const MISSING_IN_A_ROW: u32 = 3;
 
 /// How long a request's body waits behind its head on a server that is known to close connections unasked: enough for
 /// a close that is under way on this machine to arrive.
 const PATIENCE: Duration = Duration::from_millis(2);
 
-/// An idle connection younger than this was in use a moment ago, and its server has had no time to grow tired of it.
-const FRESH: Duration = Duration::from_millis(20);
+/// An idle connection younger than this was in use a moment ago. Servers close idle ones after a second at the least.
+const FRESH: Duration = Duration::from_millis(500);
 
 tokio::task_local! {
     /// The call that a connection would be opened for.
@@ -60,6 +63,10 @@ struct Counts {
     opening: usize,
     /// When each idle connection became idle. The pool takes the youngest first, too.
     idle: VecDeque<Instant>,
+    /// How often a call used a connection again, so far and when one was missing last.
+    reuses: u64,
+    reuses_when_missing: u64,
+    missing_in_a_row: u32,
 }
 
 impl Counts {
@@ -86,6 +93,7 @@ impl Connections {
         let call = Call {
             connections: Arc::clone(self),
             arrived: AtomicBool::new(false),
+            opened: AtomicBool::new(false),
             over: Notify::new(),
         };
         CallGuard {
@@ -104,6 +112,12 @@ impl Connections {
         self.closes_unasked.store(true, Ordering::Relaxed);
     }
 
+    /// Whether a call should let the runtime look at its sockets before it takes a connection, so that those closed by
+    /// now are known to be. In a busy batch the runtime does so all the time.
+    pub(super) fn should_look_first(&self) -> bool {
+        self.broke.load(Ordering::Relaxed) || self.counts().calls == 0
+    }
+
     /// Takes the right to open a connection if one is missing.
     fn try_open(&self) -> bool {
         let mut counts = self.counts();
@@ -114,7 +128,7 @@ impl Connections {
         {
             counts.idle.pop_front();
         }
-        if self.closes_unasked.load(Ordering::Relaxed) {
+        if counts.missing_in_a_row >= MISSING_IN_A_ROW || self.closes_unasked.load(Ordering::Relaxed) {
             // Nothing is known about what is idle.
             counts.idle.clear();
         }
@@ -143,10 +157,16 @@ impl Connections {
     /// No idle connection turned up, so there is none.
     fn give_up_on_idle(&self) {
         let mut counts = self.counts();
-        if !counts.idle.is_empty() {
-            counts.idle.clear();
-            self.set_closes_unasked();
+        if counts.idle.is_empty() {
+            return;
         }
+        counts.idle.clear();
+        counts.missing_in_a_row = if counts.reuses == counts.reuses_when_missing {
+            counts.missing_in_a_row + 1
+        } else {
+            1
+        };
+        counts.reuses_when_missing = counts.reuses;
     }
 }
 
@@ -171,6 +191,8 @@ pub(super) enum Hold {
 pub(super) struct Call {
     connections: Arc<Connections>,
     arrived: AtomicBool,
+    /// Whether a connection was opened for it. It may have used another all the same.
+    opened: AtomicBool,
     over: Notify,
 }
 
@@ -184,6 +206,7 @@ impl Call {
         let mut counts = connections.counts();
         let idle_since = counts.idle.pop_back();
         counts.busy += 1;
+        counts.reuses += u64::from(!self.opened.load(Ordering::Relaxed));
         drop(counts);
         self.over.notify_one();
         if connections.closes_unasked.load(Ordering::Relaxed) {
@@ -205,6 +228,7 @@ impl Call {
                 return false;
             }
             if self.connections.try_open() {
+                self.opened.store(true, Ordering::Relaxed);
                 return true;
             }
             tokio::select! {
@@ -225,6 +249,11 @@ pub(super) struct CallGuard {
 impl CallGuard {
     pub(super) fn call(&self) -> Arc<Call> {
         Arc::clone(&self.call)
+    }
+
+    /// Whether no other connection is idle, so that the next call will need this one.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.call.connections.counts().idle.is_empty()
     }
 
     /// Notes that the reply was read to its end and the connection stays open.
