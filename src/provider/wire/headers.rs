@@ -97,6 +97,10 @@ const TOKENS: Names = Names {
 
 /// What the reply says about its quotas; none if it says nothing usable.
 pub(crate) fn reported_quota(headers: &HeaderMap) -> Option<ReportedQuota> {
+    // One look at the names is cheaper than asking for each of the many below, and most replies have none.
+    if !headers.keys().any(|name| name.as_str().contains("ratelimit")) {
+        return None;
+    }
     let quota = ReportedQuota {
         dimension: None,
         requests: window(headers, &REQUESTS),

@@ -1,0 +1,86 @@
+//! The gate by itself: a call through an open gate, beside a fair semaphore; and a queue of 10,000.
+//!
+//! `cargo bench --bench rate_limiter`
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use futures::future::join_all;
+use llm_batch::{RateLimiter, Verdict};
+use tokio::sync::Semaphore;
+
+fn open_gate() -> RateLimiter {
+    let quotas = RateLimiter::builder()
+        .requests_per_minute(4_000_000_000)
+        .tokens_per_minute(4_000_000_000);
+    quotas
+        .burst(Duration::from_secs(60))
+        .without_start_ramp()
+        .build()
+        .expect("the numbers are valid")
+}
+
+async fn one_call(limiter: &RateLimiter) {
+    let grant = limiter.acquire(20).await.expect("the gate is open");
+    let call = grant.start().expect("nothing closes the gate");
+    call.settle(&Verdict::SUCCESS, Some(20));
+}
+
+fn uncontended(criterion: &mut Criterion) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .expect("a runtime");
+    let mut group = criterion.benchmark_group("a call that need not wait");
+    let limiter = open_gate();
+    group.bench_function("gate with RPM and TPM", |bencher| {
+        bencher.to_async(&runtime).iter(|| one_call(&limiter));
+    });
+    let semaphore = Arc::new(Semaphore::new(1));
+    group.bench_function("tokio's fair semaphore", |bencher| {
+        bencher
+            .to_async(&runtime)
+            .iter(async || drop(Arc::clone(&semaphore).acquire_owned().await));
+    });
+    group.finish();
+}
+
+fn queue(criterion: &mut Criterion) {
+    const WAITERS: u64 = 10_000;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .expect("a runtime");
+    let mut group = criterion.benchmark_group("ten thousand waiters, one at a time");
+    group.throughput(Throughput::Elements(WAITERS)).sample_size(10);
+    group.bench_function("gate", |bencher| {
+        bencher.to_async(&runtime).iter_batched(
+            || {
+                RateLimiter::builder()
+                    .max_in_flight(1)
+                    .without_start_ramp()
+                    .build()
+                    .expect("the numbers are valid")
+            },
+            |limiter| async move {
+                join_all((0..WAITERS).map(|_| one_call(&limiter))).await;
+            },
+            BatchSize::PerIteration,
+        );
+    });
+    group.bench_function("tokio's fair semaphore", |bencher| {
+        bencher.to_async(&runtime).iter_batched(
+            || Arc::new(Semaphore::new(1)),
+            |semaphore| async move {
+                join_all((0..WAITERS).map(|_| async { drop(Arc::clone(&semaphore).acquire_owned().await) }))
+                    .await;
+            },
+            BatchSize::PerIteration,
+        );
+    });
+    group.finish();
+}
+
+criterion_group!(benches, uncontended, queue);
+criterion_main!(benches);
