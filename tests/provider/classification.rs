@@ -179,7 +179,11 @@ fn rows() -> Vec<Row> {
 #[tokio::test]
 async fn every_row_is_classified() {
     let server = Server::start(|request| {
-        let number: usize = request.json()["model"].as_str().unwrap().parse().unwrap();
+        let number: usize = request.json()["messages"][0]["content"]
+            .as_str()
+            .unwrap()
+            .parse()
+            .unwrap();
         let Row {
             status,
             headers,
@@ -191,7 +195,7 @@ async fn every_row_is_classified() {
     .await;
     let model = server.model();
     for (number, row) in rows().iter().enumerate() {
-        let request = LlmRequest::new(Prompt::new("x").with_model(number.to_string()));
+        let request = LlmRequest::new(Prompt::new(number.to_string()));
         let item = std::sync::Arc::clone(request.item());
         let error = model.clone().oneshot(request).await.unwrap_err();
         let case = format!("{} {:?} {}: {error}", row.status, row.headers, row.body);
@@ -220,6 +224,19 @@ async fn every_row_is_classified() {
             "{case}"
         );
     }
+}
+
+#[tokio::test]
+async fn an_unknown_model_of_one_prompt_fails_that_prompt_alone() {
+    let server = Server::start(|_| Reply::new(404, &[], r#"{"error": {"code": "model_not_found"}}"#)).await;
+    let ask = async |prompt: Prompt| server.model().oneshot(LlmRequest::new(prompt)).await.unwrap_err();
+    let own = ask("x".into()).await;
+    assert_eq!((own.kind(), own.disposition()), (ErrorKind::NotFound, ScopeFatal));
+    let overridden = ask(Prompt::new("x").with_model("gpt-0")).await;
+    assert_eq!(
+        (overridden.kind(), overridden.disposition()),
+        (ErrorKind::NotFound, Fatal)
+    );
 }
 
 #[tokio::test]

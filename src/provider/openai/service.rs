@@ -144,7 +144,13 @@ impl Service<LlmRequest<Prompt>> for ChatCompletions {
                 let call = request.open_call();
                 let model = request.input().model().unwrap_or(&strategy.model);
                 telemetry::record_request(&strategy.client.inner.provider, model);
+                let overridden = model != &*strategy.model;
                 let (result, quota) = strategy.ask(request.input()).await;
+                let result = result.map_err(|error| match error.kind() {
+                    // This prompt's model is unknown; the strategy's own is not concerned.
+                    ErrorKind::NotFound if overridden => error.with_disposition(Disposition::Fatal),
+                    _ => error,
+                });
                 match &result {
                     Ok(response) => {
                         call.observe(response.usage);
