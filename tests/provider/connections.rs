@@ -68,6 +68,19 @@ async fn a_limit_on_connections_holds_back_calls() {
 }
 
 #[tokio::test]
+async fn the_wait_for_a_free_connection_is_no_part_of_the_connect_timeout() {
+    let server = Server::start(|_| Reply::text("ok").wait(Duration::from_secs(2))).await;
+    let builder = server.builder().max_connections(1);
+    let model = builder
+        .connect_timeout(Duration::from_secs(1))
+        .build()
+        .unwrap()
+        .model("m");
+    assert_all_answered(&run(&model, 3, 3).await);
+    assert_eq!(server.accepted(), 1);
+}
+
+#[tokio::test]
 async fn one_call_after_another_uses_one_connection() {
     let server = Server::start(|_| Reply::text("ok")).await;
     let model = server.model();

@@ -84,8 +84,10 @@ impl HttpClient {
             // Retry is a layer, and the only one.
             .retry(reqwest::retry::never())
             .pool_idle_timeout(IDLE_TIMEOUT)
-            .connector_layer(ConnectWhenMissing)
-            .connect_timeout(config.connect_timeout)
+            // It has the connect timeout, too: reqwest's own would count the wait for a free connection.
+            .connector_layer(ConnectWhenMissing {
+                timeout: config.connect_timeout,
+            })
             .user_agent(config.user_agent)
             .referer(false);
         // There is no total timeout: the call timeout layer has the clock. Dead peers are found by TCP keep-alive,
@@ -224,10 +226,6 @@ impl HttpClient {
             }
         }
         if keeps_alive(response.version(), &headers) {
-            if call.is_awaited() {
-                // Lets the client take the connection back before the next call looks for one.
-                tokio::task::yield_now().await;
-            }
             call.set_reusable();
         }
         Ok(Reply {

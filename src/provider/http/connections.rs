@@ -222,6 +222,8 @@ impl Call {
 
     /// Waits until the client should open a connection for this call; `false` if it has one already.
     async fn may_open(&self) -> bool {
+        // Mostly the connection of a call that has just ended turns up at once, and this future is dropped.
+        tokio::task::yield_now().await;
         loop {
             let changed = self.connections.changed.notified();
             if self.arrived.load(Ordering::Acquire) {
@@ -251,11 +253,6 @@ impl CallGuard {
         Arc::clone(&self.call)
     }
 
-    /// Whether no other connection is idle, so that the next call will need this one.
-    pub(super) fn is_awaited(&self) -> bool {
-        self.call.connections.counts().idle.is_empty()
-    }
-
     /// Notes that the reply was read to its end and the connection stays open.
     pub(super) fn set_reusable(&mut self) {
         self.reusable = true;
@@ -282,21 +279,27 @@ impl Drop for CallGuard {
     }
 }
 
-/// Lets a connection be opened when one is missing.
+/// Lets a connection be opened when one is missing, within the time that the opening itself may take.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct ConnectWhenMissing;
+pub(super) struct ConnectWhenMissing {
+    pub(super) timeout: Duration,
+}
 
 impl<S> Layer<S> for ConnectWhenMissing {
     type Service = Gated<S>;
 
     fn layer(&self, inner: S) -> Gated<S> {
-        Gated { inner }
+        Gated {
+            inner,
+            timeout: self.timeout,
+        }
     }
 }
 
 #[derive(Clone, Debug)]
 pub(super) struct Gated<S> {
     inner: S,
+    timeout: Duration,
 }
 
 impl<S, Req> Service<Req> for Gated<S>
@@ -317,6 +320,7 @@ where
     fn call(&mut self, destination: Req) -> Self::Future {
         let inner = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, inner);
+        let timeout = self.timeout;
         let call = CALL.try_with(Arc::clone).ok();
         Box::pin(async move {
             let Some(call) = call else {
@@ -329,7 +333,8 @@ where
                 connections: &call.connections,
                 succeeded: false,
             };
-            let connection = inner.call(destination).await?;
+            let opened = tokio::time::timeout(timeout, inner.call(destination)).await;
+            let connection = opened.map_err(|_| format!("it took longer than {timeout:?} to open"))??;
             opening.succeeded = true;
             Ok(connection)
         })
