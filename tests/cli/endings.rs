@@ -39,12 +39,14 @@ fn the_first_interrupt_lets_running_calls_finish() {
 fn the_second_interrupt_stops_at_once() {
     for name in ["INT", "TERM"] {
         let provider = Provider::start(|builder| builder.latency(Duration::from_secs(60)));
-        let child = start(provider.arguments(["-c", "6"]), Some(&prompts(500)));
+        let mut child = start(provider.arguments(["-c", "6"]), Some(&prompts(500)));
         wait_until("six calls", || provider.ledger().received >= 6);
         let begun = Instant::now();
-        signal(&child, name);
-        std::thread::sleep(Duration::from_millis(300));
-        signal(&child, name);
+        // Signals that arrive before the first is seen count as one, so it goes on until the second was seen too.
+        wait_until("the end", || {
+            signal(&child, name);
+            child.try_wait().unwrap().is_some()
+        });
         let finished = finish(child);
         finished.code(130);
         assert!(begun.elapsed() < Duration::from_secs(20));
@@ -65,8 +67,11 @@ fn the_second_interrupt_stops_at_once() {
 #[test]
 fn an_interrupt_ends_a_run_whose_input_does_not_come() {
     let provider = Provider::start(|builder| builder);
-    let child = start(provider.arguments([]), None);
-    std::thread::sleep(Duration::from_millis(300));
+    let folder = tempfile::tempdir().unwrap();
+    let events = folder.path().join("events.jsonl");
+    let child = start(provider.arguments(["--events", events.to_str().unwrap()]), None);
+    // Opened once the signals are listened for.
+    wait_until("the event log", || events.exists());
     signal(&child, "INT");
     // Standard input is still open: it is ours.
     let mut child = child;

@@ -4,14 +4,11 @@
 //! before message text, and text counts by whole words only. Rows that read the text belong to statuses or codes that
 //! say too little by themselves.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use http::HeaderMap;
-
-use super::error_body::ErrorBody;
-use super::{headers, message};
-use crate::classify::{Disposition, QuotaDimension, ReportedQuota, Verdict};
-use crate::error::{Delivery, ErrorKind, LlmError};
+use crate::error::ErrorKind;
+use crate::provider::wire::error_body::ErrorBody;
+use crate::provider::wire::message;
 
 /// What is known about a failed reply.
 #[derive(Debug)]
@@ -33,7 +30,7 @@ impl<'a> Facts<'a> {
         }
     }
 
-    fn new(status: u16, body: &'a ErrorBody, hint: Option<Duration>) -> Self {
+    pub(super) fn new(status: u16, body: &'a ErrorBody, hint: Option<Duration>) -> Self {
         Self {
             status,
             codes: &body.facts,
@@ -42,11 +39,11 @@ impl<'a> Facts<'a> {
         }
     }
 
-    fn coded(&self, codes: &[&str]) -> bool {
+    pub(super) fn coded(&self, codes: &[&str]) -> bool {
         self.codes.iter().any(|code| codes.contains(&code.as_str()))
     }
 
-    fn says(&self, phrases: &[&str]) -> bool {
+    pub(super) fn says(&self, phrases: &[&str]) -> bool {
         phrases.iter().any(|phrase| message::says(&self.text, phrase))
     }
 }
@@ -390,140 +387,4 @@ pub(crate) fn judge(facts: &Facts<'_>) -> ErrorKind {
                 && row.when.is_none_or(|when| when(facts))
         })
         .map_or(ErrorKind::Other, |row| row.kind)
-}
-
-/// Whether the provider may have worked on a call that it answered with this status. Timeouts and broken gateways stand
-/// between us and a provider that may have gone on.
-fn delivery(status: u16, kind: ErrorKind) -> Delivery {
-    match (status, kind) {
-        (408 | 499 | 502 | 504 | 520 | 524, _) | (_, ErrorKind::Timeout | ErrorKind::ModelFault) => {
-            Delivery::MaybeBilled
-        }
-        _ => Delivery::Rejected,
-    }
-}
-
-/// What the provider's own word on a repeat makes of a kind's default.
-fn disposition(kind: ErrorKind, should_retry: Option<bool>) -> Option<Disposition> {
-    match (kind.disposition(), should_retry?) {
-        (Disposition::Fatal | Disposition::ScopeFatal, true) => Some(Disposition::Backoff),
-        (Disposition::Backoff | Disposition::RetryNow | Disposition::Throttled, false) => {
-            Some(Disposition::Fatal)
-        }
-        _ => None,
-    }
-}
-
-/// The dimension that a rate limit was about.
-fn dimension(facts: &Facts<'_>) -> Option<QuotaDimension> {
-    if facts.coded(&["tokens"])
-        || facts.says(&[
-            "tpm",
-            "tpd",
-            "tokens per min",
-            "tokens per minute",
-            "tokens per day",
-        ])
-    {
-        Some(QuotaDimension::Tokens)
-    } else if facts.coded(&["requests"])
-        || facts.says(&[
-            "rpm",
-            "rpd",
-            "requests per min",
-            "requests per minute",
-            "requests per day",
-        ])
-    {
-        Some(QuotaDimension::Requests)
-    } else if facts.says(&["concurrency", "concurrent", "concurrent requests"]) {
-        Some(QuotaDimension::Concurrency)
-    } else {
-        None
-    }
-}
-
-/// The wait until the quota that a rate limit was about is full again: what is left when nothing else gave a hint.
-fn wait_of_reset(quota: &ReportedQuota) -> Option<Duration> {
-    let spent = |window: &crate::QuotaWindow| window.remaining == Some(0);
-    let window = match quota.dimension {
-        Some(QuotaDimension::Tokens) => quota.tokens,
-        None if spent(&quota.tokens) && !spent(&quota.requests) => quota.tokens,
-        _ => quota.requests,
-    };
-    window.reset.filter(|wait| !wait.is_zero())
-}
-
-/// The error that a reply with an error status is.
-#[cfg(feature = "openai")]
-pub(crate) fn error_of_reply(status: u16, headers: &HeaderMap, body: &[u8]) -> LlmError {
-    let now = headers::server_time(headers);
-    let body = ErrorBody::parse(body, now);
-    let error = error_of(status, headers, &body, now);
-    let kind = error.kind();
-    error.with_delivery(delivery(status, kind))
-}
-
-/// The error that stands inside a reply with a success status.
-///
-/// A rejection cost nothing; a failure on the way may have.
-#[cfg(feature = "openai")]
-pub(crate) fn error_in_success(headers: &HeaderMap, body: &serde_json::Value) -> LlmError {
-    let now = headers::server_time(headers);
-    let body = ErrorBody::from_value(body, now);
-    error_of(body.status.unwrap_or(200), headers, &body, now)
-}
-
-fn error_of(status: u16, headers: &HeaderMap, body: &ErrorBody, now: SystemTime) -> LlmError {
-    let text_hint = || message::wait(&message::normalised(&body.message), now).filter(|wait| !wait.is_zero());
-    let mut hint = headers::retry_after(headers).or(body.wait).or_else(text_hint);
-    let facts = Facts::new(status, body, hint);
-    let kind = judge(&facts);
-
-    let mut quota = headers::reported_quota(headers).unwrap_or_default();
-    if kind == ErrorKind::RateLimit {
-        quota.dimension = dimension(&facts);
-        hint = hint.or_else(|| wait_of_reset(&quota));
-    }
-
-    let message = if body.message.is_empty() {
-        http::StatusCode::from_u16(status)
-            .ok()
-            .and_then(|status| status.canonical_reason())
-            .unwrap_or("no message")
-            .to_owned()
-    } else {
-        body.message.clone()
-    };
-    let mut error = LlmError::new(kind, message).with_status(status);
-    if let Some(code) = &body.code {
-        error = error.with_code(code.clone());
-    }
-    if let Some(wait) = hint {
-        error = error.with_retry_after(wait);
-    }
-    if quota != ReportedQuota::default() {
-        error = error.with_quota(quota);
-    }
-    match disposition(kind, headers::should_retry(headers).or(body.retryable)) {
-        Some(disposition) => error.with_disposition(disposition),
-        None => error,
-    }
-}
-
-/// The verdict on a reply of which only status and headers are known.
-pub(crate) fn verdict_of(status: u16, headers: &HeaderMap) -> Verdict {
-    if status < 300 {
-        let verdict = Verdict::SUCCESS;
-        return headers::reported_quota(headers).map_or(verdict, |quota| verdict.with_quota(quota));
-    }
-    let mut error = error_of(
-        status,
-        headers,
-        &ErrorBody::default(),
-        headers::server_time(headers),
-    );
-    let kind = error.kind();
-    error = error.with_delivery(delivery(status, kind));
-    Verdict::from(&error)
 }
