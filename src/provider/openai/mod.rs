@@ -13,6 +13,7 @@
 //! ```
 
 mod builder;
+mod json;
 mod presets;
 mod request;
 mod response;
