@@ -13,7 +13,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use super::body::HeldBody;
 use super::connections::{CALL, CallGuard, ConnectWhenMissing, Connections, IDLE_TIMEOUT};
-use super::key::Key;
+use super::key::{Bearer, Key};
 use crate::error::{Delivery, ErrorKind, LlmError};
 
 /// How many closed connections in a row a call meets before it gives up.
@@ -41,15 +41,19 @@ pub(crate) struct Reply {
     pub(crate) status: u16,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
-    secrets: Vec<SecretString>,
+    key: Option<Arc<Bearer>>,
+    secret_headers: Arc<[SecretString]>,
 }
 
 impl Reply {
     /// The same reply without the secrets that the request carried, if it echoes any: for errors that quote it.
     pub(crate) fn redacted(&self) -> Option<Self> {
         let text = std::str::from_utf8(&self.body).ok()?;
-        let secrets = self.secrets.iter().map(|secret| secret.expose_secret());
-        let mut echoed = secrets
+        let key = self.key.as_deref().map(Bearer::key);
+        let mut echoed = key
+            .into_iter()
+            .chain(&*self.secret_headers)
+            .map(|secret| secret.expose_secret())
             .filter(|secret| !secret.is_empty() && text.contains(*secret))
             .peekable();
         echoed.peek()?;
@@ -58,7 +62,8 @@ impl Reply {
             status: self.status,
             headers: self.headers.clone(),
             body: clean.into(),
-            secrets: Vec::new(),
+            key: None,
+            secret_headers: Arc::default(),
         })
     }
 }
@@ -69,6 +74,8 @@ pub(crate) struct HttpClient {
     client: reqwest::Client,
     key: Key,
     headers: HeaderMap,
+    /// The values of those headers that carry keys of their own.
+    secret_headers: Arc<[SecretString]>,
     max_response_bytes: usize,
     connections: Arc<Connections>,
 }
@@ -104,6 +111,7 @@ impl HttpClient {
         Ok(Self {
             client,
             key: config.key,
+            secret_headers: secrets_in(&config.headers),
             headers: config.headers,
             max_response_bytes: config.max_response_bytes,
             connections: Connections::new(config.max_connections),
@@ -115,26 +123,15 @@ impl HttpClient {
     /// An error says how far the call got. A reply with an error status is no error here.
     pub(crate) async fn post(&self, url: &Url, body: Bytes) -> Result<Reply, LlmError> {
         let key = self.key.current().await?;
-        let mut reply = self.follow(url.clone(), body, key.as_ref()).await?;
-        reply.secrets = key.into_iter().chain(self.secret_headers()).collect();
-        Ok(reply)
+        self.follow(url.clone(), body, key).await
     }
 
-    /// The values of those extra headers that carry keys of their own.
-    fn secret_headers(&self) -> impl Iterator<Item = SecretString> + '_ {
-        const WORDS: [&str; 5] = ["key", "token", "secret", "auth", "cookie"];
-        self.headers
-            .iter()
-            .filter(|(name, _)| WORDS.iter().any(|word| name.as_str().contains(word)))
-            .filter_map(|(_, value)| Some(value.to_str().ok()?.into()))
-    }
-
-    async fn follow(&self, mut url: Url, body: Bytes, key: Option<&SecretString>) -> Result<Reply, LlmError> {
+    async fn follow(&self, mut url: Url, body: Bytes, key: Option<Arc<Bearer>>) -> Result<Reply, LlmError> {
         for _ in 0..MAX_REDIRECTS {
-            let (response, call) = self.send(&url, &body, key).await?;
+            let (response, call) = self.send(&url, &body, key.as_deref()).await?;
             match same_host_redirect(&url, &response)? {
                 Some(next) => url = next,
-                None => return self.read(response, call).await,
+                None => return self.read(response, call, key).await,
             }
         }
         Err(LlmError::new(
@@ -149,7 +146,7 @@ impl HttpClient {
         &self,
         url: &Url,
         body: &Bytes,
-        key: Option<&SecretString>,
+        key: Option<&Bearer>,
     ) -> Result<(reqwest::Response, CallGuard), LlmError> {
         for _ in 0..MAX_STALE_CONNECTIONS {
             match self.send_once(url, body, key).await {
@@ -171,14 +168,14 @@ impl HttpClient {
         &self,
         url: &Url,
         body: &Bytes,
-        key: Option<&SecretString>,
+        key: Option<&Bearer>,
     ) -> Result<(reqwest::Response, CallGuard), SendError> {
         let mut request = Request::new(Method::POST, url.clone());
         let headers = request.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
         if let Some(key) = key {
-            headers.insert(AUTHORIZATION, bearer(key).map_err(SendError::Failed)?);
+            headers.insert(AUTHORIZATION, key.header().map_err(SendError::Failed)?);
         }
         for (name, value) in &self.headers {
             headers.insert(name, value.clone());
@@ -187,15 +184,20 @@ impl HttpClient {
             tokio::task::yield_now().await;
         }
         let call = self.connections.call();
-        let (body, handed_over) = HeldBody::new(body.clone(), call.call());
+        let body = HeldBody::new(body.clone(), call.call());
         *request.body_mut() = Some(reqwest::Body::wrap(body));
         match CALL.scope(call.call(), self.client.execute(request)).await {
             Ok(response) => Ok((response, call)),
-            Err(error) => Err(SendError::new(&error, handed_over.get())),
+            Err(error) => Err(SendError::new(&error, call.call().handed_over())),
         }
     }
 
-    async fn read(&self, mut response: reqwest::Response, mut call: CallGuard) -> Result<Reply, LlmError> {
+    async fn read(
+        &self,
+        mut response: reqwest::Response,
+        mut call: CallGuard,
+        key: Option<Arc<Bearer>>,
+    ) -> Result<Reply, LlmError> {
         let status = response.status().as_u16();
         let too_large = || {
             LlmError::new(
@@ -232,9 +234,19 @@ impl HttpClient {
             status,
             headers,
             body: body.freeze(),
-            secrets: Vec::new(),
+            key,
+            secret_headers: Arc::clone(&self.secret_headers),
         })
     }
+}
+
+fn secrets_in(headers: &HeaderMap) -> Arc<[SecretString]> {
+    const WORDS: [&str; 5] = ["key", "token", "secret", "auth", "cookie"];
+    headers
+        .iter()
+        .filter(|(name, _)| WORDS.iter().any(|word| name.as_str().contains(word)))
+        .filter_map(|(_, value)| Some(value.to_str().ok()?.into()))
+        .collect()
 }
 
 /// Whether the server leaves the connection open after the reply, as far as it says.
@@ -255,17 +267,6 @@ fn keeps_alive(version: http::Version, headers: &HeaderMap) -> bool {
     } else {
         !said("close")
     }
-}
-
-fn bearer(key: &SecretString) -> Result<HeaderValue, LlmError> {
-    let mut value = HeaderValue::try_from(format!("Bearer {}", key.expose_secret())).map_err(|_| {
-        LlmError::new(
-            ErrorKind::Configuration,
-            "the API key holds characters that no header can carry",
-        )
-    })?;
-    value.set_sensitive(true);
-    Ok(value)
 }
 
 /// Where a redirect leads, if it stays on the host. The key never leaves for another one, and a POST never becomes a GET.

@@ -95,6 +95,7 @@ impl Connections {
             connections: Arc::clone(self),
             arrived: AtomicBool::new(false),
             opened: AtomicBool::new(false),
+            handed_over: AtomicBool::new(false),
             over: Notify::new(),
         };
         CallGuard {
@@ -194,6 +195,7 @@ pub(super) struct Call {
     arrived: AtomicBool,
     /// Whether a connection was opened for it. It may have used another all the same.
     opened: AtomicBool,
+    handed_over: AtomicBool,
     over: Notify,
 }
 
@@ -219,6 +221,15 @@ impl Call {
         } else {
             Hold::No
         }
+    }
+
+    /// Whether the request's body was handed to the connection. Until then no server can have acted on the request.
+    pub(super) fn handed_over(&self) -> bool {
+        self.handed_over.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_handed_over(&self) {
+        self.handed_over.store(true, Ordering::Release);
     }
 
     /// Waits until the client should open a connection for this call; `false` if it has one already.

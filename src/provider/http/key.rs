@@ -4,9 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
+use http::HeaderValue;
 use secrecy::{ExposeSecret as _, SecretString};
 
-use crate::error::{BoxError, Delivery, LlmError};
+use crate::error::{BoxError, Delivery, ErrorKind, LlmError};
 
 type Callback = Arc<dyn Fn() -> BoxFuture<'static, Result<SecretString, BoxError>> + Send + Sync>;
 
@@ -17,7 +18,7 @@ pub(crate) enum Key {
     #[default]
     None,
     /// One key for good.
-    Fixed(SecretString),
+    Fixed(Arc<Bearer>),
     /// Asked before every call.
     Callback(Callback),
 }
@@ -25,7 +26,7 @@ pub(crate) enum Key {
 impl Key {
     /// A key as a person or a variable holds it, stray white space and all.
     pub(crate) fn fixed(key: &str) -> Self {
-        Self::Fixed(key.trim().into())
+        Self::Fixed(Arc::new(Bearer::new(key.trim().into())))
     }
 
     pub(crate) fn callback<F, Fut>(callback: F) -> Self
@@ -40,12 +41,13 @@ impl Key {
     }
 
     /// The key for the next call.
-    pub(crate) async fn current(&self) -> Result<Option<SecretString>, LlmError> {
+    pub(crate) async fn current(&self) -> Result<Option<Arc<Bearer>>, LlmError> {
         match self {
             Self::None => Ok(None),
-            Self::Fixed(key) => Ok(Some(key.clone())),
+            Self::Fixed(key) => Ok(Some(Arc::clone(key))),
             Self::Callback(callback) => match callback().await {
-                Ok(key) => Ok(Some(key).filter(|key| !key.expose_secret().is_empty())),
+                Ok(key) if key.expose_secret().is_empty() => Ok(None),
+                Ok(key) => Ok(Some(Arc::new(Bearer::new(key)))),
                 Err(error) => Err(LlmError::from(error).with_delivery(Delivery::NotSent)),
             },
         }
@@ -53,6 +55,36 @@ impl Key {
 
     pub(crate) const fn is_none(&self) -> bool {
         matches!(self, Self::None)
+    }
+}
+
+/// A key, and the header value that carries it; none can carry some characters.
+#[derive(Debug)]
+pub(crate) struct Bearer {
+    key: SecretString,
+    header: Option<HeaderValue>,
+}
+
+impl Bearer {
+    fn new(key: SecretString) -> Self {
+        let mut header = HeaderValue::try_from(format!("Bearer {}", key.expose_secret())).ok();
+        if let Some(header) = &mut header {
+            header.set_sensitive(true);
+        }
+        Self { key, header }
+    }
+
+    pub(super) const fn key(&self) -> &SecretString {
+        &self.key
+    }
+
+    pub(super) fn header(&self) -> Result<HeaderValue, LlmError> {
+        self.header.clone().ok_or_else(|| {
+            LlmError::new(
+                ErrorKind::Configuration,
+                "the API key holds characters that no header can carry",
+            )
+        })
     }
 }
 
