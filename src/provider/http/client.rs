@@ -7,14 +7,17 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_TYPE, LOCATION};
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, Request, Url};
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::body::HeldBody;
 use super::connections::{CALL, CallGuard, ConnectWhenMissing, Connections, IDLE_TIMEOUT};
+use super::events;
 use super::key::Key;
 use crate::error::{Delivery, ErrorKind, LlmError};
+use crate::item;
+use crate::provider::streaming::{Assemble, Streaming};
 
 /// How many closed connections in a row a call meets before it gives up.
 const MAX_STALE_CONNECTIONS: usize = 4;
@@ -22,10 +25,20 @@ const MAX_STALE_CONNECTIONS: usize = 4;
 /// How many redirects within the same host a call follows.
 const MAX_REDIRECTS: usize = 3;
 
+/// How a server wants the key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Authentication {
+    /// `Authorization: Bearer KEY`.
+    Bearer,
+    /// The key alone, in this header.
+    Header(&'static str),
+}
+
 /// What a client needs to know.
 #[derive(Debug)]
 pub(crate) struct HttpConfig {
     pub(crate) key: Key,
+    pub(crate) authentication: Authentication,
     pub(crate) headers: HeaderMap,
     pub(crate) max_response_bytes: usize,
     pub(crate) connect_timeout: Duration,
@@ -41,6 +54,8 @@ pub(crate) struct Reply {
     pub(crate) status: u16,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
+    /// Whether it came as a stream, and was put together.
+    pub(crate) streamed: bool,
     secrets: Vec<SecretString>,
 }
 
@@ -58,6 +73,7 @@ impl Reply {
             status: self.status,
             headers: self.headers.clone(),
             body: clean.into(),
+            streamed: self.streamed,
             secrets: Vec::new(),
         })
     }
@@ -68,6 +84,7 @@ impl Reply {
 pub(crate) struct HttpClient {
     client: reqwest::Client,
     key: Key,
+    authentication: Authentication,
     headers: HeaderMap,
     max_response_bytes: usize,
     connections: Arc<Connections>,
@@ -104,6 +121,7 @@ impl HttpClient {
         Ok(Self {
             client,
             key: config.key,
+            authentication: config.authentication,
             headers: config.headers,
             max_response_bytes: config.max_response_bytes,
             connections: Connections::new(config.max_connections),
@@ -115,9 +133,65 @@ impl HttpClient {
     /// An error says how far the call got. A reply with an error status is no error here.
     pub(crate) async fn post(&self, url: &Url, body: Bytes) -> Result<Reply, LlmError> {
         let key = self.key.current().await?;
-        let mut reply = self.follow(url.clone(), body, key.as_ref()).await?;
+        let (response, call) = self.follow(url.clone(), body, key.as_ref()).await?;
+        let mut reply = self.read(response, call).await?;
         reply.secrets = key.into_iter().chain(self.secret_headers()).collect();
         Ok(reply)
+    }
+
+    /// Posts a JSON body, and puts the reply together if it comes as a stream of events; a reply that comes whole, as
+    /// errors do, is read as by [`post`](Self::post).
+    pub(crate) async fn post_streamed(
+        &self,
+        url: &Url,
+        body: Bytes,
+        streaming: &Streaming,
+        assembler: Box<dyn Assemble>,
+        item_call: &item::CallGuard,
+    ) -> Result<Reply, LlmError> {
+        let key = self.key.current().await?;
+        let (response, call) = self.follow(url.clone(), body, key.as_ref()).await?;
+        let mut reply = if response.status().is_success() && events::are_in(response.headers()) {
+            self.read_events(response, call, streaming, assembler, item_call)
+                .await?
+        } else {
+            self.read(response, call).await?
+        };
+        reply.secrets = key.into_iter().chain(self.secret_headers()).collect();
+        Ok(reply)
+    }
+
+    async fn read_events(
+        &self,
+        mut response: reqwest::Response,
+        mut call: CallGuard,
+        streaming: &Streaming,
+        assembler: Box<dyn Assemble>,
+        item_call: &item::CallGuard,
+    ) -> Result<Reply, LlmError> {
+        let status = response.status().as_u16();
+        let reusable = keeps_alive(response.version(), response.headers());
+        let headers = std::mem::take(response.headers_mut());
+        let idle_timeout = streaming.idle_timeout();
+        let (body, read_to_end) = events::assemble(
+            response,
+            self.max_response_bytes,
+            idle_timeout,
+            assembler,
+            item_call,
+        )
+        .await
+        .map_err(|error| error.with_status(status))?;
+        if reusable && read_to_end {
+            call.set_reusable();
+        }
+        Ok(Reply {
+            status,
+            headers,
+            body,
+            streamed: true,
+            secrets: Vec::new(),
+        })
     }
 
     /// The values of those extra headers that carry keys of their own.
@@ -129,12 +203,18 @@ impl HttpClient {
             .filter_map(|(_, value)| Some(value.to_str().ok()?.into()))
     }
 
-    async fn follow(&self, mut url: Url, body: Bytes, key: Option<&SecretString>) -> Result<Reply, LlmError> {
+    /// Sends a request to where it belongs, redirects within the host included.
+    async fn follow(
+        &self,
+        mut url: Url,
+        body: Bytes,
+        key: Option<&SecretString>,
+    ) -> Result<(reqwest::Response, CallGuard), LlmError> {
         for _ in 0..MAX_REDIRECTS {
             let (response, call) = self.send(&url, &body, key).await?;
             match same_host_redirect(&url, &response)? {
                 Some(next) => url = next,
-                None => return self.read(response, call).await,
+                None => return Ok((response, call)),
             }
         }
         Err(LlmError::new(
@@ -178,7 +258,8 @@ impl HttpClient {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
         if let Some(key) = key {
-            headers.insert(AUTHORIZATION, bearer(key).map_err(SendError::Failed)?);
+            let (name, value) = self.authentication.header(key).map_err(SendError::Failed)?;
+            headers.insert(name, value);
         }
         for (name, value) in &self.headers {
             headers.insert(name, value.clone());
@@ -232,6 +313,7 @@ impl HttpClient {
             status,
             headers,
             body: body.freeze(),
+            streamed: false,
             secrets: Vec::new(),
         })
     }
@@ -257,15 +339,23 @@ fn keeps_alive(version: http::Version, headers: &HeaderMap) -> bool {
     }
 }
 
-fn bearer(key: &SecretString) -> Result<HeaderValue, LlmError> {
-    let mut value = HeaderValue::try_from(format!("Bearer {}", key.expose_secret())).map_err(|_| {
-        LlmError::new(
-            ErrorKind::Configuration,
-            "the API key holds characters that no header can carry",
-        )
-    })?;
-    value.set_sensitive(true);
-    Ok(value)
+impl Authentication {
+    /// The header that carries the key.
+    fn header(self, key: &SecretString) -> Result<(HeaderName, HeaderValue), LlmError> {
+        let key = key.expose_secret();
+        let (name, value) = match self {
+            Self::Bearer => (AUTHORIZATION, HeaderValue::try_from(format!("Bearer {key}"))),
+            Self::Header(name) => (HeaderName::from_static(name), HeaderValue::try_from(key)),
+        };
+        let mut value = value.map_err(|_| {
+            LlmError::new(
+                ErrorKind::Configuration,
+                "the API key holds characters that no header can carry",
+            )
+        })?;
+        value.set_sensitive(true);
+        Ok((name, value))
+    }
 }
 
 /// Where a redirect leads, if it stays on the host. The key never leaves for another one, and a POST never becomes a GET.
@@ -355,7 +445,7 @@ fn is_out_of_files(error: &reqwest::Error) -> bool {
 }
 
 /// The innermost error, which tells what happened. The outer ones name the URL, which may hold secrets.
-fn cause(error: &reqwest::Error) -> String {
+pub(super) fn cause(error: &reqwest::Error) -> String {
     sources(error)
         .last()
         .map_or_else(|| "unknown".to_owned(), ToString::to_string)

@@ -12,13 +12,9 @@
 //! # Ok(()) }
 //! ```
 
-mod builder;
+mod chat;
+mod client;
 mod presets;
-mod request;
-mod response;
-mod service;
-mod usage;
 
-pub use builder::{OpenAi, OpenAiBuilder, TokenLimitField};
-pub(crate) use presets::{find, prefixes};
-pub use service::{ChatCompletions, ResponseFuture};
+pub use client::{OpenAi, OpenAiBuilder, TokenLimitField};
+pub(crate) use presets::{is_prefix, prefixes};

@@ -76,7 +76,7 @@ fn wait_of_reset(quota: &ReportedQuota) -> Option<Duration> {
 }
 
 /// The error that a reply with an error status is.
-#[cfg(feature = "openai")]
+#[cfg(feature = "reqwest")]
 pub(crate) fn error_of_reply(status: u16, headers: &HeaderMap, body: &[u8]) -> LlmError {
     let now = headers::server_time(headers);
     let body = ErrorBody::parse(body, now);
@@ -88,7 +88,7 @@ pub(crate) fn error_of_reply(status: u16, headers: &HeaderMap, body: &[u8]) -> L
 /// The error that stands inside a reply with a success status.
 ///
 /// A rejection cost nothing; a failure on the way may have.
-#[cfg(feature = "openai")]
+#[cfg(feature = "reqwest")]
 pub(crate) fn error_in_success(headers: &HeaderMap, body: &serde_json::Value) -> LlmError {
     let now = headers::server_time(headers);
     let body = ErrorBody::from_value(body, now);

@@ -18,18 +18,8 @@ pub(super) struct Wanted<'a> {
     pub(super) structured: bool,
 }
 
-/// Reads a reply of any status. What an error quotes of it holds no key.
+/// Reads a reply of any status.
 pub(super) fn read(reply: &Reply, wanted: Wanted<'_>) -> Result<LlmResponse, LlmError> {
-    let result = read_as_it_is(reply, wanted);
-    if result.is_err()
-        && let Some(redacted) = reply.redacted()
-    {
-        return read_as_it_is(&redacted, wanted);
-    }
-    result
-}
-
-fn read_as_it_is(reply: &Reply, wanted: Wanted<'_>) -> Result<LlmResponse, LlmError> {
     if !(200..300).contains(&reply.status) {
         return Err(wire::error_of_reply(reply.status, &reply.headers, &reply.body));
     }
