@@ -69,7 +69,7 @@ fn verdict_of_error<E: 'static>(error: &E) -> Verdict {
 fn verdict_of_reqwest(error: &reqwest::Error) -> Verdict {
     if let Some(status) = error.status() {
         // From `error_for_status`, which dropped the headers.
-        let kind = wire::judge(&wire::Facts::of_status(status.as_u16()));
+        let kind = wire::judge(&[], &wire::Facts::of_status(status.as_u16()));
         return Verdict::of_kind(kind).with_maybe_billed(kind == ErrorKind::Timeout);
     }
     if error.is_builder() {

@@ -13,6 +13,7 @@
 //! ```
 
 mod chat;
+mod classification;
 mod client;
 mod presets;
 

@@ -14,7 +14,7 @@ pub(crate) mod schema;
 
 pub(crate) use classification::verdict_of;
 #[cfg(feature = "reqwest")]
-pub(crate) use classification::{Facts, error_in_success, error_of_reply, judge};
+pub(crate) use classification::{ANY, Facts, Row, error_in_success, error_of_reply, judge};
 #[cfg(feature = "reqwest")]
 pub(crate) use error_body::{excerpt, trim};
 #[cfg(feature = "reqwest")]

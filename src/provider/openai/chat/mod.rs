@@ -63,6 +63,7 @@ impl WireFormat for ChatFormat {
     fn read(&self, reply: &Reply, ask: &Ask<'_>) -> Result<LlmResponse, LlmError> {
         let wanted = response::Wanted {
             provider: self.provider(),
+            rules: super::classification::RULES,
             keep_raw_body: self.client().keep_raw_body,
             structured: ask.output_schema().is_some(),
         };

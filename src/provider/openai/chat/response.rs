@@ -13,6 +13,8 @@ use crate::usage::TokenUsage;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Wanted<'a> {
     pub(super) provider: &'a str,
+    /// The provider's own classification.
+    pub(super) rules: &'static [wire::Row],
     pub(super) keep_raw_body: bool,
     /// An answer in JSON of a schema, which is of no use when it is cut.
     pub(super) structured: bool,
@@ -21,7 +23,12 @@ pub(super) struct Wanted<'a> {
 /// Reads a reply of any status.
 pub(super) fn read(reply: &Reply, wanted: Wanted<'_>) -> Result<LlmResponse, LlmError> {
     if !(200..300).contains(&reply.status) {
-        return Err(wire::error_of_reply(reply.status, &reply.headers, &reply.body));
+        return Err(wire::error_of_reply(
+            wanted.rules,
+            reply.status,
+            &reply.headers,
+            &reply.body,
+        ));
     }
     let body = wire::trim(&reply.body);
     let mut value: Value = match serde_json::from_slice(body) {
@@ -34,7 +41,11 @@ pub(super) fn read(reply: &Reply, wanted: Wanted<'_>) -> Result<LlmResponse, Llm
         None => error,
     };
     if says_error(&value) {
-        return Err(with_usage(wire::error_in_success(&reply.headers, &value)));
+        return Err(with_usage(wire::error_in_success(
+            wanted.rules,
+            &reply.headers,
+            &value,
+        )));
     }
     let Some(choice) = value
         .get_mut("choices")
@@ -47,7 +58,7 @@ pub(super) fn read(reply: &Reply, wanted: Wanted<'_>) -> Result<LlmResponse, Llm
     let metadata = metadata(&value, wanted.provider, raw_body);
     answer(choice, metadata, usage, wanted.structured).map_err(|error| match error {
         Fault::Error(error) => with_usage(*error),
-        Fault::Inside(choice) => with_usage(wire::error_in_success(&reply.headers, &choice)),
+        Fault::Inside(choice) => with_usage(wire::error_in_success(wanted.rules, &reply.headers, &choice)),
     })
 }
 
