@@ -147,7 +147,10 @@ pub use prompt::{Message, Part, Prompt, Role};
 pub use provider::HttpClassifier;
 #[cfg(feature = "openai")]
 #[cfg_attr(docsrs, doc(cfg(feature = "openai")))]
-pub use provider::{openai::OpenAi, strategy};
+pub use provider::openai::OpenAi;
+#[cfg(feature = "reqwest")]
+#[cfg_attr(docsrs, doc(cfg(feature = "reqwest")))]
+pub use provider::{Model, strategy};
 pub use request::{CharacterEstimate, Estimate, LlmRequest};
 pub use response::{FinishReason, InResponse, LlmResponse, ReportsUsage, ResponseMetadata};
 pub use state::RetryState;

@@ -61,7 +61,7 @@ pub trait LlmStreamExt: Stream + sealed::Sealed {
         Self: Sized,
         Self::Item: BatchItem<
                 Error: StrategyError,
-                Future: Send + 'static,
+                Future: Send + 'static, // is yours not? `llm_batch_local` runs it in this task
                 Input: Send + 'static,
                 Strategy: Send + 'static,
                 Response: Send + 'static,

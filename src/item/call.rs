@@ -108,6 +108,13 @@ impl CallGuard {
         }
     }
 
+    /// Says that the first piece of a streamed answer has come. Later ones change nothing.
+    pub fn set_first_token(&self) {
+        if let Some(call) = self.item.record().open_call(self.number) {
+            call.first_token.get_or_insert_with(Instant::now);
+        }
+    }
+
     /// What the reply's rate-limit headers said.
     pub fn quota(&self) -> Option<ReportedQuota> {
         self.item
@@ -129,6 +136,9 @@ impl Drop for CallGuard {
             report.call_time = report
                 .call_time
                 .saturating_add(ended.saturating_duration_since(call.started));
+            if let Some(first) = call.first_token {
+                report.time_to_first_token = Some(first.saturating_duration_since(call.started));
+            }
             report.throttled_calls += u32::from(call.throttled);
             match call.observed.flatten() {
                 Some(usage) => report.usage += usage,

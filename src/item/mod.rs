@@ -77,6 +77,8 @@ struct OpenCall {
     throttled: bool,
     claimed: bool,
     told: bool,
+    /// When the first piece of a streamed answer came.
+    first_token: Option<Instant>,
     quota: Option<ReportedQuota>,
 }
 
@@ -353,6 +355,7 @@ impl Item {
             throttled: false,
             claimed: false,
             told: false,
+            first_token: None,
             quota: None,
         };
         if record.open.is_none() {

@@ -137,6 +137,13 @@ pub struct ItemReport {
     /// Time inside calls.
     #[serde(with = "crate::serde_seconds")]
     pub call_time: Duration,
+    /// From the start of a call to the first piece of its streamed answer, thoughts included: of the last call that came
+    /// so far. `None` where nothing was streamed.
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        with = "crate::serde_seconds::option"
+    )]
+    pub time_to_first_token: Option<Duration>,
     /// From the moment the item was picked up to its outcome.
     #[serde(with = "crate::serde_seconds")]
     pub total_time: Duration,

@@ -8,7 +8,7 @@ use crate::error::{BoxError, ErrorKind, LlmError};
 
 /// Judges HTTP responses by status and headers, for stacks over a plain HTTP client.
 ///
-/// It serves `http::Response` with any body, and `reqwest::Response` with the feature `openai`, beside any error
+/// It serves `http::Response` with any body, and `reqwest::Response` with the feature `reqwest`, beside any error
 /// type: an error of this crate is judged as [`KindClassifier`] would, a `reqwest::Error` by how far the call got, and
 /// any other error is [`ErrorKind::Other`], retried after a backoff. Bodies are not read, so a 429 is always a rate
 /// limit; a closure that reads the body can tell more.
@@ -35,8 +35,8 @@ impl<B, E: 'static> Classify<http::Response<B>, E> for HttpClassifier {
     }
 }
 
-#[cfg(feature = "openai")]
-#[cfg_attr(docsrs, doc(cfg(feature = "openai")))]
+#[cfg(feature = "reqwest")]
+#[cfg_attr(docsrs, doc(cfg(feature = "reqwest")))]
 impl<E: 'static> Classify<reqwest::Response, E> for HttpClassifier {
     fn classify(&self, outcome: Result<&reqwest::Response, &E>) -> Verdict {
         match outcome {
@@ -51,12 +51,12 @@ fn verdict_of_error<E: 'static>(error: &E) -> Verdict {
     if let Some(error) = error.downcast_ref::<LlmError>() {
         return Verdict::from(error);
     }
-    #[cfg(feature = "openai")]
+    #[cfg(feature = "reqwest")]
     if let Some(error) = error.downcast_ref::<reqwest::Error>() {
         return verdict_of_reqwest(error);
     }
     if let Some(error) = error.downcast_ref::<BoxError>() {
-        #[cfg(feature = "openai")]
+        #[cfg(feature = "reqwest")]
         if let Some(error) = error.downcast_ref::<reqwest::Error>() {
             return verdict_of_reqwest(error);
         }
@@ -65,11 +65,11 @@ fn verdict_of_error<E: 'static>(error: &E) -> Verdict {
     Verdict::of_kind(ErrorKind::Other)
 }
 
-#[cfg(feature = "openai")]
+#[cfg(feature = "reqwest")]
 fn verdict_of_reqwest(error: &reqwest::Error) -> Verdict {
     if let Some(status) = error.status() {
         // From `error_for_status`, which dropped the headers.
-        let kind = wire::judge(&wire::Facts::of_status(status.as_u16()));
+        let kind = wire::judge(&[], &wire::Facts::of_status(status.as_u16()));
         return Verdict::of_kind(kind).with_maybe_billed(kind == ErrorKind::Timeout);
     }
     if error.is_builder() {

@@ -1,20 +1,31 @@
 //! Strategies over HTTP: one folder per wire format, over one shared client.
 //!
-//! [`strategy`] makes one from a line of text; [`openai`] is the client for OpenAI and every server that speaks its chat
-//! completions. [`HttpClassifier`] judges the replies of any other HTTP client by the same rules.
+//! [`strategy`] makes a [`Model`] from a line of text; [`openai`] is the client for OpenAI and every server that speaks its
+//! wires. [`HttpClassifier`] judges the replies of any other HTTP client by the same rules.
 
 mod classifier;
-#[cfg(feature = "openai")]
-#[cfg_attr(docsrs, doc(cfg(feature = "openai")))]
+#[cfg(feature = "reqwest")]
 mod http;
+#[cfg(feature = "reqwest")]
+mod model;
 #[cfg(feature = "openai")]
 #[cfg_attr(docsrs, doc(cfg(feature = "openai")))]
 pub mod openai;
-#[cfg(feature = "openai")]
+#[cfg(feature = "reqwest")]
+mod settings;
+#[cfg(feature = "reqwest")]
 mod strategy;
+#[cfg(feature = "reqwest")]
+mod streaming;
 mod wire;
 
 pub use classifier::HttpClassifier;
-#[cfg(feature = "openai")]
-#[cfg_attr(docsrs, doc(cfg(feature = "openai")))]
-pub use strategy::{strategy, strategy_with_base_url};
+#[cfg(feature = "reqwest")]
+#[cfg_attr(docsrs, doc(cfg(feature = "reqwest")))]
+pub use model::{Model, ResponseFuture};
+#[cfg(feature = "reqwest")]
+#[cfg_attr(docsrs, doc(cfg(feature = "reqwest")))]
+pub use strategy::{ModelBuilder, strategy};
+#[cfg(feature = "reqwest")]
+#[cfg_attr(docsrs, doc(cfg(feature = "reqwest")))]
+pub use streaming::Streaming;

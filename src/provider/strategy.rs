@@ -1,13 +1,10 @@
 //! Strategies from a line of text.
 
-use tower::util::BoxCloneSyncService;
+use super::model::Model;
+use super::settings::{Settings, configuration, settings_methods};
+use crate::error::LlmError;
 
-use super::openai::{OpenAi, find, prefixes};
-use crate::error::{ErrorKind, LlmError};
-use crate::request::LlmRequest;
-use crate::response::LlmResponse;
-
-/// A strategy from `PROVIDER:MODEL`, set up by the environment.
+/// A strategy from `PROVIDER:MODEL`, set up by the environment: `Model::builder(name).build()`.
 ///
 /// | prefix | base URL | variables |
 /// |---|---|---|
@@ -22,51 +19,95 @@ use crate::response::LlmResponse;
 ///
 /// ```
 /// let model = llm_batch::strategy("ollama:qwen3:8b")?;
-/// # let _ = model;
+/// assert_eq!(model.name(), "qwen3:8b");
 /// let error = llm_batch::strategy("gpt-4o-mini").unwrap_err();
 /// assert!(error.to_string().contains("openai:"));
 /// # Ok::<(), llm_batch::LlmError>(())
 /// ```
 ///
 /// # Errors
-/// [`ErrorKind::Configuration`] if the prefix is unknown, the model is missing or a variable is not set; the message names
-/// the valid prefixes or the variable.
-pub fn strategy(name: &str) -> Result<BoxCloneSyncService<LlmRequest, LlmResponse, LlmError>, LlmError> {
-    make(name, None)
+/// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration) if the prefix is unknown, the model is missing or a
+/// variable is not set; the message names the valid prefixes or the variable.
+pub fn strategy(name: &str) -> Result<Model, LlmError> {
+    Model::builder(name).build()
 }
 
-/// A strategy from `PROVIDER:MODEL` with the server at `base_url`, whatever the environment says about the address.
+impl Model {
+    /// A strategy from `PROVIDER:MODEL` as [`strategy`] takes it, with settings of its own in place of the
+    /// environment's.
+    pub fn builder(name: impl Into<String>) -> ModelBuilder {
+        ModelBuilder {
+            name: name.into(),
+            settings: Settings::default(),
+        }
+    }
+}
+
+/// Sets up a [`Model`] of any provider. Made by [`Model::builder`].
 ///
-/// # Errors
-/// As [`strategy`], and if `base_url` is malformed.
-pub fn strategy_with_base_url(
-    name: &str,
-    base_url: &str,
-) -> Result<BoxCloneSyncService<LlmRequest, LlmResponse, LlmError>, LlmError> {
-    make(name, Some(base_url))
+/// What only one provider knows is set on the builder of its client.
+///
+/// ```
+/// use llm_batch::provider::Model;
+///
+/// let model = Model::builder("vllm:qwen3-8b").base_url("http://gpu:8000/v1").header("x-team", "search").build()?;
+/// # let _ = model;
+/// # Ok::<(), llm_batch::LlmError>(())
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until it is built"]
+pub struct ModelBuilder {
+    name: String,
+    settings: Settings,
 }
 
-fn make(
-    name: &str,
-    base_url: Option<&str>,
-) -> Result<BoxCloneSyncService<LlmRequest, LlmResponse, LlmError>, LlmError> {
-    let configuration = |message: String| LlmError::new(ErrorKind::Configuration, message);
-    let (prefix, model) = name.split_once(':').ok_or_else(|| {
-        configuration(format!(
-            "{name:?} is not PROVIDER:MODEL; providers are {}",
-            prefixes()
-        ))
-    })?;
-    find(prefix)?;
-    if model.trim().is_empty() {
-        return Err(configuration(format!(
-            "{name:?} names no model; write `{prefix}:MODEL`"
-        )));
+impl ModelBuilder {
+    settings_methods!();
+
+    /// The strategy.
+    ///
+    /// # Errors
+    /// As [`strategy`], and if the base URL or a header is malformed.
+    pub fn build(self) -> Result<Model, LlmError> {
+        let Self { name, settings } = self;
+        let (prefix, model) = name.split_once(':').ok_or_else(|| {
+            configuration(format!(
+                "{name:?} is not PROVIDER:MODEL; providers are {}",
+                prefixes()
+            ))
+        })?;
+        let made = match prefix {
+            #[cfg(feature = "openai")]
+            prefix if super::openai::is_prefix(prefix) => {
+                let builder = super::openai::OpenAiBuilder::from_settings(settings);
+                builder
+                    .server(prefix)
+                    .and_then(|builder| builder.build())
+                    .map(|client| client.model(model))
+            }
+            _ => Err(configuration(format!(
+                "{prefix:?} is no known provider; providers are {}",
+                prefixes()
+            ))),
+        };
+        if made.is_ok() && model.trim().is_empty() {
+            return Err(configuration(format!(
+                "{name:?} names no model; write `{prefix}:MODEL`"
+            )));
+        }
+        made
     }
-    let mut builder = OpenAi::builder();
-    if let Some(url) = base_url {
-        builder = builder.base_url(url);
-    }
-    let client = builder.server(prefix)?.build()?;
-    Ok(BoxCloneSyncService::new(client.model(model)))
+}
+
+/// What may stand before a model: `openai:, openai-compatible:, ...`.
+pub(crate) fn prefixes() -> String {
+    let prefixes: Vec<String> = [
+        #[cfg(feature = "openai")]
+        super::openai::prefixes(),
+    ]
+    .into_iter()
+    .flatten()
+    .map(|prefix| format!("{prefix}:"))
+    .collect();
+    prefixes.join(", ")
 }

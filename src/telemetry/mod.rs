@@ -200,7 +200,7 @@ pub(crate) fn call_span(call: Option<&CallGuard>) -> Span {
 
 /// For providers: writes into the current call span which provider and model are asked. Does nothing where the
 /// current span is another one.
-#[cfg(feature = "openai")]
+#[cfg(feature = "reqwest")]
 pub(crate) fn record_request(provider: &str, model: &str) {
     let span = Span::current();
     let is_call =

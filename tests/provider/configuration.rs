@@ -1,7 +1,6 @@
 //! Setting up clients by hand, by name and by the environment.
 
-use llm_batch::provider::openai::ChatCompletions;
-use llm_batch::provider::strategy_with_base_url;
+use llm_batch::provider::Model;
 use llm_batch::{ErrorKind, LlmRequest, OpenAi, strategy};
 use tower::ServiceExt;
 
@@ -96,7 +95,9 @@ fn names_that_are_wrong_tell_the_right_ones() {
         );
     }
     assert!(
-        strategy_with_base_url("ollama:x", "nonsense")
+        Model::builder("ollama:x")
+            .base_url("nonsense")
+            .build()
             .unwrap_err()
             .to_string()
             .contains("base URL")
@@ -111,7 +112,10 @@ async fn a_named_strategy_asks_the_given_server() {
         "openai-compatible:org/model:tag",
         "ollama:org/model:tag",
     ] {
-        let model = strategy_with_base_url(name, &format!("http://{}/v1", server.address)).unwrap();
+        let model = Model::builder(name)
+            .base_url(format!("http://{}/v1", server.address))
+            .build()
+            .unwrap();
         let prompt = llm_batch::Prompt::new("x").with_max_output_tokens(5);
         assert_eq!(model.oneshot(LlmRequest::new(prompt)).await.unwrap().output, "ok");
         let sent = server.received().pop().unwrap().json();
@@ -155,7 +159,7 @@ fn public_types_cross_threads() {
     fn crosses<T: Send + Sync + 'static>() {}
     fn is_sent<T: Send + 'static>() {}
     crosses::<OpenAi>();
-    crosses::<ChatCompletions>();
+    crosses::<Model>();
     crosses::<llm_batch::provider::openai::OpenAiBuilder>();
-    is_sent::<llm_batch::provider::openai::ResponseFuture>();
+    is_sent::<llm_batch::provider::ResponseFuture>();
 }

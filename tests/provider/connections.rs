@@ -4,19 +4,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt;
-use llm_batch::provider::openai::ChatCompletions;
+use llm_batch::provider::Model;
 use llm_batch::{Delivery, ErrorKind, LlmError, LlmRequest, LlmStreamExt, RetryLayer, RetryPolicy};
 use tower::{ServiceBuilder, ServiceExt};
 
 use crate::server::{After, Reply, Server};
 
-async fn ask(model: &ChatCompletions) -> Result<String, LlmError> {
+async fn ask(model: &Model) -> Result<String, LlmError> {
     let answer = model.clone().oneshot(LlmRequest::new("x".into())).await?;
     Ok(answer.output)
 }
 
 /// Runs `calls` calls, `width` at a time, each on a task of its own.
-async fn run(model: &ChatCompletions, calls: usize, width: usize) -> Vec<Result<String, LlmError>> {
+async fn run(model: &Model, calls: usize, width: usize) -> Vec<Result<String, LlmError>> {
     futures::stream::iter(0..calls)
         .map(|_| {
             let model = model.clone();
@@ -122,7 +122,7 @@ async fn an_announced_close_is_heeded() {
 
 /// Runs items through the retries of a batch: every one is answered, and at most one call in a hundred is lost to a close
 /// that crosses the request, which a client cannot tell from a call that was read and dropped.
-async fn assert_no_item_is_lost(model: &ChatCompletions, items: u32, width: usize) {
+async fn assert_no_item_is_lost(model: &Model, items: u32, width: usize) {
     let policy = RetryPolicy::new(3).initial_backoff(Duration::from_millis(5));
     let model = ServiceBuilder::new()
         .layer(RetryLayer::new(policy))

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use llm_batch::OpenAi;
-use llm_batch::provider::openai::{ChatCompletions, OpenAiBuilder};
+use llm_batch::provider::Model;
+use llm_batch::provider::openai::OpenAiBuilder;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
@@ -159,7 +160,7 @@ impl Server {
             .api_key("sk-test-0123456789")
     }
 
-    pub(crate) fn model(&self) -> ChatCompletions {
+    pub(crate) fn model(&self) -> Model {
         self.builder().build().unwrap().model("test-model")
     }
 

@@ -4,11 +4,10 @@ use llm_batch::layer::rate_limiter::{RateLimiter, RateLimiterBuilder, RateLimite
 use llm_batch::layer::retry::{RetryLayer, RetryPolicy};
 use llm_batch::layer::timeout::{CallTimeoutLayer, ItemTimeoutLayer};
 use llm_batch::layer::token_accounting::{TokenAccountingLayer, TokenLedger};
-use llm_batch::provider::openai::{ChatCompletions, OpenAi};
 use llm_batch::testing::{Preset, SimulatedProvider, SimulatedServer};
 use llm_batch::{
-    BoxStrategy, Classify as _, Disposition, Events, KindClassifier, LlmError, LlmResponse, Prompt,
-    StrategyExt as _,
+    BoxStrategy, Classify as _, Disposition, Events, KindClassifier, LlmError, LlmResponse,
+    Model as Strategy, Prompt, StrategyExt as _,
 };
 use tower::ServiceBuilder;
 use tower::util::option_layer;
@@ -16,8 +15,8 @@ use tower::util::option_layer;
 use crate::args::{LimitArgs, OutputFormat, RunArgs};
 use crate::exit::UsageError;
 
-/// The model's name where the provider is simulated.
-const SIMULATED: &str = "sim";
+/// The strategy where the provider is simulated.
+const SIMULATED: &str = "openai-compatible:sim";
 
 /// Servers on a machine of one's own.
 const LOCAL: [&str; 4] = ["ollama", "vllm", "llamacpp", "lmstudio"];
@@ -29,8 +28,7 @@ pub(crate) enum Model {
     Simulated(Preset),
     /// A server.
     Server {
-        client: OpenAi,
-        name: String,
+        model: Box<Strategy>,
         /// Whether it runs on a machine of one's own, with no quota to feel for.
         local: bool,
     },
@@ -44,21 +42,7 @@ impl Model {
         if prefix == "sim" {
             return simulated(args, name).map(Self::Simulated);
         }
-        // The library tells which prefixes there are, but not of the simulated provider.
-        let unknown = |message: &str| format!("--model: {message}, and sim: for a simulated one");
         let base_url = args.provider.base_url.as_deref();
-        if let Err(error) = OpenAi::builder()
-            .base_url("http://localhost")
-            .api_key("none")
-            .server(prefix)
-        {
-            return Err(UsageError::new(unknown(error.message())));
-        }
-        if name.trim().is_empty() {
-            return Err(UsageError::new(format!(
-                "--model {text}: names no model; write {prefix}:MODEL"
-            )));
-        }
         if prefix == "openai-compatible"
             && base_url.is_none()
             && std::env::var_os("OPENAI_COMPATIBLE_BASE_URL").is_none()
@@ -67,10 +51,8 @@ impl Model {
                 "openai-compatible: needs to know where the server is: --base-url http://HOST:PORT/v1",
             ));
         }
-        let client = client(args, prefix, base_url)?;
         Ok(Self::Server {
-            client,
-            name: name.to_owned(),
+            model: Box::new(strategy(args, text, base_url)?),
             local: LOCAL.contains(&prefix),
         })
     }
@@ -79,18 +61,18 @@ impl Model {
     pub(crate) fn name_for_bodies(&self) -> Option<String> {
         match self {
             Self::Simulated(_) => None,
-            Self::Server { name, .. } => Some(name.clone()),
+            Self::Server { model, .. } => Some(model.name().to_owned()),
         }
     }
 
     /// The body that a prompt is sent as.
     pub(crate) fn request_body(&self, prompt: &Prompt) -> Result<Vec<u8>, LlmError> {
         match self {
-            Self::Server { client, name, .. } => client.model(name).request_body(prompt),
-            Self::Simulated(_) => {
-                let client = OpenAi::builder().base_url("http://127.0.0.1/v1").build()?;
-                client.model(SIMULATED).request_body(prompt)
-            }
+            Self::Server { model, .. } => model.request_body(prompt),
+            Self::Simulated(_) => Strategy::builder(SIMULATED)
+                .base_url("http://127.0.0.1/v1")
+                .build()?
+                .request_body(prompt),
         }
     }
 
@@ -102,12 +84,12 @@ impl Model {
     ) -> Result<(BoxStrategy, Option<SimulatedServer>), UsageError> {
         let wrong = |error: LlmError| UsageError::new(error.message());
         match self {
-            Self::Server { client, name, local } => {
+            Self::Server { model, local } => {
                 let mut limiter = RateLimiter::builder();
                 if local {
                     limiter = limiter.without_start_ramp();
                 }
-                Ok((stack(client.model(name), &args.limits, limiter, events)?, None))
+                Ok((stack(*model, &args.limits, limiter, events)?, None))
             }
             Self::Simulated(preset) => {
                 let provider = SimulatedProvider::builder()
@@ -117,13 +99,8 @@ impl Model {
                 let server = provider.serve("127.0.0.1:0").await.map_err(|error| {
                     UsageError::new(format!("the simulated provider cannot be served: {error}"))
                 })?;
-                let client = client(args, "openai-compatible", Some(&server.base_url()))?;
-                let strategy = stack(
-                    client.model(SIMULATED),
-                    &args.limits,
-                    RateLimiter::builder(),
-                    events,
-                )?;
+                let model = strategy(args, SIMULATED, Some(&server.base_url()))?;
+                let strategy = stack(model, &args.limits, RateLimiter::builder(), events)?;
                 Ok((strategy, Some(server)))
             }
         }
@@ -143,9 +120,9 @@ fn simulated(args: &RunArgs, name: &str) -> Result<Preset, UsageError> {
     })
 }
 
-fn client(args: &RunArgs, prefix: &str, base_url: Option<&str>) -> Result<OpenAi, UsageError> {
-    let wrong = |error: LlmError| UsageError::new(error.message());
-    let mut builder = OpenAi::builder().keep_raw_body(args.output.output_format == OutputFormat::OpenaiBatch);
+fn strategy(args: &RunArgs, name: &str, base_url: Option<&str>) -> Result<Strategy, UsageError> {
+    let keep_raw_body = args.output.output_format == OutputFormat::OpenaiBatch;
+    let mut builder = Strategy::builder(name).keep_raw_body(keep_raw_body);
     if let Some(url) = base_url {
         builder = builder.base_url(url);
     }
@@ -159,14 +136,19 @@ fn client(args: &RunArgs, prefix: &str, base_url: Option<&str>) -> Result<OpenAi
     } else if let Some(variable) = &args.provider.api_key_env {
         builder = builder.api_key_env(variable);
     }
-    builder
-        .server(prefix)
-        .and_then(|builder| builder.build())
-        .map_err(wrong)
+    builder.build().map_err(|error| {
+        // The library tells which prefixes there are, but not of the simulated provider.
+        let also = if error.message().contains("providers are") {
+            ", and sim: for a simulated one"
+        } else {
+            ""
+        };
+        UsageError::new(format!("--model: {}{also}", error.message()))
+    })
 }
 
 fn stack(
-    model: ChatCompletions,
+    model: Strategy,
     limits: &LimitArgs,
     limiter: RateLimiterBuilder,
     events: &Events,

@@ -6,15 +6,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_TYPE, LOCATION};
+use http::header::{ACCEPT, CONNECTION, CONTENT_TYPE, LOCATION};
 use http::{HeaderMap, HeaderValue};
 use reqwest::{Method, Request, Url};
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::body::HeldBody;
 use super::connections::{CALL, CallGuard, ConnectWhenMissing, Connections, IDLE_TIMEOUT};
-use super::key::{Bearer, Key};
+use super::events;
+use super::key::{Key, KeyHeader};
 use crate::error::{Delivery, ErrorKind, LlmError};
+use crate::item;
+use crate::provider::streaming::{Assemble, Streaming};
 
 /// How many closed connections in a row a call meets before it gives up.
 const MAX_STALE_CONNECTIONS: usize = 4;
@@ -22,10 +25,20 @@ const MAX_STALE_CONNECTIONS: usize = 4;
 /// How many redirects within the same host a call follows.
 const MAX_REDIRECTS: usize = 3;
 
+/// How a server wants the key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Authentication {
+    /// `Authorization: Bearer KEY`.
+    Bearer,
+    /// The key alone, in this header.
+    Header(&'static str),
+}
+
 /// What a client needs to know.
 #[derive(Debug)]
 pub(crate) struct HttpConfig {
     pub(crate) key: Key,
+    pub(crate) authentication: Authentication,
     pub(crate) headers: HeaderMap,
     pub(crate) max_response_bytes: usize,
     pub(crate) connect_timeout: Duration,
@@ -41,7 +54,9 @@ pub(crate) struct Reply {
     pub(crate) status: u16,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
-    key: Option<Arc<Bearer>>,
+    /// Whether it came as a stream, and was put together.
+    pub(crate) streamed: bool,
+    key: Option<Arc<KeyHeader>>,
     secret_headers: Arc<[SecretString]>,
 }
 
@@ -49,7 +64,7 @@ impl Reply {
     /// The same reply without the secrets that the request carried, if it echoes any: for errors that quote it.
     pub(crate) fn redacted(&self) -> Option<Self> {
         let text = std::str::from_utf8(&self.body).ok()?;
-        let key = self.key.as_deref().map(Bearer::key);
+        let key = self.key.as_deref().map(KeyHeader::key);
         let mut echoed = key
             .into_iter()
             .chain(&*self.secret_headers)
@@ -62,6 +77,7 @@ impl Reply {
             status: self.status,
             headers: self.headers.clone(),
             body: clean.into(),
+            streamed: self.streamed,
             key: None,
             secret_headers: Arc::default(),
         })
@@ -73,6 +89,9 @@ impl Reply {
 pub(crate) struct HttpClient {
     client: reqwest::Client,
     key: Key,
+    /// The key if it is one for good, with its header made once.
+    fixed_key: Option<Arc<KeyHeader>>,
+    authentication: Authentication,
     headers: HeaderMap,
     /// The values of those headers that carry keys of their own.
     secret_headers: Arc<[SecretString]>,
@@ -108,9 +127,15 @@ impl HttpClient {
                 format!("no HTTP client: {}", cause(&error)),
             )
         })?;
+        let fixed_key = match &config.key {
+            Key::Fixed(key) => Some(Arc::new(KeyHeader::new(key.clone(), config.authentication))),
+            Key::None | Key::Callback(_) => None,
+        };
         Ok(Self {
             client,
             key: config.key,
+            fixed_key,
+            authentication: config.authentication,
             secret_headers: secrets_in(&config.headers),
             headers: config.headers,
             max_response_bytes: config.max_response_bytes,
@@ -122,16 +147,72 @@ impl HttpClient {
     ///
     /// An error says how far the call got. A reply with an error status is no error here.
     pub(crate) async fn post(&self, url: &Url, body: Bytes) -> Result<Reply, LlmError> {
-        let key = self.key.current().await?;
-        self.follow(url.clone(), body, key).await
+        let key = self.key().await?;
+        let (response, call) = self.follow(url.clone(), body, key.as_deref()).await?;
+        self.read(response, call, key).await
     }
 
-    async fn follow(&self, mut url: Url, body: Bytes, key: Option<Arc<Bearer>>) -> Result<Reply, LlmError> {
+    /// Posts a JSON body, and puts the reply together if it comes as a stream of events; a reply that comes whole, as
+    /// errors do, is read as by [`post`](Self::post).
+    pub(crate) async fn post_streamed(
+        &self,
+        url: &Url,
+        body: Bytes,
+        streaming: &Streaming,
+        assembler: Box<dyn Assemble>,
+        item_call: &item::CallGuard,
+    ) -> Result<Reply, LlmError> {
+        let key = self.key().await?;
+        let (mut response, mut call) = self.follow(url.clone(), body, key.as_deref()).await?;
+        if !(response.status().is_success() && events::are_in(response.headers())) {
+            return self.read(response, call, key).await;
+        }
+        let status = response.status().as_u16();
+        let reusable = keeps_alive(response.version(), response.headers());
+        let headers = std::mem::take(response.headers_mut());
+        let idle_timeout = streaming.idle_timeout();
+        let (body, read_to_end) = events::assemble(
+            response,
+            self.max_response_bytes,
+            idle_timeout,
+            assembler,
+            item_call,
+        )
+        .await
+        .map_err(|error| error.with_status(status))?;
+        if reusable && read_to_end {
+            call.set_reusable();
+        }
+        Ok(Reply {
+            status,
+            headers,
+            body,
+            streamed: true,
+            key,
+            secret_headers: Arc::clone(&self.secret_headers),
+        })
+    }
+
+    async fn key(&self) -> Result<Option<Arc<KeyHeader>>, LlmError> {
+        if let Some(fixed) = &self.fixed_key {
+            return Ok(Some(Arc::clone(fixed)));
+        }
+        let key = self.key.current().await?;
+        Ok(key.map(|key| Arc::new(KeyHeader::new(key, self.authentication))))
+    }
+
+    /// Sends a request to where it belongs, redirects within the host included.
+    async fn follow(
+        &self,
+        mut url: Url,
+        body: Bytes,
+        key: Option<&KeyHeader>,
+    ) -> Result<(reqwest::Response, CallGuard), LlmError> {
         for _ in 0..MAX_REDIRECTS {
-            let (response, call) = self.send(&url, &body, key.as_deref()).await?;
+            let (response, call) = self.send(&url, &body, key).await?;
             match same_host_redirect(&url, &response)? {
                 Some(next) => url = next,
-                None => return self.read(response, call, key).await,
+                None => return Ok((response, call)),
             }
         }
         Err(LlmError::new(
@@ -146,7 +227,7 @@ impl HttpClient {
         &self,
         url: &Url,
         body: &Bytes,
-        key: Option<&Bearer>,
+        key: Option<&KeyHeader>,
     ) -> Result<(reqwest::Response, CallGuard), LlmError> {
         for _ in 0..MAX_STALE_CONNECTIONS {
             match self.send_once(url, body, key).await {
@@ -168,14 +249,15 @@ impl HttpClient {
         &self,
         url: &Url,
         body: &Bytes,
-        key: Option<&Bearer>,
+        key: Option<&KeyHeader>,
     ) -> Result<(reqwest::Response, CallGuard), SendError> {
         let mut request = Request::new(Method::POST, url.clone());
         let headers = request.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
         if let Some(key) = key {
-            headers.insert(AUTHORIZATION, key.header().map_err(SendError::Failed)?);
+            let (name, value) = key.header().map_err(SendError::Failed)?;
+            headers.insert(name, value);
         }
         for (name, value) in &self.headers {
             headers.insert(name, value.clone());
@@ -196,7 +278,7 @@ impl HttpClient {
         &self,
         mut response: reqwest::Response,
         mut call: CallGuard,
-        key: Option<Arc<Bearer>>,
+        key: Option<Arc<KeyHeader>>,
     ) -> Result<Reply, LlmError> {
         let status = response.status().as_u16();
         let too_large = || {
@@ -234,6 +316,7 @@ impl HttpClient {
             status,
             headers,
             body: body.freeze(),
+            streamed: false,
             key,
             secret_headers: Arc::clone(&self.secret_headers),
         })
@@ -356,7 +439,7 @@ fn is_out_of_files(error: &reqwest::Error) -> bool {
 }
 
 /// The innermost error, which tells what happened. The outer ones name the URL, which may hold secrets.
-fn cause(error: &reqwest::Error) -> String {
+pub(super) fn cause(error: &reqwest::Error) -> String {
     sources(error)
         .last()
         .map_or_else(|| "unknown".to_owned(), ToString::to_string)

@@ -4,9 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
-use http::HeaderValue;
+use http::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use secrecy::{ExposeSecret as _, SecretString};
 
+use super::client::Authentication;
 use crate::error::{BoxError, Delivery, ErrorKind, LlmError};
 
 type Callback = Arc<dyn Fn() -> BoxFuture<'static, Result<SecretString, BoxError>> + Send + Sync>;
@@ -18,7 +19,7 @@ pub(crate) enum Key {
     #[default]
     None,
     /// One key for good.
-    Fixed(Arc<Bearer>),
+    Fixed(SecretString),
     /// Asked before every call.
     Callback(Callback),
 }
@@ -26,7 +27,7 @@ pub(crate) enum Key {
 impl Key {
     /// A key as a person or a variable holds it, stray white space and all.
     pub(crate) fn fixed(key: &str) -> Self {
-        Self::Fixed(Arc::new(Bearer::new(key.trim().into())))
+        Self::Fixed(key.trim().into())
     }
 
     pub(crate) fn callback<F, Fut>(callback: F) -> Self
@@ -41,13 +42,12 @@ impl Key {
     }
 
     /// The key for the next call.
-    pub(crate) async fn current(&self) -> Result<Option<Arc<Bearer>>, LlmError> {
+    pub(crate) async fn current(&self) -> Result<Option<SecretString>, LlmError> {
         match self {
             Self::None => Ok(None),
-            Self::Fixed(key) => Ok(Some(Arc::clone(key))),
+            Self::Fixed(key) => Ok(Some(key.clone())),
             Self::Callback(callback) => match callback().await {
-                Ok(key) if key.expose_secret().is_empty() => Ok(None),
-                Ok(key) => Ok(Some(Arc::new(Bearer::new(key)))),
+                Ok(key) => Ok(Some(key).filter(|key| !key.expose_secret().is_empty())),
                 Err(error) => Err(LlmError::from(error).with_delivery(Delivery::NotSent)),
             },
         }
@@ -58,33 +58,41 @@ impl Key {
     }
 }
 
-/// A key, and the header value that carries it; none can carry some characters.
+/// A key, and the header that carries it.
 #[derive(Debug)]
-pub(crate) struct Bearer {
+pub(super) struct KeyHeader {
     key: SecretString,
-    header: Option<HeaderValue>,
+    name: HeaderName,
+    /// None if the key holds characters that no header can carry.
+    value: Option<HeaderValue>,
 }
 
-impl Bearer {
-    fn new(key: SecretString) -> Self {
-        let mut header = HeaderValue::try_from(format!("Bearer {}", key.expose_secret())).ok();
-        if let Some(header) = &mut header {
-            header.set_sensitive(true);
+impl KeyHeader {
+    pub(super) fn new(key: SecretString, authentication: Authentication) -> Self {
+        let exposed = key.expose_secret();
+        let (name, value) = match authentication {
+            Authentication::Bearer => (AUTHORIZATION, HeaderValue::try_from(format!("Bearer {exposed}"))),
+            Authentication::Header(name) => (HeaderName::from_static(name), HeaderValue::try_from(exposed)),
+        };
+        let mut value = value.ok();
+        if let Some(value) = &mut value {
+            value.set_sensitive(true);
         }
-        Self { key, header }
+        Self { key, name, value }
     }
 
     pub(super) const fn key(&self) -> &SecretString {
         &self.key
     }
 
-    pub(super) fn header(&self) -> Result<HeaderValue, LlmError> {
-        self.header.clone().ok_or_else(|| {
+    pub(super) fn header(&self) -> Result<(HeaderName, HeaderValue), LlmError> {
+        let value = self.value.clone().ok_or_else(|| {
             LlmError::new(
                 ErrorKind::Configuration,
                 "the API key holds characters that no header can carry",
             )
-        })
+        })?;
+        Ok((self.name.clone(), value))
     }
 }
 

@@ -3,8 +3,9 @@
 mod body;
 mod client;
 mod connections;
+mod events;
 mod key;
 mod open_files;
 
-pub(crate) use client::{HttpClient, HttpConfig, Reply};
+pub(crate) use client::{Authentication, HttpClient, HttpConfig, Reply};
 pub(crate) use key::Key;

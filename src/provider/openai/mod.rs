@@ -12,14 +12,10 @@
 //! # Ok(()) }
 //! ```
 
-mod builder;
-mod json;
+mod chat;
+mod classification;
+mod client;
 mod presets;
-mod request;
-mod response;
-mod service;
-mod usage;
 
-pub use builder::{OpenAi, OpenAiBuilder, TokenLimitField};
-pub(crate) use presets::{find, prefixes};
-pub use service::{ChatCompletions, ResponseFuture};
+pub use client::{OpenAi, OpenAiBuilder, TokenLimitField};
+pub(crate) use presets::{is_prefix, prefixes};

@@ -1,7 +1,8 @@
 //! The servers that can be named in a line, as data.
 
 use super::TokenLimitField;
-use crate::error::{ErrorKind, LlmError};
+use crate::error::LlmError;
+use crate::provider::settings::configuration;
 
 /// A server that speaks OpenAI's chat completions.
 #[derive(Debug)]
@@ -82,21 +83,24 @@ pub(crate) const PRESETS: &[Preset] = &[
 ];
 
 /// The server with this prefix.
-pub(crate) fn find(prefix: &str) -> Result<&'static Preset, LlmError> {
+pub(super) fn find(prefix: &str) -> Result<&'static Preset, LlmError> {
     PRESETS
         .iter()
         .find(|preset| preset.prefix == prefix)
         .ok_or_else(|| {
-            let message = format!("{prefix:?} is no known provider; providers are {}", prefixes());
-            LlmError::new(ErrorKind::Configuration, message)
+            configuration(format!(
+                "{prefix:?} is no known server; servers are {}",
+                prefixes().join(", ")
+            ))
         })
 }
 
-/// What may stand before a model: `openai:, openai-compatible:, ...`.
-pub(crate) fn prefixes() -> String {
-    let prefixes: Vec<_> = PRESETS
-        .iter()
-        .map(|preset| format!("{}:", preset.prefix))
-        .collect();
-    prefixes.join(", ")
+/// Whether a server has this prefix.
+pub(crate) fn is_prefix(prefix: &str) -> bool {
+    PRESETS.iter().any(|preset| preset.prefix == prefix)
+}
+
+/// Every prefix.
+pub(crate) fn prefixes() -> Vec<&'static str> {
+    PRESETS.iter().map(|preset| preset.prefix).collect()
 }

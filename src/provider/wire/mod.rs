@@ -2,18 +2,20 @@
 //!
 //! Pure functions over status, headers and bytes; no client, so they work without the HTTP feature.
 // Without a provider only status and headers are judged, and the reading of bodies lies idle.
-#![cfg_attr(not(feature = "openai"), allow(dead_code))]
+#![cfg_attr(not(feature = "reqwest"), allow(dead_code))]
 
 mod classification;
 mod duration;
 mod error_body;
 mod headers;
 mod message;
+#[cfg(feature = "reqwest")]
+pub(crate) mod schema;
 
 pub(crate) use classification::verdict_of;
-#[cfg(feature = "openai")]
-pub(crate) use classification::{Facts, error_in_success, error_of_reply, judge};
-#[cfg(feature = "openai")]
+#[cfg(feature = "reqwest")]
+pub(crate) use classification::{ANY, Facts, Row, error_in_success, error_of_reply, judge};
+#[cfg(feature = "reqwest")]
 pub(crate) use error_body::{excerpt, trim};
-#[cfg(feature = "openai")]
+#[cfg(feature = "reqwest")]
 pub(crate) use headers::reported_quota;

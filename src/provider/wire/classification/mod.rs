@@ -11,7 +11,7 @@ use crate::error::{Delivery, ErrorKind, LlmError};
 
 mod table;
 
-pub(crate) use table::{Facts, judge};
+pub(crate) use table::{ANY, Facts, Row, judge};
 
 /// Whether the provider may have worked on a call that it answered with this status. Timeouts and broken gateways stand
 /// between us and a provider that may have gone on.
@@ -75,12 +75,12 @@ fn wait_of_reset(quota: &ReportedQuota) -> Option<Duration> {
     window.reset.filter(|wait| !wait.is_zero())
 }
 
-/// The error that a reply with an error status is.
-#[cfg(feature = "openai")]
-pub(crate) fn error_of_reply(status: u16, headers: &HeaderMap, body: &[u8]) -> LlmError {
+/// The error that a reply with an error status is, by a provider's own rows and the common ones.
+#[cfg(feature = "reqwest")]
+pub(crate) fn error_of_reply(own: &[Row], status: u16, headers: &HeaderMap, body: &[u8]) -> LlmError {
     let now = headers::server_time(headers);
     let body = ErrorBody::parse(body, now);
-    let error = error_of(status, headers, &body, now);
+    let error = error_of(own, status, headers, &body, now);
     let kind = error.kind();
     error.with_delivery(delivery(status, kind))
 }
@@ -88,20 +88,20 @@ pub(crate) fn error_of_reply(status: u16, headers: &HeaderMap, body: &[u8]) -> L
 /// The error that stands inside a reply with a success status.
 ///
 /// A rejection cost nothing; a failure on the way may have.
-#[cfg(feature = "openai")]
-pub(crate) fn error_in_success(headers: &HeaderMap, body: &serde_json::Value) -> LlmError {
+#[cfg(feature = "reqwest")]
+pub(crate) fn error_in_success(own: &[Row], headers: &HeaderMap, body: &serde_json::Value) -> LlmError {
     let now = headers::server_time(headers);
     let body = ErrorBody::from_value(body, now);
-    error_of(body.status.unwrap_or(200), headers, &body, now)
+    error_of(own, body.status.unwrap_or(200), headers, &body, now)
 }
 
-fn error_of(status: u16, headers: &HeaderMap, body: &ErrorBody, now: SystemTime) -> LlmError {
+fn error_of(own: &[Row], status: u16, headers: &HeaderMap, body: &ErrorBody, now: SystemTime) -> LlmError {
     let text_hint = || message::wait(&message::normalised(&body.message), now).filter(|wait| !wait.is_zero());
     let mut hint = headers::retry_after(headers).or(body.wait).or_else(text_hint);
-    let facts = Facts::new(status, body, hint);
-    let kind = judge(&facts);
-
     let mut quota = headers::reported_quota(headers).unwrap_or_default();
+    let facts = Facts::new(status, body, hint, quota);
+    let kind = judge(own, &facts);
+
     if kind == ErrorKind::RateLimit {
         quota.dimension = dimension(&facts);
         hint = hint.or_else(|| wait_of_reset(&quota));
@@ -139,6 +139,7 @@ pub(crate) fn verdict_of(status: u16, headers: &HeaderMap) -> Verdict {
         return headers::reported_quota(headers).map_or(verdict, |quota| verdict.with_quota(quota));
     }
     let mut error = error_of(
+        &[],
         status,
         headers,
         &ErrorBody::default(),

@@ -1,11 +1,13 @@
 //! The classification table: which reply is which kind of failure.
 //!
-//! Rows are read from the top; the first whose conditions all hold decides. Typed facts (status, code, type) stand
+//! A provider's own rows come first, then the ones below, which hold for all. Rows are read from the top; the first whose
+//! conditions all hold decides. Typed facts (status, code, type) stand
 //! before message text, and text counts by whole words only. Rows that read the text belong to statuses or codes that
 //! say too little by themselves.
 
 use std::time::Duration;
 
+use crate::classify::ReportedQuota;
 use crate::error::ErrorKind;
 use crate::provider::wire::error_body::ErrorBody;
 use crate::provider::wire::message;
@@ -16,7 +18,10 @@ pub(crate) struct Facts<'a> {
     pub(crate) status: u16,
     codes: &'a [String],
     text: String,
-    hint: Option<Duration>,
+    /// The wait that the reply asks for.
+    pub(crate) hint: Option<Duration>,
+    /// What rate-limit headers said.
+    pub(crate) quota: ReportedQuota,
 }
 
 impl<'a> Facts<'a> {
@@ -27,41 +32,50 @@ impl<'a> Facts<'a> {
             codes: &[],
             text: String::new(),
             hint: None,
+            quota: ReportedQuota::default(),
         }
     }
 
-    pub(super) fn new(status: u16, body: &'a ErrorBody, hint: Option<Duration>) -> Self {
+    pub(super) fn new(
+        status: u16,
+        body: &'a ErrorBody,
+        hint: Option<Duration>,
+        quota: ReportedQuota,
+    ) -> Self {
         Self {
             status,
             codes: &body.facts,
             text: message::normalised(&body.message),
             hint,
+            quota,
         }
     }
 
-    pub(super) fn coded(&self, codes: &[&str]) -> bool {
+    pub(crate) fn coded(&self, codes: &[&str]) -> bool {
         self.codes.iter().any(|code| codes.contains(&code.as_str()))
     }
 
-    pub(super) fn says(&self, phrases: &[&str]) -> bool {
+    pub(crate) fn says(&self, phrases: &[&str]) -> bool {
         phrases.iter().any(|phrase| message::says(&self.text, phrase))
     }
 }
 
 /// One row: every condition that is set must hold.
-struct Row {
+#[derive(Debug)]
+pub(crate) struct Row {
     /// One of these statuses; empty for any.
-    status: &'static [u16],
-    /// One of these codes, types or reasons; empty for any.
-    code: &'static [&'static str],
-    /// One of these phrases in the message; empty for any.
-    text: &'static [&'static str],
+    pub(crate) status: &'static [u16],
+    /// One of these codes, types or reasons, in lower case; empty for any.
+    pub(crate) code: &'static [&'static str],
+    /// One of these phrases in the message, in lower case; empty for any.
+    pub(crate) text: &'static [&'static str],
     /// A condition that no list expresses.
-    when: Option<fn(&Facts<'_>) -> bool>,
-    kind: ErrorKind,
+    pub(crate) when: Option<fn(&Facts<'_>) -> bool>,
+    pub(crate) kind: ErrorKind,
 }
 
-const ANY: Row = Row {
+/// A row without conditions, to fill up the others.
+pub(crate) const ANY: Row = Row {
     status: &[],
     code: &[],
     text: &[],
@@ -376,10 +390,10 @@ const TABLE: &[Row] = &[
     },
 ];
 
-/// The kind of a failed reply.
-pub(crate) fn judge(facts: &Facts<'_>) -> ErrorKind {
-    TABLE
-        .iter()
+/// The kind of a failed reply of a provider with these rows of its own.
+pub(crate) fn judge(own: &[Row], facts: &Facts<'_>) -> ErrorKind {
+    own.iter()
+        .chain(TABLE)
         .find(|row| {
             (row.status.is_empty() || row.status.contains(&facts.status))
                 && (row.code.is_empty() || facts.coded(row.code))

@@ -4,20 +4,19 @@ use serde::ser::{SerializeMap as _, SerializeSeq as _};
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
-use super::TokenLimitField;
 use crate::prompt::{Message, Part, Prompt, Role};
+use crate::provider::model::Ask;
+use crate::provider::openai::TokenLimitField;
 
 /// A chat completion request, written straight from the prompt.
 pub(super) struct Body<'a> {
-    pub(super) model: &'a str,
-    pub(super) prompt: &'a Prompt,
-    pub(super) defaults: &'a Prompt,
+    pub(super) ask: Ask<'a>,
     pub(super) token_limit: TokenLimitField,
 }
 
 impl Serialize for Body<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self.prompt.raw_body() {
+        match self.ask.prompt.raw_body() {
             Some(raw) => self.serialize_raw(raw, serializer),
             None => self.serialize_prompt(serializer),
         }
@@ -31,8 +30,8 @@ impl Body<'_> {
         raw: &Map<String, Value>,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
-        let extra = self.prompt.extra();
-        let model = self.prompt.model().filter(|_| !extra.contains_key("model"));
+        let extra = self.ask.prompt.extra();
+        let model = self.ask.prompt.model().filter(|_| !extra.contains_key("model"));
         let mut map = serializer.serialize_map(None)?;
         for (name, value) in raw {
             match (extra.get(name), model) {
@@ -42,27 +41,37 @@ impl Body<'_> {
             }
         }
         if !raw.contains_key("model") && !extra.contains_key("model") {
-            map.serialize_entry("model", model.unwrap_or(self.model))?;
+            map.serialize_entry("model", model.unwrap_or(self.ask.model))?;
         }
         for (name, value) in extra.iter().filter(|(name, _)| !raw.contains_key(*name)) {
             map.serialize_entry(name, value)?;
+        }
+        if self.ask.streamed {
+            for (name, value) in [
+                ("stream", json!(true)),
+                ("stream_options", json!({ "include_usage": true })),
+            ] {
+                if !raw.contains_key(name) && !extra.contains_key(name) {
+                    map.serialize_entry(name, &value)?;
+                }
+            }
         }
         map.end()
     }
 
     fn serialize_prompt<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Self {
+        let Ask {
             model,
             prompt,
             defaults,
-            token_limit,
-        } = self;
+            streamed,
+        } = self.ask;
         let mut fields = Fields {
             map: serializer.serialize_map(None)?,
             prompt,
             defaults,
         };
-        fields.set("model", Some(prompt.model().unwrap_or(model)))?;
+        fields.set("model", Some(model))?;
         fields.set(
             "messages",
             Some(Messages {
@@ -72,7 +81,7 @@ impl Body<'_> {
         )?;
         fields.set("temperature", prompt.temperature().or(defaults.temperature()))?;
         fields.set("top_p", prompt.top_p().or(defaults.top_p()))?;
-        let name = match token_limit {
+        let name = match self.token_limit {
             TokenLimitField::MaxCompletionTokens => "max_completion_tokens",
             TokenLimitField::MaxTokens => "max_tokens",
         };
@@ -84,6 +93,11 @@ impl Body<'_> {
         fields.set("seed", prompt.seed().or(defaults.seed()))?;
         let schema = prompt.output_schema().or(defaults.output_schema());
         fields.set("response_format", schema.map(response_format))?;
+        if streamed {
+            fields.set("stream", Some(true))?;
+            // Without it OpenAI's stream tells no usage. Servers that always do ignore it.
+            fields.set("stream_options", Some(json!({ "include_usage": true })))?;
+        }
         fields.end()
     }
 }

@@ -14,25 +14,22 @@ use crate::usage::TokenUsage;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Wanted<'a> {
     pub(super) provider: &'a str,
+    /// The provider's own classification.
+    pub(super) rules: &'static [wire::Row],
     pub(super) keep_raw_body: bool,
     /// An answer in JSON of a schema, which is of no use when it is cut.
     pub(super) structured: bool,
 }
 
-/// Reads a reply of any status. What an error quotes of it holds no key.
+/// Reads a reply of any status.
 pub(super) fn read(reply: &Reply, wanted: Wanted<'_>) -> Result<LlmResponse, LlmError> {
-    let result = read_as_it_is(reply, wanted);
-    if result.is_err()
-        && let Some(redacted) = reply.redacted()
-    {
-        return read_as_it_is(&redacted, wanted);
-    }
-    result
-}
-
-fn read_as_it_is(reply: &Reply, wanted: Wanted<'_>) -> Result<LlmResponse, LlmError> {
     if !(200..300).contains(&reply.status) {
-        return Err(wire::error_of_reply(reply.status, &reply.headers, &reply.body));
+        return Err(wire::error_of_reply(
+            wanted.rules,
+            reply.status,
+            &reply.headers,
+            &reply.body,
+        ));
     }
     let body = wire::trim(&reply.body);
     let mut value: Json<'_> = match serde_json::from_slice(body) {
@@ -45,7 +42,11 @@ fn read_as_it_is(reply: &Reply, wanted: Wanted<'_>) -> Result<LlmResponse, LlmEr
         None => error,
     };
     if says_error(&value) {
-        return Err(with_usage(wire::error_in_success(&reply.headers, &value.into())));
+        return Err(with_usage(wire::error_in_success(
+            wanted.rules,
+            &reply.headers,
+            &value.into(),
+        )));
     }
     let choice = match value.take("choices") {
         Some(Json::List(choices)) => choices.into_iter().next(),
@@ -58,7 +59,7 @@ fn read_as_it_is(reply: &Reply, wanted: Wanted<'_>) -> Result<LlmResponse, LlmEr
     let metadata = metadata(&value, wanted.provider, raw_body);
     answer(choice, metadata, usage, wanted.structured).map_err(|error| match error {
         Fault::Error(error) => with_usage(*error),
-        Fault::Inside(choice) => with_usage(wire::error_in_success(&reply.headers, &choice)),
+        Fault::Inside(choice) => with_usage(wire::error_in_success(wanted.rules, &reply.headers, &choice)),
     })
 }
 

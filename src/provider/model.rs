@@ -1,0 +1,308 @@
+//! The strategy: a prompt in, an answer out, over any wire.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures::future::BoxFuture;
+use reqwest::Url;
+use tower_service::Service;
+
+use super::http::Reply;
+use super::settings::Client;
+use super::streaming::{Assemble, Streaming};
+use super::wire;
+use crate::classify::{Disposition, ReportedQuota};
+use crate::error::{Delivery, ErrorKind, LlmError};
+use crate::item::CallGuard;
+use crate::prompt::Prompt;
+use crate::request::LlmRequest;
+use crate::response::LlmResponse;
+use crate::telemetry;
+
+/// What is asked: the prompt, and what fills its gaps.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ask<'a> {
+    /// The strategy's model, or the prompt's own.
+    pub(crate) model: &'a str,
+    pub(crate) prompt: &'a Prompt,
+    pub(crate) defaults: &'a Prompt,
+    pub(crate) streamed: bool,
+}
+
+impl<'a> Ask<'a> {
+    /// The schema that the answer has to follow; none for a raw body, whose meaning is the user's.
+    pub(crate) fn output_schema(&self) -> Option<&'a serde_json::Value> {
+        match self.prompt.raw_body() {
+            Some(_) => None,
+            None => self.prompt.output_schema().or(self.defaults.output_schema()),
+        }
+    }
+}
+
+/// What a wire format has to know. Everything around it (connections, redirects, accounts, streams) is the same for all.
+pub(crate) trait WireFormat: fmt::Debug + Send + Sync {
+    fn client(&self) -> &Client;
+
+    /// The provider's OpenTelemetry name.
+    fn provider(&self) -> &str;
+
+    /// Where the question goes.
+    fn endpoint(&self, ask: &Ask<'_>) -> Result<Url, LlmError>;
+
+    /// The question as the wire wants it.
+    fn body(&self, ask: &Ask<'_>) -> Result<Vec<u8>, LlmError>;
+
+    /// What a reply of any status means. It may quote the reply freely: what echoes a secret was taken out.
+    fn read(&self, reply: &Reply, ask: &Ask<'_>) -> Result<LlmResponse, LlmError>;
+
+    /// Puts a streamed reply together.
+    fn assembler(&self) -> Box<dyn Assemble>;
+
+    /// The next question where a reply is only the first part of the answer.
+    fn continuation(&self, _body: &[u8], _reply: &Reply) -> Option<Vec<u8>> {
+        None
+    }
+
+    /// The reply that two parts of an answer make together.
+    fn join(&self, _first: Reply, second: Reply) -> Reply {
+        second
+    }
+}
+
+/// How often an answer may be continued: enough for the longest, and an end for a server that never finishes.
+const MAX_CONTINUATIONS: usize = 8;
+
+/// A strategy that asks one model of a provider. Made by a client's `model` or by [`Model::builder`]; cheap to clone.
+///
+/// One call is one HTTP request: retry, waits and time limits are for layers. It is always ready. Every call says what it
+/// used in the item's record, failed ones too, and notes what rate-limit headers said.
+///
+/// ```
+/// use llm_batch::provider::openai::OpenAi;
+///
+/// let client = OpenAi::builder().base_url("http://localhost:8000/v1").build()?;
+/// let model = client.model("qwen3-8b");
+/// assert_eq!(model.name(), "qwen3-8b");
+/// # Ok::<(), llm_batch::LlmError>(())
+/// ```
+///
+/// # Cancel safety
+/// A dropped call closes its connection. If the request had been sent, the provider may go on and bill it; the item's
+/// record counts the call as of unknown usage.
+#[derive(Clone)]
+pub struct Model {
+    wire: Arc<dyn WireFormat>,
+    name: Arc<str>,
+    defaults: Prompt,
+    streaming: Option<Streaming>,
+}
+
+impl Model {
+    pub(crate) fn new(wire: Arc<dyn WireFormat>, name: impl Into<String>) -> Self {
+        Self {
+            wire,
+            name: name.into().into(),
+            defaults: Prompt::default(),
+            streaming: None,
+        }
+    }
+
+    /// Takes system text, sampling parameters, output schema and extra fields from `defaults` wherever a prompt does not
+    /// set its own. Messages and model of `defaults` are not used, and nothing of it in a [raw](Prompt::raw) prompt.
+    ///
+    /// ```
+    /// use llm_batch::Prompt;
+    /// use llm_batch::provider::openai::OpenAi;
+    ///
+    /// let client = OpenAi::builder().base_url("http://localhost:8000/v1").build()?;
+    /// let defaults = Prompt::default().with_system("Answer in one word.").with_temperature(0.0);
+    /// let model = client.model("qwen3-8b").with_defaults(defaults);
+    /// # let _ = model;
+    /// # Ok::<(), llm_batch::LlmError>(())
+    /// ```
+    #[must_use]
+    pub fn with_defaults(mut self, defaults: Prompt) -> Self {
+        self.defaults = defaults;
+        self
+    }
+
+    /// Has answers streamed, which gives the time to the first token and an idle timeout. Off by default.
+    #[must_use]
+    pub fn with_streaming(mut self, streaming: Streaming) -> Self {
+        self.streaming = Some(streaming);
+        self
+    }
+
+    /// The model that is asked unless a prompt names another.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The provider, by its OpenTelemetry name (`openai`, `anthropic`, `gcp.gemini`, ...).
+    pub fn provider(&self) -> &str {
+        self.wire.provider()
+    }
+
+    /// The request body that `prompt` would be sent as, for dry runs and tests.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidRequest`] if the prompt cannot be sent by this strategy.
+    pub fn request_body(&self, prompt: &Prompt) -> Result<Vec<u8>, LlmError> {
+        self.body(&self.asked(prompt))
+    }
+
+    fn asked<'a>(&'a self, prompt: &'a Prompt) -> Ask<'a> {
+        Ask {
+            model: prompt.model().unwrap_or(&self.name),
+            prompt,
+            defaults: &self.defaults,
+            streamed: self.streaming.is_some(),
+        }
+    }
+
+    fn body(&self, ask: &Ask<'_>) -> Result<Vec<u8>, LlmError> {
+        let streamed =
+            |fields: &serde_json::Map<_, _>| fields.get("stream") == Some(&serde_json::Value::Bool(true));
+        let raw = ask.prompt.raw_body().is_some_and(streamed);
+        if !ask.streamed && (raw || streamed(ask.prompt.extra()) || streamed(ask.defaults.extra())) {
+            let message =
+                "`stream` is set, but replies are read whole; remove it, or use `Model::with_streaming`";
+            return Err(LlmError::new(ErrorKind::InvalidRequest, message).with_delivery(Delivery::NotSent));
+        }
+        self.wire.body(ask)
+    }
+
+    async fn ask(
+        &self,
+        prompt: &Prompt,
+        call: &CallGuard,
+    ) -> (Result<LlmResponse, LlmError>, Option<ReportedQuota>) {
+        let ask = self.asked(prompt);
+        let reply = match self.exchange(&ask, call).await {
+            Ok(reply) => reply,
+            Err(error) => return (Err(error), None),
+        };
+        let mut result = self.wire.read(&reply, &ask);
+        if result.is_err()
+            && let Some(redacted) = reply.redacted()
+        {
+            result = self.wire.read(&redacted, &ask);
+        }
+        if reply.streamed {
+            // An error inside a stream may come after tokens that are billed.
+            result = result.map_err(|error| error.with_delivery(Delivery::MaybeBilled));
+        }
+        (result, wire::reported_quota(&reply.headers))
+    }
+
+    /// Asks, and asks on while the provider has only said a part.
+    async fn exchange(&self, ask: &Ask<'_>, call: &CallGuard) -> Result<Reply, LlmError> {
+        let url = self.wire.endpoint(ask)?;
+        let mut body = self.body(ask)?;
+        let mut whole: Option<Reply> = None;
+        for _ in 0..=MAX_CONTINUATIONS {
+            let reply = self.post(&url, body.clone(), call).await?;
+            let next = self.wire.continuation(&body, &reply);
+            let joined = match whole.take() {
+                Some(first) => self.wire.join(first, reply),
+                None => reply,
+            };
+            match next {
+                None => return Ok(joined),
+                Some(next) => body = next,
+            }
+            whole = Some(joined);
+        }
+        let message = format!("the answer was not complete after {MAX_CONTINUATIONS} continuations");
+        Err(LlmError::new(ErrorKind::Truncated, message))
+    }
+
+    async fn post(&self, url: &Url, body: Vec<u8>, call: &CallGuard) -> Result<Reply, LlmError> {
+        let http = &self.wire.client().http;
+        match &self.streaming {
+            None => http.post(url, body.into()).await,
+            Some(streaming) => {
+                let assembler = self.wire.assembler();
+                http.post_streamed(url, body.into(), streaming, assembler, call)
+                    .await
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Model")
+            .field("wire", &self.wire)
+            .field("name", &self.name)
+            .field("streaming", &self.streaming)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Service<LlmRequest<Prompt>> for Model {
+    type Response = LlmResponse;
+    type Error = LlmError;
+    type Future = ResponseFuture;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), LlmError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, mut request: LlmRequest<Prompt>) -> ResponseFuture {
+        let strategy = self.clone();
+        ResponseFuture {
+            inner: Box::pin(async move {
+                let call = request.open_call();
+                let model = request.input().model().unwrap_or(&strategy.name);
+                telemetry::record_request(strategy.provider(), model);
+                let overridden = model != &*strategy.name;
+                let (result, quota) = strategy.ask(request.input(), &call).await;
+                let result = result.map_err(|error| match error.kind() {
+                    // This prompt's model is unknown; the strategy's own is not concerned.
+                    ErrorKind::NotFound if overridden => error.with_disposition(Disposition::Fatal),
+                    _ => error,
+                });
+                match &result {
+                    Ok(response) => {
+                        call.observe(response.usage);
+                    }
+                    Err(error) => {
+                        call.observe(error.usage());
+                        if error.disposition() == Disposition::Throttled {
+                            call.set_throttled();
+                        }
+                    }
+                }
+                let quota = result.as_ref().err().and_then(LlmError::quota).copied().or(quota);
+                if let Some(quota) = quota {
+                    call.set_quota(quota);
+                }
+                result
+            }),
+        }
+    }
+}
+
+/// The future of a [`Model`]'s call.
+#[must_use = "futures do nothing unless polled"]
+pub struct ResponseFuture {
+    inner: BoxFuture<'static, Result<LlmResponse, LlmError>>,
+}
+
+impl Future for ResponseFuture {
+    type Output = Result<LlmResponse, LlmError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.inner.as_mut().poll(cx)
+    }
+}
+
+impl fmt::Debug for ResponseFuture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,90 @@
+//! Replies that come piece by piece.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+/// Has a provider send its answer as server-sent events, which are put together again inside the call.
+///
+/// The answer is the same. What streaming adds: the time to the first token in the item's report, and an idle
+/// timeout, which tells a call that is stuck from one that is slow.
+///
+/// ```
+/// use std::time::Duration;
+/// use llm_batch::provider::{Model, Streaming};
+///
+/// let streaming = Streaming::new().with_idle_timeout(Duration::from_secs(30));
+/// let model = Model::builder("vllm:qwen3-8b").build()?.with_streaming(streaming);
+/// # let _ = model;
+/// # Ok::<(), llm_batch::LlmError>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Streaming {
+    idle_timeout: Option<Duration>,
+}
+
+/// Providers think for minutes before the first token (OpenAI's and Anthropic's own clients wait ten), but keep a stream
+/// alive with events or comments meanwhile.
+const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(120);
+
+impl Streaming {
+    /// Streaming with an idle timeout of 120 s.
+    pub const fn new() -> Self {
+        Self {
+            idle_timeout: Some(DEFAULT_IDLE_TIMEOUT),
+        }
+    }
+
+    /// Sets how long nothing at all may come before the call counts as stuck: [`ErrorKind::TimedOut`], sent, may have
+    /// been billed. Events count, and so do comments that keep the connection alive.
+    ///
+    /// [`ErrorKind::TimedOut`]: crate::ErrorKind::TimedOut
+    #[must_use]
+    pub const fn with_idle_timeout(mut self, timeout: Duration) -> Self {
+        self.idle_timeout = Some(timeout);
+        self
+    }
+
+    /// Waits without a limit; the call timeout is the only one.
+    #[must_use]
+    pub const fn without_idle_timeout(mut self) -> Self {
+        self.idle_timeout = None;
+        self
+    }
+
+    /// How long nothing at all may come.
+    pub const fn idle_timeout(&self) -> Option<Duration> {
+        self.idle_timeout
+    }
+}
+
+impl Default for Streaming {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// What an event of a stream was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Piece {
+    /// Nothing of the answer: set-up, a ping, an unknown event.
+    Other,
+    /// A piece of the answer, thoughts included.
+    Token,
+    /// The last event: the answer is complete.
+    End,
+}
+
+/// Puts the events of a stream together to the reply that the provider would have sent whole.
+///
+/// Must never panic, whatever the events hold.
+pub(crate) trait Assemble: Send {
+    /// Takes the next event. `name` is the event's type, `message` where it has none.
+    fn push(&mut self, name: &str, data: &str) -> Piece;
+
+    /// Whether the answer is complete when the stream ends here. If not, it was cut.
+    fn is_complete(&self) -> bool;
+
+    /// The reply's body as it would have been sent whole. An error event becomes a body with that error.
+    fn into_body(self: Box<Self>) -> Value;
+}
