@@ -4,7 +4,6 @@ use std::convert::Infallible;
 use std::future::Future as _;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -12,16 +11,6 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Sleep, sleep};
 
 use super::connections::{Call, Hold};
-
-/// Whether a request's body was handed to a connection. Until then no server can have acted on the request.
-#[derive(Clone, Debug, Default)]
-pub(super) struct HandedOver(Arc<AtomicBool>);
-
-impl HandedOver {
-    pub(super) fn get(&self) -> bool {
-        self.0.load(Ordering::Acquire)
-    }
-}
 
 /// A body that may go out a little later than the head of the request, and notes when.
 ///
@@ -33,7 +22,6 @@ impl HandedOver {
 pub(super) struct HeldBody {
     bytes: Option<Bytes>,
     state: State,
-    handed_over: HandedOver,
     call: Arc<Call>,
 }
 
@@ -44,15 +32,12 @@ enum State {
 }
 
 impl HeldBody {
-    pub(super) fn new(bytes: Bytes, call: Arc<Call>) -> (Self, HandedOver) {
-        let handed_over = HandedOver::default();
-        let body = Self {
+    pub(super) const fn new(bytes: Bytes, call: Arc<Call>) -> Self {
+        Self {
             bytes: Some(bytes),
             state: State::NotAsked,
-            handed_over: handed_over.clone(),
             call,
-        };
-        (body, handed_over)
+        }
     }
 
     fn poll_free(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -84,7 +69,7 @@ impl Body for HeldBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         ready!(self.poll_free(cx));
-        self.handed_over.0.store(true, Ordering::Release);
+        self.call.set_handed_over();
         Poll::Ready(self.bytes.take().map(|bytes| Ok(Frame::data(bytes))))
     }
 

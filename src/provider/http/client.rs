@@ -6,15 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_TYPE, LOCATION};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::header::{ACCEPT, CONNECTION, CONTENT_TYPE, LOCATION};
+use http::{HeaderMap, HeaderValue};
 use reqwest::{Method, Request, Url};
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::body::HeldBody;
 use super::connections::{CALL, CallGuard, ConnectWhenMissing, Connections, IDLE_TIMEOUT};
 use super::events;
-use super::key::Key;
+use super::key::{Key, KeyHeader};
 use crate::error::{Delivery, ErrorKind, LlmError};
 use crate::item;
 use crate::provider::streaming::{Assemble, Streaming};
@@ -56,15 +56,19 @@ pub(crate) struct Reply {
     pub(crate) body: Bytes,
     /// Whether it came as a stream, and was put together.
     pub(crate) streamed: bool,
-    secrets: Vec<SecretString>,
+    key: Option<Arc<KeyHeader>>,
+    secret_headers: Arc<[SecretString]>,
 }
 
 impl Reply {
     /// The same reply without the secrets that the request carried, if it echoes any: for errors that quote it.
     pub(crate) fn redacted(&self) -> Option<Self> {
         let text = std::str::from_utf8(&self.body).ok()?;
-        let secrets = self.secrets.iter().map(|secret| secret.expose_secret());
-        let mut echoed = secrets
+        let key = self.key.as_deref().map(KeyHeader::key);
+        let mut echoed = key
+            .into_iter()
+            .chain(&*self.secret_headers)
+            .map(|secret| secret.expose_secret())
             .filter(|secret| !secret.is_empty() && text.contains(*secret))
             .peekable();
         echoed.peek()?;
@@ -74,7 +78,8 @@ impl Reply {
             headers: self.headers.clone(),
             body: clean.into(),
             streamed: self.streamed,
-            secrets: Vec::new(),
+            key: None,
+            secret_headers: Arc::default(),
         })
     }
 }
@@ -84,8 +89,12 @@ impl Reply {
 pub(crate) struct HttpClient {
     client: reqwest::Client,
     key: Key,
+    /// The key if it is one for good, with its header made once.
+    fixed_key: Option<Arc<KeyHeader>>,
     authentication: Authentication,
     headers: HeaderMap,
+    /// The values of those headers that carry keys of their own.
+    secret_headers: Arc<[SecretString]>,
     max_response_bytes: usize,
     connections: Arc<Connections>,
 }
@@ -118,10 +127,16 @@ impl HttpClient {
                 format!("no HTTP client: {}", cause(&error)),
             )
         })?;
+        let fixed_key = match &config.key {
+            Key::Fixed(key) => Some(Arc::new(KeyHeader::new(key.clone(), config.authentication))),
+            Key::None | Key::Callback(_) => None,
+        };
         Ok(Self {
             client,
             key: config.key,
+            fixed_key,
             authentication: config.authentication,
+            secret_headers: secrets_in(&config.headers),
             headers: config.headers,
             max_response_bytes: config.max_response_bytes,
             connections: Connections::new(config.max_connections),
@@ -132,11 +147,9 @@ impl HttpClient {
     ///
     /// An error says how far the call got. A reply with an error status is no error here.
     pub(crate) async fn post(&self, url: &Url, body: Bytes) -> Result<Reply, LlmError> {
-        let key = self.key.current().await?;
-        let (response, call) = self.follow(url.clone(), body, key.as_ref()).await?;
-        let mut reply = self.read(response, call).await?;
-        reply.secrets = key.into_iter().chain(self.secret_headers()).collect();
-        Ok(reply)
+        let key = self.key().await?;
+        let (response, call) = self.follow(url.clone(), body, key.as_deref()).await?;
+        self.read(response, call, key).await
     }
 
     /// Posts a JSON body, and puts the reply together if it comes as a stream of events; a reply that comes whole, as
@@ -149,26 +162,11 @@ impl HttpClient {
         assembler: Box<dyn Assemble>,
         item_call: &item::CallGuard,
     ) -> Result<Reply, LlmError> {
-        let key = self.key.current().await?;
-        let (response, call) = self.follow(url.clone(), body, key.as_ref()).await?;
-        let mut reply = if response.status().is_success() && events::are_in(response.headers()) {
-            self.read_events(response, call, streaming, assembler, item_call)
-                .await?
-        } else {
-            self.read(response, call).await?
-        };
-        reply.secrets = key.into_iter().chain(self.secret_headers()).collect();
-        Ok(reply)
-    }
-
-    async fn read_events(
-        &self,
-        mut response: reqwest::Response,
-        mut call: CallGuard,
-        streaming: &Streaming,
-        assembler: Box<dyn Assemble>,
-        item_call: &item::CallGuard,
-    ) -> Result<Reply, LlmError> {
+        let key = self.key().await?;
+        let (mut response, mut call) = self.follow(url.clone(), body, key.as_deref()).await?;
+        if !(response.status().is_success() && events::are_in(response.headers())) {
+            return self.read(response, call, key).await;
+        }
         let status = response.status().as_u16();
         let reusable = keeps_alive(response.version(), response.headers());
         let headers = std::mem::take(response.headers_mut());
@@ -190,17 +188,17 @@ impl HttpClient {
             headers,
             body,
             streamed: true,
-            secrets: Vec::new(),
+            key,
+            secret_headers: Arc::clone(&self.secret_headers),
         })
     }
 
-    /// The values of those extra headers that carry keys of their own.
-    fn secret_headers(&self) -> impl Iterator<Item = SecretString> + '_ {
-        const WORDS: [&str; 5] = ["key", "token", "secret", "auth", "cookie"];
-        self.headers
-            .iter()
-            .filter(|(name, _)| WORDS.iter().any(|word| name.as_str().contains(word)))
-            .filter_map(|(_, value)| Some(value.to_str().ok()?.into()))
+    async fn key(&self) -> Result<Option<Arc<KeyHeader>>, LlmError> {
+        if let Some(fixed) = &self.fixed_key {
+            return Ok(Some(Arc::clone(fixed)));
+        }
+        let key = self.key.current().await?;
+        Ok(key.map(|key| Arc::new(KeyHeader::new(key, self.authentication))))
     }
 
     /// Sends a request to where it belongs, redirects within the host included.
@@ -208,7 +206,7 @@ impl HttpClient {
         &self,
         mut url: Url,
         body: Bytes,
-        key: Option<&SecretString>,
+        key: Option<&KeyHeader>,
     ) -> Result<(reqwest::Response, CallGuard), LlmError> {
         for _ in 0..MAX_REDIRECTS {
             let (response, call) = self.send(&url, &body, key).await?;
@@ -229,7 +227,7 @@ impl HttpClient {
         &self,
         url: &Url,
         body: &Bytes,
-        key: Option<&SecretString>,
+        key: Option<&KeyHeader>,
     ) -> Result<(reqwest::Response, CallGuard), LlmError> {
         for _ in 0..MAX_STALE_CONNECTIONS {
             match self.send_once(url, body, key).await {
@@ -251,14 +249,14 @@ impl HttpClient {
         &self,
         url: &Url,
         body: &Bytes,
-        key: Option<&SecretString>,
+        key: Option<&KeyHeader>,
     ) -> Result<(reqwest::Response, CallGuard), SendError> {
         let mut request = Request::new(Method::POST, url.clone());
         let headers = request.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
         if let Some(key) = key {
-            let (name, value) = self.authentication.header(key).map_err(SendError::Failed)?;
+            let (name, value) = key.header().map_err(SendError::Failed)?;
             headers.insert(name, value);
         }
         for (name, value) in &self.headers {
@@ -268,15 +266,20 @@ impl HttpClient {
             tokio::task::yield_now().await;
         }
         let call = self.connections.call();
-        let (body, handed_over) = HeldBody::new(body.clone(), call.call());
+        let body = HeldBody::new(body.clone(), call.call());
         *request.body_mut() = Some(reqwest::Body::wrap(body));
         match CALL.scope(call.call(), self.client.execute(request)).await {
             Ok(response) => Ok((response, call)),
-            Err(error) => Err(SendError::new(&error, handed_over.get())),
+            Err(error) => Err(SendError::new(&error, call.call().handed_over())),
         }
     }
 
-    async fn read(&self, mut response: reqwest::Response, mut call: CallGuard) -> Result<Reply, LlmError> {
+    async fn read(
+        &self,
+        mut response: reqwest::Response,
+        mut call: CallGuard,
+        key: Option<Arc<KeyHeader>>,
+    ) -> Result<Reply, LlmError> {
         let status = response.status().as_u16();
         let too_large = || {
             LlmError::new(
@@ -314,9 +317,19 @@ impl HttpClient {
             headers,
             body: body.freeze(),
             streamed: false,
-            secrets: Vec::new(),
+            key,
+            secret_headers: Arc::clone(&self.secret_headers),
         })
     }
+}
+
+fn secrets_in(headers: &HeaderMap) -> Arc<[SecretString]> {
+    const WORDS: [&str; 5] = ["key", "token", "secret", "auth", "cookie"];
+    headers
+        .iter()
+        .filter(|(name, _)| WORDS.iter().any(|word| name.as_str().contains(word)))
+        .filter_map(|(_, value)| Some(value.to_str().ok()?.into()))
+        .collect()
 }
 
 /// Whether the server leaves the connection open after the reply, as far as it says.
@@ -336,25 +349,6 @@ fn keeps_alive(version: http::Version, headers: &HeaderMap) -> bool {
         said("keep-alive")
     } else {
         !said("close")
-    }
-}
-
-impl Authentication {
-    /// The header that carries the key.
-    fn header(self, key: &SecretString) -> Result<(HeaderName, HeaderValue), LlmError> {
-        let key = key.expose_secret();
-        let (name, value) = match self {
-            Self::Bearer => (AUTHORIZATION, HeaderValue::try_from(format!("Bearer {key}"))),
-            Self::Header(name) => (HeaderName::from_static(name), HeaderValue::try_from(key)),
-        };
-        let mut value = value.map_err(|_| {
-            LlmError::new(
-                ErrorKind::Configuration,
-                "the API key holds characters that no header can carry",
-            )
-        })?;
-        value.set_sensitive(true);
-        Ok((name, value))
     }
 }
 

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use tower::ServiceExt as _;
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -94,6 +95,7 @@ impl Connections {
             connections: Arc::clone(self),
             arrived: AtomicBool::new(false),
             opened: AtomicBool::new(false),
+            handed_over: AtomicBool::new(false),
             over: Notify::new(),
         };
         CallGuard {
@@ -193,6 +195,7 @@ pub(super) struct Call {
     arrived: AtomicBool,
     /// Whether a connection was opened for it. It may have used another all the same.
     opened: AtomicBool,
+    handed_over: AtomicBool,
     over: Notify,
 }
 
@@ -218,6 +221,15 @@ impl Call {
         } else {
             Hold::No
         }
+    }
+
+    /// Whether the request's body was handed to the connection. Until then no server can have acted on the request.
+    pub(super) fn handed_over(&self) -> bool {
+        self.handed_over.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_handed_over(&self) {
+        self.handed_over.store(true, Ordering::Release);
     }
 
     /// Waits until the client should open a connection for this call; `false` if it has one already.
@@ -290,21 +302,32 @@ impl<S> Layer<S> for ConnectWhenMissing {
 
     fn layer(&self, inner: S) -> Gated<S> {
         Gated {
-            inner,
+            inner: Arc::new(inner),
             timeout: self.timeout,
         }
     }
 }
 
-#[derive(Clone, Debug)]
+/// The connector behind the gate. reqwest clones it several times a call, so what is costly to clone is shared, and
+/// cloned only when a connection is opened.
+#[derive(Debug)]
 pub(super) struct Gated<S> {
-    inner: S,
+    inner: Arc<S>,
     timeout: Duration,
+}
+
+impl<S> Clone for Gated<S> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: Arc::clone(&self.inner),
+            timeout: self.timeout,
+        }
+    }
 }
 
 impl<S, Req> Service<Req> for Gated<S>
 where
-    S: Service<Req, Error = BoxError> + Clone + Send + 'static,
+    S: Service<Req, Error = BoxError> + Clone + Send + Sync + 'static,
     S::Response: Send,
     S::Future: Send,
     Req: Send + 'static,
@@ -313,18 +336,17 @@ where
     type Error = BoxError;
     type Future = Pin<Box<dyn Future<Output = Result<S::Response, BoxError>> + Send>>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.inner.poll_ready(cx)
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, destination: Req) -> Self::Future {
-        let inner = self.inner.clone();
-        let mut inner = std::mem::replace(&mut self.inner, inner);
-        let timeout = self.timeout;
+        let Self { inner, timeout } = self.clone();
         let call = CALL.try_with(Arc::clone).ok();
         Box::pin(async move {
+            let connect = || S::clone(&inner).oneshot(destination);
             let Some(call) = call else {
-                return inner.call(destination).await;
+                return connect().await;
             };
             if !call.may_open().await {
                 return Err("the call got another connection".into());
@@ -333,7 +355,7 @@ where
                 connections: &call.connections,
                 succeeded: false,
             };
-            let opened = tokio::time::timeout(timeout, inner.call(destination)).await;
+            let opened = tokio::time::timeout(timeout, connect()).await;
             let connection = opened.map_err(|_| format!("it took longer than {timeout:?} to open"))??;
             opening.succeeded = true;
             Ok(connection)

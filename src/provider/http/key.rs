@@ -4,9 +4,11 @@ use std::fmt;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
+use http::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use secrecy::{ExposeSecret as _, SecretString};
 
-use crate::error::{BoxError, Delivery, LlmError};
+use super::client::Authentication;
+use crate::error::{BoxError, Delivery, ErrorKind, LlmError};
 
 type Callback = Arc<dyn Fn() -> BoxFuture<'static, Result<SecretString, BoxError>> + Send + Sync>;
 
@@ -53,6 +55,44 @@ impl Key {
 
     pub(crate) const fn is_none(&self) -> bool {
         matches!(self, Self::None)
+    }
+}
+
+/// A key, and the header that carries it.
+#[derive(Debug)]
+pub(super) struct KeyHeader {
+    key: SecretString,
+    name: HeaderName,
+    /// None if the key holds characters that no header can carry.
+    value: Option<HeaderValue>,
+}
+
+impl KeyHeader {
+    pub(super) fn new(key: SecretString, authentication: Authentication) -> Self {
+        let exposed = key.expose_secret();
+        let (name, value) = match authentication {
+            Authentication::Bearer => (AUTHORIZATION, HeaderValue::try_from(format!("Bearer {exposed}"))),
+            Authentication::Header(name) => (HeaderName::from_static(name), HeaderValue::try_from(exposed)),
+        };
+        let mut value = value.ok();
+        if let Some(value) = &mut value {
+            value.set_sensitive(true);
+        }
+        Self { key, name, value }
+    }
+
+    pub(super) const fn key(&self) -> &SecretString {
+        &self.key
+    }
+
+    pub(super) fn header(&self) -> Result<(HeaderName, HeaderValue), LlmError> {
+        let value = self.value.clone().ok_or_else(|| {
+            LlmError::new(
+                ErrorKind::Configuration,
+                "the API key holds characters that no header can carry",
+            )
+        })?;
+        Ok((self.name.clone(), value))
     }
 }
 

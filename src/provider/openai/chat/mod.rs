@@ -1,5 +1,6 @@
 //! The wire of chat completions.
 
+mod json;
 mod request;
 mod response;
 mod stream;

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::json::Json;
 use super::usage::{cost, usage};
 use crate::error::{Delivery, ErrorKind, LlmError};
 use crate::provider::http::Reply;
@@ -31,7 +32,7 @@ pub(super) fn read(reply: &Reply, wanted: Wanted<'_>) -> Result<LlmResponse, Llm
         ));
     }
     let body = wire::trim(&reply.body);
-    let mut value: Value = match serde_json::from_slice(body) {
+    let mut value: Json<'_> = match serde_json::from_slice(body) {
         Ok(value) => value,
         Err(error) => return Err(unreadable(reply, &error.to_string())),
     };
@@ -44,14 +45,14 @@ pub(super) fn read(reply: &Reply, wanted: Wanted<'_>) -> Result<LlmResponse, Llm
         return Err(with_usage(wire::error_in_success(
             wanted.rules,
             &reply.headers,
-            &value,
+            &value.into(),
         )));
     }
-    let Some(choice) = value
-        .get_mut("choices")
-        .and_then(|choices| choices.get_mut(0))
-        .map(Value::take)
-    else {
+    let choice = match value.take("choices") {
+        Some(Json::List(choices)) => choices.into_iter().next(),
+        _ => None,
+    };
+    let Some(choice) = choice else {
         return Err(with_usage(unreadable(reply, "it has no choices")));
     };
     let raw_body = if wanted.keep_raw_body { raw(body) } else { None };
@@ -63,23 +64,23 @@ pub(super) fn read(reply: &Reply, wanted: Wanted<'_>) -> Result<LlmResponse, Llm
 }
 
 /// Whether a reply with a success status is an error all the same.
-fn says_error(reply: &Value) -> bool {
+fn says_error(reply: &Json<'_>) -> bool {
     let has_error = match reply.get("error") {
-        None | Some(Value::Null | Value::Bool(false)) => false,
-        Some(Value::String(text)) => !text.is_empty(),
+        None | Some(Json::Other(Value::Null | Value::Bool(false))) => false,
+        Some(Json::Text(text)) => !text.is_empty(),
         Some(_) => true,
     };
     // Mistral's shape.
-    let is_error = reply.get("object").is_some_and(|object| object == "error");
+    let is_error = reply.get("object").and_then(Json::as_str) == Some("error");
     has_error || is_error
 }
 
 fn metadata(
-    reply: &Value,
+    reply: &Json<'_>,
     provider: &str,
     raw_body: Option<Box<serde_json::value::RawValue>>,
 ) -> ResponseMetadata {
-    let text = |name| reply.get(name).and_then(Value::as_str).map(str::to_owned);
+    let text = |name| reply.get(name).and_then(Json::as_str).map(str::to_owned);
     ResponseMetadata {
         provider: Some(provider.to_owned()),
         model: text("model"),
@@ -108,29 +109,29 @@ impl From<LlmError> for Fault {
 
 /// The answer in the first choice.
 fn answer(
-    mut choice: Value,
+    mut choice: Json<'_>,
     mut metadata: ResponseMetadata,
     usage: Option<TokenUsage>,
     structured: bool,
 ) -> Result<LlmResponse, Fault> {
     if says_error(&choice) {
-        return Err(Fault::Inside(choice));
+        return Err(Fault::Inside(choice.into()));
     }
     let finish_reason = choice
         .get("finish_reason")
-        .and_then(Value::as_str)
+        .and_then(Json::as_str)
         .map(finish_reason);
-    let mut message = choice.get_mut("message").map(Value::take).unwrap_or_default();
-    let refusal = message.get("refusal").and_then(Value::as_str).unwrap_or_default();
+    let mut message = choice.take("message").unwrap_or_default();
+    let refusal = message.get("refusal").and_then(Json::as_str).unwrap_or_default();
     if !refusal.trim().is_empty() {
         let message = format!("the model refused: {refusal}");
         return Err(LlmError::new(ErrorKind::ContentFilter, message).into());
     }
     let tool_calls = tool_calls(&mut message);
-    let content = message.get_mut("content").map(Value::take).unwrap_or_default();
+    let content = message.take("content").unwrap_or_default();
     // The older completions put the text into the choice.
-    let output = match (content, choice.get_mut("text").map(Value::take)) {
-        (Value::Null, Some(Value::String(text))) => text,
+    let output = match (content, choice.take("text")) {
+        (Json::Other(Value::Null), Some(Json::Text(text))) => text.into_owned(),
         (content, _) => text_of(content),
     };
 
@@ -176,26 +177,26 @@ fn finish_reason(name: &str) -> FinishReason {
 }
 
 /// The tool calls, the older single function call among them.
-fn tool_calls(message: &mut Value) -> Vec<Value> {
-    match message.get_mut("tool_calls").map(Value::take) {
-        Some(Value::Array(calls)) => calls,
-        _ => match message.get_mut("function_call").map(Value::take) {
-            Some(call @ Value::Object(_)) => vec![call],
+fn tool_calls(message: &mut Json<'_>) -> Vec<Value> {
+    match message.take("tool_calls") {
+        Some(Json::List(calls)) => calls.into_iter().map(Value::from).collect(),
+        _ => match message.take("function_call") {
+            Some(call @ Json::Object(_)) => vec![call.into()],
             _ => Vec::new(),
         },
     }
 }
 
 /// The text of a content: a text, a list of parts of which those with text count, or nothing.
-fn text_of(content: Value) -> String {
+fn text_of(content: Json<'_>) -> String {
     match content {
-        Value::String(text) => text,
-        Value::Array(parts) => parts
+        Json::Text(text) => text.into_owned(),
+        Json::List(parts) => parts
             .iter()
             .filter_map(|part| match part {
-                Value::String(text) => Some(text.as_str()),
+                Json::Text(text) => Some(&**text),
                 // Thoughts have a type of their own, and their text under another name.
-                part => part.get("text").and_then(Value::as_str),
+                part => part.get("text").and_then(Json::as_str),
             })
             .collect(),
         _ => String::new(),

@@ -1,21 +1,20 @@
 //! Token counts as the servers report them.
 
-use serde_json::Value;
-
+use super::json::Json;
 use crate::usage::TokenUsage;
 
 /// The usage of a reply; none if it does not say, which is not zero.
 ///
 /// `prompt_tokens` includes cached tokens and `completion_tokens` includes reasoning on this wire. DeepSeek splits its
 /// input into cache hits and misses; Groq may put the usage under `x_groq`.
-pub(super) fn usage(reply: &Value) -> Option<TokenUsage> {
+pub(super) fn usage(reply: &Json<'_>) -> Option<TokenUsage> {
     let usage = [
         reply.get("usage"),
         reply.get("x_groq").and_then(|groq| groq.get("usage")),
     ]
     .into_iter()
     .flatten()
-    .find(|usage| usage.as_object().is_some_and(|fields| !fields.is_empty()))?;
+    .find(|usage| matches!(usage, Json::Object(fields) if !fields.is_empty()))?;
     let count = |name: &str| number(usage.get(name)?);
     let detail = |group: &str, name: &str| number(usage.get(group)?.get(name)?);
 
@@ -45,13 +44,13 @@ pub(super) fn usage(reply: &Value) -> Option<TokenUsage> {
 }
 
 /// What the provider says the call cost, in US dollars (OpenRouter).
-pub(super) fn cost(reply: &Value) -> Option<f64> {
+pub(super) fn cost(reply: &Json<'_>) -> Option<f64> {
     let cost = reply.get("usage")?.get("cost")?.as_f64()?;
     (cost.is_finite() && cost >= 0.0).then_some(cost)
 }
 
 /// A count, also where a server writes it as `12.0`.
-fn number(value: &Value) -> Option<u64> {
+fn number(value: &Json<'_>) -> Option<u64> {
     value.as_u64().or_else(|| {
         let number = value.as_f64()?;
         (number >= 0.0 && number.fract() == 0.0 && number < 1e15).then_some(number as u64)
