@@ -12,7 +12,7 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 }
 
 /// The server's clock where it told the time, so that dates do not depend on ours being right.
-pub(super) fn server_time(headers: &HeaderMap) -> SystemTime {
+pub(crate) fn server_time(headers: &HeaderMap) -> SystemTime {
     text(headers, "date")
         .and_then(|date| httpdate::parse_http_date(date).ok())
         .unwrap_or_else(SystemTime::now)
