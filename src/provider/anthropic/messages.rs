@@ -1,0 +1,81 @@
+//! The wire of Messages.
+
+use reqwest::Url;
+
+use super::options::Options;
+use super::{classification, pause, request, response, stream};
+use crate::error::{Delivery, ErrorKind, LlmError};
+use crate::provider::http::Reply;
+use crate::provider::model::{Ask, WireFormat};
+use crate::provider::settings::Client;
+use crate::provider::streaming::Assemble;
+use crate::response::LlmResponse;
+
+/// The Messages of one client.
+#[derive(Debug)]
+pub(super) struct Messages {
+    pub(super) client: Client,
+    pub(super) options: Options,
+    endpoint: Url,
+}
+
+impl Messages {
+    pub(super) fn new(client: Client, options: Options) -> Self {
+        // The address as people know it from other clients ends in the version, too.
+        let path = client.base_url.path().trim_end_matches('/');
+        let endpoint = if path.ends_with("/v1") {
+            client.endpoint(&["messages"])
+        } else {
+            client.endpoint(&["v1", "messages"])
+        };
+        Self {
+            client,
+            options,
+            endpoint,
+        }
+    }
+}
+
+impl WireFormat for Messages {
+    fn client(&self) -> &Client {
+        &self.client
+    }
+
+    fn provider(&self) -> &'static str {
+        "anthropic"
+    }
+
+    fn endpoint(&self, _: &Ask<'_>) -> Result<Url, LlmError> {
+        Ok(self.endpoint.clone())
+    }
+
+    fn body(&self, ask: &Ask<'_>) -> Result<Vec<u8>, LlmError> {
+        let body = request::body(ask, &self.options)?;
+        serde_json::to_vec(&body).map_err(|error| {
+            let message = format!("the prompt cannot be written as JSON: {error}");
+            LlmError::new(ErrorKind::InvalidRequest, message).with_delivery(Delivery::NotSent)
+        })
+    }
+
+    fn read(&self, reply: &Reply, ask: &Ask<'_>) -> Result<LlmResponse, LlmError> {
+        let wanted = response::Wanted {
+            rules: classification::RULES,
+            keep_raw_body: self.client.keep_raw_body,
+            structured: ask.output_schema().is_some(),
+            nothing: request::wants_nothing(ask),
+        };
+        response::read(reply, wanted)
+    }
+
+    fn assembler(&self) -> Box<dyn Assemble> {
+        Box::new(stream::Events::default())
+    }
+
+    fn continuation(&self, body: &[u8], reply: &Reply) -> Option<Vec<u8>> {
+        pause::continuation(body, reply)
+    }
+
+    fn join(&self, first: Reply, second: Reply) -> Reply {
+        pause::join(first, second)
+    }
+}
