@@ -152,7 +152,7 @@ impl AnthropicBuilder {
     }
 
     /// Marks the end of the system text for the provider's prompt cache, so that what comes up to there is read from it
-    /// by later calls. Prompts below the model's smallest cacheable length (1,024 tokens and more) are not cached.
+    /// by later calls. A prefix below the model's smallest cacheable length, 1,024 tokens or more, is not cached.
     ///
     /// A part of a message is marked by a raw part with a `cache_control` of its own.
     pub fn cache_system(mut self, ttl: CacheTtl) -> Self {

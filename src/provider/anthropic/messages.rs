@@ -72,10 +72,15 @@ impl WireFormat for Messages {
     }
 
     fn continuation(&self, body: &[u8], reply: &Reply) -> Option<Vec<u8>> {
-        pause::continuation(body, reply)
+        (reply.status == 200)
+            .then(|| pause::continuation(body, &reply.body))
+            .flatten()
     }
 
-    fn join(&self, first: Reply, second: Reply) -> Reply {
-        pause::join(first, second)
+    fn join(&self, first: Reply, mut second: Reply) -> Reply {
+        if let Some(body) = pause::join(&first.body, &second.body, second.status) {
+            second.body = body.into();
+        }
+        second
     }
 }

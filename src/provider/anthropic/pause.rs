@@ -3,14 +3,13 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::provider::http::Reply;
 use crate::provider::wire;
 
 /// The request that continues a paused answer: the same one with what came so far as the last turn.
-pub(super) fn continuation(body: &[u8], reply: &Reply) -> Option<Vec<u8>> {
+pub(super) fn continuation(request: &[u8], reply: &[u8]) -> Option<Vec<u8>> {
     // Nearly no reply is one. A look at the text is cheaper than to parse them all.
-    let text = std::str::from_utf8(&reply.body).ok()?;
-    if !(200..300).contains(&reply.status) || !text.contains("\"pause_turn\"") {
+    let text = std::str::from_utf8(reply).ok()?;
+    if !text.contains("\"pause_turn\"") {
         return None;
     }
     let mut reply: Value = serde_json::from_str(text).ok()?;
@@ -21,7 +20,7 @@ pub(super) fn continuation(body: &[u8], reply: &Reply) -> Option<Vec<u8>> {
     if content.as_array()?.is_empty() {
         return None;
     }
-    let mut request: Value = serde_json::from_slice(body).ok()?;
+    let mut request: Value = serde_json::from_slice(request).ok()?;
     let messages = request.get_mut("messages")?.as_array_mut()?;
     // The part before came after a pause, too: the turn goes on.
     match messages.last_mut() {
@@ -37,39 +36,34 @@ pub(super) fn continuation(body: &[u8], reply: &Reply) -> Option<Vec<u8>> {
     serde_json::to_vec(&request).ok()
 }
 
-/// Both parts as one reply: the content of both, and what they used together. A failure of the second part keeps what the
-/// first one used.
-pub(super) fn join(first: Reply, mut second: Reply) -> Reply {
-    let Some(mut before) = object(&first) else {
-        return second;
-    };
-    let mut whole = object(&second)
-        .unwrap_or_else(|| Map::from_iter([("error".to_owned(), wire::excerpt(&second.body).into())]));
+/// Both parts as one body: the content of both, and what they used together. A failure of the second part, which came
+/// with `status`, keeps what the first one used.
+pub(super) fn join(first: &[u8], second: &[u8], status: u16) -> Option<Vec<u8>> {
+    let mut before = object(first)?;
+    let mut whole = object(second)
+        .unwrap_or_else(|| Map::from_iter([("error".to_owned(), wire::excerpt(second).into())]));
     if let Some(Value::Array(more)) = whole.get_mut("content")
         && let Some(Value::Array(mut content)) = before.remove("content")
     {
         content.append(more);
         *more = content;
     }
-    let is_answer = (200..300).contains(&second.status) && !whole.contains_key("error");
-    match (before.remove("usage"), whole.remove("usage")) {
+    let used = whole.remove("usage").filter(|used| !used.is_null());
+    match (before.remove("usage"), used) {
         (Some(before), Some(used)) => {
             whole.insert("usage".to_owned(), sum(before, used));
         }
-        // Of an answer that does not say what its second part used, the sum is unknown.
-        (Some(before), None) if !is_answer => {
+        // What is not answered is not billed. Where an answer does not say what it used, the sum is unknown.
+        (Some(before), None) if status >= 400 => {
             whole.insert("usage".to_owned(), before);
         }
         _ => {}
     }
-    if let Ok(body) = serde_json::to_vec(&whole) {
-        second.body = body.into();
-    }
-    second
+    serde_json::to_vec(&whole).ok()
 }
 
-fn object(reply: &Reply) -> Option<Map<String, Value>> {
-    serde_json::from_slice(wire::trim(&reply.body)).ok()
+fn object(body: &[u8]) -> Option<Map<String, Value>> {
+    serde_json::from_slice(wire::trim(body)).ok()
 }
 
 /// Two usages, count by count; of what is no count the second.
@@ -87,5 +81,90 @@ fn sum(first: Value, second: Value) -> Value {
             (Some(first), Some(second)) => first.saturating_add(second).into(),
             _ => second,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const REQUEST: &str = r#"{"model":"m","messages":[{"role":"user","content":"x"}]}"#;
+    const PAUSED: &str = r#"{"content":[{"type":"text","text":"a"}],"stop_reason":"pause_turn","usage":{"input_tokens":5,"output_tokens":1,"cache_creation":{"ephemeral_5m_input_tokens":2},"service_tier":"standard"}}"#;
+
+    fn json(body: Option<Vec<u8>>) -> Value {
+        body.map_or(Value::Null, |body| serde_json::from_slice(&body).unwrap())
+    }
+
+    #[test]
+    fn a_paused_turn_is_sent_back_as_one_turn() {
+        let first = continuation(REQUEST.as_bytes(), PAUSED.as_bytes());
+        let turn = json!({"role": "assistant", "content": [{"type": "text", "text": "a"}]});
+        assert_eq!(json(first.clone())["messages"][1], turn);
+        let second = json(continuation(&first.unwrap(), PAUSED.as_bytes()));
+        assert_eq!(second["messages"].as_array().unwrap().len(), 2);
+        assert_eq!(second["messages"][1]["content"].as_array().unwrap().len(), 2);
+
+        let prefilled = r#"{"messages":[{"role":"assistant","content":"{"}]}"#;
+        let next = json(continuation(prefilled.as_bytes(), PAUSED.as_bytes()));
+        assert_eq!(
+            next["messages"],
+            json!([{"role": "assistant", "content": [{"type": "text", "text": "{"}, {"type": "text", "text": "a"}]}])
+        );
+
+        for other in [
+            PAUSED.replace("pause_turn", "end_turn"),
+            PAUSED.replace(r#"{"type":"text","text":"a"}"#, ""),
+            r#"{"content":[{"text":"\"pause_turn\""}],"stop_reason":"end_turn"}"#.to_owned(),
+        ] {
+            assert_eq!(
+                continuation(REQUEST.as_bytes(), other.as_bytes()),
+                None,
+                "{other}"
+            );
+        }
+    }
+
+    #[test]
+    fn parts_are_joined_and_their_usage_added() {
+        let second = r#"{"id":"2","content":[{"type":"text","text":"b"}],"stop_reason":"end_turn","usage":{"input_tokens":7,"output_tokens":3,"cache_creation":{"ephemeral_5m_input_tokens":1},"service_tier":"priority"}}"#;
+        assert_eq!(
+            json(join(PAUSED.as_bytes(), second.as_bytes(), 200)),
+            json!({"id": "2", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], "stop_reason": "end_turn",
+                   "usage": {"input_tokens": 12, "output_tokens": 4, "cache_creation": {"ephemeral_5m_input_tokens": 3},
+                             "service_tier": "priority"}})
+        );
+        let usage =
+            |second: &str, status| json(join(PAUSED.as_bytes(), second.as_bytes(), status))["usage"].clone();
+        assert_eq!(
+            usage(r#"{"error":{"type":"rate_limit_error"}}"#, 429)["input_tokens"],
+            5
+        );
+        assert_eq!(usage("<html>", 502)["input_tokens"], 5);
+        for second in [
+            r#"{"content":[]}"#,
+            r#"{"content":[],"usage":null}"#,
+            r#"{"error":"died"}"#,
+        ] {
+            assert_eq!(usage(second, 200), Value::Null);
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn mutated_parts_never_panic(position in 0usize..200, byte: u8, cut in 0usize..200) {
+            let mutate = |text: &str| {
+                let mut body = text.as_bytes().to_vec();
+                if let Some(slot) = body.get_mut(position) {
+                    *slot = byte;
+                }
+                body.truncate(body.len().saturating_sub(cut / 8));
+                body
+            };
+            let _ = continuation(&mutate(REQUEST), PAUSED.as_bytes());
+            let _ = continuation(REQUEST.as_bytes(), &mutate(PAUSED));
+            let _ = join(&mutate(PAUSED), PAUSED.as_bytes(), 200);
+            let _ = join(PAUSED.as_bytes(), &mutate(PAUSED), 500);
+        }
     }
 }

@@ -163,3 +163,24 @@ fn unreadable(reply: &Reply, why: &str) -> LlmError {
         .with_status(reply.status)
         .with_delivery(Delivery::MaybeBilled)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    proptest::proptest! {
+        #[test]
+        fn mutated_replies_never_panic(position in 0usize..400, byte: u8, cut in 0usize..400, structured: bool) {
+            let mut body = br#"{"id":"m","type":"message","model":"x","content":[{"type":"thinking","thinking":"h"},{"type":"text","text":"t"},{"type":"tool_use","id":"1","input":{}},7],"stop_reason":"refusal","stop_details":{"category":"bio","explanation":null},"usage":{"input_tokens":3,"cache_creation":{"ephemeral_5m_input_tokens":1e3},"cache_read_input_tokens":18446744073709551615,"output_tokens":2,"output_tokens_details":{"thinking_tokens":9}}}"#.to_vec();
+            if let Some(slot) = body.get_mut(position) {
+                *slot = byte;
+            }
+            body.truncate(body.len().saturating_sub(cut / 8));
+            if let Ok(value) = serde_json::from_slice::<Value>(&body) {
+                let _ = (says_error(&value), usage(&value), cache_writes(&value));
+                let wanted = Wanted { rules: &[], keep_raw_body: false, structured, nothing: false };
+                let _ = answer(value, wanted);
+            }
+        }
+    }
+}

@@ -167,6 +167,7 @@ impl Block {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     const EVENTS: [(&str, &str); 14] = [
@@ -222,7 +223,10 @@ mod tests {
     #[test]
     fn events_become_the_message_that_would_have_come_whole() {
         let mut events = Box::new(Events::default());
-        let pieces: Vec<_> = EVENTS.iter().map(|(name, data)| events.push(name, data)).collect();
+        let pieces: Vec<_> = EVENTS
+            .iter()
+            .map(|(name, data)| events.push(name, data))
+            .collect();
         let tokens = [3, 6, 9, 10];
         for (number, piece) in pieces.iter().enumerate() {
             let expected = match number {
