@@ -1,5 +1,7 @@
 //! The wire of Messages.
 
+use std::fmt;
+
 use reqwest::Url;
 
 use super::options::Options;
@@ -12,7 +14,6 @@ use crate::provider::streaming::Assemble;
 use crate::response::LlmResponse;
 
 /// The Messages of one client.
-#[derive(Debug)]
 pub(super) struct Messages {
     pub(super) client: Client,
     pub(super) options: Options,
@@ -33,6 +34,16 @@ impl Messages {
             options,
             endpoint,
         }
+    }
+}
+
+impl fmt::Debug for Messages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The client shows of the address what may be shown.
+        f.debug_struct("Messages")
+            .field("client", &self.client)
+            .field("options", &self.options)
+            .finish_non_exhaustive()
     }
 }
 
