@@ -54,6 +54,8 @@ fn refused(builder: AnthropicBuilder, prompt: &Prompt) -> String {
 /// The text that the calls of the official client below were made with.
 const HELLO: &str = "Hello, é日本 🙂 \"q\" \\ </b>";
 
+type SetUp = fn(AnthropicBuilder) -> AnthropicBuilder;
+
 /// What the official client (2.12.0) sends for the same call: path, headers and body. It sends the key as a bearer token,
 /// we by choice.
 #[tokio::test]
@@ -65,7 +67,7 @@ async fn requests_are_those_of_the_official_client() {
         "additionalProperties": false
     });
     let plain = |builder| builder;
-    let cases: Vec<(fn(AnthropicBuilder) -> AnthropicBuilder, Prompt, Value)> = vec![
+    let cases: Vec<(SetUp, Prompt, Value)> = vec![
         (plain, hello(), json!({})),
         (
             plain,
