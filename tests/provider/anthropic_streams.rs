@@ -223,6 +223,11 @@ async fn a_status_before_the_stream_is_read_as_ever() {
         (ErrorKind::Overloaded, Delivery::Rejected)
     );
     assert_eq!(error.retry_after(), Some(Duration::from_secs(2)));
+
+    // Some proxies know no reason phrase.
+    let bare = "HTTP/1.1 529 \r\ncontent-length: 0\r\n\r\n";
+    let error = ask(Reply::raw(bare, After::Keep)).await.unwrap_err();
+    assert_eq!((error.kind(), error.status()), (ErrorKind::Overloaded, Some(529)));
 }
 
 #[tokio::test]
