@@ -164,8 +164,6 @@ async fn odd_replies_are_still_answers() {
             "half",
             Some("length"),
         ),
-        // Nothing to send back.
-        (json!([]), json!("pause_turn"), "", Some("pause_turn")),
     ] {
         let mut reply = message("");
         reply["content"] = content.clone();
@@ -302,16 +300,26 @@ async fn a_paused_answer_is_continued_and_both_parts_are_counted() {
 
 #[tokio::test]
 async fn an_answer_that_never_ends_is_given_up() {
-    let server = Server::start(|_| {
-        let mut paused = message("on and on ");
+    let paused = |text: &str, content: bool| {
+        let mut paused = message(text);
         paused["stop_reason"] = json!("pause_turn");
-        Reply::json(&paused)
-    })
-    .await;
-    let error = model(&server)
+        if !content {
+            paused["content"] = json!([]);
+        }
+        paused
+    };
+    let endless = Server::start(move |_| Reply::json(&paused("on and on ", true))).await;
+    let error = model(&endless)
         .oneshot(LlmRequest::new("x".into()))
         .await
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Truncated);
-    assert_eq!(server.received().len(), 9);
+    assert_eq!(endless.received().len(), 9);
+
+    // There is nothing to send back.
+    let error = answer(&paused("", false), "x".into()).await.unwrap_err();
+    assert_eq!(
+        (error.kind(), error.usage()),
+        (ErrorKind::Truncated, Some(TokenUsage::new(10, 2)))
+    );
 }

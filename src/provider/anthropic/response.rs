@@ -93,6 +93,11 @@ fn answer(mut reply: Value, wanted: Wanted) -> Result<LlmResponse, Fault> {
             ErrorKind::ContextLength,
             format!("the model's context was full {place}"),
         )),
+        // It was continued as long as that went.
+        Some("pause_turn") => Some(LlmError::new(
+            ErrorKind::Truncated,
+            "the answer paused, and could not be continued to its end",
+        )),
         _ => None,
     };
     if let Some(error) = failure {
