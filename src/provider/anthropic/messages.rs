@@ -88,10 +88,12 @@ impl WireFormat for Messages {
             .flatten()
     }
 
-    fn join(&self, first: Reply, mut second: Reply) -> Reply {
-        if let Some(body) = pause::join(&first.body, &second.body, second.status) {
-            second.body = body.into();
-        }
-        second
+    fn join(&self, first: &Reply, next: &mut Reply) -> bool {
+        let whole = (next.status == 200).then(|| pause::join(&first.body, &next.body));
+        let Some(body) = whole.flatten() else {
+            return false;
+        };
+        next.body = body.into();
+        true
     }
 }

@@ -36,28 +36,20 @@ pub(super) fn continuation(request: &[u8], reply: &[u8]) -> Option<Vec<u8>> {
     serde_json::to_vec(&request).ok()
 }
 
-/// Both parts as one body: the content of both, and what they used together. A failure of the second part, which came
-/// with `status`, keeps what the first one used.
-pub(super) fn join(first: &[u8], second: &[u8], status: u16) -> Option<Vec<u8>> {
-    let mut before = object(first)?;
-    let mut whole = object(second)
-        .unwrap_or_else(|| Map::from_iter([("error".to_owned(), wire::excerpt(second).into())]));
-    if let Some(Value::Array(more)) = whole.get_mut("content")
-        && let Some(Value::Array(mut content)) = before.remove("content")
-    {
-        content.append(more);
-        *more = content;
-    }
+/// Both parts as one body: the content of both, and what they used together. None if the second is no part of an answer.
+pub(super) fn join(first: &[u8], second: &[u8]) -> Option<Vec<u8>> {
+    let (mut before, mut whole) = (object(first)?, object(second)?);
+    let (Some(Value::Array(mut content)), Some(Value::Array(more))) =
+        (before.remove("content"), whole.get_mut("content"))
+    else {
+        return None;
+    };
+    content.append(more);
+    *more = content;
+    // Where one part does not say what it used, the sum is unknown.
     let used = whole.remove("usage").filter(|used| !used.is_null());
-    match (before.remove("usage"), used) {
-        (Some(before), Some(used)) => {
-            whole.insert("usage".to_owned(), sum(before, used));
-        }
-        // What is not answered is not billed. Where an answer does not say what it used, the sum is unknown.
-        (Some(before), None) if status >= 400 => {
-            whole.insert("usage".to_owned(), before);
-        }
-        _ => {}
+    if let (Some(before), Some(used)) = (before.remove("usage"), used) {
+        whole.insert("usage".to_owned(), sum(before, used));
     }
     serde_json::to_vec(&whole).ok()
 }
@@ -129,24 +121,20 @@ mod tests {
     fn parts_are_joined_and_their_usage_added() {
         let second = r#"{"id":"2","content":[{"type":"text","text":"b"}],"stop_reason":"end_turn","usage":{"input_tokens":7,"output_tokens":3,"cache_creation":{"ephemeral_5m_input_tokens":1},"service_tier":"priority"}}"#;
         assert_eq!(
-            json(join(PAUSED.as_bytes(), second.as_bytes(), 200)),
+            json(join(PAUSED.as_bytes(), second.as_bytes())),
             json!({"id": "2", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], "stop_reason": "end_turn",
                    "usage": {"input_tokens": 12, "output_tokens": 4, "cache_creation": {"ephemeral_5m_input_tokens": 3},
                              "service_tier": "priority"}})
         );
-        let usage =
-            |second: &str, status| json(join(PAUSED.as_bytes(), second.as_bytes(), status))["usage"].clone();
-        assert_eq!(
-            usage(r#"{"error":{"type":"rate_limit_error"}}"#, 429)["input_tokens"],
-            5
-        );
-        assert_eq!(usage("<html>", 502)["input_tokens"], 5);
-        for second in [
-            r#"{"content":[]}"#,
-            r#"{"content":[],"usage":null}"#,
-            r#"{"error":"died"}"#,
-        ] {
-            assert_eq!(usage(second, 200), Value::Null);
+        for silent in [r#"{"content":[]}"#, r#"{"content":[],"usage":null}"#] {
+            let whole = json(join(PAUSED.as_bytes(), silent.as_bytes()));
+            assert_eq!(
+                (&whole["content"][0]["text"], &whole["usage"]),
+                (&json!("a"), &Value::Null)
+            );
+        }
+        for other in [r#"{"error":{"type":"rate_limit_error"}}"#, "<html>", ""] {
+            assert_eq!(join(PAUSED.as_bytes(), other.as_bytes()), None, "{other}");
         }
     }
 
@@ -163,8 +151,8 @@ mod tests {
             };
             let _ = continuation(&mutate(REQUEST), PAUSED.as_bytes());
             let _ = continuation(REQUEST.as_bytes(), &mutate(PAUSED));
-            let _ = join(&mutate(PAUSED), PAUSED.as_bytes(), 200);
-            let _ = join(PAUSED.as_bytes(), &mutate(PAUSED), 500);
+            let _ = join(&mutate(PAUSED), PAUSED.as_bytes());
+            let _ = join(PAUSED.as_bytes(), &mutate(PAUSED));
         }
     }
 }
