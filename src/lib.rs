@@ -95,6 +95,8 @@
 //! | feature | what it adds | default |
 //! |---|---|---|
 //! | `openai` | the provider for OpenAI-compatible servers, over `reqwest` | yes |
+//! | `anthropic` | the provider for Anthropic's Messages, over `reqwest` | yes |
+//! | `gemini` | the provider for Google's Gemini, with its context caches | yes |
 //! | `rustls`, `native-tls` | its TLS | `rustls` |
 //! | `metrics` | counters and histograms through the `metrics` facade | |
 //! | `progress` | a terminal progress bar | |
@@ -145,6 +147,12 @@ pub use layer::token_accounting::{TokenAccountingLayer, TokenLedger};
 pub use lazy::{Lazy, LazyFuture, MakeFailed, lazy};
 pub use prompt::{Message, Part, Prompt, Role};
 pub use provider::HttpClassifier;
+#[cfg(feature = "anthropic")]
+#[cfg_attr(docsrs, doc(cfg(feature = "anthropic")))]
+pub use provider::anthropic::Anthropic;
+#[cfg(feature = "gemini")]
+#[cfg_attr(docsrs, doc(cfg(feature = "gemini")))]
+pub use provider::gemini::Gemini;
 #[cfg(feature = "openai")]
 #[cfg_attr(docsrs, doc(cfg(feature = "openai")))]
 pub use provider::openai::OpenAi;

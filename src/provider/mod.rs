@@ -1,9 +1,16 @@
 //! Strategies over HTTP: one folder per wire format, over one shared client.
 //!
 //! [`strategy`] makes a [`Model`] from a line of text; [`openai`] is the client for OpenAI and every server that speaks its
-//! wires. [`HttpClassifier`] judges the replies of any other HTTP client by the same rules.
+//! wires; [`anthropic`] is the one for Anthropic's, [`gemini`] for Google's Gemini. [`HttpClassifier`] judges the replies of any
+//! other HTTP client by the same rules.
 
+#[cfg(feature = "anthropic")]
+#[cfg_attr(docsrs, doc(cfg(feature = "anthropic")))]
+pub mod anthropic;
 mod classifier;
+#[cfg(feature = "gemini")]
+#[cfg_attr(docsrs, doc(cfg(feature = "gemini")))]
+pub mod gemini;
 #[cfg(feature = "reqwest")]
 mod http;
 #[cfg(feature = "reqwest")]

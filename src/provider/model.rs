@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use futures::future::BoxFuture;
 use reqwest::Url;
 use tower_service::Service;
@@ -30,6 +31,10 @@ pub(crate) struct Ask<'a> {
     pub(crate) prompt: &'a Prompt,
     pub(crate) defaults: &'a Prompt,
     pub(crate) streamed: bool,
+    /// The provider's name of the context cache that the question refers to.
+    pub(crate) context_cache: Option<&'a str>,
+    /// Whether a call of the same item was throttled before.
+    pub(crate) throttled_before: bool,
 }
 
 impl<'a> Ask<'a> {
@@ -66,11 +71,21 @@ pub(crate) trait WireFormat: fmt::Debug + Send + Sync {
         None
     }
 
-    /// The reply that two parts of an answer make together.
-    fn join(&self, _first: Reply, second: Reply) -> Reply {
-        second
+    /// Puts the first part of an answer before the next one, which then has the usage of both. `false` if the later reply
+    /// is no part of an answer.
+    fn join(&self, _first: &Reply, _next: &mut Reply) -> bool {
+        false
+    }
+
+    /// The name of the context cache that questions refer to, once the provider has it; none if they refer to none.
+    /// `gone` is a name that the provider did not know any more.
+    fn context_cache(&self, _gone: Option<Arc<str>>) -> Option<BoxFuture<'_, Result<Arc<str>, LlmError>>> {
+        None
     }
 }
+
+/// What came of a question, and what rate-limit headers said.
+type Answer = (Result<LlmResponse, LlmError>, Option<ReportedQuota>);
 
 /// How often an answer may be continued: enough for the longest, and an end for a server that never finishes.
 const MAX_CONTINUATIONS: usize = 8;
@@ -160,6 +175,8 @@ impl Model {
             prompt,
             defaults: &self.defaults,
             streamed: self.streaming.is_some(),
+            context_cache: None,
+            throttled_before: false,
         }
     }
 
@@ -175,59 +192,110 @@ impl Model {
         self.wire.body(ask)
     }
 
-    async fn ask(
-        &self,
-        prompt: &Prompt,
-        call: &CallGuard,
-    ) -> (Result<LlmResponse, LlmError>, Option<ReportedQuota>) {
-        let ask = self.asked(prompt);
-        let reply = match self.exchange(&ask, call).await {
-            Ok(reply) => reply,
+    async fn ask(&self, prompt: &Prompt, call: &CallGuard) -> Answer {
+        let ask = Ask {
+            throttled_before: call.item().report().throttled_calls > 0,
+            ..self.asked(prompt)
+        };
+        let Some(making) = self.wire.context_cache(None) else {
+            return self.exchange(&ask, call).await;
+        };
+        let name = match making.await {
+            Ok(name) => name,
             Err(error) => return (Err(error), None),
         };
-        let mut result = self.wire.read(&reply, &ask);
+        let with_cache = |name| Ask {
+            context_cache: Some(name),
+            ..ask
+        };
+        let answer = self.exchange(&with_cache(&name), call).await;
+        let Err(missing) = &answer.0 else { return answer };
+        if missing.kind() != ErrorKind::CacheMissing {
+            return answer;
+        }
+        let Some(making) = self.wire.context_cache(Some(Arc::clone(&name))) else {
+            return answer;
+        };
+        // The question is asked once more. What was refused stands in the item's record as a call of its own, so that the
+        // open one can take the usage of the repeat.
+        let refused = LlmRequest::for_item((), Arc::clone(call.item())).open_call();
+        refused.observe(missing.usage());
+        drop(refused);
+        match making.await {
+            Ok(name) => self.exchange(&with_cache(&name), call).await,
+            Err(error) => (Err(error), None),
+        }
+    }
+
+    /// Asks, and asks on while the provider has only said a part.
+    async fn exchange(&self, ask: &Ask<'_>, call: &CallGuard) -> Answer {
+        let question = self.wire.endpoint(ask).and_then(|url| Ok((url, self.body(ask)?)));
+        let (url, mut body) = match question {
+            Ok((url, body)) => (url, Bytes::from(body)),
+            Err(error) => return (Err(error), None),
+        };
+        let mut before: Option<Reply> = None;
+        let mut continuations = 0;
+        loop {
+            let mut reply = match self.post(&url, body.clone(), call).await {
+                Ok(reply) => reply,
+                Err(error) => return (Err(self.after(before.as_ref(), error, ask)), None),
+            };
+            let quota = wire::reported_quota(&reply.headers);
+            let next = self.wire.continuation(&body, &reply);
+            if let Some(first) = &before
+                && !self.wire.join(first, &mut reply)
+            {
+                let result = self.read(&reply, ask);
+                return (result.map_err(|error| self.after(Some(first), error, ask)), quota);
+            }
+            match next {
+                Some(next) if continuations < MAX_CONTINUATIONS => {
+                    body = next.into();
+                    before = Some(reply);
+                    continuations += 1;
+                }
+                _ => return (self.read(&reply, ask), quota),
+            }
+        }
+    }
+
+    fn read(&self, reply: &Reply, ask: &Ask<'_>) -> Result<LlmResponse, LlmError> {
+        let mut result = self.wire.read(reply, ask);
         if result.is_err()
             && let Some(redacted) = reply.redacted()
         {
-            result = self.wire.read(&redacted, &ask);
+            result = self.wire.read(&redacted, ask);
         }
         if reply.streamed {
             // An error inside a stream may come after tokens that are billed.
             result = result.map_err(|error| error.with_delivery(Delivery::MaybeBilled));
         }
-        (result, wire::reported_quota(&reply.headers))
+        result
     }
 
-    /// Asks, and asks on while the provider has only said a part.
-    async fn exchange(&self, ask: &Ask<'_>, call: &CallGuard) -> Result<Reply, LlmError> {
-        let url = self.wire.endpoint(ask)?;
-        let mut body = self.body(ask)?;
-        let mut whole: Option<Reply> = None;
-        for _ in 0..=MAX_CONTINUATIONS {
-            let reply = self.post(&url, body.clone(), call).await?;
-            let next = self.wire.continuation(&body, &reply);
-            let joined = match whole.take() {
-                Some(first) => self.wire.join(first, reply),
-                None => reply,
-            };
-            match next {
-                None => return Ok(joined),
-                Some(next) => body = next,
+    /// The error of a later part of an answer, with what the parts before it are known to have used.
+    fn after(&self, before: Option<&Reply>, error: LlmError, ask: &Ask<'_>) -> LlmError {
+        let spent = before.and_then(|reply| match self.wire.read(reply, ask) {
+            Ok(response) => response.usage,
+            Err(error) => error.usage(),
+        });
+        match spent {
+            Some(spent) => {
+                let usage = error.usage().map_or(spent, |usage| usage + spent);
+                error.with_usage(usage).with_delivery(Delivery::MaybeBilled)
             }
-            whole = Some(joined);
+            None => error,
         }
-        let message = format!("the answer was not complete after {MAX_CONTINUATIONS} continuations");
-        Err(LlmError::new(ErrorKind::Truncated, message))
     }
 
-    async fn post(&self, url: &Url, body: Vec<u8>, call: &CallGuard) -> Result<Reply, LlmError> {
+    async fn post(&self, url: &Url, body: Bytes, call: &CallGuard) -> Result<Reply, LlmError> {
         let http = &self.wire.client().http;
         match &self.streaming {
-            None => http.post(url, body.into()).await,
+            None => http.post(url, body).await,
             Some(streaming) => {
                 let assembler = self.wire.assembler();
-                http.post_streamed(url, body.into(), streaming, assembler, call)
-                    .await
+                http.post_streamed(url, body, streaming, assembler, call).await
             }
         }
     }

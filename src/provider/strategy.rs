@@ -9,13 +9,15 @@ use crate::error::LlmError;
 /// | prefix | base URL | variables |
 /// |---|---|---|
 /// | `openai:` | `https://api.openai.com/v1` | `OPENAI_API_KEY`, `OPENAI_BASE_URL`, `OPENAI_ORG_ID`, `OPENAI_PROJECT_ID` |
+/// | `anthropic:` | `https://api.anthropic.com` | `ANTHROPIC_API_KEY`, `ANTHROPIC_BASE_URL` |
+/// | `gemini:` | `https://generativelanguage.googleapis.com` | `GEMINI_API_KEY` or `GOOGLE_API_KEY`, `GEMINI_BASE_URL` |
 /// | `openai-compatible:` | none | `OPENAI_COMPATIBLE_BASE_URL`, `OPENAI_COMPATIBLE_API_KEY` |
 /// | `ollama:` | `http://localhost:11434/v1` | `OLLAMA_BASE_URL`, `OLLAMA_API_KEY` |
 /// | `vllm:` | `http://localhost:8000/v1` | `VLLM_BASE_URL`, `VLLM_API_KEY` |
 /// | `llamacpp:` | `http://localhost:8080/v1` | `LLAMACPP_BASE_URL`, `LLAMACPP_API_KEY` |
 /// | `lmstudio:` | `http://localhost:1234/v1` | `LMSTUDIO_BASE_URL`, `LMSTUDIO_API_KEY` |
 ///
-/// Only OpenAI itself needs a key. The model is everything after the first colon, so `ollama:qwen3:8b` works.
+/// Only OpenAI, Anthropic and Google themselves need a key. The model is everything after the first colon, so `ollama:qwen3:8b` works.
 ///
 /// ```
 /// let model = llm_batch::strategy("ollama:qwen3:8b")?;
@@ -77,6 +79,10 @@ impl ModelBuilder {
             ))
         })?;
         let made = match prefix {
+            #[cfg(feature = "anthropic")]
+            "anthropic" => super::anthropic::AnthropicBuilder::from_environment(settings)
+                .and_then(|builder| builder.build())
+                .map(|client| client.model(model)),
             #[cfg(feature = "openai")]
             prefix if super::openai::is_prefix(prefix) => {
                 let builder = super::openai::OpenAiBuilder::from_settings(settings);
@@ -85,6 +91,11 @@ impl ModelBuilder {
                     .and_then(|builder| builder.build())
                     .map(|client| client.model(model))
             }
+            #[cfg(feature = "gemini")]
+            "gemini" => super::gemini::GeminiBuilder::from_settings(settings)
+                .environment()
+                .and_then(|builder| builder.build())
+                .map(|client| client.model(model)),
             _ => Err(configuration(format!(
                 "{prefix:?} is no known provider; providers are {}",
                 prefixes()
@@ -104,6 +115,10 @@ pub(crate) fn prefixes() -> String {
     let prefixes: Vec<String> = [
         #[cfg(feature = "openai")]
         super::openai::prefixes(),
+        #[cfg(feature = "anthropic")]
+        vec!["anthropic"],
+        #[cfg(feature = "gemini")]
+        vec!["gemini"],
     ]
     .into_iter()
     .flatten()

@@ -85,6 +85,11 @@ pub(crate) trait Assemble: Send {
     /// Whether the answer is complete when the stream ends here. If not, it was cut.
     fn is_complete(&self) -> bool;
 
+    /// Whether only the end of the stream says that nothing follows, so that one that breaks off before it was cut.
+    fn ends_with_stream(&self) -> bool {
+        false
+    }
+
     /// The reply's body as it would have been sent whole. An error event becomes a body with that error.
     fn into_body(self: Box<Self>) -> Value;
 }

@@ -79,6 +79,7 @@ fn names_that_are_wrong_tell_the_right_ones() {
         assert_eq!(error.kind(), ErrorKind::Configuration);
         for prefix in [
             "openai:",
+            "anthropic:",
             "openai-compatible:",
             "ollama:",
             "vllm:",

@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::Duration;
 
-use llm_batch::{Delivery, ErrorKind, LlmRequest, OpenAi, strategy};
+use llm_batch::{Anthropic, Delivery, ErrorKind, LlmRequest, OpenAi, strategy};
 use tower::ServiceExt;
 
 use crate::server::{Reply, Server};
@@ -18,6 +18,8 @@ fn in_process(test: &str, variables: &[(&str, &str)]) -> String {
         "--nocapture",
     ]);
     for variable in [
+        "ANTHROPIC_API_KEY",
+        "ANTHROPIC_BASE_URL",
         "OPENAI_API_KEY",
         "OPENAI_BASE_URL",
         "OPENAI_COMPATIBLE_BASE_URL",
@@ -42,6 +44,7 @@ fn describe() {
     let name = std::env::var("DESCRIBE").unwrap_or_default();
     let result = match name.as_str() {
         "from_env" => OpenAi::from_env().map(|client| format!("{client:?}")),
+        "anthropic_from_env" => Anthropic::from_env().map(|client| format!("{client:?}")),
         name => strategy(name).map(|_| "a strategy".to_owned()),
     };
     match result {

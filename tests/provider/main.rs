@@ -1,6 +1,10 @@
 //! The provider over real sockets on this machine.
 #![allow(clippy::unwrap_used)]
 
+mod anthropic;
+mod anthropic_errors;
+mod anthropic_replies;
+mod anthropic_streams;
 mod classification;
 mod classifier;
 mod configuration;

@@ -100,8 +100,8 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 #[command(after_help = RUN_EXAMPLES)]
 pub(crate) struct RunArgs {
-    /// Who answers: PROVIDER:MODEL. Providers: openai, openai-compatible (needs --base-url), ollama, vllm,
-    /// llamacpp, lmstudio, and sim:steady, sim:throttled, sim:chaos, which need nothing.
+    /// Who answers: PROVIDER:MODEL. Providers: openai, anthropic, openai-compatible (needs --base-url), ollama,
+    /// vllm, llamacpp, lmstudio, and sim:steady, sim:throttled, sim:chaos, which need nothing.
     #[arg(short, long, value_name = "PROVIDER:MODEL")]
     pub(crate) model: String,
 

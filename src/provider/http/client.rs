@@ -61,6 +61,18 @@ pub(crate) struct Reply {
 }
 
 impl Reply {
+    #[cfg(all(test, feature = "gemini"))]
+    pub(crate) fn for_test(status: u16, body: Vec<u8>) -> Self {
+        Self {
+            status,
+            headers: HeaderMap::new(),
+            body: body.into(),
+            streamed: false,
+            key: None,
+            secret_headers: Arc::default(),
+        }
+    }
+
     /// The same reply without the secrets that the request carried, if it echoes any: for errors that quote it.
     pub(crate) fn redacted(&self) -> Option<Self> {
         let text = std::str::from_utf8(&self.body).ok()?;
@@ -147,8 +159,14 @@ impl HttpClient {
     ///
     /// An error says how far the call got. A reply with an error status is no error here.
     pub(crate) async fn post(&self, url: &Url, body: Bytes) -> Result<Reply, LlmError> {
+        self.request(&Method::POST, url, body).await
+    }
+
+    /// As [`post`](Self::post), by any method. An empty body is none, and such a request is repeated if its connection
+    /// breaks.
+    pub(crate) async fn request(&self, method: &Method, url: &Url, body: Bytes) -> Result<Reply, LlmError> {
         let key = self.key().await?;
-        let (response, call) = self.follow(url.clone(), body, key.as_deref()).await?;
+        let (response, call) = self.follow(method, url.clone(), body, key.as_deref()).await?;
         self.read(response, call, key).await
     }
 
@@ -163,7 +181,9 @@ impl HttpClient {
         item_call: &item::CallGuard,
     ) -> Result<Reply, LlmError> {
         let key = self.key().await?;
-        let (mut response, mut call) = self.follow(url.clone(), body, key.as_deref()).await?;
+        let (mut response, mut call) = self
+            .follow(&Method::POST, url.clone(), body, key.as_deref())
+            .await?;
         if !(response.status().is_success() && events::are_in(response.headers())) {
             return self.read(response, call, key).await;
         }
@@ -204,12 +224,13 @@ impl HttpClient {
     /// Sends a request to where it belongs, redirects within the host included.
     async fn follow(
         &self,
+        method: &Method,
         mut url: Url,
         body: Bytes,
         key: Option<&KeyHeader>,
     ) -> Result<(reqwest::Response, CallGuard), LlmError> {
         for _ in 0..MAX_REDIRECTS {
-            let (response, call) = self.send(&url, &body, key).await?;
+            let (response, call) = self.send(method, &url, &body, key).await?;
             match same_host_redirect(&url, &response)? {
                 Some(next) => url = next,
                 None => return Ok((response, call)),
@@ -225,12 +246,13 @@ impl HttpClient {
     /// Sends a request, and again at once while a kept connection turns out to be closed before it went out.
     async fn send(
         &self,
+        method: &Method,
         url: &Url,
         body: &Bytes,
         key: Option<&KeyHeader>,
     ) -> Result<(reqwest::Response, CallGuard), LlmError> {
         for _ in 0..MAX_STALE_CONNECTIONS {
-            match self.send_once(url, body, key).await {
+            match self.send_once(method, url, body, key).await {
                 Err(SendError::Stale) => self.connections.set_closes_unasked(),
                 Err(SendError::Failed(error)) => {
                     if error.delivery() == Delivery::MaybeBilled {
@@ -247,11 +269,12 @@ impl HttpClient {
 
     async fn send_once(
         &self,
+        method: &Method,
         url: &Url,
         body: &Bytes,
         key: Option<&KeyHeader>,
     ) -> Result<(reqwest::Response, CallGuard), SendError> {
-        let mut request = Request::new(Method::POST, url.clone());
+        let mut request = Request::new(method.clone(), url.clone());
         let headers = request.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
@@ -266,8 +289,10 @@ impl HttpClient {
             tokio::task::yield_now().await;
         }
         let call = self.connections.call();
-        let body = HeldBody::new(body.clone(), call.call());
-        *request.body_mut() = Some(reqwest::Body::wrap(body));
+        if !body.is_empty() {
+            let body = HeldBody::new(body.clone(), call.call());
+            *request.body_mut() = Some(reqwest::Body::wrap(body));
+        }
         match CALL.scope(call.call(), self.client.execute(request)).await {
             Ok(response) => Ok((response, call)),
             Err(error) => Err(SendError::new(&error, call.call().handed_over())),

@@ -75,9 +75,11 @@ pub(super) async fn assemble(
     };
     drop(events);
     let read_to_end = broken.is_none();
+    let stray = stray.error();
     // What is complete stays an answer, whatever happens to the connection afterwards.
-    if !assembler.is_complete() {
-        return match (stray.error(), broken) {
+    let is_cut = assembler.ends_with_stream() && (stray.is_some() || broken.is_some());
+    if is_cut || !assembler.is_complete() {
+        return match (stray, broken) {
             (Some(error), _) => Ok((error, read_to_end)),
             (None, Some(broken)) => Err(broken),
             (None, None) => Err(cut("it ended before the answer was complete")),

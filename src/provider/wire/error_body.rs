@@ -85,6 +85,10 @@ impl ErrorBody {
         if let Some(message) = message_of(error) {
             self.message = message;
         }
+        // Anthropic: a code that tells more than the type.
+        if let Some(Value::Object(details)) = error.get("details") {
+            self.read_codes(details);
+        }
         self.read_codes(error);
         if let Some(Value::Object(inner)) = error.get("innererror") {
             self.read_codes(inner);

@@ -12,7 +12,7 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 }
 
 /// The server's clock where it told the time, so that dates do not depend on ours being right.
-pub(super) fn server_time(headers: &HeaderMap) -> SystemTime {
+pub(crate) fn server_time(headers: &HeaderMap) -> SystemTime {
     text(headers, "date")
         .and_then(|date| httpdate::parse_http_date(date).ok())
         .unwrap_or_else(SystemTime::now)
@@ -95,6 +95,25 @@ const TOKENS: Names = Names {
     ],
 };
 
+/// Anthropic's windows for tokens, which all have to have room for a call.
+const ANTHROPIC_TOKENS: [Names; 3] = [
+    Names {
+        limit: &["anthropic-ratelimit-tokens-limit"],
+        remaining: &["anthropic-ratelimit-tokens-remaining"],
+        reset: &["anthropic-ratelimit-tokens-reset"],
+    },
+    Names {
+        limit: &["anthropic-ratelimit-input-tokens-limit"],
+        remaining: &["anthropic-ratelimit-input-tokens-remaining"],
+        reset: &["anthropic-ratelimit-input-tokens-reset"],
+    },
+    Names {
+        limit: &["anthropic-ratelimit-output-tokens-limit"],
+        remaining: &["anthropic-ratelimit-output-tokens-remaining"],
+        reset: &["anthropic-ratelimit-output-tokens-reset"],
+    },
+];
+
 /// What the reply says about its quotas; none if it says nothing usable.
 pub(crate) fn reported_quota(headers: &HeaderMap) -> Option<ReportedQuota> {
     // One look at the names is cheaper than asking for each of the many below, and most replies have none.
@@ -104,9 +123,18 @@ pub(crate) fn reported_quota(headers: &HeaderMap) -> Option<ReportedQuota> {
     let quota = ReportedQuota {
         dimension: None,
         requests: window(headers, &REQUESTS),
-        tokens: window(headers, &TOKENS),
+        tokens: spent_tokens(headers).unwrap_or_else(|| window(headers, &TOKENS)),
     };
     (quota != ReportedQuota::default()).then_some(quota)
+}
+
+/// Of Anthropic's windows that are used up, the one that is full again last.
+fn spent_tokens(headers: &HeaderMap) -> Option<QuotaWindow> {
+    ANTHROPIC_TOKENS
+        .iter()
+        .map(|names| window(headers, names))
+        .filter(|window| window.remaining == Some(0))
+        .max_by_key(|window| window.reset)
 }
 
 fn window(headers: &HeaderMap, names: &Names) -> QuotaWindow {
@@ -176,6 +204,26 @@ mod tests {
         assert_eq!(quota.requests.reset, Some(Duration::from_millis(8_640)));
         assert_eq!((quota.tokens.limit, quota.tokens.remaining), (None, None));
         assert_eq!(quota.tokens.reset, Some(Duration::from_millis(6)));
+
+        let mut anthropic = vec![
+            ("date", "Wed, 19 Aug 2026 14:34:00 GMT"),
+            ("anthropic-ratelimit-tokens-limit", "1000"),
+            ("anthropic-ratelimit-tokens-remaining", "400"),
+            ("anthropic-ratelimit-tokens-reset", "2026-08-19T14:34:12Z"),
+            ("anthropic-ratelimit-input-tokens-remaining", "0"),
+            ("anthropic-ratelimit-input-tokens-reset", "2026-08-19T14:34:05Z"),
+        ];
+        let tokens = |pairs: &[_]| reported_quota(&headers(pairs)).unwrap().tokens;
+        assert_eq!(tokens(&anthropic[..4]).remaining, Some(400));
+        assert_eq!(tokens(&anthropic).reset, Some(Duration::from_secs(5)));
+        anthropic.extend([
+            ("anthropic-ratelimit-output-tokens-limit", "200"),
+            ("anthropic-ratelimit-output-tokens-remaining", "0"),
+            ("anthropic-ratelimit-output-tokens-reset", "2026-08-19T14:34:30Z"),
+        ]);
+        let window = tokens(&anthropic);
+        assert_eq!((window.limit, window.remaining), (Some(200), Some(0)));
+        assert_eq!(window.reset, Some(Duration::from_secs(30)));
 
         let quota = reported_quota(&headers(&[
             ("x-ratelimit-limit-req-minute", "100"),

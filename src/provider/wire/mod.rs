@@ -19,3 +19,5 @@ pub(crate) use classification::{ANY, Facts, Row, error_in_success, error_of_repl
 pub(crate) use error_body::{excerpt, trim};
 #[cfg(feature = "reqwest")]
 pub(crate) use headers::reported_quota;
+#[cfg(feature = "gemini")]
+pub(crate) use headers::server_time;

@@ -65,6 +65,7 @@ impl Body<'_> {
             prompt,
             defaults,
             streamed,
+            ..
         } = self.ask;
         let mut fields = Fields {
             map: serializer.serialize_map(None)?,

@@ -64,15 +64,23 @@ fn dimension(facts: &Facts<'_>) -> Option<QuotaDimension> {
     }
 }
 
-/// The wait until the quota that a rate limit was about is full again: what is left when nothing else gave a hint.
+/// The wait until every quota that a rate limit was about is full again: what is left when nothing else gave a hint.
 fn wait_of_reset(quota: &ReportedQuota) -> Option<Duration> {
-    let spent = |window: &crate::QuotaWindow| window.remaining == Some(0);
-    let window = match quota.dimension {
-        Some(QuotaDimension::Tokens) => quota.tokens,
-        None if spent(&quota.tokens) && !spent(&quota.requests) => quota.tokens,
-        _ => quota.requests,
+    let named = match quota.dimension {
+        Some(QuotaDimension::Tokens) => Some(quota.tokens),
+        Some(QuotaDimension::Requests) => Some(quota.requests),
+        _ => None,
     };
-    window.reset.filter(|wait| !wait.is_zero())
+    let spent = [quota.requests, quota.tokens]
+        .into_iter()
+        .filter(|window| window.remaining == Some(0));
+    named
+        .into_iter()
+        .chain(spent)
+        .filter_map(|window| window.reset)
+        .max()
+        .or(quota.requests.reset)
+        .filter(|wait| !wait.is_zero())
 }
 
 /// The error that a reply with an error status is, by a provider's own rows and the common ones.

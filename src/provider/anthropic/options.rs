@@ -1,0 +1,71 @@
+//! What only this provider can be told.
+
+use serde::{Deserialize, Serialize};
+
+/// How long the provider's prompt cache keeps a prefix; every use starts the time anew.
+///
+/// Writing costs 1.25 times the price of input for five minutes and twice that price for an hour; reading a tenth
+/// (Anthropic's price page, November 2026).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum CacheTtl {
+    /// Five minutes, Anthropic's default.
+    #[default]
+    #[serde(rename = "5m")]
+    FiveMinutes,
+    /// One hour.
+    #[serde(rename = "1h")]
+    OneHour,
+}
+
+/// Whether and how far the model thinks before it answers. Thoughts are billed as output and count towards the output
+/// token limit.
+///
+/// ```
+/// use llm_batch::provider::anthropic::{Anthropic, Thinking};
+///
+/// let builder = Anthropic::builder().api_key("secret").thinking(Thinking::Enabled { budget_tokens: 2_048 });
+/// # let _ = builder.build()?;
+/// # Ok::<(), llm_batch::LlmError>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Thinking {
+    /// The model decides.
+    Adaptive,
+    /// Up to a budget.
+    Enabled {
+        /// Tokens, at least 1,024.
+        budget_tokens: u32,
+    },
+    /// Not at all.
+    Disabled,
+}
+
+/// How much effort the model takes, in tokens of every kind (`output_config.effort`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Effort {
+    /// The least.
+    Low,
+    /// Between low and high.
+    Medium,
+    /// What models do unless told otherwise.
+    High,
+    /// More than high; not every model knows it.
+    XHigh,
+    /// As much as it takes; not every model knows it.
+    Max,
+}
+
+/// What a client adds to each request.
+#[derive(Clone, Debug)]
+pub(super) struct Options {
+    pub(super) version: String,
+    pub(super) system_cache: Option<CacheTtl>,
+    pub(super) prefix_cache: Option<CacheTtl>,
+    pub(super) thinking: Option<Thinking>,
+    pub(super) effort: Option<Effort>,
+}

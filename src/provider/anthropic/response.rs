@@ -1,0 +1,191 @@
+//! What a reply means.
+
+use serde_json::Value;
+
+use super::usage::{cache_writes, usage};
+use crate::error::{Delivery, ErrorKind, LlmError};
+use crate::provider::http::Reply;
+use crate::provider::wire;
+use crate::response::{FinishReason, LlmResponse, ResponseMetadata};
+
+/// What the caller wants from a reply.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wanted {
+    /// The provider's own classification.
+    pub(super) rules: &'static [wire::Row],
+    pub(super) keep_raw_body: bool,
+    /// An answer in JSON of a schema, which is of no use when it is cut.
+    pub(super) structured: bool,
+    /// No answer at all, so that an empty one is no failure.
+    pub(super) nothing: bool,
+}
+
+/// Reads a reply of any status.
+pub(super) fn read(reply: &Reply, wanted: Wanted) -> Result<LlmResponse, LlmError> {
+    let body = wire::trim(&reply.body);
+    let parsed: Result<Value, _> = serde_json::from_slice(body);
+    let usage = parsed.as_ref().ok().and_then(usage);
+    let with_usage = |error: LlmError| match usage {
+        Some(usage) => error.with_usage(usage).with_delivery(Delivery::MaybeBilled),
+        None => error,
+    };
+    if !(200..300).contains(&reply.status) {
+        let error = wire::error_of_reply(wanted.rules, reply.status, &reply.headers, &reply.body);
+        return Err(with_usage(error));
+    }
+    let value = parsed.map_err(|error| unreadable(reply, &error.to_string()))?;
+    if says_error(&value) {
+        let error = wire::error_in_success(wanted.rules, &reply.headers, &value);
+        return Err(with_usage(error));
+    }
+    let mut response = answer(value, wanted).map_err(|fault| match fault {
+        Fault::NoMessage => with_usage(unreadable(reply, "it has no content")),
+        Fault::Failed(error) => with_usage(error.with_delivery(Delivery::MaybeBilled)),
+    })?;
+    response.usage = usage;
+    if wanted.keep_raw_body {
+        response.metadata.raw_body = serde_json::from_slice(body).ok();
+    }
+    Ok(response)
+}
+
+/// Whether a reply with a success status is an error all the same.
+fn says_error(reply: &Value) -> bool {
+    let has_error = match reply.get("error") {
+        None | Some(Value::Null | Value::Bool(false)) => false,
+        Some(Value::String(text)) => !text.is_empty(),
+        Some(_) => true,
+    };
+    has_error || reply.get("type").is_some_and(|kind| kind == "error")
+}
+
+enum Fault {
+    /// The reply is no message at all.
+    NoMessage,
+    Failed(LlmError),
+}
+
+fn answer(mut reply: Value, wanted: Wanted) -> Result<LlmResponse, Fault> {
+    let stop = reply
+        .get("stop_reason")
+        .and_then(Value::as_str)
+        .map(str::to_owned);
+    let (output, tool_calls) = match (reply.get_mut("content").map(Value::take), &stop) {
+        (Some(Value::Array(blocks)), _) => read_blocks(blocks),
+        (Some(Value::String(text)), _) => (text, Vec::new()),
+        (_, Some(_)) => (String::new(), Vec::new()),
+        (_, None) => return Err(Fault::NoMessage),
+    };
+    let is_empty = output.trim().is_empty() && tool_calls.is_empty();
+    let useless = wanted.structured || (is_empty && !wanted.nothing);
+    let place = if output.trim().is_empty() {
+        "before any text came"
+    } else {
+        "inside the answer"
+    };
+    let failure = match stop.as_deref() {
+        Some("refusal") => Some(refusal(&reply)),
+        Some("max_tokens") if useless => Some(LlmError::new(
+            ErrorKind::Truncated,
+            format!("the output token limit was reached {place}"),
+        )),
+        Some("model_context_window_exceeded") if useless => Some(LlmError::new(
+            ErrorKind::ContextLength,
+            format!("the model's context was full {place}"),
+        )),
+        // It was continued as long as that went.
+        Some("pause_turn") => Some(LlmError::new(
+            ErrorKind::Truncated,
+            "the answer paused, and could not be continued to its end",
+        )),
+        _ => None,
+    };
+    if let Some(error) = failure {
+        return Err(Fault::Failed(error.with_raw_output(output)));
+    }
+    let text = |name| reply.get(name).and_then(Value::as_str).map(str::to_owned);
+    let mut metadata = ResponseMetadata {
+        provider: Some("anthropic".to_owned()),
+        model: text("model"),
+        response_id: text("id"),
+        finish_reason: stop.as_deref().map(finish_reason),
+        tool_calls,
+        ..ResponseMetadata::default()
+    };
+    if let Some(writes) = cache_writes(&reply) {
+        metadata.extensions.insert(writes);
+    }
+    Ok(LlmResponse::new(output).with_metadata(metadata))
+}
+
+/// The text of the blocks, and the tool calls among them. Thoughts and blocks of other types are left out.
+fn read_blocks(blocks: Vec<Value>) -> (String, Vec<Value>) {
+    let mut output = String::new();
+    let mut tool_calls = Vec::new();
+    for block in blocks {
+        match block.get("type").and_then(Value::as_str) {
+            Some("text") => output.push_str(block.get("text").and_then(Value::as_str).unwrap_or_default()),
+            Some("tool_use") => tool_calls.push(block),
+            _ => {}
+        }
+    }
+    (output, tool_calls)
+}
+
+fn finish_reason(name: &str) -> FinishReason {
+    match name {
+        "end_turn" | "stop_sequence" => FinishReason::Stop,
+        // The answer is cut, by whichever limit.
+        "max_tokens" | "model_context_window_exceeded" => FinishReason::Length,
+        "tool_use" => FinishReason::ToolCalls,
+        name => FinishReason::from(name),
+    }
+}
+
+fn refusal(reply: &Value) -> LlmError {
+    let detail = |name: &str| {
+        let text = reply.get("stop_details")?.get(name)?.as_str()?.trim();
+        (!text.is_empty()).then_some(text)
+    };
+    let category = detail("category");
+    let mut message = "the model refused".to_owned();
+    if let Some(category) = category {
+        message = format!("{message} ({category})");
+    }
+    if let Some(explanation) = detail("explanation") {
+        message = format!("{message}: {explanation}");
+    }
+    LlmError::new(ErrorKind::ContentFilter, message).with_code(category.unwrap_or("refusal"))
+}
+
+/// A success status with a body that is no answer: the call may have been billed.
+fn unreadable(reply: &Reply, why: &str) -> LlmError {
+    let message = match wire::excerpt(&reply.body) {
+        excerpt if excerpt.is_empty() => "the reply is empty".to_owned(),
+        excerpt => format!("the reply is no message ({why}): {excerpt}"),
+    };
+    LlmError::new(ErrorKind::ServerError, message)
+        .with_status(reply.status)
+        .with_delivery(Delivery::MaybeBilled)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    proptest::proptest! {
+        #[test]
+        fn mutated_replies_never_panic(position in 0usize..400, byte: u8, cut in 0usize..400, structured: bool) {
+            let mut body = br#"{"id":"m","type":"message","model":"x","content":[{"type":"thinking","thinking":"h"},{"type":"text","text":"t"},{"type":"tool_use","id":"1","input":{}},7],"stop_reason":"refusal","stop_details":{"category":"bio","explanation":null},"usage":{"input_tokens":3,"cache_creation":{"ephemeral_5m_input_tokens":1e3},"cache_read_input_tokens":18446744073709551615,"output_tokens":2,"output_tokens_details":{"thinking_tokens":9}}}"#.to_vec();
+            if let Some(slot) = body.get_mut(position) {
+                *slot = byte;
+            }
+            body.truncate(body.len().saturating_sub(cut / 8));
+            if let Ok(value) = serde_json::from_slice::<Value>(&body) {
+                let _ = (says_error(&value), usage(&value), cache_writes(&value));
+                let wanted = Wanted { rules: &[], keep_raw_body: false, structured, nothing: false };
+                let _ = answer(value, wanted);
+            }
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Token counts.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::usage::TokenUsage;
+
+/// How a call's cache writes divide by the time they are kept, since the two have prices of their own.
+///
+/// In [`ResponseMetadata::extensions`](crate::ResponseMetadata::extensions) of an answer that wrote to the cache. The sum
+/// of both is [`TokenUsage::cache_write`].
+///
+/// ```
+/// use llm_batch::LlmResponse;
+/// use llm_batch::provider::anthropic::CacheWrites;
+///
+/// fn hourly_tokens(response: &LlmResponse) -> u64 {
+///     response.metadata.extensions.get::<CacheWrites>().map_or(0, |writes| writes.one_hour)
+/// }
+/// # assert_eq!(hourly_tokens(&LlmResponse::new(String::new())), 0);
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct CacheWrites {
+    /// Tokens written for five minutes.
+    pub five_minutes: u64,
+    /// Tokens written for an hour.
+    pub one_hour: u64,
+}
+
+/// The usage of a reply; none if it does not say, which is not zero.
+///
+/// `input_tokens` leaves out what was read from the cache or written to it; `output_tokens` includes thoughts.
+pub(super) fn usage(reply: &Value) -> Option<TokenUsage> {
+    let usage = reply.get("usage")?;
+    let count = |name: &str| number(usage.get(name)?);
+    let output = count("output_tokens")?;
+    let written = count("cache_creation_input_tokens")
+        .or_else(|| {
+            let writes = cache_writes(reply)?;
+            Some(writes.five_minutes.saturating_add(writes.one_hour))
+        })
+        .unwrap_or_default();
+    let read = count("cache_read_input_tokens").unwrap_or_default();
+    let input = count("input_tokens")?
+        .saturating_add(written)
+        .saturating_add(read);
+    let mut tokens = TokenUsage::new(input, output);
+    tokens.cached_input = read;
+    tokens.cache_write = written;
+    tokens.reasoning = usage
+        .get("output_tokens_details")
+        .and_then(|details| number(details.get("thinking_tokens")?))
+        .unwrap_or_default()
+        .min(output);
+    Some(tokens)
+}
+
+/// The cache writes by their time; none if there were none, or the reply does not say.
+pub(super) fn cache_writes(reply: &Value) -> Option<CacheWrites> {
+    let writes = reply.get("usage")?.get("cache_creation")?;
+    let count = |name: &str| writes.get(name).and_then(number).unwrap_or_default();
+    let writes = CacheWrites {
+        five_minutes: count("ephemeral_5m_input_tokens"),
+        one_hour: count("ephemeral_1h_input_tokens"),
+    };
+    (writes != CacheWrites::default()).then_some(writes)
+}
+
+/// A count, also where a server writes it as `12.0`.
+fn number(value: &Value) -> Option<u64> {
+    value.as_u64().or_else(|| {
+        let number = value.as_f64()?;
+        (number >= 0.0 && number.fract() == 0.0 && number < 1e15).then_some(number as u64)
+    })
+}

@@ -1,0 +1,77 @@
+//! Answers that come in several replies, each asked for with the token of the one before.
+
+use serde_json::{Map, Value};
+
+use super::{response, usage};
+use crate::provider::http::Reply;
+
+/// The reason to stop that asks to be continued.
+pub(super) const CONTINUATION: &str = "CONTINUATION";
+
+/// The question that gets the next part of the answer: the same, with the token.
+pub(super) fn next(body: &[u8], reply: &Reply) -> Option<Vec<u8>> {
+    // Hardly any reply is a part, and a look at the bytes is much cheaper than reading it.
+    let is_part = reply
+        .body
+        .windows(CONTINUATION.len())
+        .any(|window| window == CONTINUATION.as_bytes());
+    if !is_part || !(200..300).contains(&reply.status) {
+        return None;
+    }
+    let reply = response::parse(&reply.body).ok()?;
+    let candidate = reply.get("candidates")?.get(0)?;
+    if candidate.get("finishReason")? != CONTINUATION {
+        return None;
+    }
+    let token = candidate
+        .get("continuationToken")
+        .or_else(|| reply.get("continuationToken"))?;
+    let mut question: Map<String, Value> = serde_json::from_slice(body).ok()?;
+    question.insert("continuationToken".to_owned(), token.clone());
+    serde_json::to_vec(&question).ok()
+}
+
+/// Puts the parts of `first` before those of `next`, and adds their usage. `false` if `next` has no candidate.
+pub(super) fn join(first: &Reply, next: &mut Reply) -> bool {
+    match joined(first, next) {
+        Some(body) => {
+            next.body = body.into();
+            true
+        }
+        None => false,
+    }
+}
+
+fn joined(first: &Reply, next: &Reply) -> Option<Vec<u8>> {
+    if !(200..300).contains(&next.status) {
+        return None;
+    }
+    let mut first = response::parse(&first.body).ok()?;
+    let mut next = response::parse(&next.body).ok()?;
+    let candidate = next.get_mut("candidates")?.get_mut(0)?.as_object_mut()?;
+    let content = candidate
+        .entry("content")
+        .or_insert_with(|| Value::Object(Map::new()));
+    if !content.is_object() {
+        *content = Value::Object(Map::new());
+    }
+    let later = match content.get_mut("parts").map(Value::take) {
+        Some(Value::Array(parts)) => parts,
+        _ => Vec::new(),
+    };
+    let mut parts = match first.pointer_mut("/candidates/0/content/parts").map(Value::take) {
+        Some(Value::Array(parts)) => parts,
+        _ => Vec::new(),
+    };
+    parts.extend(later);
+    content.as_object_mut()?.insert("parts".to_owned(), parts.into());
+
+    let body = next.as_object_mut()?;
+    let counts = body
+        .entry("usageMetadata")
+        .or_insert_with(|| Value::Object(Map::new()));
+    if let Some(counts) = counts.as_object_mut() {
+        usage::add(first.get("usageMetadata"), counts);
+    }
+    serde_json::to_vec(&next).ok()
+}

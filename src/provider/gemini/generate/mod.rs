@@ -1,0 +1,93 @@
+//! The wire of `generateContent`.
+
+mod continuation;
+mod open_api;
+mod request;
+mod response;
+mod stream;
+mod usage;
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use reqwest::Url;
+
+pub(super) use request::content_fields;
+
+use super::Gemini;
+use super::context_cache::ContextCache;
+use crate::error::{Delivery, ErrorKind, LlmError};
+use crate::provider::http::Reply;
+use crate::provider::model::{Ask, WireFormat};
+use crate::provider::settings::Client;
+use crate::provider::streaming::Assemble;
+use crate::response::LlmResponse;
+
+/// The provider's OpenTelemetry name.
+const PROVIDER: &str = "gcp.gemini";
+
+/// `generateContent` of one client, over a context cache or without one.
+#[derive(Debug)]
+pub(super) struct GenerateFormat {
+    client: Gemini,
+    cache: Option<ContextCache>,
+}
+
+impl GenerateFormat {
+    pub(super) fn new(client: Gemini, cache: Option<ContextCache>) -> Self {
+        Self { client, cache }
+    }
+}
+
+impl WireFormat for GenerateFormat {
+    fn client(&self) -> &Client {
+        &self.client.inner.client
+    }
+
+    fn provider(&self) -> &str {
+        PROVIDER
+    }
+
+    fn endpoint(&self, ask: &Ask<'_>) -> Result<Url, LlmError> {
+        self.client.generate_address(ask.model, ask.streamed)
+    }
+
+    fn body(&self, ask: &Ask<'_>) -> Result<Vec<u8>, LlmError> {
+        if let Some(cache) = &self.cache {
+            cache.check(ask)?;
+        }
+        let schema = request::schema_field(ask, self.client.inner.options.schema_form)?;
+        let body = request::Body {
+            ask: *ask,
+            options: &self.client.inner.options,
+            schema,
+            // What the cache holds is not sent again.
+            without_shared: self.cache.is_some(),
+        };
+        serde_json::to_vec(&body).map_err(|error| {
+            let message = format!("the prompt cannot be written as JSON: {error}");
+            LlmError::new(ErrorKind::InvalidRequest, message).with_delivery(Delivery::NotSent)
+        })
+    }
+
+    fn read(&self, reply: &Reply, ask: &Ask<'_>) -> Result<LlmResponse, LlmError> {
+        response::read(reply, ask, self.client().keep_raw_body)
+    }
+
+    fn assembler(&self) -> Box<dyn Assemble> {
+        Box::new(stream::Chunks::default())
+    }
+
+    fn continuation(&self, body: &[u8], reply: &Reply) -> Option<Vec<u8>> {
+        continuation::next(body, reply)
+    }
+
+    fn join(&self, first: &Reply, next: &mut Reply) -> bool {
+        continuation::join(first, next)
+    }
+
+    fn context_cache(&self, gone: Option<Arc<str>>) -> Option<BoxFuture<'_, Result<Arc<str>, LlmError>>> {
+        let cache = self.cache.as_ref()?;
+        Some(Box::pin(cache.current(gone)))
+    }
+}

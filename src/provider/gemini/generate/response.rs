@@ -1,0 +1,293 @@
+//! What a reply means.
+
+use serde_json::Value;
+
+use super::PROVIDER;
+use super::continuation::CONTINUATION;
+use super::stream::Chunks;
+use super::usage::usage;
+use crate::error::{Delivery, ErrorKind, LlmError};
+use crate::provider::gemini::classification;
+use crate::provider::http::Reply;
+use crate::provider::model::Ask;
+use crate::provider::streaming::Assemble as _;
+use crate::provider::wire;
+use crate::response::{FinishReason, LlmResponse, ResponseMetadata};
+use crate::usage::TokenUsage;
+
+/// Parses a body. A list is what the stream sends to those who do not ask for events: its elements are put together.
+pub(super) fn parse(body: &[u8]) -> Result<Value, serde_json::Error> {
+    match serde_json::from_slice(wire::trim(body))? {
+        Value::Array(replies) => {
+            let mut chunks = Box::<Chunks>::default();
+            for reply in replies {
+                chunks.take(reply);
+            }
+            Ok(chunks.into_body())
+        }
+        value => Ok(value),
+    }
+}
+
+/// Reads a reply of any status.
+pub(super) fn read(reply: &Reply, ask: &Ask<'_>, keep_raw_body: bool) -> Result<LlmResponse, LlmError> {
+    if !(200..300).contains(&reply.status) {
+        return Err(classification::error_of_reply(reply, ask));
+    }
+    let mut value = match parse(&reply.body) {
+        Ok(value) => value,
+        Err(error) => return Err(unreadable(reply, &error.to_string())),
+    };
+    let usage = usage(&value);
+    let with_usage = |error: LlmError| match usage {
+        Some(usage) => error.with_usage(usage).with_delivery(Delivery::MaybeBilled),
+        None => error,
+    };
+    if value.get("error").is_some_and(|error| !error.is_null()) {
+        let error = classification::error_in_success(reply, &value, ask);
+        return Err(with_usage(error));
+    }
+    let candidate = value
+        .get_mut("candidates")
+        .and_then(|candidates| candidates.get_mut(0))
+        .map(Value::take)
+        .filter(Value::is_object);
+    let Some(candidate) = candidate else {
+        let error = match blocked_prompt(&value) {
+            Some(error) => error,
+            None => unreadable(reply, "it has no candidates"),
+        };
+        return Err(with_usage(error));
+    };
+    let text = |name| value.get(name).and_then(Value::as_str).map(str::to_owned);
+    let metadata = ResponseMetadata {
+        provider: Some(PROVIDER.to_owned()),
+        model: text("modelVersion"),
+        response_id: text("responseId"),
+        raw_body: if keep_raw_body {
+            serde_json::from_slice(wire::trim(&reply.body)).ok()
+        } else {
+            None
+        },
+        ..ResponseMetadata::default()
+    };
+    answer(candidate, metadata, usage, ask.output_schema().is_some()).map_err(with_usage)
+}
+
+/// The refusal of a prompt, which has no candidates.
+fn blocked_prompt(reply: &Value) -> Option<LlmError> {
+    let feedback = reply.get("promptFeedback")?;
+    let reason = feedback.get("blockReason")?.as_str()?;
+    let message = match feedback.get("blockReasonMessage").and_then(Value::as_str) {
+        Some(message) => format!("the prompt was blocked ({reason}): {message}"),
+        None => format!("the prompt was blocked ({reason})"),
+    };
+    Some(LlmError::new(ErrorKind::ContentFilter, message).with_code(reason))
+}
+
+/// What a reason to stop says of the answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Meaning {
+    Done,
+    Length,
+    Blocked,
+    /// The model made something unusable.
+    Fault,
+    /// There is more, which nobody asked for any more.
+    Part,
+    Unknown,
+}
+
+fn meaning(reason: &str) -> Meaning {
+    match reason {
+        "" | "STOP" | "FINISH_REASON_UNSPECIFIED" => Meaning::Done,
+        "MAX_TOKENS" => Meaning::Length,
+        "SAFETY"
+        | "PROHIBITED_CONTENT"
+        | "BLOCKLIST"
+        | "SPII"
+        | "MODEL_ARMOR"
+        | "JAILBREAK"
+        | "IMAGE_SAFETY"
+        | "IMAGE_PROHIBITED_CONTENT" => Meaning::Blocked,
+        "RECITATION"
+        | "LANGUAGE"
+        | "OTHER"
+        | "MALFORMED_FUNCTION_CALL"
+        | "MALFORMED_RESPONSE"
+        | "UNEXPECTED_TOOL_CALL"
+        | "TOO_MANY_TOOL_CALLS"
+        | "MISSING_THOUGHT_SIGNATURE"
+        | "IMAGE_RECITATION"
+        | "IMAGE_OTHER"
+        | "NO_IMAGE" => Meaning::Fault,
+        CONTINUATION => Meaning::Part,
+        _ => Meaning::Unknown,
+    }
+}
+
+/// The answer in the first candidate.
+fn answer(
+    mut candidate: Value,
+    mut metadata: ResponseMetadata,
+    usage: Option<TokenUsage>,
+    structured: bool,
+) -> Result<LlmResponse, LlmError> {
+    let reason = candidate
+        .get("finishReason")
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+        .to_owned();
+    let (output, tool_calls) = contents(&mut candidate);
+    let is_empty = output.trim().is_empty() && tool_calls.is_empty();
+    let fail = |kind, what: &str| {
+        let message = match candidate.get("finishMessage").and_then(Value::as_str) {
+            Some(message) if !message.is_empty() => format!("{what} ({reason}): {message}"),
+            _ => format!("{what} ({reason})"),
+        };
+        Err(LlmError::new(kind, message)
+            .with_code(reason.clone())
+            .with_raw_output(output.clone()))
+    };
+    let finish_reason = match meaning(&reason) {
+        Meaning::Blocked => {
+            return fail(
+                ErrorKind::ContentFilter,
+                "the provider's filter stopped the answer",
+            );
+        }
+        Meaning::Fault => return fail(ErrorKind::ModelFault, "the model stopped without a usable answer"),
+        Meaning::Part => {
+            return fail(
+                ErrorKind::Truncated,
+                "the answer is not complete and was not continued",
+            );
+        }
+        Meaning::Length if is_empty => {
+            return fail(
+                ErrorKind::Truncated,
+                "the output token limit was reached before any text came",
+            );
+        }
+        Meaning::Length if structured => {
+            return fail(
+                ErrorKind::Truncated,
+                "the output token limit was reached inside the JSON",
+            );
+        }
+        Meaning::Unknown if is_empty => {
+            return fail(ErrorKind::ModelFault, "the model stopped without an answer");
+        }
+        Meaning::Length => Some(FinishReason::Length),
+        Meaning::Unknown => Some(FinishReason::Other(reason)),
+        Meaning::Done if !tool_calls.is_empty() => Some(FinishReason::ToolCalls),
+        Meaning::Done if reason == "STOP" => Some(FinishReason::Stop),
+        Meaning::Done => None,
+    };
+    metadata.finish_reason = finish_reason;
+    metadata.tool_calls = tool_calls;
+    let mut response = LlmResponse::new(output).with_metadata(metadata);
+    response.usage = usage;
+    Ok(response)
+}
+
+/// The text of a candidate without thoughts, and the parts that are function calls.
+fn contents(candidate: &mut Value) -> (String, Vec<Value>) {
+    let Some(Value::Array(parts)) = candidate.pointer_mut("/content/parts").map(Value::take) else {
+        return (String::new(), Vec::new());
+    };
+    let mut text = String::new();
+    let mut calls = Vec::new();
+    for part in parts {
+        if part.get("functionCall").is_some() {
+            calls.push(part);
+        } else if part.get("thought") != Some(&Value::Bool(true))
+            && let Some(piece) = part.get("text").and_then(Value::as_str)
+        {
+            text.push_str(piece);
+        }
+    }
+    (text, calls)
+}
+
+/// A success status with a body that is no answer: the call may have been billed.
+fn unreadable(reply: &Reply, why: &str) -> LlmError {
+    let message = match wire::excerpt(&reply.body) {
+        excerpt if excerpt.is_empty() => "the reply is empty".to_owned(),
+        excerpt => format!("the reply is no answer of Gemini's ({why}): {excerpt}"),
+    };
+    LlmError::new(ErrorKind::ServerError, message)
+        .with_status(reply.status)
+        .with_delivery(Delivery::MaybeBilled)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::prompt::Prompt;
+
+    const WHOLE: &str = r#"{"candidates":[{"content":{"parts":[{"text":"thought","thought":true},{"text":"4"},{"functionCall":{"name":"f","args":{}}}],"role":"model"},"finishReason":"CONTINUATION","continuationToken":"t","index":0}],"promptFeedback":{"blockReason":"SAFETY"},"usageMetadata":{"promptTokenCount":10,"candidatesTokenCount":8,"totalTokenCount":41,"thoughtsTokenCount":23},"modelVersion":"m","responseId":"r"}"#;
+    const ERROR: &str = r#"[{"error":{"code":429,"message":"limit: 7","status":"RESOURCE_EXHAUSTED","details":[{"@type":"type.googleapis.com/google.rpc.QuotaFailure","violations":[{"quotaMetric":"input_token_count","quotaId":"TokensPerMinute","quotaValue":"1"}]},{"@type":"type.googleapis.com/google.rpc.RetryInfo","retryDelay":"48s"}]}}]"#;
+
+    /// The text with one character put in, cut, or doubled somewhere.
+    fn mutated(text: &'static str) -> impl Strategy<Value = Vec<u8>> {
+        (0..text.len(), 0..text.len(), any::<u8>(), 0..4).prop_map(move |(from, to, byte, how)| {
+            let mut body = text.as_bytes().to_vec();
+            let (from, to) = (from.min(to), from.max(to));
+            match how {
+                0 => body[from] = byte,
+                1 => drop(body.drain(from..to)),
+                2 => body.truncate(from),
+                _ => {
+                    let piece = body[from..to].to_vec();
+                    body.splice(from..from, piece);
+                }
+            }
+            body
+        })
+    }
+
+    fn reply(status: u16, body: Vec<u8>) -> Reply {
+        Reply::for_test(status, body)
+    }
+
+    proptest! {
+        #[test]
+        fn mutated_bodies_never_panic(
+            whole in mutated(WHOLE),
+            error in mutated(ERROR),
+            status in prop_oneof![Just(200u16), Just(429), Just(403)],
+        ) {
+            let prompt = Prompt::new("x".repeat(100));
+            let ask = Ask {
+                model: "m",
+                prompt: &prompt,
+                defaults: &Prompt::default(),
+                streamed: false,
+                context_cache: Some("cachedContents/1"),
+                throttled_before: true,
+            };
+            let first = reply(200, WHOLE.as_bytes().to_vec());
+            for body in [whole, error] {
+                let mut reply = reply(status, body);
+                let _ = read(&reply, &ask, true);
+                let _ = super::super::continuation::next(b"{\"contents\":[]}", &reply);
+                if super::super::continuation::join(&first, &mut reply) {
+                    let _ = read(&reply, &ask, false);
+                }
+            }
+        }
+
+        #[test]
+        fn mutated_streams_never_panic(chunks in prop::collection::vec(prop_oneof![mutated(WHOLE), mutated(ERROR)], 0..4)) {
+            let mut assembled = Box::<Chunks>::default();
+            for chunk in &chunks {
+                let _ = assembled.push("message", &String::from_utf8_lossy(chunk));
+            }
+            let _ = (assembled.is_complete(), assembled.into_body());
+        }
+    }
+}

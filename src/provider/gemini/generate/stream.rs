@@ -1,0 +1,147 @@
+//! The events of a streamed answer, put together.
+
+use serde_json::{Map, Value, json};
+
+use crate::provider::streaming::{Assemble, Piece};
+
+/// An answer that comes in chunks, each of the form of a whole reply.
+#[derive(Debug, Default)]
+pub(super) struct Chunks {
+    /// The fields of the last chunk that had them: usage, id, model, feedback on the prompt. Usage repeats and grows, so
+    /// that the last one counts.
+    head: Map<String, Value>,
+    /// The fields of the first candidate that are no content: the reason to stop, its message, a token.
+    candidate: Map<String, Value>,
+    parts: Vec<Value>,
+    error: Option<Value>,
+}
+
+impl Chunks {
+    pub(super) fn take(&mut self, chunk: Value) -> Piece {
+        let Value::Object(mut chunk) = chunk else {
+            return Piece::Other;
+        };
+        if let Some(error) = chunk.get("error").filter(|error| !error.is_null()) {
+            self.error = Some(json!({ "error": error }));
+            return Piece::Other;
+        }
+        let candidates = chunk.remove("candidates");
+        for (name, value) in chunk {
+            if !value.is_null() {
+                self.head.insert(name, value);
+            }
+        }
+        let Some(Value::Array(candidates)) = candidates else {
+            return Piece::Other;
+        };
+        // Only the first candidate is read, as in a whole reply.
+        let is_first = |candidate: &Value| {
+            let index = candidate.get("index").and_then(Value::as_u64);
+            index.unwrap_or_default() == 0
+        };
+        match candidates.into_iter().find(is_first) {
+            Some(Value::Object(candidate)) => self.take_candidate(candidate),
+            _ => Piece::Other,
+        }
+    }
+
+    fn take_candidate(&mut self, mut candidate: Map<String, Value>) -> Piece {
+        let content = candidate.remove("content");
+        for (name, value) in candidate {
+            if !value.is_null() {
+                self.candidate.insert(name, value);
+            }
+        }
+        let parts = match content {
+            Some(Value::Object(mut content)) => content.remove("parts"),
+            _ => None,
+        };
+        let Some(Value::Array(parts)) = parts else {
+            return Piece::Other;
+        };
+        let mut piece = Piece::Other;
+        for part in parts {
+            let is_empty = part.get("text").is_some_and(|text| text == "");
+            if !is_empty {
+                piece = Piece::Token;
+            }
+            self.take_part(part);
+        }
+        piece
+    }
+
+    /// Adds a part, to the last one where both are nothing but text.
+    fn take_part(&mut self, part: Value) {
+        if let (Some(last), Some(piece)) = (self.parts.last_mut(), plain_text(&part))
+            && plain_text(last).is_some()
+            && is_thought(last) == is_thought(&part)
+            && let Some(Value::String(text)) = last.get_mut("text")
+        {
+            text.push_str(piece);
+            return;
+        }
+        self.parts.push(part);
+    }
+}
+
+fn is_thought(part: &Value) -> bool {
+    part.get("thought") == Some(&Value::Bool(true))
+}
+
+/// The text of a part that is nothing else.
+fn plain_text(part: &Value) -> Option<&str> {
+    let fields = part.as_object()?;
+    let only_text = fields.keys().all(|name| name == "text" || name == "thought");
+    fields.get("text").filter(|_| only_text)?.as_str()
+}
+
+impl Assemble for Chunks {
+    fn push(&mut self, _: &str, data: &str) -> Piece {
+        match serde_json::from_str(data) {
+            // An error may come as the one element of a list.
+            Ok(Value::Array(chunks)) => {
+                chunks
+                    .into_iter()
+                    .fold(Piece::Other, |piece, chunk| match self.take(chunk) {
+                        Piece::Other => piece,
+                        piece => piece,
+                    })
+            }
+            Ok(chunk) => self.take(chunk),
+            Err(_) => Piece::Other,
+        }
+    }
+
+    fn is_complete(&self) -> bool {
+        self.error.is_some()
+            || self.candidate.contains_key("finishReason")
+            || self
+                .head
+                .get("promptFeedback")
+                .is_some_and(|feedback| feedback.get("blockReason").is_some())
+    }
+
+    // There is no terminator, and text may come after a reason to stop.
+    fn ends_with_stream(&self) -> bool {
+        self.error.is_none()
+    }
+
+    fn into_body(self: Box<Self>) -> Value {
+        if let Some(error) = self.error {
+            return error;
+        }
+        let mut body = Map::new();
+        if !self.candidate.is_empty() || !self.parts.is_empty() {
+            let mut candidate = self.candidate;
+            let mut content = Map::new();
+            if !self.parts.is_empty() {
+                content.insert("parts".to_owned(), self.parts.into());
+                content.insert("role".to_owned(), "model".into());
+            }
+            candidate.insert("content".to_owned(), content.into());
+            body.insert("candidates".to_owned(), json!([candidate]));
+        }
+        body.extend(self.head);
+        Value::Object(body)
+    }
+}

@@ -1,0 +1,46 @@
+//! Google's Gemini: `generateContent`, and context caches that many prompts share.
+//!
+//! ```no_run
+//! # async fn run() -> Result<(), llm_batch::LlmError> {
+//! use llm_batch::LlmRequest;
+//! use llm_batch::provider::gemini::Gemini;
+//! use tower::ServiceExt;
+//!
+//! let model = Gemini::from_env()?.model("gemini-2.5-flash");
+//! let answer = model.oneshot(LlmRequest::new("Say hello.".into())).await?;
+//! println!("{} ({:?})", answer.output, answer.usage);
+//! # Ok(()) }
+//! ```
+//!
+//! # What a prompt becomes
+//! System text, and messages of [`Role::System`](crate::Role::System), become `systemInstruction`. An image with a `data:` URL becomes
+//! `inlineData`; one with an `https:` or `gs:` address becomes `fileData`. Sampling parameters and schema go into
+//! `generationConfig`. An [extra](crate::Prompt::with_extra) field is a field of the body; `generationConfig` as an extra field is laid
+//! over the one that is sent, field by field:
+//!
+//! ```
+//! use llm_batch::Prompt;
+//! use serde_json::json;
+//!
+//! let prompt = Prompt::new("Why is the sky blue?")
+//!     .with_max_output_tokens(2_000)
+//!     .with_extra("generationConfig", json!({"thinkingConfig": {"thinkingBudget": 0}}))
+//!     .with_extra("serviceTier", "flex");
+//! # let _ = prompt;
+//! ```
+//!
+//! # What a reply becomes
+//! The text is that of the first candidate, without thoughts, which count as output in the usage. Function calls are in
+//! [`ResponseMetadata::tool_calls`](crate::ResponseMetadata::tool_calls), each as the part that it came in, so that it can be sent back as
+//! [`Part::json`](crate::Part::json). An answer that the provider wants continued (`CONTINUATION`) is continued within the call, up to eight times; its
+//! usage is that of all parts.
+
+mod classification;
+mod client;
+mod context_cache;
+mod generate;
+mod options;
+
+pub use client::{Gemini, GeminiBuilder};
+pub use context_cache::ContextCache;
+pub use options::{ApiVersion, HarmBlockThreshold, HarmCategory, SchemaForm, ThinkingLevel};
