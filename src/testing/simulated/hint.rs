@@ -6,6 +6,11 @@ use std::time::Duration;
 
 /// The form in which a throttle answer says how long to wait.
 ///
+/// Providers of another wire than OpenAI's have a form of their own. Anthropic always sends `retry-after` (at least a
+/// second; without it, its 429 means a spend limit), whatever is asked for but `retry-after-ms` and `http-date`. Gemini
+/// sends no headers: with [`Hint::None`] its error has no details, with [`Hint::Message`] the time is in the message
+/// alone, and with any other form in `RetryInfo` besides.
+///
 /// As text: `none`, `retry-after-ms`, `retry-after`, `http-date`, `message`, `reset-headers`, `retry-info`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
