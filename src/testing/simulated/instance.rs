@@ -19,7 +19,7 @@ pub(super) fn instance(schema: &Value, question: &str) -> Value {
     let mut maker = Maker {
         root: schema,
         question,
-        open: Vec::new(),
+        open: vec!["#".to_owned()],
         steps: 0,
         depth: 0,
     };
