@@ -90,7 +90,7 @@ impl Answer {
                 finish = FinishReason::Length;
             }
         }
-        let mut usage = TokenUsage::new(question.prompt_tokens(), tokens(&text) + reasoning);
+        let mut usage = TokenUsage::new(question.prompt_tokens(), tokens(&text).saturating_add(reasoning));
         usage.reasoning = reasoning;
         usage.cached_input = (usage.input as f64 * config.cached_share) as u64;
         Self {

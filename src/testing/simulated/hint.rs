@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// The form in which a throttle answer says how long to wait.
 ///
@@ -100,6 +100,15 @@ impl FromStr for Hint {
             text: text.to_owned(),
         })
     }
+}
+
+/// The moment after `wait` by the clock on the wall, rounded up to a second. A wait of centuries counts as one.
+pub(super) fn moment(wait: Duration) -> SystemTime {
+    let since_epoch = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    let wait = wait.min(Duration::from_secs(100 * 365 * 86_400));
+    SystemTime::UNIX_EPOCH + up_to_seconds(since_epoch + wait)
 }
 
 pub(super) fn up_to_seconds(time: Duration) -> Duration {

@@ -12,6 +12,7 @@ mod outgoing;
 mod preset;
 mod quota;
 mod rejection;
+mod respond;
 mod server;
 mod service;
 mod socket;

@@ -13,6 +13,8 @@ use super::gemini::{field, prompt_texts};
 type Answer = Result<Value, Box<Rejection>>;
 
 const DEFAULT_LIFE: Duration = Duration::from_secs(3_600);
+/// Far beyond any use, and near enough to be written as a date.
+const LONGEST_LIFE: Duration = Duration::from_secs(10 * 365 * 86_400);
 const LONGEST_DISPLAY_NAME: usize = 128;
 const PAGE: usize = 50;
 const LARGEST_PAGE: usize = 1_000;
@@ -110,9 +112,9 @@ fn life(body: &Map<String, Value>) -> Result<Option<Duration>, Box<Rejection>> {
             .and_then(|moment| moment.duration_since(SystemTime::now()).ok()),
         (None, None) => return Ok(None),
     };
-    match life.filter(|life| !life.is_zero()) {
+    match life.filter(|life| !life.is_zero() && *life <= LONGEST_LIFE) {
         Some(life) => Ok(Some(life)),
-        None => Err(Rejection::invalid("The expiration must be in the future.").into()),
+        None => Err(Rejection::invalid("The expiration must be in the future, within ten years.").into()),
     }
 }
 

@@ -352,7 +352,7 @@ fn chunk(reply: &Reply<'_>, parts: Vec<Value>, last: bool, candidate: u64) -> Va
     let usage = answer.usage;
     let mut told = json!({
         "promptTokenCount": usage.input,
-        "totalTokenCount": usage.input + candidate + usage.reasoning,
+        "totalTokenCount": usage.input.saturating_add(candidate).saturating_add(usage.reasoning),
         "promptTokensDetails": [{"modality": "TEXT", "tokenCount": usage.input}],
         "serviceTier": "standard",
     });

@@ -170,3 +170,122 @@ pub(super) fn insert(headers: &mut HeaderMap, name: &str, value: &dyn Display) {
 fn list(model: Value) -> Value {
     json!({ "data": [model] })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::prompt::Prompt;
+    use proptest::prelude::*;
+
+    fn head(path: &str) -> Parts {
+        let request = http::Request::post(path).header("anthropic-version", "2023-06-01");
+        request.body(()).unwrap().into_parts().0
+    }
+
+    const PATHS: [(&dyn Wire, &str); 4] = [
+        (&Chat, "/v1/chat/completions"),
+        (&Responses, "/v1/responses"),
+        (&Messages, "/v1/messages"),
+        (&Gemini, "/v1beta/models/m:generateContent"),
+    ];
+
+    #[test]
+    fn the_same_prompt_is_the_same_question_on_every_wire() {
+        let schema = json!({"type": "object", "properties": {"n": {"type": "integer"}}});
+        let prompt = Prompt::new("What is 2 + 3?")
+            .with_system("Be brief.")
+            .with_message(crate::prompt::Message::assistant("5"))
+            .with_message(crate::prompt::Message::user("Sure? é日本"))
+            .with_model("m")
+            .with_max_output_tokens(64)
+            .with_output_schema(schema.clone());
+        let turns = |roles: [&str; 3], content: fn(&str) -> (&str, Value)| -> Value {
+            let turns = roles.into_iter().zip(["What is 2 + 3?", "5", "Sure? é日本"]);
+            turns
+                .map(|(role, text)| {
+                    let (name, content) = content(text);
+                    json!({ "role": role, name: content })
+                })
+                .collect()
+        };
+        let roles = ["user", "assistant", "user"];
+        let mut chat = turns(roles, |text| ("content", text.into()));
+        chat.as_array_mut()
+            .unwrap()
+            .insert(0, json!({"role": "system", "content": "Be brief."}));
+        let bodies = [
+            json!({"model": "m", "messages": chat, "max_completion_tokens": 64,
+                "response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}}),
+            json!({"model": "m", "instructions": "Be brief.", "max_output_tokens": 64,
+                "input": turns(roles, |text| ("content", json!([{"type": "input_text", "text": text}]))),
+                "text": {"format": {"type": "json_schema", "name": "n", "schema": schema}}}),
+            json!({"model": "m", "system": "Be brief.", "max_tokens": 64,
+                "messages": turns(roles, |text| ("content", json!([{"type": "text", "text": text}]))),
+                "output_config": {"format": {"type": "json_schema", "schema": schema}}}),
+            json!({"systemInstruction": {"parts": [{"text": "Be brief."}]},
+                "contents": turns(["user", "model", "user"], |text| ("parts", json!([{"text": text}]))),
+                "generationConfig": {"maxOutputTokens": 64, "responseMimeType": "application/json",
+                    "responseJsonSchema": schema}}),
+        ];
+        for ((wire, path), body) in PATHS.into_iter().zip(bodies) {
+            let body = body.as_object().unwrap().clone();
+            let asked = wire.read(&head(path), body.clone()).unwrap();
+            assert_eq!(asked.question, Question::from_prompt(&prompt), "{path}");
+            // A raw prompt in the wire's own dialect, too, but for Gemini's model, which is in the path.
+            let mut raw = question(&body);
+            raw.model = Some("m".to_owned());
+            assert_eq!(raw, asked.question, "{path}");
+        }
+    }
+
+    #[test]
+    fn pieces_are_the_text() {
+        for text in ["", "a", &"é日本🙂".repeat(13), &"x".repeat(10_000)] {
+            let pieces = pieces(text);
+            assert_eq!(pieces.concat(), text);
+            assert!(pieces.len() <= MOST_PIECES);
+        }
+    }
+
+    /// JSON of the names that the wires look for.
+    fn body() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<u64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            "(tool|text|ephemeral|1h|enabled|json_schema|#|object|array|-1s|é|)".prop_map(Value::from),
+        ];
+        let names = "(messages|content|role|parts|text|contents|input|instructions|system|type|schema|format|stream|tools|\
+            tool_choice|name|cache_control|ttl|max_tokens|thinking|budget_tokens|generationConfig|responseSchema|\
+            responseMimeType|output_config|input_schema|properties|items|anyOf|allOf|[$]ref|minItems|minimum|required)";
+        let inside = |inner: BoxedStrategy<Value>| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..5).prop_map(Value::from),
+                prop::collection::vec((names, inner), 0..6)
+                    .prop_map(|fields| Value::Object(fields.into_iter().collect())),
+            ]
+        };
+        leaf.prop_recursive(6, 60, 6, move |inner| inside(inner.boxed()))
+    }
+
+    proptest! {
+        #[test]
+        fn any_body_is_answered_or_refused(body in body()) {
+            let Value::Object(body) = body else { return Ok(()) };
+            for (wire, path) in PATHS {
+                let reading = wire.read(&head(path), body.clone());
+                let config = super::super::SimulatedProvider::builder().config;
+                match reading {
+                    Ok(asked) => {
+                        let answer = Answer::new(&asked.question, &config, super::super::answer::Variant::Proper);
+                        let reply = Reply { number: 1, model: "m", asked: &asked, answer: &answer };
+                        wire.whole(&reply);
+                        prop_assert!(wire.events(&reply).len() >= 2);
+                    }
+                    Err(rejection) => drop(wire.refuse(&rejection, 1)),
+                }
+            }
+        }
+    }
+}

@@ -1,12 +1,10 @@
 //! What OpenAI's two wires share: errors, headers, keys.
 
-use std::time::SystemTime;
-
 use http::HeaderMap;
 use http::header::RETRY_AFTER;
 use serde_json::{Value, json};
 
-use super::super::hint::{Hint, openai_duration, up_to_milliseconds, up_to_seconds};
+use super::super::hint::{Hint, moment, openai_duration, up_to_milliseconds, up_to_seconds};
 use super::super::rejection::{Cause, GivenHint, Rejection};
 use super::{Refused, insert, list};
 use crate::classify::{QuotaDimension, QuotaWindow, ReportedQuota};
@@ -90,11 +88,8 @@ pub(super) fn wait_headers(headers: &mut HeaderMap, hint: GivenHint) {
             insert(headers, RETRY_AFTER.as_str(), &up_to_seconds(hint.wait).as_secs());
         }
         Hint::HttpDate => {
-            let since_epoch = SystemTime::now()
-                .duration_since(SystemTime::UNIX_EPOCH)
-                .unwrap_or_default();
-            let date = SystemTime::UNIX_EPOCH + up_to_seconds(since_epoch + hint.wait);
-            insert(headers, RETRY_AFTER.as_str(), &httpdate::fmt_http_date(date));
+            let date = httpdate::fmt_http_date(moment(hint.wait));
+            insert(headers, RETRY_AFTER.as_str(), &date);
         }
         Hint::None | Hint::Message | Hint::ResetHeaders | Hint::RetryInfo => {}
     }
