@@ -83,7 +83,13 @@ fn wrong_usage_is_explained_with_status_2() {
         (&["simulate", "--stream-stall", "0.1"], "0.1=5s"),
         (&["simulate", "--stall", "2=1s"], "stall is 2"),
         (
-            &["simulate", "--stream-cut-rate", "0.6", "--stream-error-rate", "0.6"],
+            &[
+                "simulate",
+                "--stream-cut-rate",
+                "0.6",
+                "--stream-error-rate",
+                "0.6",
+            ],
             "stream_cut_rate, stream_error_rate sum",
         ),
         (&["simulate", "--keep-alive", "0s"], "--keep-alive"),

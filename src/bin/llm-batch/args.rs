@@ -97,7 +97,7 @@ pub(crate) enum Command {
     /// Send every prompt of the input and write the answers as they come.
     Run(Box<RunArgs>),
     /// Serve a simulated provider that throttles, stalls and fails as told, and keeps a ledger.
-    Simulate(SimulateArgs),
+    Simulate(Box<SimulateArgs>),
 }
 
 #[derive(Debug, Args)]

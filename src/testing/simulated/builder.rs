@@ -194,8 +194,9 @@ impl SimulatedProviderBuilder {
         self
     }
 
-    /// Keeps streams alive: whenever one has had nothing to send for `interval`, it sends a comment (on Anthropic's wire a
-    /// `ping` event). The head of the response then comes at once, before the latency. Stalls stay silent. Off by default.
+    /// Keeps streams alive: whenever one has had nothing to send for `interval`, it sends a comment, on Anthropic's wire a
+    /// `ping` event, on Gemini's nothing, as its clients know no such thing. The head of the response then comes at once,
+    /// before the latency. Stalls stay silent. Off by default.
     pub fn keep_alive(mut self, interval: Duration) -> Self {
         self.config.keep_alive = Some(interval);
         self

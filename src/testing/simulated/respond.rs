@@ -58,7 +58,9 @@ impl Work {
         call: Call,
         connection: Connection,
     ) -> Response {
-        let early = keep_alive.filter(|_| self.asked.streamed && self.fate != Fate::ResetBeforeHead);
+        let early = keep_alive
+            .filter(|_| self.asked.streamed && self.fate != Fate::ResetBeforeHead)
+            .zip(wire.keep_alive());
         if early.is_none() {
             sleep(self.delay).await;
         }
@@ -112,8 +114,8 @@ impl Work {
         if streamed {
             body = body.stall(self.stall);
         }
-        if let Some(interval) = early {
-            body = body.keep_alive(self.delay, interval, wire.keep_alive());
+        if let Some((interval, sign)) = early {
+            body = body.keep_alive(self.delay, interval, sign);
         }
         (headers, body.into_body()).into_response()
     }

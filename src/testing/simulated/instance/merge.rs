@@ -27,15 +27,15 @@ pub(super) fn merge(fields: &mut Map<String, Value>, part: Map<String, Value>) {
                 }
             }
             ("required", Value::Array(known), Value::Array(more)) => known.extend(more),
-            ("minimum" | "exclusiveMinimum" | "minItems" | "minLength" | "minProperties", known, value) => {
-                if value.as_f64() > known.as_f64() {
-                    *known = value;
-                }
+            ("minimum" | "exclusiveMinimum" | "minItems" | "minLength" | "minProperties", known, value)
+                if value.as_f64() > known.as_f64() =>
+            {
+                *known = value;
             }
-            ("maximum" | "exclusiveMaximum" | "maxItems" | "maxLength" | "maxProperties", known, value) => {
-                if value.as_f64() < known.as_f64() {
-                    *known = value;
-                }
+            ("maximum" | "exclusiveMaximum" | "maxItems" | "maxLength" | "maxProperties", known, value)
+                if value.as_f64() < known.as_f64() =>
+            {
+                *known = value;
             }
             // Of two lists of variants or parts, both count.
             ("anyOf" | "oneOf" | "allOf", known, value) if *known != value => {

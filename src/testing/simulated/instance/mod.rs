@@ -90,7 +90,7 @@ impl Maker<'_> {
             "string" => Some(text(fields, self.question, nth).into()),
             "integer" => Some(number(fields, true, nth)),
             "number" => Some(number(fields, false, nth)),
-            "boolean" => Some((nth % 2 == 0).into()),
+            "boolean" => Some(nth.is_multiple_of(2).into()),
             "null" => Some(Value::Null),
             // A schema that allows nothing.
             _ if fields.get("not").is_some_and(allows_all) => None,

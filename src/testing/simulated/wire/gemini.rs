@@ -178,6 +178,11 @@ impl Wire for Gemini {
         format!("{error:#}\r\n")
     }
 
+    /// Gemini sends nothing of the kind, and Google's client takes a comment for an error.
+    fn keep_alive(&self) -> Option<&'static str> {
+        None
+    }
+
     fn headers(&self, _: u64, _: Option<&ReportedQuota>) -> HeaderMap {
         let mut headers = HeaderMap::new();
         insert(&mut headers, "x-gemini-service-tier", &"standard");

@@ -12,7 +12,7 @@ use std::fmt::Display;
 use http::header::AUTHORIZATION;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::answer::{Answer, Question};
 use super::cache::Mark;
@@ -42,9 +42,9 @@ pub(super) trait Wire: Send + Sync {
     /// An event, or what stands in place of one, that ends a stream with an error, after the events `sent`.
     fn error_event(&self, number: u64, sent: &[String]) -> String;
 
-    /// What keeps a stream alive that has nothing to say.
-    fn keep_alive(&self) -> &'static str {
-        ": keep-alive\n\n"
+    /// What keeps a stream alive that has nothing to say, if the provider's own clients would bear it.
+    fn keep_alive(&self) -> Option<&'static str> {
+        Some(": keep-alive\n\n")
     }
 
     /// The headers of an answer.
@@ -166,16 +166,12 @@ pub(super) fn insert(headers: &mut HeaderMap, name: &str, value: &dyn Display) {
     }
 }
 
-/// A list of models in OpenAI's and Anthropic's manner.
-fn list(model: Value) -> Value {
-    json!({ "data": [model] })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::prompt::Prompt;
     use proptest::prelude::*;
+    use serde_json::json;
 
     fn head(path: &str) -> Parts {
         let request = http::Request::post(path).header("anthropic-version", "2023-06-01");
@@ -259,7 +255,7 @@ mod tests {
         let names = "(messages|content|role|parts|text|contents|input|instructions|system|type|schema|format|stream|tools|\
             tool_choice|name|cache_control|ttl|max_tokens|thinking|budget_tokens|generationConfig|responseSchema|\
             responseMimeType|output_config|input_schema|properties|items|anyOf|allOf|[$]ref|minItems|minimum|required)";
-        let inside = |inner: BoxedStrategy<Value>| {
+        let inside = move |inner: BoxedStrategy<Value>| {
             prop_oneof![
                 prop::collection::vec(inner.clone(), 0..5).prop_map(Value::from),
                 prop::collection::vec((names, inner), 0..6)

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::super::hint::{Hint, moment, openai_duration, up_to_milliseconds, up_to_seconds};
 use super::super::rejection::{Cause, GivenHint, Rejection};
-use super::{Refused, insert, list};
+use super::{Refused, insert};
 use crate::classify::{QuotaDimension, QuotaWindow, ReportedQuota};
 
 /// `type` and `code` of the error body.
@@ -121,7 +121,5 @@ pub(super) fn model(model: &str) -> Value {
 }
 
 pub(super) fn models(name: &str) -> Value {
-    let mut models = list(model(name));
-    models["object"] = "list".into();
-    models
+    json!({ "object": "list", "data": [model(name)] })
 }

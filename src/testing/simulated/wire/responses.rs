@@ -53,18 +53,14 @@ impl Wire for Responses {
             items.push(reasoning(reply));
         }
         if has_message(reply) {
-            items.push(message(
-                reply,
-                status(reply),
-                vec![part(reply, &reply.answer.text)],
-            ));
+            items.push(message(reply, status(reply), &[part(reply, &reply.answer.text)]));
         }
-        response(reply, status(reply), items, true)
+        response(reply, status(reply), &items, true)
     }
 
     fn events(&self, reply: &Reply<'_>) -> Vec<String> {
         let mut stream = Stream::default();
-        let begun = || response(reply, "in_progress", Vec::new(), false);
+        let begun = || response(reply, "in_progress", &[], false);
         let mut first = stream.event("response.created", json!({ "response": begun() }));
         first.push_str(&stream.event("response.in_progress", json!({ "response": begun() })));
         let mut index = 0;
@@ -90,7 +86,7 @@ impl Wire for Responses {
                 fields[name] = value;
                 fields
             };
-            let item = message(reply, "in_progress", Vec::new());
+            let item = message(reply, "in_progress", &[]);
             let added = json!({ "output_index": index, "item": item });
             first.push_str(&stream.event("response.output_item.added", added));
             let added = with("part", part(reply, ""));
@@ -101,7 +97,7 @@ impl Wire for Responses {
             }
             last.push_str(&stream.event(&format!("{stem}.done"), with(name, text.as_str().into())));
             last.push_str(&stream.event("response.content_part.done", with("part", part(reply, text))));
-            let item = message(reply, status(reply), vec![part(reply, text)]);
+            let item = message(reply, status(reply), &[part(reply, text)]);
             let done = json!({ "output_index": index, "item": item });
             last.push_str(&stream.event("response.output_item.done", done));
         } else {
@@ -175,7 +171,7 @@ fn message_id(reply: &Reply<'_>) -> String {
     format!("msg_sim_{}", reply.number)
 }
 
-fn message(reply: &Reply<'_>, status: &str, content: Vec<Value>) -> Value {
+fn message(reply: &Reply<'_>, status: &str, content: &[Value]) -> Value {
     json!({
         "id": message_id(reply), "type": "message", "role": "assistant", "status": status, "content": content,
     })
@@ -193,7 +189,7 @@ fn reasoning(reply: &Reply<'_>) -> Value {
     json!({ "id": format!("rs_sim_{}", reply.number), "type": "reasoning", "summary": [] })
 }
 
-fn response(reply: &Reply<'_>, status: &str, output: Vec<Value>, done: bool) -> Value {
+fn response(reply: &Reply<'_>, status: &str, output: &[Value], done: bool) -> Value {
     let asked = |name: &str, default: Value| reply.asked.body.get(name).cloned().unwrap_or(default);
     let incomplete = (status == "incomplete").then(|| json!({ "reason": "max_output_tokens" }));
     let usage = reply.answer.usage;

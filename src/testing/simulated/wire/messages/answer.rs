@@ -92,9 +92,8 @@ impl Block<'_> {
     }
 }
 
-pub(super) fn message(reply: &Reply<'_>, content: Vec<Value>, stop: Option<Value>, usage: Value) -> Value {
-    let stop = stop.unwrap_or_default();
-    let why = |name: &str| stop.get(name).cloned().unwrap_or_default();
+pub(super) fn message(reply: &Reply<'_>, content: &[Value], stop: Option<&Value>, usage: &Value) -> Value {
+    let why = |name: &str| stop.and_then(|stop| stop.get(name)).cloned().unwrap_or_default();
     json!({
         "id": format!("msg_sim_{}", reply.number),
         "type": "message",

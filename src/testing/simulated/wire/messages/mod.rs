@@ -14,13 +14,15 @@ use self::answer::{Block, blocks, message, stop, usage};
 use self::request::{check, marks, version};
 use super::super::hint::{Hint, moment, up_to_seconds};
 use super::super::rejection::{Cause, GivenHint, Rejection};
-use super::{Asked, Refused, Reply, Wire, bearer, event, header, insert, list, openai};
+use super::{Asked, Refused, Reply, Wire, bearer, event, header, insert, openai};
 use crate::classify::{QuotaDimension, QuotaWindow, ReportedQuota};
 
 pub(in super::super) use self::request::count_tokens;
 pub(super) use self::request::question;
 
 pub(in super::super) struct Messages;
+
+const PING: &str = "event: ping\ndata: {\"type\": \"ping\"}\n\n";
 
 impl Wire for Messages {
     fn key(&self, head: &Parts) -> Option<String> {
@@ -43,8 +45,8 @@ impl Wire for Messages {
     }
 
     fn whole(&self, reply: &Reply<'_>) -> Value {
-        let content = blocks(reply).iter().map(Block::whole).collect();
-        message(reply, content, Some(stop(reply)), usage(reply))
+        let content: Vec<_> = blocks(reply).iter().map(Block::whole).collect();
+        message(reply, &content, Some(&stop(reply)), &usage(reply))
     }
 
     fn events(&self, reply: &Reply<'_>) -> Vec<String> {
@@ -53,7 +55,7 @@ impl Wire for Messages {
         if let Some(fields) = at_first.as_object_mut() {
             fields.remove("output_tokens_details");
         }
-        let begun = message(reply, Vec::new(), None, at_first);
+        let begun = message(reply, &[], None, &at_first);
         let mut waiting = event(
             "message_start",
             &json!({ "type": "message_start", "message": begun }),
@@ -64,7 +66,7 @@ impl Wire for Messages {
                 json!({ "type": "content_block_start", "index": index, "content_block": block.empty() });
             waiting.push_str(&event("content_block_start", &start));
             if index == 0 {
-                waiting.push_str(self.keep_alive());
+                waiting.push_str(PING);
             }
             events.push(std::mem::take(&mut waiting));
             for delta in block.deltas() {
@@ -92,8 +94,8 @@ impl Wire for Messages {
         event("error", &error("overloaded_error", "Overloaded", None, number))
     }
 
-    fn keep_alive(&self) -> &'static str {
-        "event: ping\ndata: {\"type\": \"ping\"}\n\n"
+    fn keep_alive(&self) -> Option<&'static str> {
+        Some(PING)
     }
 
     fn headers(&self, number: u64, quota: Option<&ReportedQuota>) -> HeaderMap {
@@ -146,7 +148,7 @@ impl Wire for Messages {
     }
 
     fn models(&self, model: &str) -> Value {
-        let mut models = list(self.model(model));
+        let mut models = json!({ "data": [self.model(model)] });
         models["has_more"] = false.into();
         models["first_id"] = model.into();
         models["last_id"] = model.into();
