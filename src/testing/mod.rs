@@ -2,7 +2,8 @@
 //!
 //! - [`FakeStrategy`] answers from a closure and fails when its script says so.
 //! - [`SimulatedProvider`] is a model of a real provider: quotas, throttles, latency, faults, and a ledger of its
-//!   own. It has two faces: a tower service for virtual time, and an HTTP server that speaks OpenAI's wire.
+//!   own. It has two faces: a tower service for virtual time, and an HTTP server that speaks the wires of OpenAI,
+//!   Anthropic and Gemini.
 
 mod fake;
 mod latency;

@@ -76,6 +76,23 @@ fn wrong_usage_is_explained_with_status_2() {
         (&["simulate", "--status", "200=0.5"], "200"),
         (&["simulate", "--hint", "smoke"], "retry-after-ms"),
         (&["simulate", "--reset-rate", "1.5"], "1.5"),
+        (&["simulate", "--garbage-rate", "-1"], "--garbage-rate"),
+        (&["simulate", "--garbage-rate", "2"], "garbage_rate is 2"),
+        (&["simulate", "--outage", "4s=503"], "4s+5s=503"),
+        (&["simulate", "--outage", "4s+5s=200"], "200"),
+        (&["simulate", "--stream-stall", "0.1"], "0.1=5s"),
+        (&["simulate", "--stall", "2=1s"], "stall is 2"),
+        (
+            &[
+                "simulate",
+                "--stream-cut-rate",
+                "0.6",
+                "--stream-error-rate",
+                "0.6",
+            ],
+            "stream_cut_rate, stream_error_rate sum",
+        ),
+        (&["simulate", "--keep-alive", "0s"], "--keep-alive"),
     ];
     for (arguments, text) in cases {
         let finished = run(*arguments, "one\n");

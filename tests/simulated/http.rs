@@ -137,6 +137,7 @@ async fn it_rejects_as_openai_does() {
     let models = setup
         .client
         .get(format!("{}/models", setup.server.base_url()))
+        .bearer_auth("sk-right")
         .send()
         .await
         .unwrap();

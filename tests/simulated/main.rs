@@ -2,6 +2,13 @@
 #![allow(clippy::unwrap_used)]
 
 mod both_faces;
+mod chat;
 mod fake;
+mod gemini;
 mod http;
+mod messages;
+mod responses;
+mod schema;
 mod service;
+mod support;
+mod wires;

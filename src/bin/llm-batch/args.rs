@@ -77,6 +77,9 @@ Examples:
   llm-batch run -m openai-compatible:sim --base-url http://127.0.0.1:8080/v1 \\
       --max-attempts 8 prompts.txt
 
+  # Any other provider's program, too: Anthropic's and Gemini's base URL is http://127.0.0.1:8080
+  llm-batch simulate --keep-alive 15s --stream-cut-rate 0.05 --stream-stall 0.01=2m
+
 It serves until Ctrl-C, and then prints its ledger as JSON on standard output: the calls it
 received, answered and cut, and the tokens it billed. While it serves, the ledger is at
 http://127.0.0.1:8080/_sim/ledger.";
@@ -94,7 +97,7 @@ pub(crate) enum Command {
     /// Send every prompt of the input and write the answers as they come.
     Run(Box<RunArgs>),
     /// Serve a simulated provider that throttles, stalls and fails as told, and keeps a ledger.
-    Simulate(SimulateArgs),
+    Simulate(Box<SimulateArgs>),
 }
 
 #[derive(Debug, Args)]
@@ -454,6 +457,47 @@ pub(crate) struct SimulateArgs {
     #[arg(long, value_name = "SHARE")]
     pub(crate) reset_rate: Option<f64>,
 
+    /// The share of calls answered with a page of HTML.
+    #[arg(long, value_name = "SHARE")]
+    pub(crate) garbage_rate: Option<f64>,
+
+    /// The share of streamed calls whose stream ends without its last event.
+    #[arg(long, value_name = "SHARE")]
+    pub(crate) stream_cut_rate: Option<f64>,
+
+    /// The share of streamed calls whose stream ends with an error event.
+    #[arg(long, value_name = "SHARE")]
+    pub(crate) stream_error_rate: Option<f64>,
+
+    /// The share of calls whose answer comes slowly, and over how long, such as 0.1=5s.
+    #[arg(long, value_name = "SHARE=TIME", value_parser = share_and_time)]
+    pub(crate) slow_body: Option<(f64, Duration)>,
+
+    /// The share of calls that stand still before they are answered, and for how long, such as 0.01=30s.
+    #[arg(long, value_name = "SHARE=TIME", value_parser = share_and_time)]
+    pub(crate) stall: Option<(f64, Duration)>,
+
+    /// The share of streamed calls that stand still in the middle of the stream, and for how long, such as 0.01=30s.
+    #[arg(long, value_name = "SHARE=TIME", value_parser = share_and_time)]
+    pub(crate) stream_stall: Option<(f64, Duration)>,
+
+    /// Streams with nothing to send show a sign of life that often.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) keep_alive: Option<Duration>,
+
+    /// Tokens that the model thinks before each answer.
+    #[arg(long, value_name = "N")]
+    pub(crate) reasoning_tokens: Option<u64>,
+
+    /// The share of the input that is read from the provider's cache.
+    #[arg(long, value_name = "SHARE")]
+    pub(crate) cached_share: Option<f64>,
+
+    /// A time in which every call is rejected: from when after the first call, how long, with which status, such as
+    /// 4s+5s=503; may be given several times.
+    #[arg(long, value_name = "FROM+TIME=CODE", value_parser = outage)]
+    pub(crate) outage: Vec<Outage>,
+
     /// The share of calls rejected with a status, such as 503=0.02; may be given several times.
     #[arg(long, value_name = "CODE=SHARE", value_parser = status_rate)]
     pub(crate) status: Vec<(u16, f64)>,
@@ -461,6 +505,39 @@ pub(crate) struct SimulateArgs {
     /// What every decision of chance follows from.
     #[arg(long, default_value_t = 0, value_name = "NUMBER")]
     pub(crate) seed: u64,
+}
+
+/// A time in which every call is rejected.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Outage {
+    /// Counted from the first call.
+    pub(crate) from: Duration,
+    pub(crate) length: Duration,
+    pub(crate) status: u16,
+}
+
+fn outage(text: &str) -> Result<Outage, String> {
+    let parts = || {
+        let (times, status) = text.split_once('=')?;
+        let (from, length) = times.split_once('+')?;
+        Some(Outage {
+            from: humantime::parse_duration(from.trim()).ok()?,
+            length: humantime::parse_duration(length.trim()).ok()?,
+            status: status.trim().parse().ok()?,
+        })
+    };
+    parts().ok_or_else(|| "write it as FROM+TIME=CODE, such as 4s+5s=503".to_owned())
+}
+
+fn share_and_time(text: &str) -> Result<(f64, Duration), String> {
+    let parts = || {
+        let (share, time) = text.split_once('=')?;
+        Some((
+            share.trim().parse().ok()?,
+            humantime::parse_duration(time.trim()).ok()?,
+        ))
+    };
+    parts().ok_or_else(|| "write it as SHARE=TIME, such as 0.1=5s".to_owned())
 }
 
 fn status_rate(text: &str) -> Result<(u16, f64), String> {

@@ -42,8 +42,38 @@ fn builder(args: &SimulateArgs) -> SimulatedProviderBuilder {
     if let Some(rate) = args.reset_rate {
         builder = builder.reset_rate(rate);
     }
+    if let Some(rate) = args.garbage_rate {
+        builder = builder.garbage_rate(rate);
+    }
+    if let Some(rate) = args.stream_cut_rate {
+        builder = builder.stream_cut_rate(rate);
+    }
+    if let Some(rate) = args.stream_error_rate {
+        builder = builder.stream_error_rate(rate);
+    }
+    if let Some((rate, time)) = args.slow_body {
+        builder = builder.slow_body(rate, time);
+    }
+    if let Some((rate, time)) = args.stall {
+        builder = builder.stall(rate, time);
+    }
+    if let Some((rate, time)) = args.stream_stall {
+        builder = builder.stream_stall(rate, time);
+    }
+    if let Some(interval) = args.keep_alive {
+        builder = builder.keep_alive(interval);
+    }
+    if let Some(tokens) = args.reasoning_tokens {
+        builder = builder.reasoning_tokens(tokens);
+    }
+    if let Some(share) = args.cached_share {
+        builder = builder.cached_share(share);
+    }
     for (status, rate) in &args.status {
         builder = builder.status_rate(*status, *rate);
+    }
+    for outage in &args.outage {
+        builder = builder.outage(outage.from, outage.length, outage.status);
     }
     builder
 }
@@ -54,8 +84,10 @@ async fn serve(provider: SimulatedProvider, port: u16) -> Result<Exit, UsageErro
         .serve(&format!("127.0.0.1:{port}"))
         .await
         .map_err(|error| UsageError::new(format!("port {port}: {error}")))?;
-    let url = server.base_url();
+    let (url, origin) = (server.base_url(), server.origin());
     eprintln!("serving a simulated provider at {url} until Ctrl-C");
+    eprintln!("  OpenAI (chat completions and Responses): {url}");
+    eprintln!("  Anthropic and Gemini: {origin}");
     eprintln!("try: llm-batch run --model openai-compatible:sim --base-url {url} PROMPTS");
     signals.next().await;
     let ledger = tokio::select! {

@@ -1,8 +1,11 @@
 //! What is asked and what is answered. The answer follows from the question alone.
 
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
 use super::super::hash;
+use super::builder::Config;
+use super::instance::instance;
+use super::wire;
 use crate::prompt::{Part, Prompt};
 use crate::response::FinishReason;
 use crate::usage::TokenUsage;
@@ -27,7 +30,7 @@ pub(super) struct Question {
 impl Question {
     pub(super) fn from_prompt(prompt: &Prompt) -> Self {
         if let Some(body) = prompt.raw_body() {
-            let mut question = Self::from_body(body).unwrap_or_default();
+            let mut question = wire::question(body);
             question.model = prompt.model().map(str::to_owned).or(question.model);
             return question;
         }
@@ -45,41 +48,13 @@ impl Question {
         }
     }
 
-    /// Reads the body of a chat completions request; the error is a message for the client.
-    pub(super) fn from_body(body: &Map<String, Value>) -> Result<Self, &'static str> {
-        let messages = match body.get("messages").and_then(Value::as_array) {
-            Some(messages) if !messages.is_empty() => messages,
-            _ => return Err("'messages' must be a non-empty array."),
-        };
-        if body.get("stream") == Some(&Value::Bool(true)) {
-            return Err("The simulated provider does not stream.");
-        }
-        let texts = messages.iter().flat_map(|message| match message.get("content") {
-            Some(Value::String(text)) => vec![text.as_str()],
-            Some(Value::Array(parts)) => parts
-                .iter()
-                .filter_map(|part| part.get("text").and_then(Value::as_str))
-                .collect(),
-            _ => Vec::new(),
-        });
-        let number = |name: &str| body.get(name).and_then(Value::as_u64);
-        let format = body.get("response_format");
-        Ok(Self {
-            text: join(texts),
-            model: body.get("model").and_then(Value::as_str).map(str::to_owned),
-            max_tokens: number("max_completion_tokens").or_else(|| number("max_tokens")),
-            json: format
-                .filter(|format| format["type"] != "text")
-                .map(|format| format.pointer("/json_schema/schema").cloned().unwrap_or_default()),
-        })
-    }
-
     pub(super) fn prompt_tokens(&self) -> u64 {
         tokens(&self.text).max(1)
     }
 }
 
-fn join<'a>(texts: impl Iterator<Item = &'a str>) -> String {
+/// The text of a prompt from the texts of its parts.
+pub(super) fn join<'a>(texts: impl Iterator<Item = &'a str>) -> String {
     texts.collect::<Vec<_>>().join("\n")
 }
 
@@ -90,29 +65,40 @@ pub(super) struct Answer {
     pub(super) refused: bool,
     pub(super) finish: FinishReason,
     pub(super) usage: TokenUsage,
+    /// The part of the cache write that is kept for an hour.
+    pub(super) long_cache_write: u64,
 }
 
 impl Answer {
-    pub(super) fn new(question: &Question, cached_share: f64, variant: Variant) -> Self {
+    pub(super) fn new(question: &Question, config: &Config, variant: Variant) -> Self {
         let mut text = match (variant, &question.json) {
             (Variant::Refusal, _) => "I'm sorry, I can't assist with that.".to_owned(),
+            (Variant::Block, _) => String::new(),
             (Variant::InvalidJson, _) => format!("{{\"answer\": \"{}\", ", echo(&question.text)),
             (Variant::Proper, Some(schema)) => instance(schema, &question.text).to_string(),
             (Variant::Proper, None) => sentence(&question.text),
         };
         let mut finish = FinishReason::Stop;
-        if let Some(limit) = question.max_tokens.filter(|&limit| limit < tokens(&text)) {
-            let keep = usize::try_from(limit.saturating_mul(CHARACTERS_PER_TOKEN)).unwrap_or(usize::MAX);
-            text = text.chars().take(keep).collect();
-            finish = FinishReason::Length;
+        let mut reasoning = config.reasoning_tokens;
+        if let Some(limit) = question.max_tokens {
+            // Reasoning counts toward the limit, and comes first.
+            reasoning = reasoning.min(limit);
+            let left = limit - reasoning;
+            if left < tokens(&text) {
+                let keep = usize::try_from(left.saturating_mul(CHARACTERS_PER_TOKEN)).unwrap_or(usize::MAX);
+                text = text.chars().take(keep).collect();
+                finish = FinishReason::Length;
+            }
         }
-        let mut usage = TokenUsage::new(question.prompt_tokens(), tokens(&text));
-        usage.cached_input = (usage.input as f64 * cached_share) as u64;
+        let mut usage = TokenUsage::new(question.prompt_tokens(), tokens(&text).saturating_add(reasoning));
+        usage.reasoning = reasoning;
+        usage.cached_input = (usage.input as f64 * config.cached_share) as u64;
         Self {
-            refused: variant == Variant::Refusal,
+            refused: matches!(variant, Variant::Refusal | Variant::Block),
             text,
             finish,
             usage,
+            long_cache_write: 0,
         }
     }
 }
@@ -120,7 +106,10 @@ impl Answer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Variant {
     Proper,
+    /// A refusal in words.
     Refusal,
+    /// A refusal without a word.
+    Block,
     InvalidJson,
 }
 
@@ -155,54 +144,12 @@ fn sentence(question: &str) -> String {
     format!("{working}{filler}\n#### {sum} ({})", echo(question))
 }
 
-/// The smallest value that a JSON Schema of the usual keywords allows.
-fn instance(schema: &Value, question: &str) -> Value {
-    if let Some(value) = schema.get("const") {
-        return value.clone();
-    }
-    if let Some(Value::Array(values)) = schema.get("enum") {
-        return values.first().cloned().unwrap_or_default();
-    }
-    let kind = match schema.get("type") {
-        Some(Value::String(kind)) => kind.as_str(),
-        Some(Value::Array(kinds)) => kinds.first().and_then(Value::as_str).unwrap_or("null"),
-        _ if schema.get("properties").is_some() => "object",
-        _ => return json!({ "answer": echo(question) }),
-    };
-    match kind {
-        "object" => {
-            let properties = schema.get("properties").and_then(Value::as_object);
-            let fields = properties.into_iter().flatten();
-            fields
-                .map(|(name, field)| (name.clone(), instance(field, question)))
-                .collect()
-        }
-        "array" => json!([instance(schema.get("items").unwrap_or(&Value::Null), question)]),
-        "string" => echo(question).into(),
-        "integer" | "number" => schema.get("minimum").cloned().unwrap_or_else(|| 42.into()),
-        "boolean" => true.into(),
-        _ => Value::Null,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn both_faces_read_the_same_question() {
-        let prompt = Prompt::new("What is 2 + 3?")
-            .with_system("Be brief.")
-            .with_max_output_tokens(64);
-        let body = json!({
-            "messages": [
-                {"role": "system", "content": "Be brief."},
-                {"role": "user", "content": [{"type": "text", "text": "What is 2 + 3?"}]},
-            ],
-            "max_completion_tokens": 64,
-        });
-        let from_body = Question::from_body(body.as_object().unwrap()).unwrap();
-        assert_eq!(Question::from_prompt(&prompt), from_body);
+    fn config() -> Config {
+        super::super::SimulatedProvider::builder().config
     }
 
     #[test]
@@ -212,7 +159,7 @@ mod tests {
             max_tokens,
             ..Question::default()
         };
-        let answer = |question: &Question| Answer::new(question, 0.0, Variant::Proper);
+        let answer = |question: &Question| Answer::new(question, &config(), Variant::Proper);
         let first = answer(&question("2 and 3", None));
         assert!(first.text.contains("#### 5 "), "{}", first.text);
         assert_eq!(first, answer(&question("2 and 3", None)));
@@ -222,15 +169,29 @@ mod tests {
     }
 
     #[test]
-    fn a_schema_is_answered_with_an_instance() {
-        let schema = json!({"type": "object", "properties": {
-            "name": {"type": "string"}, "age": {"type": "integer", "minimum": 3}, "kind": {"enum": ["a", "b"]},
-            "tags": {"type": "array", "items": {"type": "boolean"}},
-        }});
-        let value = instance(&schema, "q");
+    fn reasoning_comes_first_and_counts_toward_the_limit() {
+        let thoughtful = Config {
+            reasoning_tokens: 10,
+            ..config()
+        };
+        let answer = |max_tokens| {
+            let question = Question {
+                text: "2 and 3".to_owned(),
+                max_tokens,
+                ..Question::default()
+            };
+            Answer::new(&question, &thoughtful, Variant::Proper)
+        };
+        let free = answer(None);
+        assert_eq!(free.usage.reasoning, 10);
+        assert_eq!(free.usage.output, 10 + tokens(&free.text));
+        let cut = answer(Some(12));
         assert_eq!(
-            value,
-            json!({"name": echo("q"), "age": 3, "kind": "a", "tags": [true]})
+            (cut.usage.output, cut.usage.reasoning, cut.text.len()),
+            (12, 10, 8)
         );
+        let spent = answer(Some(6));
+        assert_eq!((spent.usage.output, spent.usage.reasoning), (6, 6));
+        assert_eq!((spent.text.as_str(), spent.finish), ("", FinishReason::Length));
     }
 }

@@ -10,6 +10,9 @@ use super::quota::Quota;
 use super::{SimulatedProvider, TokenCharge};
 use crate::error::{ErrorKind, LlmError};
 
+/// The smallest prompt that Gemini and most of Anthropic's models keep in a cache.
+const CACHE_MINIMUM: u64 = 1_024;
+
 /// Sets up a [`SimulatedProvider`].
 ///
 /// Without any setting it answers everything at once. Rates are shares of calls from 0 to 1, decided by the seed and
@@ -36,6 +39,9 @@ pub(super) struct Config {
     pub(super) overload_hint: Option<Duration>,
     pub(super) rate_limit_headers: bool,
     pub(super) cached_share: f64,
+    pub(super) cache_minimum: u64,
+    pub(super) reasoning_tokens: u64,
+    pub(super) keep_alive: Option<Duration>,
     pub(super) faults: Faults,
     pub(super) key_expires_after: Option<u64>,
     pub(super) balance_lasts_for: Option<u64>,
@@ -59,6 +65,9 @@ impl SimulatedProviderBuilder {
                 overload_hint: None,
                 rate_limit_headers: true,
                 cached_share: 0.0,
+                cache_minimum: CACHE_MINIMUM,
+                reasoning_tokens: 0,
+                keep_alive: None,
                 faults: Faults::default(),
                 key_expires_after: None,
                 balance_lasts_for: None,
@@ -83,7 +92,9 @@ impl SimulatedProviderBuilder {
         self
     }
 
-    /// The key that the HTTP face asks for; anything else is a 401. By default it asks for none.
+    /// The key that the HTTP face asks for, on each wire in the provider's own place: `Authorization: Bearer` (OpenAI,
+    /// Anthropic), `x-api-key` (Anthropic), `x-goog-api-key` or `?key=` (Gemini). Anything else is a 401, or Gemini's 400.
+    /// By default it asks for none.
     pub fn api_key(mut self, key: impl Into<String>) -> Self {
         self.config.api_key = Some(key.into());
         self
@@ -161,9 +172,33 @@ impl SimulatedProviderBuilder {
         self
     }
 
-    /// The share of input tokens that is reported and billed as read from the cache; 0 by default.
+    /// The share of input tokens that is reported and billed as read from the cache; 0 by default. What Anthropic's
+    /// `cache_control` marks and Gemini's `cachedContent` lead to counts besides, the larger of the two.
     pub fn cached_share(mut self, share: f64) -> Self {
         self.config.cached_share = share;
+        self
+    }
+
+    /// The smallest number of tokens that is kept in a cache; 1,024 by default, as at Gemini and most of Anthropic's
+    /// models. Less is an error when a Gemini cache is created, and is not kept when it is marked with Anthropic's
+    /// `cache_control`.
+    pub fn cache_minimum(mut self, tokens: u64) -> Self {
+        self.config.cache_minimum = tokens;
+        self
+    }
+
+    /// How many tokens the model thinks before each answer; 0 by default. They are billed as output and count toward the
+    /// output token limit. Anthropic's wire and Gemini's show the thoughts themselves when the request asks for them.
+    pub fn reasoning_tokens(mut self, tokens: u64) -> Self {
+        self.config.reasoning_tokens = tokens;
+        self
+    }
+
+    /// Keeps streams alive: whenever one has had nothing to send for `interval`, it sends a comment, on Anthropic's wire a
+    /// `ping` event, on Gemini's nothing, as its clients know no such thing. The head of the response then comes at once,
+    /// before the latency. Stalls stay silent. Off by default.
+    pub fn keep_alive(mut self, interval: Duration) -> Self {
+        self.config.keep_alive = Some(interval);
         self
     }
 
@@ -186,13 +221,14 @@ impl SimulatedProviderBuilder {
         self
     }
 
-    /// The share of calls whose connection is reset in the middle of the response's body.
+    /// The share of calls whose connection is reset in the middle of the response's body, streamed or not.
     pub fn reset_in_body_rate(mut self, rate: f64) -> Self {
         self.config.faults.reset_in_body = rate;
         self
     }
 
-    /// The share of calls answered with JSON that ends too early, in a response that is whole by HTTP's rules.
+    /// The share of calls answered with JSON that ends too early, in a response that is whole by HTTP's rules; a stream
+    /// ends in the middle of an event.
     pub fn truncated_rate(mut self, rate: f64) -> Self {
         self.config.faults.truncated = rate;
         self
@@ -223,7 +259,7 @@ impl SimulatedProviderBuilder {
         self
     }
 
-    /// The share of calls whose body dribbles over `time`.
+    /// The share of calls whose body dribbles over `time`, a stream event by event.
     pub fn slow_body(mut self, rate: f64, time: Duration) -> Self {
         self.config.faults.slow_body = (rate, time);
         self
@@ -232,6 +268,24 @@ impl SimulatedProviderBuilder {
     /// The share of calls that stand still for `time` on top of their latency.
     pub fn stall(mut self, rate: f64, time: Duration) -> Self {
         self.config.faults.stall = (rate, time);
+        self
+    }
+
+    /// The share of **streamed** calls whose stream ends too early in good order: between two events, without the last one.
+    pub fn stream_cut_rate(mut self, rate: f64) -> Self {
+        self.config.faults.stream_cut = rate;
+        self
+    }
+
+    /// The share of **streamed** calls whose stream ends with an error event, in the provider's own form.
+    pub fn stream_error_rate(mut self, rate: f64) -> Self {
+        self.config.faults.stream_error = rate;
+        self
+    }
+
+    /// The share of **streamed** calls that stand still for `time` in the middle of the stream.
+    pub fn stream_stall(mut self, rate: f64, time: Duration) -> Self {
+        self.config.faults.stream_stall = (rate, time);
         self
     }
 
@@ -247,7 +301,8 @@ impl SimulatedProviderBuilder {
         self
     }
 
-    /// After that many calls every further one is a 429 with `insufficient_quota`.
+    /// After that many calls every further one is a 429 with `insufficient_quota`, on Anthropic's wire with
+    /// `enforced_spend_limit_reached`, on Gemini's a 402.
     pub fn balance_lasts_for(mut self, calls: u64) -> Self {
         self.config.balance_lasts_for = Some(calls);
         self
@@ -257,7 +312,7 @@ impl SimulatedProviderBuilder {
     ///
     /// # Errors
     /// [`ErrorKind::Configuration`] if a rate is not a share from 0 to 1, if rates that exclude each other sum to more than
-    /// 1, if a quota or the concurrency is 0, or if a status is no error status (400 to 599).
+    /// 1, if a quota, the concurrency or the keep-alive interval is 0, or if a status is no error status (400 to 599).
     pub fn build(self) -> Result<SimulatedProvider, LlmError> {
         let config = self.config;
         let mut shares = config.faults.groups().to_vec();
@@ -286,6 +341,9 @@ impl SimulatedProviderBuilder {
         }
         if config.concurrency == Some(0) {
             return refuse("the concurrency quota lets nothing through; it must be above 0".to_owned());
+        }
+        if config.keep_alive == Some(Duration::ZERO) {
+            return refuse("the keep-alive interval must be above 0".to_owned());
         }
         let statuses = config.faults.statuses.iter().map(|&(status, _)| status);
         let outages = config.faults.outages.iter().map(|outage| outage.status);

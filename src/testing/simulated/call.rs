@@ -6,14 +6,15 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::super::call_seed;
-use super::answer::{Answer, Question, Variant};
+use super::answer::{Answer, Question, Variant, join};
 use super::fault::{Chance, Fate};
 use super::hint::Hint;
 use super::ledger::End;
 use super::quota::Meter;
+use super::rejection::{GivenHint, Rejection};
+use super::wire::Asked;
 use super::{Clock, Inner, SimulatedProvider, State, TokenCharge};
 use crate::classify::{QuotaDimension, ReportedQuota};
-use crate::error::ErrorKind;
 use crate::usage::TokenUsage;
 
 /// A call that was received. Dropped without an [`end`](Self::end), its client has left.
@@ -29,124 +30,18 @@ pub(super) struct Call {
 
 /// What an accepted call will get.
 pub(super) struct Work {
+    pub(super) asked: Asked,
     pub(super) model: String,
     /// Until the head of the response.
     pub(super) delay: Duration,
     /// From the head to the end of the body.
     pub(super) body_time: Duration,
     pub(super) fate: Fate,
+    /// A pause in the middle of a stream.
+    pub(super) stall: Duration,
     pub(super) answer: Answer,
     /// What rate-limit headers say.
     pub(super) quota: Option<ReportedQuota>,
-}
-
-/// What a rejected call gets.
-#[derive(Debug)]
-pub(super) struct Rejection {
-    pub(super) end: End,
-    pub(super) delay: Duration,
-    pub(super) status: u16,
-    pub(super) kind: ErrorKind,
-    /// `type` and `code` of OpenAI's error body.
-    pub(super) error_type: &'static str,
-    pub(super) code: Option<&'static str>,
-    pub(super) message: String,
-    /// The form of the hint, the exact wait, and the time until the quota is full again.
-    pub(super) hint: Option<(Hint, Duration, Duration)>,
-    pub(super) quota: Option<ReportedQuota>,
-}
-
-impl Rejection {
-    fn new(status: u16, kind: ErrorKind, error_type: &'static str, message: impl Into<String>) -> Self {
-        Self {
-            end: End::Rejected(status),
-            delay: Duration::ZERO,
-            status,
-            kind,
-            error_type,
-            code: None,
-            message: message.into(),
-            hint: None,
-            quota: None,
-        }
-    }
-
-    pub(super) fn invalid(message: impl Into<String>) -> Self {
-        Self::new(400, ErrorKind::InvalidRequest, "invalid_request_error", message)
-    }
-
-    pub(super) fn wrong_key() -> Self {
-        let mut rejection = Self::new(
-            401,
-            ErrorKind::Authentication,
-            "invalid_request_error",
-            "Incorrect API key provided.",
-        );
-        rejection.code = Some("invalid_api_key");
-        rejection
-    }
-
-    fn no_money() -> Self {
-        let message = "You exceeded your current quota, please check your plan and billing details.";
-        let mut rejection = Self::new(429, ErrorKind::InsufficientBalance, "insufficient_quota", message);
-        rejection.code = Some("insufficient_quota");
-        rejection
-    }
-
-    fn failure(status: u16, overload_hint: Option<Duration>) -> Self {
-        let (kind, message) = match status {
-            429 => (ErrorKind::RateLimit, "Too many requests."),
-            503 | 529 => (
-                ErrorKind::Overloaded,
-                "The engine is currently overloaded, please try again later.",
-            ),
-            408 | 504 | 524 => (ErrorKind::Timeout, "The upstream server took too long."),
-            401 => return Self::wrong_key(),
-            403 => (ErrorKind::PermissionDenied, "You may not do this."),
-            404 => (ErrorKind::NotFound, "The model does not exist."),
-            409 | 425 => (ErrorKind::Conflict, "The request collided with another one."),
-            402 => (ErrorKind::InsufficientBalance, "Insufficient balance."),
-            400..500 => {
-                return Self {
-                    status,
-                    end: End::Rejected(status),
-                    ..Self::invalid("The request is wrong.")
-                };
-            }
-            _ => (
-                ErrorKind::ServerError,
-                "The server had an error while processing your request.",
-            ),
-        };
-        let mut rejection = Self::new(status, kind, "server_error", message);
-        rejection.hint = overload_hint
-            .filter(|_| kind == ErrorKind::Overloaded)
-            .map(|wait| (Hint::RetryAfterSeconds, wait, wait));
-        rejection
-    }
-
-    fn too_large(cost: u64, limit: u64) -> Self {
-        let message = format!("Request too large for tokens per min (TPM): Limit {limit}, Requested {cost}.");
-        let mut rejection = Self::new(429, ErrorKind::InvalidRequest, "tokens", message);
-        rejection.code = Some("rate_limit_exceeded");
-        rejection
-    }
-
-    fn throttled(dimension: QuotaDimension, what: &str, limit: u64) -> Self {
-        let error_type = match dimension {
-            QuotaDimension::Tokens => "tokens",
-            QuotaDimension::Requests | QuotaDimension::Concurrency => "requests",
-        };
-        let message = format!("Rate limit reached on {what}: Limit {limit}.");
-        let mut rejection = Self::new(429, ErrorKind::RateLimit, error_type, message);
-        rejection.end = End::Throttled;
-        rejection.code = Some("rate_limit_exceeded");
-        rejection.quota = Some(ReportedQuota {
-            dimension: Some(dimension),
-            ..ReportedQuota::default()
-        });
-        rejection
-    }
 }
 
 impl SimulatedProvider {
@@ -164,8 +59,9 @@ impl SimulatedProvider {
         });
         drop(state);
         let mut rng = fastrand::Rng::with_seed(call_seed(config.seed, number));
+        let mut stream_rng = fastrand::Rng::with_seed(call_seed(!config.seed, number));
         Call {
-            chance: config.faults.draw(&mut rng),
+            chance: config.faults.draw(&mut rng, &mut stream_rng),
             latency: config.latency.sample(&mut rng),
             rejection_latency: config.rejection_latency.sample(&mut rng),
             provider: Arc::clone(&self.inner),
@@ -192,37 +88,55 @@ impl Call {
     }
 
     /// The request was read: accept it, or not.
-    pub(super) fn admit(&mut self, question: &Question) -> Result<Work, Box<Rejection>> {
+    pub(super) fn admit(&mut self, mut asked: Asked) -> Result<Work, Box<Rejection>> {
         let provider = Arc::clone(&self.provider);
         let config = &provider.config;
-        let variant = match self.chance.fate {
+        let model = asked
+            .question
+            .model
+            .clone()
+            .unwrap_or_else(|| config.model.clone());
+        let cached_content = match &asked.cached_content {
+            Some(name) => Some(provider.state().use_content(name, &model, &mut asked.question)?),
+            None => None,
+        };
+        let fate = match self.chance.fate {
+            Fate::Answer if asked.streamed => self.chance.stream_fate,
+            fate => fate,
+        };
+        let variant = match fate {
+            Fate::Refusal if asked.refuses_without_words => Variant::Block,
             Fate::Refusal => Variant::Refusal,
             Fate::InvalidJson => Variant::InvalidJson,
-            Fate::Answer | Fate::ResetBeforeHead | Fate::ResetInBody | Fate::Truncated | Fate::Garbage => {
-                Variant::Proper
-            }
+            _ => Variant::Proper,
         };
-        let answer = Answer::new(question, config.cached_share, variant);
+        let mut answer = Answer::new(&asked.question, config, variant);
         let mut state = provider.state();
-        match self.judge(&mut state, question, &answer) {
-            Ok(()) => {
-                state.active += 1;
-                self.generated = Some(answer.usage);
-                let quota = config.rate_limit_headers.then(|| state.reported()).flatten();
-                Ok(Work {
-                    model: question.model.clone().unwrap_or_else(|| config.model.clone()),
-                    delay: self.latency + self.chance.stall,
-                    body_time: self.chance.body_time,
-                    fate: self.chance.fate,
-                    answer,
-                    quota,
-                })
-            }
-            Err(mut rejection) => {
-                rejection.delay = self.rejection_latency;
-                Err(rejection)
-            }
-        }
+        self.judge(&mut state, &asked.question, &answer)?;
+        state.active += 1;
+        let prefixes = state.prefixes.apply(&asked.marks, config.cache_minimum);
+        let usage = &mut answer.usage;
+        let read = prefixes.read.max(cached_content.unwrap_or(0));
+        usage.cached_input = usage.cached_input.max(read).min(usage.input);
+        usage.cache_write = prefixes.written.min(usage.input - usage.cached_input);
+        answer.long_cache_write = prefixes.written_long.min(usage.cache_write);
+        self.generated = Some(answer.usage);
+        let quota = config.rate_limit_headers.then(|| state.reported()).flatten();
+        let streamed = asked.streamed;
+        Ok(Work {
+            asked,
+            model,
+            delay: self.latency + self.chance.stall,
+            body_time: self.chance.body_time,
+            fate,
+            stall: if streamed {
+                self.chance.stream_stall
+            } else {
+                Duration::ZERO
+            },
+            answer,
+            quota,
+        })
     }
 
     fn judge(&self, state: &mut State, question: &Question, answer: &Answer) -> Result<(), Box<Rejection>> {
@@ -240,7 +154,7 @@ impl Call {
             return Err(Rejection::failure(status, config.overload_hint).into());
         }
         if let Some(limit) = config.concurrency.filter(|limit| *active >= *limit) {
-            let rejection = Rejection::throttled(QuotaDimension::Concurrency, "concurrent requests", limit);
+            let rejection = Rejection::throttled(QuotaDimension::Concurrency, limit, Duration::ZERO);
             return Err(rejection.into());
         }
         let cost = match config.token_charge {
@@ -251,17 +165,22 @@ impl Call {
             return Err(Rejection::too_large(cost, tokens.limit()).into());
         }
         let waits = [
-            (clock.requests.as_mut(), 1, QuotaDimension::Requests, "requests"),
-            (clock.tokens.as_mut(), cost, QuotaDimension::Tokens, "tokens"),
+            (clock.requests.as_mut(), 1, QuotaDimension::Requests),
+            (clock.tokens.as_mut(), cost, QuotaDimension::Tokens),
         ];
-        let lacking = waits.into_iter().filter_map(|(meter, cost, dimension, what)| {
+        let lacking = waits.into_iter().filter_map(|(meter, cost, dimension)| {
             let meter = meter?;
             let wait = meter.wait(cost, now)?;
-            Some((wait, meter.until_full(now), dimension, what, meter.limit()))
+            let hint = GivenHint {
+                form: config.hint,
+                wait,
+                until_full: meter.until_full(now),
+            };
+            Some((hint, dimension, meter.limit(), meter.period()))
         });
-        if let Some((wait, until_full, dimension, what, limit)) = lacking.max_by_key(|&(wait, ..)| wait) {
-            let mut rejection = Rejection::throttled(dimension, what, limit);
-            rejection.hint = Some((config.hint, wait, until_full));
+        if let Some((hint, dimension, limit, period)) = lacking.max_by_key(|(hint, ..)| hint.wait) {
+            let mut rejection = Rejection::throttled(dimension, limit, period);
+            rejection.hint = Some(hint);
             if config.count_rejected
                 && let Some(meter) = &mut clock.requests
             {
@@ -310,6 +229,25 @@ impl Drop for Call {
 }
 
 impl State {
+    /// Puts a context cache before the question, and returns the tokens it holds.
+    fn use_content(
+        &mut self,
+        name: &str,
+        model: &str,
+        question: &mut Question,
+    ) -> Result<u64, Box<Rejection>> {
+        let content = self.contents.get(name).ok_or_else(Rejection::no_cache)?;
+        if content.model != model {
+            let message = format!(
+                "Model used by GenerateContent request (models/{model}) and CachedContent (models/{}) has to be the same.",
+                content.model
+            );
+            return Err(Rejection::invalid(message).into());
+        }
+        question.text = join([content.text.as_str(), question.text.as_str()].into_iter());
+        Ok(content.tokens)
+    }
+
     /// What rate-limit headers say now; nothing without a quota.
     fn reported(&mut self) -> Option<ReportedQuota> {
         let clock = self.clock.as_mut()?;

@@ -24,6 +24,9 @@ pub(super) struct Faults {
     pub(super) slow_body: (f64, Duration),
     pub(super) stall: (f64, Duration),
     pub(super) outages: Vec<Outage>,
+    pub(super) stream_cut: f64,
+    pub(super) stream_error: f64,
+    pub(super) stream_stall: (f64, Duration),
 }
 
 /// How an accepted call will end.
@@ -36,6 +39,10 @@ pub(super) enum Fate {
     Garbage,
     Refusal,
     InvalidJson,
+    /// A stream that ends in good order, but too early.
+    StreamCut,
+    /// A stream that ends with an error event.
+    StreamError,
 }
 
 /// What chance decided about one call.
@@ -46,11 +53,20 @@ pub(super) struct Chance {
     pub(super) fate: Fate,
     pub(super) body_time: Duration,
     pub(super) stall: Duration,
+    /// What becomes of an answer that is streamed.
+    pub(super) stream_fate: Fate,
+    pub(super) stream_stall: Duration,
 }
 
 impl Faults {
-    /// Decides about one call. Always takes four draws.
-    pub(super) fn draw(&self, rng: &mut fastrand::Rng) -> Chance {
+    /// Decides about one call. Always takes four draws, and two of the other generator, so that what is decided about
+    /// streams changes nothing else.
+    pub(super) fn draw(&self, rng: &mut fastrand::Rng, stream_rng: &mut fastrand::Rng) -> Chance {
+        let (stream_fate, stream_stall) = (stream_rng.f64(), stream_rng.f64());
+        let stream_fates = [
+            (Fate::StreamCut, self.stream_cut),
+            (Fate::StreamError, self.stream_error),
+        ];
         let (status, fate, slow, stall) = (rng.f64(), rng.f64(), rng.f64(), rng.f64());
         let statuses = self.statuses.iter().map(|&(code, rate)| (Some(code), rate));
         let fates = [
@@ -69,11 +85,13 @@ impl Faults {
             fate: choose(fate, fates).unwrap_or(Fate::Answer),
             body_time: when(slow < self.slow_body.0, self.slow_body.1),
             stall: when(stall < self.stall.0, self.stall.1),
+            stream_fate: choose(stream_fate, stream_fates).unwrap_or(Fate::Answer),
+            stream_stall: when(stream_stall < self.stream_stall.0, self.stream_stall.1),
         }
     }
 
     /// Everything that must be a share between 0 and 1, by name; those in one group exclude each other.
-    pub(super) fn groups(&self) -> [Vec<(&'static str, f64)>; 4] {
+    pub(super) fn groups(&self) -> [Vec<(&'static str, f64)>; 6] {
         let mut first = vec![("reset_before_rate", self.reset_unread)];
         first.extend(self.statuses.iter().map(|&(_, rate)| ("status_rate", rate)));
         [
@@ -88,6 +106,11 @@ impl Faults {
             ],
             vec![("slow_body", self.slow_body.0)],
             vec![("stall", self.stall.0)],
+            vec![
+                ("stream_cut_rate", self.stream_cut),
+                ("stream_error_rate", self.stream_error),
+            ],
+            vec![("stream_stall", self.stream_stall.0)],
         ]
     }
 

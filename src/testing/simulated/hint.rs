@@ -2,9 +2,14 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// The form in which a throttle answer says how long to wait.
+///
+/// Providers of another wire than OpenAI's have a form of their own. Anthropic always sends `retry-after` (at least a
+/// second; without it, its 429 means a spend limit), whatever is asked for but `retry-after-ms` and `http-date`. Gemini
+/// sends no headers: with [`Hint::None`] its error has no details, with [`Hint::Message`] the time is in the message
+/// alone, and with any other form in `RetryInfo` besides.
 ///
 /// As text: `none`, `retry-after-ms`, `retry-after`, `http-date`, `message`, `reset-headers`, `retry-info`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -95,6 +100,15 @@ impl FromStr for Hint {
             text: text.to_owned(),
         })
     }
+}
+
+/// The moment after `wait` by the clock on the wall, rounded up to a second. A wait of centuries counts as one.
+pub(super) fn moment(wait: Duration) -> SystemTime {
+    let since_epoch = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    let wait = wait.min(Duration::from_secs(100 * 365 * 86_400));
+    SystemTime::UNIX_EPOCH + up_to_seconds(since_epoch + wait)
 }
 
 pub(super) fn up_to_seconds(time: Duration) -> Duration {

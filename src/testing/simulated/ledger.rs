@@ -26,16 +26,19 @@ pub struct Ledger {
     pub in_flight: u64,
     /// The most calls that were in flight at the same time.
     pub most_in_flight: u64,
-    /// Calls answered in full: the whole body of a proper answer was handed to the socket. Refusals are among them.
+    /// Calls answered in full: the whole body of a proper answer was handed to the socket, of a stream up to its last
+    /// event. Refusals are among them.
     pub answered: u64,
     /// Calls answered with a whole body that is no answer: truncated JSON or garbage.
     pub garbled: u64,
-    /// Calls cut after the request was read, in any of the next three ways.
+    /// Calls cut after the request was read, in any of the next four ways.
     pub cut: u64,
     /// Connections reset before the head of the response.
     pub cut_before_head: u64,
-    /// Connections reset in the middle of the response's body.
+    /// Responses that ended in the middle of their body: connections reset, and streams without their last event.
     pub cut_in_body: u64,
+    /// Streams that ended with an error event.
+    pub error_events: u64,
     /// Calls whose client left before the response was complete, rejections under way included.
     pub disconnected: u64,
     /// Connections reset before the request was read.
@@ -48,10 +51,14 @@ pub struct Ledger {
     pub billed_answered: TokenUsage,
     /// Tokens billed for calls that were generated, but cut or garbled.
     pub billed_cut: TokenUsage,
+    /// Context caches created (Gemini's `cachedContents`). Creating one is no call.
+    pub caches_created: u64,
+    /// Tokens billed as input for creating them. Calls that use one have them as `cached_input`.
+    pub cache_creation_tokens: u64,
 }
 
 impl Ledger {
-    /// All tokens billed.
+    /// All tokens billed for calls.
     pub fn billed(&self) -> TokenUsage {
         self.billed_answered + self.billed_cut
     }
@@ -65,7 +72,7 @@ impl Ledger {
     pub fn is_balanced(&self) -> bool {
         let ended = self.answered + self.garbled + self.cut + self.reset_unread + self.rejections();
         self.received == self.in_flight + ended
-            && self.cut == self.cut_before_head + self.cut_in_body + self.disconnected
+            && self.cut == self.cut_before_head + self.cut_in_body + self.error_events + self.disconnected
     }
 
     pub(super) fn start(&mut self) {
@@ -92,6 +99,10 @@ impl Ledger {
                 self.cut += 1;
                 self.cut_in_body += 1;
             }
+            End::ErrorEvent => {
+                self.cut += 1;
+                self.error_events += 1;
+            }
             End::Disconnected => {
                 self.cut += 1;
                 self.disconnected += 1;
@@ -111,6 +122,7 @@ pub(super) enum End {
     Garbled,
     CutBeforeHead,
     CutInBody,
+    ErrorEvent,
     Disconnected,
     ResetUnread,
     Throttled,

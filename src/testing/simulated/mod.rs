@@ -2,15 +2,21 @@
 
 mod answer;
 mod builder;
+mod cache;
 mod call;
 mod fault;
 mod hint;
+mod instance;
 mod ledger;
+mod outgoing;
 mod preset;
 mod quota;
+mod rejection;
+mod respond;
 mod server;
 mod service;
 mod socket;
+mod wire;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,6 +25,7 @@ use tokio::time::Instant;
 
 use self::answer::{Answer, Question, Variant};
 use self::builder::Config;
+use self::cache::{Contents, Prefixes};
 use self::quota::Meter;
 use crate::prompt::Prompt;
 
@@ -31,11 +38,11 @@ pub use self::server::SimulatedServer;
 pub use self::service::SimulatedService;
 
 /// A simulated provider, with two faces over one model: [`service`](Self::service) for virtual time, and
-/// [`serve`](Self::serve), an HTTP server on OpenAI's wire.
+/// [`serve`](Self::serve), an HTTP server on the wires of OpenAI (chat completions and Responses), Anthropic and Gemini.
 ///
 /// Clones share quotas and ledger. Every decision of chance follows from the seed and the call's ordinal number, so
-/// that a scenario repeats itself in virtual time. The answer follows from the prompt alone:
-/// [`answer_to`](Self::answer_to).
+/// that a scenario repeats itself in virtual time. The answer follows from the prompt alone, whatever the wire:
+/// [`answer_to`](Self::answer_to). A prompt with a schema is answered with an instance of it.
 ///
 /// Tokens are counted at four characters each. Prompt and answer are billed once the request was accepted, whether the
 /// client gets the answer or not; [`Ledger`] keeps the two apart.
@@ -73,6 +80,8 @@ struct State {
     ledger: Ledger,
     clock: Option<Clock>,
     active: u64,
+    contents: Contents,
+    prefixes: Prefixes,
 }
 
 /// What starts with the first call.
@@ -121,7 +130,7 @@ impl SimulatedProvider {
     /// What it answers to a prompt when nothing goes wrong.
     pub fn answer_to(&self, prompt: &Prompt) -> String {
         let question = Question::from_prompt(prompt);
-        Answer::new(&question, self.inner.config.cached_share, Variant::Proper).text
+        Answer::new(&question, &self.inner.config, Variant::Proper).text
     }
 }
 

@@ -20,7 +20,7 @@ pub enum Preset {
     #[default]
     Throttled,
     /// Everything at once: rejected calls that count, tokens by a fixed window, a concurrency limit, no hints; resets,
-    /// truncated and garbage bodies, slow bodies, an outage of five seconds. Retried with patience (`max_attempts` of 8
+    /// truncated and garbage bodies, slow bodies, streams that are cut or fail, an outage of five seconds. Retried with patience (`max_attempts` of 8
     /// or more), nearly every item succeeds.
     Chaos,
 }
@@ -63,6 +63,8 @@ impl Preset {
                 .garbage_rate(0.02)
                 .slow_body(0.05, ms(1_000))
                 .stall(0.01, ms(3_000))
+                .stream_cut_rate(0.02)
+                .stream_error_rate(0.02)
                 .outage(ms(4_000), ms(5_000), 503),
         }
     }

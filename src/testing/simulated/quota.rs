@@ -116,6 +116,10 @@ impl Meter {
         self.quota.limit
     }
 
+    pub(super) fn period(&self) -> Duration {
+        self.quota.period
+    }
+
     fn advance(&mut self, now: Instant) {
         let (unit, capacity) = (self.unit(), i128::from(self.capacity()));
         let limit = i128::from(self.quota.limit);

@@ -1,50 +1,59 @@
-//! The HTTP face: OpenAI's chat completions on loopback.
+//! The HTTP face: the wires of all providers on loopback.
 
 use std::convert::Infallible;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::time::{Duration, SystemTime};
 
 use axum::Router;
-use axum::body::{Body, to_bytes};
-use axum::extract::{ConnectInfo, Request, State};
+use axum::body::to_bytes;
+use axum::extract::{ConnectInfo, Path, Request, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use axum::{Json, serve};
-use bytes::Bytes;
-use futures::stream;
-use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use serde_json::{Value, json};
+use http::StatusCode;
+use http::request::Parts;
+use serde_json::{Map, Value};
 use tokio::net::{TcpSocket, lookup_host};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use tokio::time::sleep;
 
 use super::SimulatedProvider;
-use super::answer::Question;
-use super::call::{Call, Rejection, Work};
-use super::fault::Fate;
-use super::hint::{Hint, openai_duration, up_to_milliseconds, up_to_seconds};
-use super::ledger::{End, Ledger};
+use super::ledger::Ledger;
+use super::rejection::Rejection;
+use super::respond::complete;
 use super::socket::{Connection, Listener};
-use crate::classify::{QuotaDimension, QuotaWindow, ReportedQuota};
+use super::wire::{self, Chat, Gemini, Messages, Refused, Responses, Wire, model_and_method, query};
 
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 4096;
 /// The largest request body that is read.
 const LARGEST_REQUEST: usize = 64 << 20;
-/// Time for bytes already written to reach the client before a connection is reset.
-const BEFORE_RESET: Duration = Duration::from_millis(2);
-/// Pieces in which a slow body dribbles.
-const DRIBBLES: usize = 8;
 
 /// A running HTTP face of a [`SimulatedProvider`].
 ///
-/// It answers `POST /v1/chat/completions` (and `/chat/completions`), `GET /v1/models` and `GET /_sim/ledger`. A reset is
-/// a real one: the client's kernel sees `RST`. Dropping it stops the server as [`shutdown`](Self::shutdown) does, but
-/// in the background.
+/// Each provider's calls are at the paths that it has itself, streamed or not as the request asks:
+///
+/// | provider | base URL | paths |
+/// |---|---|---|
+/// | OpenAI, and servers that speak like it | [`base_url`](Self::base_url) | `/chat/completions`, `/responses`, `/models` |
+/// | Anthropic | [`origin`](Self::origin) | `/v1/messages`, `/v1/messages/count_tokens`, `/v1/models` |
+/// | Gemini | [`origin`](Self::origin) | `/{v1,v1beta}/models/MODEL:generateContent`, `:streamGenerateContent?alt=sse`, `:countTokens`, `/models`, `/cachedContents` |
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> std::io::Result<()> {
+/// use llm_batch::testing::SimulatedProvider;
+///
+/// let provider = SimulatedProvider::builder().build().unwrap();
+/// let server = provider.serve("127.0.0.1:0").await?;
+/// assert_eq!(server.base_url(), format!("{}/v1", server.origin()));
+/// assert!(server.shutdown().await.is_balanced());
+/// # Ok(())
+/// # }
+/// ```
+///
+/// `GET /_sim/ledger` answers with the [`Ledger`] as JSON. A reset is a real one: the client's kernel sees `RST`. Dropping
+/// it stops the server as [`shutdown`](Self::shutdown) does, but in the background.
 pub struct SimulatedServer {
     address: SocketAddr,
     provider: SimulatedProvider,
@@ -73,13 +82,7 @@ impl SimulatedProvider {
         socket.bind(address)?;
         let listener = socket.listen(BACKLOG)?;
         let address = listener.local_addr()?;
-        let router = Router::new()
-            .route("/v1/chat/completions", post(complete))
-            .route("/chat/completions", post(complete))
-            .route("/v1/models", get(models))
-            .route("/models", get(models))
-            .route("/_sim/ledger", get(ledger))
-            .fallback(unknown)
+        let router = routes()
             .with_state(self.clone())
             .into_make_service_with_connect_info::<Connection>();
         let (stop, stopped) = oneshot::channel::<Infallible>();
@@ -97,9 +100,14 @@ impl SimulatedProvider {
 }
 
 impl SimulatedServer {
-    /// The base URL for clients: `http://127.0.0.1:PORT/v1`.
+    /// The base URL for clients of OpenAI's wires: `http://127.0.0.1:PORT/v1`.
     pub fn base_url(&self) -> String {
-        format!("http://{}/v1", self.address)
+        format!("{}/v1", self.origin())
+    }
+
+    /// The base URL for clients of Anthropic and Gemini, whose paths begin with the version: `http://127.0.0.1:PORT`.
+    pub fn origin(&self) -> String {
+        format!("http://{}", self.address)
     }
 
     /// Where it listens.
@@ -139,276 +147,195 @@ async fn ledger(State(provider): State<SimulatedProvider>) -> Json<Ledger> {
     Json(provider.ledger())
 }
 
-async fn models(State(provider): State<SimulatedProvider>) -> Json<Value> {
-    let model = &provider.inner.config.model;
-    Json(json!({
-        "object": "list",
-        "data": [{"id": model, "object": "model", "created": 0, "owned_by": "simulated"}],
-    }))
+/// The routes of all wires, at the paths that the providers have.
+fn routes() -> Router<SimulatedProvider> {
+    let mut router = Router::new()
+        .route("/v1/chat/completions", calls(&Chat))
+        .route("/chat/completions", calls(&Chat))
+        .route("/v1/responses", calls(&Responses))
+        .route("/responses", calls(&Responses))
+        .route("/v1/messages", calls(&Messages))
+        .route("/v1/messages/count_tokens", post(count_tokens))
+        .route("/models", get(models))
+        .route("/_sim/ledger", get(ledger));
+    for version in ["/v1", "/v1beta"] {
+        router = router
+            .route(&format!("{version}/models"), get(models))
+            .route(&format!("{version}/models/{{model}}"), get(model).post(generate))
+            .route(
+                &format!("{version}/cachedContents"),
+                get(list_contents).post(create_content),
+            )
+            .route(
+                &format!("{version}/cachedContents/{{id}}"),
+                get(get_content).patch(patch_content).delete(delete_content),
+            );
+    }
+    router.fallback(unknown)
+}
+
+/// Whose request it is, as far as path and headers tell: some paths are the same everywhere.
+fn wire_of(head: &Parts) -> &'static dyn Wire {
+    let path = head.uri.path();
+    let has = |name: &str| head.headers.contains_key(name);
+    let keyed = |pair: &str| pair.starts_with("key=");
+    if has("anthropic-version") || path.starts_with("/v1/messages") {
+        &Messages
+    } else if path.starts_with("/v1beta/")
+        || path.starts_with("/v1/cachedContents")
+        || has("x-goog-api-key")
+        || head.uri.query().is_some_and(|query| query.split('&').any(keyed))
+    {
+        &Gemini
+    } else {
+        &Chat
+    }
+}
+
+async fn models(State(provider): State<SimulatedProvider>, request: Request) -> Response {
+    let (head, _) = request.into_parts();
+    let wire = wire_of(&head);
+    let list = check_key(&provider, wire, &head).map(|()| wire.models(&provider.inner.config.model));
+    answer(wire, list)
+}
+
+async fn model(
+    State(provider): State<SimulatedProvider>,
+    Path(name): Path<String>,
+    request: Request,
+) -> Response {
+    let (head, _) = request.into_parts();
+    let wire = wire_of(&head);
+    answer(
+        wire,
+        check_key(&provider, wire, &head).map(|()| wire.model(&name)),
+    )
 }
 
 async fn unknown(request: Request) -> Response {
-    let message = format!(
-        "Unknown request URL: {} {}.",
-        request.method(),
-        request.uri().path()
-    );
-    (
-        StatusCode::NOT_FOUND,
-        Json(error_body(&message, "invalid_request_error", Some("unknown_url"))),
-    )
-        .into_response()
+    let (head, _) = request.into_parts();
+    let rejection = Rejection::unknown_url(&head.method, head.uri.path());
+    answer(wire_of(&head), Err(rejection.into()))
 }
 
-async fn complete(
-    State(provider): State<SimulatedProvider>,
-    ConnectInfo(connection): ConnectInfo<Connection>,
+async fn count_tokens(State(provider): State<SimulatedProvider>, request: Request) -> Response {
+    let counted = match read(&provider, &Messages, request).await {
+        Ok((head, body)) => wire::count_tokens(&head, &body),
+        Err(rejection) => Err(rejection),
+    };
+    answer(&Messages, counted)
+}
+
+/// The methods of Gemini's models.
+async fn generate(
+    state: State<SimulatedProvider>,
+    connection: ConnectInfo<Connection>,
     request: Request,
 ) -> Response {
-    // From here on the call counts: when the client leaves, this future is dropped, and the call with it.
-    let mut call = provider.receive();
-    if call.is_reset_unread() {
-        sleep(call.rejection_latency()).await;
-        call.end(End::ResetUnread);
-        return connection.reset();
-    }
-    match admit(&provider, &mut call, request).await {
-        Ok(work) => work.respond(call, connection).await,
-        Err(rejection) => {
-            sleep(rejection.delay).await;
-            let number = call.number();
-            call.end(rejection.end);
-            rejection.respond(number)
+    match model_and_method(request.uri().path()) {
+        Some((_, "generateContent" | "streamGenerateContent")) => {
+            complete(&Gemini, state.0, connection.0, request).await
         }
+        Some((_, "countTokens")) => {
+            let counted = match read(&state.0, &Gemini, request).await {
+                Ok((_, body)) => wire::count_content_tokens(&body),
+                Err(rejection) => Err(rejection),
+            };
+            answer(&Gemini, counted)
+        }
+        _ => unknown(request).await,
     }
 }
 
-async fn admit(
-    provider: &SimulatedProvider,
-    call: &mut Call,
+async fn create_content(State(provider): State<SimulatedProvider>, request: Request) -> Response {
+    let created = match read(&provider, &Gemini, request).await {
+        Ok((_, body)) => provider.create_content(&body),
+        Err(rejection) => Err(rejection),
+    };
+    answer(&Gemini, created)
+}
+
+async fn list_contents(State(provider): State<SimulatedProvider>, request: Request) -> Response {
+    let (head, _) = request.into_parts();
+    let list = check_key(&provider, &Gemini, &head)
+        .and_then(|()| provider.list_contents(query(&head, "pageSize"), query(&head, "pageToken")));
+    answer(&Gemini, list)
+}
+
+async fn get_content(
+    State(provider): State<SimulatedProvider>,
+    Path(id): Path<String>,
     request: Request,
-) -> Result<Work, Box<Rejection>> {
+) -> Response {
+    let (head, _) = request.into_parts();
+    let found = check_key(&provider, &Gemini, &head).and_then(|()| provider.get_content(&id));
+    answer(&Gemini, found)
+}
+
+async fn patch_content(
+    State(provider): State<SimulatedProvider>,
+    Path(id): Path<String>,
+    request: Request,
+) -> Response {
+    let patched = match read(&provider, &Gemini, request).await {
+        Ok((_, body)) => provider.patch_content(&id, &body),
+        Err(rejection) => Err(rejection),
+    };
+    answer(&Gemini, patched)
+}
+
+async fn delete_content(
+    State(provider): State<SimulatedProvider>,
+    Path(id): Path<String>,
+    request: Request,
+) -> Response {
+    let (head, _) = request.into_parts();
+    let deleted = check_key(&provider, &Gemini, &head).and_then(|()| provider.delete_content(&id));
+    answer(&Gemini, deleted)
+}
+
+/// The answer to what is no call.
+fn answer(wire: &dyn Wire, result: Result<Value, Box<Rejection>>) -> Response {
+    match result {
+        Ok(body) => (wire.headers(0, None), Json(body)).into_response(),
+        Err(rejection) => respond(wire.refuse(&rejection, 0)),
+    }
+}
+
+pub(super) fn respond(refused: Refused) -> Response {
+    let status = StatusCode::from_u16(refused.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    (status, refused.headers, Json(refused.body)).into_response()
+}
+
+fn check_key(provider: &SimulatedProvider, wire: &dyn Wire, head: &Parts) -> Result<(), Box<Rejection>> {
+    match &provider.inner.config.api_key {
+        Some(key) if wire.key(head).as_ref() != Some(key) => Err(Rejection::wrong_key().into()),
+        _ => Ok(()),
+    }
+}
+
+pub(super) async fn read(
+    provider: &SimulatedProvider,
+    wire: &dyn Wire,
+    request: Request,
+) -> Result<(Parts, Map<String, Value>), Box<Rejection>> {
     let (head, body) = request.into_parts();
     let body = to_bytes(body, LARGEST_REQUEST)
         .await
         .map_err(|error| Rejection::invalid(format!("The request body could not be read: {error}.")))?;
-    if let Some(key) = &provider.inner.config.api_key {
-        let given = head
-            .headers
-            .get(AUTHORIZATION)
-            .and_then(|value| value.to_str().ok());
-        if given.and_then(|value| value.strip_prefix("Bearer ")) != Some(key) {
-            return Err(Rejection::wrong_key().into());
-        }
-    }
+    check_key(provider, wire, &head)?;
     let body = serde_json::from_slice(&body).map_err(|error| {
         Rejection::invalid(format!(
             "We could not parse the JSON body of your request: {error}."
         ))
     })?;
-    let question = Question::from_body(&body).map_err(Rejection::invalid)?;
-    call.admit(&question)
+    Ok((head, body))
 }
 
-fn error_body(message: &str, kind: &str, code: Option<&str>) -> Value {
-    json!({"error": {"message": message, "type": kind, "param": null, "code": code}})
-}
-
-impl Rejection {
-    fn respond(self, number: u64) -> Response {
-        let mut headers = HeaderMap::new();
-        insert(&mut headers, "x-request-id", &format!("req-sim-{number}"));
-        let mut message = self.message;
-        let mut details = None;
-        match self.hint {
-            Some((Hint::RetryAfterMs, wait, _)) => {
-                insert(
-                    &mut headers,
-                    "retry-after-ms",
-                    &up_to_milliseconds(wait).as_millis(),
-                );
-            }
-            Some((Hint::RetryAfterSeconds, wait, _)) => {
-                insert(&mut headers, RETRY_AFTER.as_str(), &up_to_seconds(wait).as_secs());
-            }
-            Some((Hint::HttpDate, wait, _)) => {
-                let since_epoch = SystemTime::now()
-                    .duration_since(SystemTime::UNIX_EPOCH)
-                    .unwrap_or_default();
-                let date = SystemTime::UNIX_EPOCH + up_to_seconds(since_epoch + wait);
-                insert(&mut headers, RETRY_AFTER.as_str(), &httpdate::fmt_http_date(date));
-            }
-            Some((Hint::Message, wait, _)) => {
-                message.push_str(&format!(" Please try again in {}.", openai_duration(wait)));
-            }
-            Some((Hint::RetryInfo, wait, _)) => {
-                details = Some(json!([{
-                    "@type": "type.googleapis.com/google.rpc.RetryInfo",
-                    "retryDelay": format!("{}.{:09}s", wait.as_secs(), wait.subsec_nanos()),
-                }]));
-            }
-            Some((Hint::ResetHeaders | Hint::None, ..)) | None => {}
-        }
-        if let Some(quota) = &self.quota {
-            quota_headers(&mut headers, quota);
-        }
-        let mut body = error_body(&message, self.error_type, self.code);
-        if let Some(details) = details {
-            body["error"]["details"] = details;
-        }
-        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        (status, headers, Json(body)).into_response()
-    }
-}
-
-impl Work {
-    async fn respond(self, call: Call, connection: Connection) -> Response {
-        sleep(self.delay).await;
-        if self.fate == Fate::ResetBeforeHead {
-            call.end(End::CutBeforeHead);
-            return connection.reset();
-        }
-        let mut headers = HeaderMap::new();
-        insert(
-            &mut headers,
-            "x-request-id",
-            &format!("req-sim-{}", call.number()),
-        );
-        if let Some(quota) = &self.quota {
-            quota_headers(&mut headers, quota);
-        }
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        let mut body = self.body(call.number());
-        let end = match self.fate {
-            Fate::Truncated => {
-                body.truncate(body.len() / 2);
-                End::Garbled
-            }
-            Fate::Garbage => {
-                body = "<html><body>Bad gateway, please come back.</body></html>".into();
-                headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/html"));
-                End::Garbled
-            }
-            Fate::ResetInBody => End::CutInBody,
-            Fate::Answer | Fate::ResetBeforeHead | Fate::Refusal | Fate::InvalidJson => End::Answered,
-        };
-        insert(&mut headers, CONTENT_LENGTH.as_str(), &body.len());
-        let reply = Reply::new(body.into(), self.body_time, call, end, connection);
-        (headers, reply.into_body()).into_response()
-    }
-
-    fn body(&self, number: u64) -> String {
-        let answer = &self.answer;
-        let (content, refusal) = if answer.refused {
-            (None, Some(&answer.text))
-        } else {
-            (Some(&answer.text), None)
-        };
-        json!({
-            "id": format!("chatcmpl-sim-{number}"),
-            "object": "chat.completion",
-            "created": 1_700_000_000,
-            "model": self.model,
-            "choices": [{
-                "index": 0,
-                "message": {"role": "assistant", "content": content, "refusal": refusal},
-                "logprobs": null,
-                "finish_reason": answer.finish.as_str(),
-            }],
-            "usage": {
-                "prompt_tokens": answer.usage.input,
-                "completion_tokens": answer.usage.output,
-                "total_tokens": answer.usage.total(),
-                "prompt_tokens_details": {"cached_tokens": answer.usage.cached_input},
-                "completion_tokens_details": {"reasoning_tokens": answer.usage.reasoning},
-            },
-            "system_fingerprint": "fp_simulated",
-        })
-        .to_string()
-    }
-}
-
-/// A response body on its way out. Dropped before its last piece, the client has left.
-struct Reply {
-    rest: Bytes,
-    piece: usize,
-    pause: Duration,
-    // Where a body that is cut ends.
-    stop_at: usize,
-    call: Call,
-    end: End,
-    connection: Connection,
-}
-
-impl Reply {
-    fn new(body: Bytes, time: Duration, call: Call, end: End, connection: Connection) -> Self {
-        let pieces = if time.is_zero() { 1 } else { DRIBBLES };
-        let stop_at = if end == End::CutInBody { body.len() / 2 } else { 0 };
-        Self {
-            piece: body.len().div_ceil(pieces).max(1),
-            rest: body,
-            pause: time / pieces as u32,
-            stop_at,
-            call,
-            end,
-            connection,
-        }
-    }
-
-    fn into_body(self) -> Body {
-        Body::from_stream(stream::unfold(Some(self), async |reply| {
-            let mut reply = reply?;
-            if reply.rest.len() <= reply.stop_at {
-                sleep(BEFORE_RESET).await;
-                reply.call.end(reply.end);
-                return Some((Err(reply.connection.reset_error()), None));
-            }
-            if !reply.pause.is_zero() {
-                sleep(reply.pause).await;
-            }
-            let piece = reply
-                .rest
-                .split_to(reply.piece.min(reply.rest.len() - reply.stop_at));
-            if reply.rest.is_empty() {
-                reply.call.end(reply.end);
-                return Some((Ok(piece), None));
-            }
-            Some((Ok(piece), Some(reply)))
-        }))
-    }
-}
-
-fn insert(headers: &mut HeaderMap, name: &str, value: &dyn fmt::Display) {
-    let name = HeaderName::from_bytes(name.as_bytes());
-    if let (Ok(name), Ok(value)) = (name, HeaderValue::try_from(value.to_string())) {
-        headers.insert(name, value);
-    }
-}
-
-fn quota_headers(headers: &mut HeaderMap, quota: &ReportedQuota) {
-    let dimensions = [
-        (QuotaDimension::Requests, quota.requests),
-        (QuotaDimension::Tokens, quota.tokens),
-    ];
-    for (dimension, window) in dimensions {
-        let name = if dimension == QuotaDimension::Requests {
-            "requests"
-        } else {
-            "tokens"
-        };
-        let QuotaWindow {
-            limit,
-            remaining,
-            reset,
-        } = window;
-        if let (Some(limit), Some(remaining), Some(reset)) = (limit, remaining, reset) {
-            insert(headers, &format!("x-ratelimit-limit-{name}"), &limit);
-            insert(headers, &format!("x-ratelimit-remaining-{name}"), &remaining);
-            insert(
-                headers,
-                &format!("x-ratelimit-reset-{name}"),
-                &openai_duration(reset),
-            );
-        }
-    }
+fn calls(wire: &'static dyn Wire) -> MethodRouter<SimulatedProvider> {
+    post(
+        move |State(provider), ConnectInfo(connection), request: Request| {
+            complete(wire, provider, connection, request)
+        },
+    )
 }

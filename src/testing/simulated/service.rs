@@ -8,9 +8,11 @@ use tower_service::Service;
 
 use super::SimulatedProvider;
 use super::answer::Question;
-use super::call::{Call, Rejection, Work};
+use super::call::{Call, Work};
 use super::fault::Fate;
 use super::ledger::End;
+use super::rejection::Rejection;
+use super::wire::{Asked, openai};
 use crate::error::{Delivery, ErrorKind, LlmError};
 use crate::request::LlmRequest;
 use crate::response::{LlmResponse, ResponseMetadata};
@@ -46,7 +48,10 @@ impl Service<LlmRequest> for SimulatedService {
         let admitted = if call.is_reset_unread() {
             None
         } else {
-            Some(call.admit(&Question::from_prompt(request.input())))
+            Some(call.admit(Asked {
+                question: Question::from_prompt(request.input()),
+                ..Asked::default()
+            }))
         };
         Box::pin(async move {
             let result = match admitted {
@@ -56,8 +61,8 @@ impl Service<LlmRequest> for SimulatedService {
                     Err(reset("before the request was read"))
                 }
                 Some(Err(rejection)) => {
-                    sleep(rejection.delay).await;
-                    call.end(rejection.end);
+                    sleep(call.rejection_latency()).await;
+                    call.end(rejection.end(rejection.status));
                     Err(rejection.into_error())
                 }
                 Some(Ok(work)) => {
@@ -91,10 +96,11 @@ impl Rejection {
             408 | 502 | 504 | 524 => Delivery::MaybeBilled,
             _ => Delivery::Rejected,
         };
+        let code = openai::kind_and_code(&self).1;
         let mut error = LlmError::new(self.kind, self.message)
             .with_status(self.status)
             .with_delivery(delivery);
-        if let Some(code) = self.code {
+        if let Some(code) = code {
             error = error.with_code(code);
         }
         if let Some(quota) = self.quota {
@@ -102,7 +108,7 @@ impl Rejection {
         }
         match self
             .hint
-            .and_then(|(hint, wait, until_full)| hint.rounded(wait, until_full))
+            .and_then(|hint| hint.form.rounded(hint.wait, hint.until_full))
         {
             Some(wait) => error.with_retry_after(wait),
             None => error,
