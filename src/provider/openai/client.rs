@@ -284,7 +284,7 @@ impl OpenAiBuilder {
         })?;
         if !client.has_key && told.is_some_and(|preset| preset.needs_key) {
             return Err(configuration(format!(
-                "{} needs an API key; set {} and name the server (`{}:`), or give one to the builder",
+                "{} needs an API key; set {} (read for `{}:`), or give one to the builder",
                 client.base_url.host_str().unwrap_or(preset.prefix),
                 preset.key_variable,
                 preset.prefix
