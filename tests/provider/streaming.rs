@@ -296,6 +296,204 @@ async fn an_error_in_a_stream_is_that_error() {
             K::Authentication,
             None,
         ),
+    ] {
+        for after_text in [true, false] {
+            let mut pieces = vec![event.clone()];
+            if after_text {
+                pieces.insert(0, text("half an ans"));
+            }
+            let (result, report) = ask(whole(&pieces)).await;
+            let error = result.unwrap_err();
+            assert_eq!(error.kind(), kind, "{event}: {error}");
+            assert_eq!(error.delivery(), Delivery::MaybeBilled, "{event}");
+            assert_eq!(error.usage(), usage, "{event}");
+            assert!(!error.message().is_empty(), "{event}");
+            assert_eq!(report.unknown_usage_calls, u32::from(usage.is_none()));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_stalled_stream_times_out_and_a_slow_one_does_not() {
+    // Nothing more comes after the first piece.
+    let stalled =
+        Server::start(|_| Reply::events(&[text("a")]).then(Duration::from_secs(600), &text("b"))).await;
+    let streaming = Streaming::new().with_idle_timeout(Duration::from_millis(100));
+    let (result, report) = ask_server(&stalled, streaming, "x".into()).await;
+    let error = result.unwrap_err();
+    assert_eq!(
+        (error.kind(), error.delivery()),
+        (ErrorKind::TimedOut, Delivery::MaybeBilled)
+    );
+    assert_eq!(error.usage(), None);
+    assert!(llm_batch::Verdict::from(&error).maybe_billed);
+    assert!(error.to_string().contains("100ms"), "{error}");
+    assert!(report.time_to_first_token.is_some());
+
+    // Twice as long as may pass between two pieces, kept alive by events and comments.
+    let slow = Server::start(|_| {
+        let pause = Duration::from_millis(200);
+        let pieces = (0..10).map(|number| {
+            if number % 2 == 0 {
+                text("a")
+            } else {
+                ": wait\n\n".to_owned()
+            }
+        });
+        pieces
+            .fold(Reply::events(&[""; 0]), |reply, piece| reply.then(pause, &piece))
+            .then(pause, &finish("stop"))
+            .then(Duration::ZERO, DONE)
+            .ended()
+    })
+    .await;
+    let streaming = Streaming::new().with_idle_timeout(Duration::from_secs(1));
+    let (answer, _) = ask_server(&slow, streaming, "x".into()).await;
+    assert_eq!(answer.unwrap().output, "aaaaa");
+}
+
+#[tokio::test]
+async fn the_wait_for_the_reply_to_begin_is_not_idle() {
+    let server = Server::start(|_| {
+        whole(&[text("late"), finish("stop"), DONE.to_owned()]).wait(Duration::from_millis(300))
+    })
+    .await;
+    let streaming = Streaming::new().with_idle_timeout(Duration::from_millis(50));
+    let (answer, _) = ask_server(&server, streaming, "x".into()).await;
+    assert_eq!(answer.unwrap().output, "late");
+    let (answer, _) = ask_server(&server, streaming.without_idle_timeout(), "x".into()).await;
+    assert_eq!(answer.unwrap().output, "late");
+}
+
+#[tokio::test]
+async fn what_is_complete_stands_though_the_body_never_ends() {
+    let server = Server::start(|_| {
+        Reply::events(&[text("4"), finish("stop"), usage(), DONE.to_owned()])
+            .then(Duration::from_secs(600), ": more\n\n")
+    })
+    .await;
+    let (answer, _) = ask_server(&server, Streaming::new(), "x".into()).await;
+    let answer = answer.unwrap();
+    assert_eq!(
+        (answer.output.as_str(), answer.usage),
+        ("4", Some(TokenUsage::new(10, 2)))
+    );
+}
+
+#[tokio::test]
+async fn a_server_that_ignores_the_wish_for_a_stream_is_read_whole() {
+    let (answer, report) = ask(Reply::text("whole")).await;
+    let answer = answer.unwrap();
+    assert_eq!(
+        (answer.output.as_str(), answer.usage),
+        ("whole", Some(TokenUsage::new(10, 2)))
+    );
+    assert_eq!(report.time_to_first_token, None);
+    // Blank lines that kept the connection alive come before the JSON.
+    let body = format!("\n\n\n{}", crate::server::completion("late"));
+    let (answer, _) = ask(Reply::new(200, &[("content-type", "application/json")], body)).await;
+    assert_eq!(answer.unwrap().output, "late");
+}
+
+#[tokio::test]
+async fn an_error_status_is_classified_as_without_a_stream() {
+    let body =
+        r#"{"error":{"message":"Please try again in 2s","type":"tokens","code":"rate_limit_exceeded"}}"#;
+    let (result, _) = ask(Reply::new(429, &[("content-type", "application/json")], body)).await;
+    let error = result.unwrap_err();
+    assert_eq!(
+        (error.kind(), error.delivery()),
+        (ErrorKind::RateLimit, Delivery::Rejected)
+    );
+    assert_eq!(error.retry_after(), Some(Duration::from_secs(2)));
+    assert_eq!(error.usage(), Some(TokenUsage::ZERO));
+}
+
+#[tokio::test]
+async fn a_stream_beyond_the_bound_is_an_error_of_its_own() {
+    let server =
+        Server::start(|_| whole(&[text(&"x".repeat(5_000)), text(&"x".repeat(5_000)), finish("stop")])).await;
+    let model = |bytes| {
+        let client = server.builder().max_response_bytes(bytes).build().unwrap();
+        client.model("m").with_streaming(Streaming::new())
+    };
+    let (result, _) = ask_model(model(9_000), "x".into()).await;
+    let error = result.unwrap_err();
+    assert_eq!(
+        (error.kind(), error.delivery()),
+        (ErrorKind::ResponseTooLarge, Delivery::MaybeBilled)
+    );
+    assert_eq!(error.usage(), None);
+    let (answer, _) = ask_model(model(20_000), "x".into()).await;
+    assert_eq!(answer.unwrap().output.len(), 10_000);
+}
+
+#[tokio::test]
+async fn fragments_of_tool_calls_are_joined() {
+    let call = |index: Value, id: Value, name: Value, arguments: &str| {
+        let mut call = json!({"index": index, "function": {"arguments": arguments}});
+        if !id.is_null() {
+            call["id"] = id;
+            call["type"] = "function".into();
+        }
+        if !name.is_null() {
+            call["function"]["name"] = name;
+        }
+        delta(&json!({"tool_calls": [call]}))
+    };
+    let expected = [
+        json!({"id": "a", "type": "function", "function": {"name": "f", "arguments": "{\"x\":1}"}}),
+        json!({"id": "b", "type": "function", "function": {"name": "g", "arguments": "{}"}}),
+    ];
+    let more = |index: u64, arguments: &str| call(index.into(), Value::Null, Value::Null, arguments);
+    let unnumbered =
+        |id: &str, name: &str, arguments: &str| call(Value::Null, id.into(), name.into(), arguments);
+    let first = |index: u64, id: &str, name: &str, arguments: &str| {
+        call(index.into(), id.into(), name.into(), arguments)
+    };
+    for pieces in [
+        vec![
+            first(0, "a", "f", ""),
+            more(0, "{\"x\""),
+            first(1, "b", "g", ""),
+            more(0, ":1}"),
+            more(1, "{}"),
+        ],
+        // The id with every fragment.
+        vec![
+            first(0, "a", "f", "{\"x\""),
+            call(json!(0), json!("a"), Value::Null, ":1}"),
+            first(1, "b", "g", "{}"),
+        ],
+        // Whole calls, not numbered, or all with the same number.
+        vec![unnumbered("a", "f", "{\"x\":1}"), unnumbered("b", "g", "{}")],
+        vec![
+            first(0, "a", "f", "{\"x\""),
+            more(0, ":1}"),
+            first(0, "b", "g", "{"),
+            more(0, "}"),
+        ],
+    ] {
+        let mut pieces = pieces;
+        pieces.extend([finish("tool_calls"), usage(), DONE.to_owned()]);
+        let (answer, report) = ask(whole(&pieces)).await;
+        let answer = answer.unwrap();
+        assert_eq!(answer.metadata.tool_calls, expected, "{pieces:?}");
+        assert_eq!(answer.metadata.finish_reason, Some(FinishReason::ToolCalls));
+        assert_eq!(answer.output, "");
+        assert!(report.time_to_first_token.is_some());
+    }
+}
+
+#[tokio::test]
+async fn refusals_filters_and_cuts_are_read_as_in_whole_replies() {
+    use ErrorKind as K;
+    let refusal = |text: &str| delta(&json!({"refusal": text}));
+    for (pieces, kind) in [
+        (
+            vec![refusal("I cannot "), refusal("help."), finish("stop")],
+            K::ContentFilter,
+        ),
         (vec![text("half"), finish("content_filter")], K::ContentFilter),
         (vec![finish("length")], K::Truncated),
     ] {
