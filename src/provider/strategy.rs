@@ -9,15 +9,25 @@ use crate::error::LlmError;
 /// | prefix | base URL | variables |
 /// |---|---|---|
 /// | `openai:` | `https://api.openai.com/v1` | `OPENAI_API_KEY`, `OPENAI_BASE_URL`, `OPENAI_ORG_ID`, `OPENAI_PROJECT_ID` |
+/// | `openai-chat:` | `https://api.openai.com/v1` | the same `OPENAI_API_KEY`, `OPENAI_BASE_URL`, ... |
+/// | `openai-responses:` | `https://api.openai.com/v1` | the same `OPENAI_API_KEY`, `OPENAI_BASE_URL`, ... |
 /// | `anthropic:` | `https://api.anthropic.com` | `ANTHROPIC_API_KEY`, `ANTHROPIC_BASE_URL` |
 /// | `gemini:` | `https://generativelanguage.googleapis.com` | `GEMINI_API_KEY` or `GOOGLE_API_KEY`, `GEMINI_BASE_URL` |
 /// | `openai-compatible:` | none | `OPENAI_COMPATIBLE_BASE_URL`, `OPENAI_COMPATIBLE_API_KEY` |
+/// | `azure:` | none | `AZURE_OPENAI_ENDPOINT`, `AZURE_OPENAI_API_KEY` |
+/// | `openrouter:` | `https://openrouter.ai/api/v1` | `OPENROUTER_BASE_URL`, `OPENROUTER_API_KEY` |
+/// | `deepseek:` | `https://api.deepseek.com` | `DEEPSEEK_BASE_URL`, `DEEPSEEK_API_KEY` |
+/// | `groq:` | `https://api.groq.com/openai/v1` | `GROQ_BASE_URL`, `GROQ_API_KEY` |
+/// | `mistral:` | `https://api.mistral.ai/v1` | `MISTRAL_BASE_URL`, `MISTRAL_API_KEY` |
+/// | `xai:` | `https://api.x.ai/v1` | `XAI_BASE_URL`, `XAI_API_KEY` |
 /// | `ollama:` | `http://localhost:11434/v1` | `OLLAMA_BASE_URL`, `OLLAMA_API_KEY` |
 /// | `vllm:` | `http://localhost:8000/v1` | `VLLM_BASE_URL`, `VLLM_API_KEY` |
 /// | `llamacpp:` | `http://localhost:8080/v1` | `LLAMACPP_BASE_URL`, `LLAMACPP_API_KEY` |
 /// | `lmstudio:` | `http://localhost:1234/v1` | `LMSTUDIO_BASE_URL`, `LMSTUDIO_API_KEY` |
 ///
-/// Only OpenAI, Anthropic and Google themselves need a key. The model is everything after the first colon, so `ollama:qwen3:8b` works.
+/// `openai:` asks for Responses at OpenAI's own address, and for chat completions at any other; `openai-chat:` and
+/// `openai-responses:` say which. Servers that run on a machine of one's own need no key. The model is everything after
+/// the first colon, so `ollama:qwen3:8b` works.
 ///
 /// ```
 /// let model = llm_batch::strategy("ollama:qwen3:8b")?;
@@ -78,11 +88,12 @@ impl ModelBuilder {
                 prefixes()
             ))
         })?;
-        let made = match prefix {
-            #[cfg(feature = "anthropic")]
-            "anthropic" => super::anthropic::AnthropicBuilder::from_environment(settings)
-                .and_then(|builder| builder.build())
-                .map(|client| client.model(model)),
+        if model.trim().is_empty() && known().contains(&prefix) {
+            return Err(configuration(format!(
+                "{name:?} names no model; write `{prefix}:MODEL`"
+            )));
+        }
+        match prefix {
             #[cfg(feature = "openai")]
             prefix if super::openai::is_prefix(prefix) => {
                 let builder = super::openai::OpenAiBuilder::from_settings(settings);
@@ -91,6 +102,10 @@ impl ModelBuilder {
                     .and_then(|builder| builder.build())
                     .map(|client| client.model(model))
             }
+            #[cfg(feature = "anthropic")]
+            "anthropic" => super::anthropic::AnthropicBuilder::from_environment(settings)
+                .and_then(|builder| builder.build())
+                .map(|client| client.model(model)),
             #[cfg(feature = "gemini")]
             "gemini" => super::gemini::GeminiBuilder::from_settings(settings)
                 .environment()
@@ -100,29 +115,25 @@ impl ModelBuilder {
                 "{prefix:?} is no known provider; providers are {}",
                 prefixes()
             ))),
-        };
-        if made.is_ok() && model.trim().is_empty() {
-            return Err(configuration(format!(
-                "{name:?} names no model; write `{prefix}:MODEL`"
-            )));
         }
-        made
     }
 }
 
-/// What may stand before a model: `openai:, openai-compatible:, ...`.
-pub(crate) fn prefixes() -> String {
-    let prefixes: Vec<String> = [
+/// Every prefix.
+fn known() -> Vec<&'static str> {
+    let of_each: &[Vec<&'static str>] = &[
         #[cfg(feature = "openai")]
         super::openai::prefixes(),
         #[cfg(feature = "anthropic")]
         vec!["anthropic"],
         #[cfg(feature = "gemini")]
         vec!["gemini"],
-    ]
-    .into_iter()
-    .flatten()
-    .map(|prefix| format!("{prefix}:"))
-    .collect();
+    ];
+    of_each.concat()
+}
+
+/// What may stand before a model: `openai:, openai-compatible:, ...`.
+fn prefixes() -> String {
+    let prefixes: Vec<String> = known().iter().map(|prefix| format!("{prefix}:")).collect();
     prefixes.join(", ")
 }

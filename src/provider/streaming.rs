@@ -38,6 +38,9 @@ impl Streaming {
     /// Sets how long nothing at all may come before the call counts as stuck: [`ErrorKind::TimedOut`], sent, may have
     /// been billed. Events count, and so do comments that keep the connection alive.
     ///
+    /// The clock runs once the reply has begun. Until then the call may wait in the queue of a server that sends nothing
+    /// before the first token (llama.cpp): that wait is for the call timeout.
+    ///
     /// [`ErrorKind::TimedOut`]: crate::ErrorKind::TimedOut
     #[must_use]
     pub const fn with_idle_timeout(mut self, timeout: Duration) -> Self {

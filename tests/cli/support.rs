@@ -15,7 +15,10 @@ pub(crate) fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_llm-batch"));
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
-        if text.ends_with("_API_KEY") || text.ends_with("_BASE_URL") || text == "RUST_LOG" {
+        let is_read = ["_API_KEY", "_BASE_URL", "_ENDPOINT"]
+            .iter()
+            .any(|end| text.ends_with(end));
+        if is_read || text == "RUST_LOG" {
             command.env_remove(&name);
         }
     }

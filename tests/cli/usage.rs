@@ -6,11 +6,16 @@ use crate::support::{Provider, program, run};
 fn wrong_usage_is_explained_with_status_2() {
     let cases: &[(&[&str], &str)] = &[
         (&["run"], "--model"),
-        (&["run", "-m", "gpt-4o"], "openai:, openai-compatible:"),
+        (&["run", "-m", "gpt-4o"], "--model"),
+        (&["run", "-m", "gpt-4o"], "openai:, openai-chat:"),
+        (&["run", "-m", "gpt-4o"], "openrouter:"),
         (&["run", "-m", "gpt-4o"], "sim:"),
+        (&["run", "-m", "openia:gpt-4o"], "\"openia\" is no known provider"),
         (&["run", "-m", "openai:"], "names no model"),
         (&["run", "-m", "openai:gpt-4o"], "OPENAI_API_KEY"),
+        (&["run", "-m", "mistral:m"], "MISTRAL_API_KEY"),
         (&["run", "-m", "openai-compatible:m"], "--base-url"),
+        (&["run", "-m", "azure:m"], "AZURE_OPENAI_ENDPOINT"),
         (&["run", "-m", "sim:nothing"], "sim:throttled"),
         (
             &["run", "-m", "sim:steady", "--base-url", "http://x/v1"],

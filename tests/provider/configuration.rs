@@ -80,7 +80,16 @@ fn names_that_are_wrong_tell_the_right_ones() {
         for prefix in [
             "openai:",
             "anthropic:",
+            "gemini:",
+            "openai-chat:",
+            "openai-responses:",
             "openai-compatible:",
+            "azure:",
+            "openrouter:",
+            "deepseek:",
+            "groq:",
+            "mistral:",
+            "xai:",
             "ollama:",
             "vllm:",
             "llamacpp:",
@@ -89,7 +98,7 @@ fn names_that_are_wrong_tell_the_right_ones() {
             assert!(error.to_string().contains(prefix), "{name}: {error}");
         }
     }
-    for name in ["ollama:", "vllm: "] {
+    for name in ["openai:", "groq:", "ollama:", "vllm: "] {
         assert!(
             strategy(name).unwrap_err().to_string().contains("model"),
             "{name}"

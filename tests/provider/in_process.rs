@@ -17,15 +17,14 @@ fn in_process(test: &str, variables: &[(&str, &str)]) -> String {
         "--ignored",
         "--nocapture",
     ]);
-    for variable in [
-        "ANTHROPIC_API_KEY",
-        "ANTHROPIC_BASE_URL",
-        "OPENAI_API_KEY",
-        "OPENAI_BASE_URL",
-        "OPENAI_COMPATIBLE_BASE_URL",
-        "OLLAMA_BASE_URL",
-    ] {
-        command.env_remove(variable);
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if ["_API_KEY", "_BASE_URL", "_ENDPOINT"]
+            .iter()
+            .any(|end| text.ends_with(end))
+        {
+            command.env_remove(&name);
+        }
     }
     let output = command.envs(variables.iter().copied()).output().unwrap();
     String::from_utf8(output.stdout).unwrap()

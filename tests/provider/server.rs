@@ -52,6 +52,8 @@ pub(crate) enum After {
 pub(crate) struct Reply {
     pub(crate) bytes: Vec<u8>,
     pub(crate) wait: Duration,
+    /// What follows, each after a pause.
+    pub(crate) more: Vec<(Duration, Vec<u8>)>,
     pub(crate) after: After,
 }
 
@@ -60,6 +62,7 @@ impl Reply {
         Self {
             bytes: bytes.into(),
             wait: Duration::ZERO,
+            more: Vec::new(),
             after,
         }
     }
@@ -85,6 +88,25 @@ impl Reply {
         Self::json(&completion(answer))
     }
 
+    /// The beginning of a stream of events: head and pieces, in chunks. Its end is for `after` or [`ended`](Self::ended).
+    pub(crate) fn events(pieces: &[impl AsRef<str>]) -> Self {
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n";
+        let mut bytes = head.as_bytes().to_vec();
+        bytes.extend(pieces.iter().flat_map(|piece| chunk(piece.as_ref())));
+        Self::raw(bytes, After::Keep)
+    }
+
+    /// Another piece of a stream, after a pause.
+    pub(crate) fn then(mut self, pause: Duration, piece: &str) -> Self {
+        self.more.push((pause, chunk(piece)));
+        self
+    }
+
+    /// The end of a chunked body.
+    pub(crate) fn ended(self) -> Self {
+        self.then(Duration::ZERO, "")
+    }
+
     pub(crate) fn after(mut self, after: After) -> Self {
         self.after = after;
         self
@@ -94,6 +116,11 @@ impl Reply {
         self.wait = wait;
         self
     }
+}
+
+/// A chunk of a body; the empty one is the last.
+fn chunk(text: &str) -> Vec<u8> {
+    format!("{:x}\r\n{text}\r\n", text.len()).into_bytes()
 }
 
 /// A plain chat completion of 10 + 2 tokens.
@@ -204,6 +231,12 @@ async fn serve(mut stream: TcpStream, handler: Handler, log: Arc<Mutex<Vec<Recei
         }
         if stream.write_all(&reply.bytes).await.is_err() {
             return;
+        }
+        for (pause, bytes) in reply.more {
+            tokio::time::sleep(pause).await;
+            if stream.write_all(&bytes).await.is_err() {
+                return;
+            }
         }
         match reply.after {
             After::Keep => {}

@@ -103,8 +103,10 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 #[command(after_help = RUN_EXAMPLES)]
 pub(crate) struct RunArgs {
-    /// Who answers: PROVIDER:MODEL. Providers: openai, anthropic, openai-compatible (needs --base-url), ollama,
-    /// vllm, llamacpp, lmstudio, and sim:steady, sim:throttled, sim:chaos, which need nothing.
+    /// Who answers: PROVIDER:MODEL. Providers: openai, openai-chat, openai-responses, anthropic, gemini,
+    /// openai-compatible and azure (both need --base-url), openrouter, deepseek, groq, mistral, xai; on a
+    /// machine of your own ollama, vllm, llamacpp, lmstudio; and sim:steady, sim:throttled, sim:chaos, which
+    /// need nothing.
     #[arg(short, long, value_name = "PROVIDER:MODEL")]
     pub(crate) model: String,
 

@@ -43,14 +43,6 @@ impl Model {
             return simulated(args, name).map(Self::Simulated);
         }
         let base_url = args.provider.base_url.as_deref();
-        if prefix == "openai-compatible"
-            && base_url.is_none()
-            && std::env::var_os("OPENAI_COMPATIBLE_BASE_URL").is_none()
-        {
-            return Err(UsageError::new(
-                "openai-compatible: needs to know where the server is: --base-url http://HOST:PORT/v1",
-            ));
-        }
         Ok(Self::Server {
             model: Box::new(strategy(args, text, base_url)?),
             local: LOCAL.contains(&prefix),
@@ -137,11 +129,11 @@ fn strategy(args: &RunArgs, name: &str, base_url: Option<&str>) -> Result<Strate
         builder = builder.api_key_env(variable);
     }
     builder.build().map_err(|error| {
-        // The library tells which prefixes there are, but not of the simulated provider.
-        let also = if error.message().contains("providers are") {
-            ", and sim: for a simulated one"
-        } else {
-            ""
+        // The library knows neither the simulated provider nor this program's options.
+        let also = match error.message() {
+            message if message.contains("providers are") => ", and sim: for a simulated one",
+            message if message.contains("needs a base URL") => ", or give it by --base-url",
+            _ => "",
         };
         UsageError::new(format!("--model: {}{also}", error.message()))
     })

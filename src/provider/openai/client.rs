@@ -6,7 +6,8 @@ use std::sync::Arc;
 use reqwest::Url;
 
 use super::chat::ChatFormat;
-use super::presets::find;
+use super::presets::{self, OPENAI, Preset, Wire};
+use super::responses::ResponsesFormat;
 use crate::error::LlmError;
 use crate::provider::http::Authentication;
 use crate::provider::model::Model;
@@ -46,7 +47,10 @@ pub struct OpenAi {
 pub(super) struct Inner {
     pub(super) client: Client,
     pub(super) provider: String,
+    pub(super) preset: &'static Preset,
     pub(super) token_limit: TokenLimitField,
+    /// Whether Responses are asked for where the user does not say.
+    responses: bool,
 }
 
 impl fmt::Debug for OpenAi {
@@ -55,6 +59,7 @@ impl fmt::Debug for OpenAi {
             .field("client", &self.inner.client)
             .field("provider", &self.inner.provider)
             .field("token_limit", &self.inner.token_limit)
+            .field("responses", &self.inner.responses)
             .finish()
     }
 }
@@ -77,14 +82,51 @@ impl OpenAi {
         OpenAiBuilder::from_settings(Settings::default())
     }
 
-    /// A strategy that asks `model`, unless a prompt names another one.
+    /// A strategy that asks `model`, unless a prompt names another one: for [responses](Self::responses) at OpenAI's own
+    /// address (`api.openai.com`, and those of its regions), for [chat completions](Self::chat) anywhere else.
+    ///
+    /// A client of a [server](OpenAiBuilder::server) whose prefix names the wire (`openai-chat`, `openai-responses`) keeps
+    /// to it, and so does every server that is not OpenAI: chat completions.
     pub fn model(&self, model: impl Into<String>) -> Model {
-        self.chat(model)
+        if self.inner.responses {
+            self.responses(model)
+        } else {
+            self.chat(model)
+        }
     }
 
-    /// A strategy that asks `model` for chat completions.
+    /// A strategy that asks `model` for chat completions, whatever the server.
+    ///
+    /// ```
+    /// use llm_batch::Prompt;
+    /// use llm_batch::provider::openai::OpenAi;
+    ///
+    /// let model = OpenAi::builder().api_key("secret").build()?.chat("gpt-4o-mini");
+    /// let body = model.request_body(&Prompt::new("Hello"))?;
+    /// assert_eq!(body, br#"{"model":"gpt-4o-mini","messages":[{"role":"user","content":"Hello"}]}"#);
+    /// # Ok::<(), llm_batch::LlmError>(())
+    /// ```
     pub fn chat(&self, model: impl Into<String>) -> Model {
         Model::new(Arc::new(ChatFormat::new(self.clone())), model)
+    }
+
+    /// A strategy that asks `model` for OpenAI's Responses, whatever the server.
+    ///
+    /// Nothing is kept at the provider (`store: false`, which an extra field of that name changes). Of messages with a
+    /// phase only the final answer is the output. Stop sequences and a seed have no field on this wire: a prompt that has
+    /// one is refused unsent, and so is an answer in the background, which would not be there yet.
+    ///
+    /// ```
+    /// use llm_batch::Prompt;
+    /// use llm_batch::provider::openai::OpenAi;
+    ///
+    /// let model = OpenAi::builder().base_url("http://localhost:8000/v1").build()?.responses("qwen3-8b");
+    /// let body = model.request_body(&Prompt::new("Hello"))?;
+    /// assert_eq!(body, br#"{"model":"qwen3-8b","input":"Hello","store":false}"#);
+    /// # Ok::<(), llm_batch::LlmError>(())
+    /// ```
+    pub fn responses(&self, model: impl Into<String>) -> Model {
+        Model::new(Arc::new(ResponsesFormat::new(self.clone())), model)
     }
 }
 
@@ -110,8 +152,9 @@ pub struct OpenAiBuilder {
     settings: Settings,
     organization: Option<String>,
     project: Option<String>,
-    token_limit: TokenLimitField,
-    provider: Option<&'static str>,
+    token_limit: Option<TokenLimitField>,
+    bearer: bool,
+    preset: Option<&'static Preset>,
 }
 
 impl OpenAiBuilder {
@@ -120,8 +163,9 @@ impl OpenAiBuilder {
             settings,
             organization: None,
             project: None,
-            token_limit: TokenLimitField::default(),
-            provider: None,
+            token_limit: None,
+            bearer: false,
+            preset: None,
         }
     }
 
@@ -139,9 +183,31 @@ impl OpenAiBuilder {
         self
     }
 
-    /// Sets the name of the field for the output token limit; the default is `max_completion_tokens`.
+    /// Sets the name of the field for the output token limit. The default is the one that the server is known to want,
+    /// and `max_completion_tokens` for an unknown one.
     pub fn token_limit_field(mut self, field: TokenLimitField) -> Self {
-        self.token_limit = field;
+        self.token_limit = Some(field);
+        self
+    }
+
+    /// Sends the key as a bearer token also to a server that has a header of its own for keys: to Azure, whose Entra ID
+    /// gives tokens in place of keys. Anywhere else it is the default.
+    ///
+    /// ```
+    /// use llm_batch::provider::openai::OpenAi;
+    ///
+    /// # async fn fresh_token() -> Result<String, llm_batch::BoxError> { Ok("token".to_owned()) }
+    /// let client = OpenAi::builder()
+    ///     .base_url("https://my-resource.openai.azure.com")
+    ///     .api_key_with(fresh_token)
+    ///     .bearer()
+    ///     .build()?;
+    /// let model = client.model("my-deployment");
+    /// assert_eq!(model.provider(), "azure.ai.openai");
+    /// # Ok::<(), llm_batch::LlmError>(())
+    /// ```
+    pub fn bearer(mut self) -> Self {
+        self.bearer = true;
         self
     }
 
@@ -160,9 +226,8 @@ impl OpenAiBuilder {
     /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration) if the prefix is unknown, or a variable that is
     /// needed is not set; the message names the prefixes or the variable.
     pub fn server(mut self, prefix: &str) -> Result<Self, LlmError> {
-        let preset = find(prefix)?;
-        self.provider = Some(preset.prefix);
-        self.token_limit = preset.token_limit;
+        let preset = presets::find(prefix)?;
+        self.preset = Some(preset);
         let has_key = self
             .settings
             .read_environment(preset.base_url_variable, &[preset.key_variable])?;
@@ -181,7 +246,7 @@ impl OpenAiBuilder {
                 preset.prefix, preset.base_url_variable
             )));
         }
-        if preset.prefix == "openai" {
+        if preset.name == OPENAI.name {
             self.organization = self
                 .organization
                 .map_or_else(|| variable("OPENAI_ORG_ID"), |id| Ok(Some(id)))?;
@@ -196,56 +261,58 @@ impl OpenAiBuilder {
     ///
     /// # Errors
     /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration) if the base URL or a header is malformed, the key's
-    /// variable is not set, or no key was given for OpenAI itself.
+    /// variable is not set, or no key was given for a provider that needs one.
     pub fn build(self) -> Result<OpenAi, LlmError> {
+        let base_url = self.settings.base_url.as_deref().unwrap_or(DEFAULT_BASE_URL);
+        // What an address tells comes before what the client is called: `openai:` may be told to ask another provider.
+        let told = Url::parse(base_url.trim()).ok().and_then(|url| presets::at(&url));
+        let preset = told.or(self.preset).unwrap_or(&OPENAI);
         let named = [
             ("openai-organization", self.organization),
             ("openai-project", self.project),
         ];
-        let client = self.settings.connect(Server {
+        let mut client = self.settings.connect(Server {
             base_url: DEFAULT_BASE_URL,
-            authentication: Authentication::Bearer,
+            authentication: match preset.key_header {
+                Some(header) if !self.bearer => Authentication::Header(header),
+                _ => Authentication::Bearer,
+            },
             headers: named
                 .into_iter()
                 .filter_map(|(name, value)| Some((name, value?)))
                 .collect(),
         })?;
-        if !client.has_key && client.base_url.host_str() == Some("api.openai.com") {
-            return Err(configuration(
-                "OpenAI needs an API key; set OPENAI_API_KEY and use OpenAi::from_env, or give one to the builder",
-            ));
+        if !client.has_key && told.is_some_and(|preset| preset.needs_key) {
+            return Err(configuration(format!(
+                "{} needs an API key; set {} (read for `{}:`), or give one to the builder",
+                client.base_url.host_str().unwrap_or(preset.prefix),
+                preset.key_variable,
+                preset.prefix
+            )));
         }
-        let provider = provider_name(&client.base_url)
-            .or(self.provider)
-            .unwrap_or("openai")
-            .to_owned();
+        if let Some(path) = preset.path
+            && client.base_url.path() == "/"
+        {
+            client.base_url.set_path(path);
+        }
+        let provider = match told {
+            Some(preset) => preset.name,
+            None => presets::other_name(&client.base_url).unwrap_or(preset.name),
+        };
+        let wire = self.preset.map_or(Wire::ByHost, |preset| preset.wire);
+        let responses = match wire {
+            Wire::Chat => false,
+            Wire::Responses => true,
+            Wire::ByHost => presets::is_openai(&client.base_url),
+        };
         Ok(OpenAi {
             inner: Arc::new(Inner {
                 client,
-                provider,
-                token_limit: self.token_limit,
+                provider: provider.to_owned(),
+                preset,
+                token_limit: self.token_limit.unwrap_or(preset.token_limit),
+                responses,
             }),
         })
     }
-}
-
-/// The OpenTelemetry names of providers that are known by their host.
-fn provider_name(url: &Url) -> Option<&'static str> {
-    const HOSTS: &[(&str, &str)] = &[
-        ("openai.com", "openai"),
-        ("openai.azure.com", "azure.ai.openai"),
-        ("groq.com", "groq"),
-        ("mistral.ai", "mistral_ai"),
-        ("deepseek.com", "deepseek"),
-        ("openrouter.ai", "openrouter"),
-        ("x.ai", "x_ai"),
-        ("perplexity.ai", "perplexity"),
-        ("cohere.com", "cohere"),
-        ("googleapis.com", "gcp.gemini"),
-    ];
-    let host = url.host_str()?;
-    HOSTS.iter().find_map(|(domain, name)| {
-        let rest = host.strip_suffix(domain)?;
-        (rest.is_empty() || rest.ends_with('.')).then_some(*name)
-    })
 }

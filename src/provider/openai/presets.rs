@@ -1,85 +1,220 @@
-//! The servers that can be named in a line, as data.
+//! The servers that can be named in a line, and how they differ, as data.
+
+use reqwest::Url;
 
 use super::TokenLimitField;
 use crate::error::LlmError;
 use crate::provider::settings::configuration;
 
-/// A server that speaks OpenAI's chat completions.
+/// What a strategy asks a server for unless the user says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wire {
+    Chat,
+    Responses,
+    /// Responses at OpenAI itself, chat completions anywhere else.
+    ByHost,
+}
+
+/// A server that speaks one of OpenAI's wires.
 #[derive(Debug)]
-pub(crate) struct Preset {
-    /// What stands before the colon in `PREFIX:MODEL`, and the provider's name in metadata.
-    pub(crate) prefix: &'static str,
+pub(super) struct Preset {
+    /// What stands before the colon in `PREFIX:MODEL`.
+    pub(super) prefix: &'static str,
+    /// The OpenTelemetry name.
+    pub(super) name: &'static str,
     /// Where the server is; none if only the user knows.
-    pub(crate) base_url: Option<&'static str>,
+    pub(super) base_url: Option<&'static str>,
+    /// The path that a base URL without one is given.
+    pub(super) path: Option<&'static str>,
+    /// The domains that tell the server, whatever its client was called.
+    pub(super) domains: &'static [&'static str],
     /// The variable that overrides the base URL.
-    pub(crate) base_url_variable: &'static str,
+    pub(super) base_url_variable: &'static str,
     /// The variable that holds the key.
-    pub(crate) key_variable: &'static str,
+    pub(super) key_variable: &'static str,
     /// Whether the server is of no use without a key.
-    pub(crate) needs_key: bool,
-    /// How the server wants the output token limit.
-    pub(crate) token_limit: TokenLimitField,
+    pub(super) needs_key: bool,
+    /// The header that takes the key, if it is not a bearer token.
+    pub(super) key_header: Option<&'static str>,
+    pub(super) wire: Wire,
+    /// The field for the output token limit.
+    pub(super) token_limit: TokenLimitField,
+    /// The field for the sampling seed.
+    pub(super) seed: &'static str,
+    /// Whether a stream may be asked for its usage. A server that cannot be asked tells it anyway.
+    pub(super) stream_options: bool,
+    /// Whether a JSON Schema can be sent. If not, JSON is asked for, and the schema goes into the system text.
+    pub(super) json_schema: bool,
+    /// Whether the server limits calls at the same time, not their rate.
+    pub(super) limits_concurrency: bool,
 }
 
-/// A server on this machine that wants no key, though it takes one. These know the older field at least.
-const fn local(
-    prefix: &'static str,
-    base_url: &'static str,
-    base_url_variable: &'static str,
-    key_variable: &'static str,
-) -> Preset {
-    Preset {
-        prefix,
-        base_url: Some(base_url),
-        base_url_variable,
-        key_variable,
-        needs_key: false,
-        token_limit: TokenLimitField::MaxTokens,
-    }
-}
+/// A provider that wants a key, and is like OpenAI in the rest.
+const HOSTED: Preset = Preset {
+    prefix: "",
+    name: "",
+    base_url: None,
+    path: None,
+    domains: &[],
+    base_url_variable: "",
+    key_variable: "",
+    needs_key: true,
+    key_header: None,
+    wire: Wire::Chat,
+    token_limit: TokenLimitField::MaxTokens,
+    seed: "seed",
+    stream_options: true,
+    json_schema: true,
+    limits_concurrency: false,
+};
 
-/// Every known server. The ports are the servers' documented defaults.
-pub(crate) const PRESETS: &[Preset] = &[
+/// A server on a machine of one's own, which wants no key, though it takes one.
+const LOCAL: Preset = Preset {
+    needs_key: false,
+    ..HOSTED
+};
+
+/// OpenAI itself.
+pub(super) const OPENAI: Preset = Preset {
+    prefix: "openai",
+    name: "openai",
+    base_url: Some("https://api.openai.com/v1"),
+    domains: &["openai.com"],
+    base_url_variable: "OPENAI_BASE_URL",
+    key_variable: "OPENAI_API_KEY",
+    wire: Wire::ByHost,
+    // Its reasoning models reject the older field.
+    token_limit: TokenLimitField::MaxCompletionTokens,
+    ..HOSTED
+};
+
+/// Every known server. Local ports are the servers' documented defaults.
+pub(super) const PRESETS: &[Preset] = &[
+    OPENAI,
     Preset {
-        prefix: "openai",
-        base_url: Some("https://api.openai.com/v1"),
-        base_url_variable: "OPENAI_BASE_URL",
-        key_variable: "OPENAI_API_KEY",
-        needs_key: true,
-        token_limit: TokenLimitField::MaxCompletionTokens,
+        prefix: "openai-chat",
+        wire: Wire::Chat,
+        ..OPENAI
+    },
+    Preset {
+        prefix: "openai-responses",
+        wire: Wire::Responses,
+        ..OPENAI
     },
     Preset {
         prefix: "openai-compatible",
-        base_url: None,
+        name: "openai-compatible",
         base_url_variable: "OPENAI_COMPATIBLE_BASE_URL",
         key_variable: "OPENAI_COMPATIBLE_API_KEY",
-        needs_key: false,
-        token_limit: TokenLimitField::MaxTokens,
+        ..LOCAL
     },
-    local(
-        "ollama",
-        "http://localhost:11434/v1",
-        "OLLAMA_BASE_URL",
-        "OLLAMA_API_KEY",
-    ),
-    local(
-        "vllm",
-        "http://localhost:8000/v1",
-        "VLLM_BASE_URL",
-        "VLLM_API_KEY",
-    ),
-    local(
-        "llamacpp",
-        "http://localhost:8080/v1",
-        "LLAMACPP_BASE_URL",
-        "LLAMACPP_API_KEY",
-    ),
-    local(
-        "lmstudio",
-        "http://localhost:1234/v1",
-        "LMSTUDIO_BASE_URL",
-        "LMSTUDIO_API_KEY",
-    ),
+    Preset {
+        prefix: "azure",
+        name: "azure.ai.openai",
+        path: Some("/openai/v1"),
+        domains: &[
+            "openai.azure.com",
+            "services.ai.azure.com",
+            "cognitiveservices.azure.com",
+        ],
+        // The name that OpenAI's own clients read.
+        base_url_variable: "AZURE_OPENAI_ENDPOINT",
+        key_variable: "AZURE_OPENAI_API_KEY",
+        key_header: Some("api-key"),
+        token_limit: TokenLimitField::MaxCompletionTokens,
+        ..HOSTED
+    },
+    Preset {
+        prefix: "openrouter",
+        name: "openrouter",
+        base_url: Some("https://openrouter.ai/api/v1"),
+        domains: &["openrouter.ai"],
+        base_url_variable: "OPENROUTER_BASE_URL",
+        key_variable: "OPENROUTER_API_KEY",
+        ..HOSTED
+    },
+    Preset {
+        prefix: "deepseek",
+        name: "deepseek",
+        base_url: Some("https://api.deepseek.com"),
+        domains: &["deepseek.com"],
+        base_url_variable: "DEEPSEEK_BASE_URL",
+        key_variable: "DEEPSEEK_API_KEY",
+        json_schema: false,
+        limits_concurrency: true,
+        ..HOSTED
+    },
+    Preset {
+        prefix: "groq",
+        name: "groq",
+        base_url: Some("https://api.groq.com/openai/v1"),
+        domains: &["groq.com"],
+        base_url_variable: "GROQ_BASE_URL",
+        key_variable: "GROQ_API_KEY",
+        token_limit: TokenLimitField::MaxCompletionTokens,
+        ..HOSTED
+    },
+    Preset {
+        prefix: "mistral",
+        name: "mistral_ai",
+        base_url: Some("https://api.mistral.ai/v1"),
+        domains: &["mistral.ai"],
+        base_url_variable: "MISTRAL_BASE_URL",
+        key_variable: "MISTRAL_API_KEY",
+        // It rejects fields that it does not know.
+        seed: "random_seed",
+        stream_options: false,
+        ..HOSTED
+    },
+    Preset {
+        prefix: "xai",
+        name: "x_ai",
+        base_url: Some("https://api.x.ai/v1"),
+        domains: &["x.ai"],
+        base_url_variable: "XAI_BASE_URL",
+        key_variable: "XAI_API_KEY",
+        token_limit: TokenLimitField::MaxCompletionTokens,
+        ..HOSTED
+    },
+    Preset {
+        prefix: "ollama",
+        name: "ollama",
+        base_url: Some("http://localhost:11434/v1"),
+        base_url_variable: "OLLAMA_BASE_URL",
+        key_variable: "OLLAMA_API_KEY",
+        ..LOCAL
+    },
+    Preset {
+        prefix: "vllm",
+        name: "vllm",
+        base_url: Some("http://localhost:8000/v1"),
+        base_url_variable: "VLLM_BASE_URL",
+        key_variable: "VLLM_API_KEY",
+        ..LOCAL
+    },
+    Preset {
+        prefix: "llamacpp",
+        name: "llamacpp",
+        base_url: Some("http://localhost:8080/v1"),
+        base_url_variable: "LLAMACPP_BASE_URL",
+        key_variable: "LLAMACPP_API_KEY",
+        ..LOCAL
+    },
+    Preset {
+        prefix: "lmstudio",
+        name: "lmstudio",
+        base_url: Some("http://localhost:1234/v1"),
+        base_url_variable: "LMSTUDIO_BASE_URL",
+        key_variable: "LMSTUDIO_API_KEY",
+        ..LOCAL
+    },
+];
+
+/// The OpenTelemetry names of other hosts that speak chat completions.
+const OTHER_HOSTS: &[(&str, &str)] = &[
+    ("perplexity.ai", "perplexity"),
+    ("cohere.com", "cohere"),
+    ("googleapis.com", "gcp.gemini"),
 ];
 
 /// The server with this prefix.
@@ -95,6 +230,33 @@ pub(super) fn find(prefix: &str) -> Result<&'static Preset, LlmError> {
         })
 }
 
+/// Whether a host is in a domain.
+fn is_in(host: &str, domain: &str) -> bool {
+    host.strip_suffix(domain)
+        .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+}
+
+/// The server that an address tells.
+pub(super) fn at(url: &Url) -> Option<&'static Preset> {
+    let host = url.host_str()?;
+    PRESETS
+        .iter()
+        .find(|preset| preset.domains.iter().any(|domain| is_in(host, domain)))
+}
+
+/// The OpenTelemetry name of the host at an address that is no preset's.
+pub(super) fn other_name(url: &Url) -> Option<&'static str> {
+    let host = url.host_str()?;
+    OTHER_HOSTS
+        .iter()
+        .find_map(|(domain, name)| is_in(host, domain).then_some(*name))
+}
+
+/// Whether the address is OpenAI's own, of any region.
+pub(super) fn is_openai(url: &Url) -> bool {
+    url.host_str().is_some_and(|host| is_in(host, "api.openai.com"))
+}
+
 /// Whether a server has this prefix.
 pub(crate) fn is_prefix(prefix: &str) -> bool {
     PRESETS.iter().any(|preset| preset.prefix == prefix)
@@ -103,4 +265,95 @@ pub(crate) fn is_prefix(prefix: &str) -> bool {
 /// Every prefix.
 pub(crate) fn prefixes() -> Vec<&'static str> {
     PRESETS.iter().map(|preset| preset.prefix).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// The row of a table in a file's docs whose first cell is `PREFIX:`.
+    fn row<'a>(docs: &'a str, prefix: &str) -> Vec<&'a str> {
+        let start = format!("| `{prefix}:` |");
+        let line = docs
+            .lines()
+            .map(|line| line.trim_start_matches(['/', '!', ' ']))
+            .find(|line| line.starts_with(&start))
+            .unwrap_or_else(|| panic!("no row for {prefix}"));
+        line.trim_matches('|').split(" | ").map(str::trim).collect()
+    }
+
+    #[test]
+    fn the_documented_table_is_the_data() {
+        let docs = include_str!("../strategy.rs");
+        for preset in PRESETS {
+            let row = row(docs, preset.prefix);
+            let base_url = preset
+                .base_url
+                .map_or("none".to_owned(), |url| format!("`{url}`"));
+            assert_eq!(row[1], base_url, "{}", preset.prefix);
+            for variable in [preset.base_url_variable, preset.key_variable] {
+                assert!(row[2].contains(&format!("`{variable}`")), "{variable}: {row:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_documented_differences_are_the_data() {
+        let docs = include_str!("mod.rs");
+        for preset in PRESETS {
+            let row = row(docs, preset.prefix);
+            assert_eq!(row[1], format!("`{}`", preset.name));
+            let wire = match preset.wire {
+                Wire::Chat => "chat",
+                Wire::Responses => "Responses",
+                Wire::ByHost => "Responses at OpenAI, else chat",
+            };
+            assert_eq!(row[2], wire, "{}", preset.prefix);
+            let token_limit = match preset.token_limit {
+                TokenLimitField::MaxCompletionTokens => "`max_completion_tokens`",
+                TokenLimitField::MaxTokens => "`max_tokens`",
+            };
+            assert_eq!(row[3], token_limit, "{}", preset.prefix);
+            for (differs, word) in [
+                (preset.key_header.is_some(), "`api-key`"),
+                (preset.seed != "seed", "`random_seed`"),
+                (!preset.stream_options, "`stream_options`"),
+                (!preset.json_schema, "`json_object`"),
+                (preset.limits_concurrency, "at the same time"),
+                (preset.path.is_some(), "`/openai/v1`"),
+            ] {
+                assert_eq!(row[4].contains(word), differs, "{word}: {row:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn prefixes_and_variables_are_unique() {
+        for (number, preset) in PRESETS.iter().enumerate() {
+            for other in &PRESETS[number + 1..] {
+                assert_ne!(preset.prefix, other.prefix);
+                if preset.name != other.name {
+                    assert_ne!(preset.base_url_variable, other.base_url_variable);
+                    assert_ne!(preset.key_variable, other.key_variable);
+                }
+            }
+            // A base URL tells its own server.
+            if let Some(url) = preset.base_url.map(|url| Url::parse(url).unwrap())
+                && preset.needs_key
+            {
+                assert_eq!(at(&url).unwrap().name, preset.name);
+            }
+        }
+    }
+
+    #[test]
+    fn hosts_tell_their_servers() {
+        let name = |url: &str| at(&Url::parse(url).unwrap()).map(|preset| preset.name);
+        assert_eq!(name("https://eu.api.openai.com/v1"), Some("openai"));
+        assert_eq!(name("https://mine.openai.azure.com"), Some("azure.ai.openai"));
+        assert_eq!(name("https://api.groq.com/openai/v1"), Some("groq"));
+        assert_eq!(name("https://notx.ai/v1"), None);
+        assert_eq!(name("http://localhost:8000/v1"), None);
+    }
 }

@@ -1,17 +1,17 @@
 //! The wire of chat completions.
 
-mod json;
 mod request;
 mod response;
 mod stream;
-mod usage;
 
 use std::fmt;
 
 use reqwest::Url;
 
-use super::OpenAi;
-use crate::error::{Delivery, ErrorKind, LlmError};
+use super::reply::Reading;
+use super::schema::NamedSchema;
+use super::{OpenAi, body};
+use crate::error::LlmError;
 use crate::provider::http::Reply;
 use crate::provider::model::{Ask, WireFormat};
 use crate::provider::settings::Client;
@@ -51,24 +51,28 @@ impl WireFormat for ChatFormat {
     }
 
     fn body(&self, ask: &Ask<'_>) -> Result<Vec<u8>, LlmError> {
-        let body = request::Body {
-            ask: *ask,
-            token_limit: self.client.inner.token_limit,
+        let preset = self.client.inner.preset;
+        let format = match ask.output_schema() {
+            None => None,
+            Some(schema) if preset.json_schema => {
+                Some(request::Format::JsonSchema(NamedSchema::new(schema)?))
+            }
+            Some(schema) => Some(request::Format::JsonObject(schema)),
         };
-        serde_json::to_vec(&body).map_err(|error| {
-            let message = format!("the prompt cannot be written as JSON: {error}");
-            LlmError::new(ErrorKind::InvalidRequest, message).with_delivery(Delivery::NotSent)
+        body::write(&request::Body {
+            ask: *ask,
+            preset,
+            token_limit: self.client.inner.token_limit,
+            format,
         })
     }
 
     fn read(&self, reply: &Reply, ask: &Ask<'_>) -> Result<LlmResponse, LlmError> {
-        let wanted = response::Wanted {
-            provider: self.provider(),
-            rules: super::classification::RULES,
-            keep_raw_body: self.client().keep_raw_body,
+        response::read(Reading {
+            reply,
+            client: &self.client.inner,
             structured: ask.output_schema().is_some(),
-        };
-        response::read(reply, wanted)
+        })
     }
 
     fn assembler(&self) -> Box<dyn Assemble> {

@@ -1,64 +1,62 @@
 //! The request body.
 
-use serde::ser::{SerializeMap as _, SerializeSeq as _};
+use std::borrow::Cow;
+
+use serde::ser::SerializeSeq as _;
 use serde::{Serialize, Serializer};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::prompt::{Message, Part, Prompt, Role};
 use crate::provider::model::Ask;
 use crate::provider::openai::TokenLimitField;
+use crate::provider::openai::body::{Fields, serialize_raw};
+use crate::provider::openai::presets::Preset;
+use crate::provider::openai::schema::NamedSchema;
 
 /// A chat completion request, written straight from the prompt.
 pub(super) struct Body<'a> {
     pub(super) ask: Ask<'a>,
+    pub(super) preset: &'static Preset,
     pub(super) token_limit: TokenLimitField,
+    pub(super) format: Option<Format<'a>>,
+}
+
+/// The form of a structured answer.
+pub(super) enum Format<'a> {
+    JsonSchema(NamedSchema<'a>),
+    /// JSON of any kind. The system text tells the schema.
+    JsonObject(&'a Value),
+}
+
+impl Serialize for Format<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::JsonSchema(schema) => json!({ "type": "json_schema", "json_schema": schema }),
+            Self::JsonObject(_) => json!({ "type": "json_object" }),
+        }
+        .serialize(serializer)
+    }
 }
 
 impl Serialize for Body<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self.ask.prompt.raw_body() {
-            Some(raw) => self.serialize_raw(raw, serializer),
+            Some(raw) => {
+                let for_stream = [("stream", json!(true)), ("stream_options", stream_options())];
+                let asks_for_usage = usize::from(self.preset.stream_options);
+                serialize_raw(&self.ask, raw, &for_stream[..=asks_for_usage], serializer)
+            }
             None => self.serialize_prompt(serializer),
         }
     }
 }
 
-impl Body<'_> {
-    /// The user's own body, unchanged but for what the prompt sets besides.
-    fn serialize_raw<S: Serializer>(
-        &self,
-        raw: &Map<String, Value>,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        let extra = self.ask.prompt.extra();
-        let model = self.ask.prompt.model().filter(|_| !extra.contains_key("model"));
-        let mut map = serializer.serialize_map(None)?;
-        for (name, value) in raw {
-            match (extra.get(name), model) {
-                (Some(value), _) => map.serialize_entry(name, value)?,
-                (None, Some(model)) if name == "model" => map.serialize_entry(name, model)?,
-                (None, _) => map.serialize_entry(name, value)?,
-            }
-        }
-        if !raw.contains_key("model") && !extra.contains_key("model") {
-            map.serialize_entry("model", model.unwrap_or(self.ask.model))?;
-        }
-        for (name, value) in extra.iter().filter(|(name, _)| !raw.contains_key(*name)) {
-            map.serialize_entry(name, value)?;
-        }
-        if self.ask.streamed {
-            for (name, value) in [
-                ("stream", json!(true)),
-                ("stream_options", json!({ "include_usage": true })),
-            ] {
-                if !raw.contains_key(name) && !extra.contains_key(name) {
-                    map.serialize_entry(name, &value)?;
-                }
-            }
-        }
-        map.end()
-    }
+/// Without it OpenAI's stream tells no usage. Most servers that always do ignore it.
+fn stream_options() -> Value {
+    json!({ "include_usage": true })
+}
 
+impl Body<'_> {
     fn serialize_prompt<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let Ask {
             model,
@@ -67,16 +65,12 @@ impl Body<'_> {
             streamed,
             ..
         } = self.ask;
-        let mut fields = Fields {
-            map: serializer.serialize_map(None)?,
-            prompt,
-            defaults,
-        };
+        let mut fields = Fields::new(serializer.serialize_map(None)?, &self.ask);
         fields.set("model", Some(model))?;
         fields.set(
             "messages",
             Some(Messages {
-                system: prompt.system().or(defaults.system()),
+                system: self.system(),
                 prompt,
             }),
         )?;
@@ -91,104 +85,31 @@ impl Body<'_> {
             .into_iter()
             .find(|stop| !stop.is_empty());
         fields.set("stop", stop)?;
-        fields.set("seed", prompt.seed().or(defaults.seed()))?;
-        let schema = prompt.output_schema().or(defaults.output_schema());
-        fields.set("response_format", schema.map(response_format))?;
+        fields.set(self.preset.seed, prompt.seed().or(defaults.seed()))?;
+        fields.set("response_format", self.format.as_ref())?;
         if streamed {
             fields.set("stream", Some(true))?;
-            // Without it OpenAI's stream tells no usage. Servers that always do ignore it.
-            fields.set("stream_options", Some(json!({ "include_usage": true })))?;
+            fields.set("stream_options", self.preset.stream_options.then(stream_options))?;
         }
         fields.end()
     }
-}
 
-/// Writes fields, except those that an extra field of the same name replaces; these come last.
-struct Fields<'a, M> {
-    map: M,
-    prompt: &'a Prompt,
-    defaults: &'a Prompt,
-}
-
-impl<M: serde::ser::SerializeMap> Fields<'_, M> {
-    fn set(&mut self, name: &str, value: Option<impl Serialize>) -> Result<(), M::Error> {
-        let replaced = self.prompt.extra().contains_key(name) || self.defaults.extra().contains_key(name);
-        match value {
-            Some(value) if !replaced => self.map.serialize_entry(name, &value),
-            _ => Ok(()),
-        }
-    }
-
-    fn end(mut self) -> Result<M::Ok, M::Error> {
-        let (extra, defaults) = (self.prompt.extra(), self.defaults.extra());
-        let defaults = defaults.iter().filter(|(name, _)| !extra.contains_key(*name));
-        for (name, value) in defaults.chain(extra) {
-            self.map.serialize_entry(name, value)?;
-        }
-        self.map.end()
-    }
-}
-
-fn response_format(schema: &Value) -> Value {
-    // OpenAI takes up to 64 of these characters.
-    let name: String = schema
-        .get("title")
-        .and_then(Value::as_str)
-        .unwrap_or_default()
-        .chars()
-        .map(|c| {
-            if c.is_ascii_alphanumeric() || c == '_' || c == '-' {
-                c
-            } else {
-                '_'
-            }
+    /// The system text, which tells the schema where no field does.
+    fn system(&self) -> Option<Cow<'_, str>> {
+        let own = self.ask.prompt.system().or(self.ask.defaults.system());
+        let Some(Format::JsonObject(schema)) = &self.format else {
+            return own.map(Cow::Borrowed);
+        };
+        let told = format!("Answer with JSON alone, of this JSON Schema:\n{schema}");
+        Some(match own {
+            Some(own) => format!("{own}\n\n{told}").into(),
+            None => told.into(),
         })
-        .take(64)
-        .collect();
-    let name = if name.is_empty() {
-        "output".to_owned()
-    } else {
-        name
-    };
-    let mut format = json!({ "name": name, "schema": schema });
-    if is_closed(schema) {
-        format["strict"] = Value::Bool(true);
-    }
-    json!({ "type": "json_schema", "json_schema": format })
-}
-
-/// Whether every object in the schema lists all its properties as required and allows no others: what OpenAI demands of
-/// a strict schema, and rejects otherwise.
-fn is_closed(schema: &Value) -> bool {
-    match schema {
-        Value::Object(fields) => {
-            let closed = match fields.get("properties") {
-                Some(Value::Object(properties)) => {
-                    let required = fields.get("required").and_then(Value::as_array);
-                    fields.get("additionalProperties") == Some(&Value::Bool(false))
-                        && properties.keys().all(|name| {
-                            required.is_some_and(|list| list.iter().any(|entry| entry == name.as_str()))
-                        })
-                }
-                _ => fields.get("type").is_none_or(|kind| kind != "object"),
-            };
-            closed
-                && fields
-                    .iter()
-                    .filter(|(name, _)| *name != "properties")
-                    .all(|(_, value)| is_closed(value))
-                && fields
-                    .get("properties")
-                    .and_then(Value::as_object)
-                    .is_none_or(|properties| properties.values().all(is_closed))
-        }
-        Value::Array(values) => values.iter().all(is_closed),
-        _ => true,
     }
 }
 
 struct Messages<'a> {
-    system: Option<&'a str>,
+    system: Option<Cow<'a, str>>,
     prompt: &'a Prompt,
 }
 
@@ -196,7 +117,7 @@ impl Serialize for Messages<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let messages = self.prompt.messages();
         let mut list = serializer.serialize_seq(Some(messages.len() + usize::from(self.system.is_some())))?;
-        if let Some(text) = self.system {
+        if let Some(text) = &self.system {
             list.serialize_element(&Turn {
                 role: "system",
                 content: Content::Text(text),

@@ -2,120 +2,60 @@
 
 use serde_json::Value;
 
-use super::json::Json;
-use super::usage::{cost, usage};
-use crate::error::{Delivery, ErrorKind, LlmError};
-use crate::provider::http::Reply;
-use crate::provider::wire;
+use crate::error::{ErrorKind, LlmError};
+use crate::provider::openai::json::Json;
+use crate::provider::openai::reply::{Reading, filtered, refused, says_error, with_usage};
+use crate::provider::openai::usage;
 use crate::response::{FinishReason, LlmResponse, ResponseMetadata};
 use crate::usage::TokenUsage;
 
-/// What the caller wants from a reply.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Wanted<'a> {
-    pub(super) provider: &'a str,
-    /// The provider's own classification.
-    pub(super) rules: &'static [wire::Row],
-    pub(super) keep_raw_body: bool,
-    /// An answer in JSON of a schema, which is of no use when it is cut.
-    pub(super) structured: bool,
-}
+const WHAT: &str = "chat completion";
 
 /// Reads a reply of any status.
-pub(super) fn read(reply: &Reply, wanted: Wanted<'_>) -> Result<LlmResponse, LlmError> {
-    if !(200..300).contains(&reply.status) {
-        return Err(wire::error_of_reply(
-            wanted.rules,
-            reply.status,
-            &reply.headers,
-            &reply.body,
-        ));
+pub(super) fn read(reading: Reading<'_>) -> Result<LlmResponse, LlmError> {
+    let mut body = reading.body(WHAT)?;
+    let usage = usage::of_chat(&body);
+    if says_error(&body) {
+        return Err(with_usage(reading.error_inside(body), usage));
     }
-    let body = wire::trim(&reply.body);
-    let mut value: Json<'_> = match serde_json::from_slice(body) {
-        Ok(value) => value,
-        Err(error) => return Err(unreadable(reply, &error.to_string())),
-    };
-    let usage = usage(&value);
-    let with_usage = |error: LlmError| match usage {
-        Some(usage) => error.with_usage(usage).with_delivery(Delivery::MaybeBilled),
-        None => error,
-    };
-    if says_error(&value) {
-        return Err(with_usage(wire::error_in_success(
-            wanted.rules,
-            &reply.headers,
-            &value.into(),
-        )));
-    }
-    let choice = match value.take("choices") {
+    let choice = match body.take("choices") {
         Some(Json::List(choices)) => choices.into_iter().next(),
         _ => None,
     };
     let Some(choice) = choice else {
-        return Err(with_usage(unreadable(reply, "it has no choices")));
+        return Err(with_usage(reading.unreadable(WHAT, "it has no choices"), usage));
     };
-    let raw_body = if wanted.keep_raw_body { raw(body) } else { None };
-    let metadata = metadata(&value, wanted.provider, raw_body);
-    answer(choice, metadata, usage, wanted.structured).map_err(|error| match error {
-        Fault::Error(error) => with_usage(*error),
-        Fault::Inside(choice) => with_usage(wire::error_in_success(wanted.rules, &reply.headers, &choice)),
+    let metadata = reading.metadata(&body);
+    answer(choice, metadata, usage, reading).map_err(|error| {
+        let error = match error {
+            Fault::Error(error) => *error,
+            Fault::Inside(choice) => reading.error_inside(choice),
+        };
+        with_usage(error, usage)
     })
 }
 
-/// Whether a reply with a success status is an error all the same.
-fn says_error(reply: &Json<'_>) -> bool {
-    let has_error = match reply.get("error") {
-        None | Some(Json::Other(Value::Null | Value::Bool(false))) => false,
-        Some(Json::Text(text)) => !text.is_empty(),
-        Some(_) => true,
-    };
-    // Mistral's shape.
-    let is_error = reply.get("object").and_then(Json::as_str) == Some("error");
-    has_error || is_error
-}
-
-fn metadata(
-    reply: &Json<'_>,
-    provider: &str,
-    raw_body: Option<Box<serde_json::value::RawValue>>,
-) -> ResponseMetadata {
-    let text = |name| reply.get(name).and_then(Json::as_str).map(str::to_owned);
-    ResponseMetadata {
-        provider: Some(provider.to_owned()),
-        model: text("model"),
-        response_id: text("id"),
-        cost: cost(reply),
-        raw_body,
-        ..ResponseMetadata::default()
-    }
-}
-
-fn raw(body: &[u8]) -> Option<Box<serde_json::value::RawValue>> {
-    serde_json::from_slice(body).ok()
-}
-
-enum Fault {
+enum Fault<'a> {
     Error(Box<LlmError>),
     /// An error object in the choice itself.
-    Inside(Value),
+    Inside(Json<'a>),
 }
 
-impl From<LlmError> for Fault {
+impl From<LlmError> for Fault<'_> {
     fn from(error: LlmError) -> Self {
         Self::Error(Box::new(error))
     }
 }
 
 /// The answer in the first choice.
-fn answer(
-    mut choice: Json<'_>,
+fn answer<'a>(
+    mut choice: Json<'a>,
     mut metadata: ResponseMetadata,
     usage: Option<TokenUsage>,
-    structured: bool,
-) -> Result<LlmResponse, Fault> {
+    reading: Reading<'_>,
+) -> Result<LlmResponse, Fault<'a>> {
     if says_error(&choice) {
-        return Err(Fault::Inside(choice.into()));
+        return Err(Fault::Inside(choice));
     }
     let finish_reason = choice
         .get("finish_reason")
@@ -124,8 +64,7 @@ fn answer(
     let mut message = choice.take("message").unwrap_or_default();
     let refusal = message.get("refusal").and_then(Json::as_str).unwrap_or_default();
     if !refusal.trim().is_empty() {
-        let message = format!("the model refused: {refusal}");
-        return Err(LlmError::new(ErrorKind::ContentFilter, message).into());
+        return Err(refused(refusal).into());
     }
     let tool_calls = tool_calls(&mut message);
     let content = message.take("content").unwrap_or_default();
@@ -136,24 +75,11 @@ fn answer(
     };
 
     match &finish_reason {
-        Some(FinishReason::ContentFilter) => {
-            let error = LlmError::new(
-                ErrorKind::ContentFilter,
-                "the provider's filter stopped the answer",
-            );
-            return Err(error.with_raw_output(output).into());
-        }
-        Some(FinishReason::Length) if structured || (output.trim().is_empty() && tool_calls.is_empty()) => {
-            let what = if output.trim().is_empty() {
-                "before any text came"
-            } else {
-                "inside the JSON"
-            };
-            let error = LlmError::new(
-                ErrorKind::Truncated,
-                format!("the output token limit was reached {what}"),
-            );
-            return Err(error.with_raw_output(output).into());
+        Some(FinishReason::ContentFilter) => return Err(filtered(output).into()),
+        Some(FinishReason::Length) => {
+            if let Some(error) = reading.truncated(&output, !tool_calls.is_empty()) {
+                return Err(error.into());
+            }
         }
         Some(FinishReason::Other(reason)) if reason == "error" => {
             let error = LlmError::new(ErrorKind::ServerError, "the provider failed while it answered");
@@ -201,15 +127,4 @@ fn text_of(content: Json<'_>) -> String {
             .collect(),
         _ => String::new(),
     }
-}
-
-/// A success status with a body that is no answer: the call may have been billed.
-fn unreadable(reply: &Reply, why: &str) -> LlmError {
-    let message = match wire::excerpt(&reply.body) {
-        excerpt if excerpt.is_empty() => "the reply is empty".to_owned(),
-        excerpt => format!("the reply is no chat completion ({why}): {excerpt}"),
-    };
-    LlmError::new(ErrorKind::ServerError, message)
-        .with_status(reply.status)
-        .with_delivery(Delivery::MaybeBilled)
 }

@@ -2,6 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::provider::openai::json::Json;
+use crate::provider::openai::reply::says_error;
 use crate::provider::streaming::{Assemble, Piece};
 
 /// A chat completion that comes in chunks.
@@ -9,6 +11,7 @@ use crate::provider::streaming::{Assemble, Piece};
 pub(super) struct Chunks {
     /// The fields of the last chunk that had them: id, model, provider.
     head: Map<String, Value>,
+    has_choice: bool,
     content: String,
     reasoning: String,
     refusal: String,
@@ -22,43 +25,59 @@ pub(super) struct Chunks {
 }
 
 impl Assemble for Chunks {
-    fn push(&mut self, _: &str, data: &str) -> Piece {
+    fn push(&mut self, name: &str, data: &str) -> Piece {
         if data.trim() == "[DONE]" {
             self.done = true;
             return Piece::End;
         }
-        let Ok(Value::Object(mut chunk)) = serde_json::from_str(data) else {
-            return Piece::Other;
+        let mut chunk: Json<'_> = match serde_json::from_str(data) {
+            Ok(chunk @ Json::Object(_)) => chunk,
+            _ if name == "error" => {
+                self.error = Some(json!({ "error": data }));
+                return Piece::End;
+            }
+            _ => return Piece::Other,
         };
-        if let Some(error) = chunk.get("error").filter(|error| !error.is_null()) {
-            self.error = Some(json!({ "error": error }));
-            return Piece::End;
-        }
-        if let Some(usage) = chunk.remove("usage").filter(|usage| !usage.is_null()) {
+        if let Some(usage) = taken(&mut chunk, "usage") {
             self.usage = Some(usage);
         }
-        if let Some(groq) = chunk.remove("x_groq").filter(|groq| groq.get("usage").is_some()) {
+        if let Some(groq) = taken(&mut chunk, "x_groq").filter(|groq| groq.get("usage").is_some()) {
             self.groq = Some(groq);
         }
-        let choice = match chunk.remove("choices") {
-            Some(Value::Array(choices)) => choices.into_iter().next(),
-            _ => None,
-        };
+        if says_error(&chunk) {
+            self.error = Some(chunk.into());
+            return Piece::End;
+        }
+        if name == "error" {
+            self.error = Some(json!({ "error": Value::from(chunk) }));
+            return Piece::End;
+        }
         for name in ["id", "model", "provider", "created", "system_fingerprint"] {
-            if let Some(value) = chunk.remove(name).filter(|value| !value.is_null()) {
+            if let Some(value) = taken(&mut chunk, name) {
                 self.head.insert(name.to_owned(), value);
             }
         }
+        let choice = match chunk.take("choices") {
+            Some(Json::List(choices)) => choices.into_iter().next(),
+            _ => None,
+        };
         choice.map_or(Piece::Other, |choice| self.push_choice(choice))
     }
 
     fn is_complete(&self) -> bool {
-        // Some servers leave the terminator out. A reason to stop says as much.
+        // Some servers leave the terminator out, and a stream may be cut between the last token and the usage. A reason
+        // to stop says that the answer is whole: to ask again would pay for it twice. Its usage is unknown then.
         self.done || self.error.is_some() || self.finish_reason.is_some()
     }
 
     fn into_body(self: Box<Self>) -> Value {
-        if let Some(error) = self.error {
+        if let Some(mut error) = self.error {
+            // What was used before the failure.
+            for (name, value) in [("usage", self.usage), ("x_groq", self.groq)] {
+                if let Some(value) = value {
+                    error[name] = value;
+                }
+            }
             return error;
         }
         let text = |text: String| if text.is_empty() { Value::Null } else { text.into() };
@@ -67,13 +86,20 @@ impl Assemble for Chunks {
         if !self.reasoning.is_empty() {
             message["reasoning_content"] = self.reasoning.into();
         }
-        if !self.tool_calls.is_empty() {
-            message["tool_calls"] = self.tool_calls.into();
+        let mut tool_calls = self.tool_calls;
+        if !tool_calls.is_empty() {
+            // Only fragments are numbered.
+            for call in tool_calls.iter_mut().filter_map(Value::as_object_mut) {
+                call.remove("index");
+            }
+            message["tool_calls"] = tool_calls.into();
         }
         let mut body = self.head;
         body.insert("object".to_owned(), "chat.completion".into());
-        let choice = json!({ "index": 0, "message": message, "finish_reason": self.finish_reason });
-        body.insert("choices".to_owned(), json!([choice]));
+        if self.has_choice {
+            let choice = json!({ "index": 0, "message": message, "finish_reason": self.finish_reason });
+            body.insert("choices".to_owned(), json!([choice]));
+        }
         if let Some(usage) = self.usage {
             body.insert("usage".to_owned(), usage);
         }
@@ -85,48 +111,49 @@ impl Assemble for Chunks {
 }
 
 impl Chunks {
-    fn push_choice(&mut self, mut choice: Value) -> Piece {
-        if let Some(error) = choice.get("error").filter(|error| !error.is_null()) {
+    fn push_choice(&mut self, mut choice: Json<'_>) -> Piece {
+        if let Some(error) = taken(&mut choice, "error") {
             self.error = Some(json!({ "error": error }));
             return Piece::End;
         }
         // Only the first choice is read, as in a whole reply.
-        if choice.get("index").and_then(Value::as_u64).unwrap_or_default() != 0 {
+        if choice.get("index").and_then(Json::as_u64).unwrap_or_default() != 0 {
             return Piece::Other;
         }
-        if let Some(reason) = choice.get("finish_reason").filter(|reason| !reason.is_null()) {
-            self.finish_reason = Some(reason.clone());
+        self.has_choice = true;
+        if let Some(reason) = taken(&mut choice, "finish_reason") {
+            self.finish_reason = Some(reason);
         }
-        let Some(Value::Object(delta)) = choice.get_mut("delta").map(Value::take) else {
+        let Some(Json::Object(delta)) = choice.take("delta") else {
             return Piece::Other;
         };
         let mut piece = Piece::Other;
         for (name, value) in delta {
             match (name.as_str(), value) {
-                ("content", Value::String(text)) if !text.is_empty() => {
+                ("content", Json::Text(text)) if !text.is_empty() => {
                     self.content.push_str(&text);
                     piece = Piece::Token;
                 }
                 // Mistral's reasoning models send parts.
-                ("content", Value::Array(parts)) => {
+                ("content", Json::List(parts)) => {
                     for part in &parts {
-                        if let Some(text) = part.get("text").and_then(Value::as_str) {
+                        if let Some(text) = part.get("text").and_then(Json::as_str) {
                             self.content.push_str(text);
                         }
                         piece = Piece::Token;
                     }
                 }
-                ("reasoning" | "reasoning_content", Value::String(text)) if !text.is_empty() => {
+                ("reasoning" | "reasoning_content", Json::Text(text)) if !text.is_empty() => {
                     self.reasoning.push_str(&text);
                     piece = Piece::Token;
                 }
-                ("refusal", Value::String(text)) if !text.is_empty() => {
+                ("refusal", Json::Text(text)) if !text.is_empty() => {
                     self.refusal.push_str(&text);
                     piece = Piece::Token;
                 }
-                ("tool_calls", Value::Array(calls)) => {
+                ("tool_calls", Json::List(calls)) => {
                     for call in calls {
-                        self.push_tool_call(call);
+                        self.push_tool_call(call.into());
                     }
                     piece = Piece::Token;
                 }
@@ -139,10 +166,16 @@ impl Chunks {
     /// A fragment of a tool call: the first has id and name, the others pieces of the arguments.
     fn push_tool_call(&mut self, mut fragment: Value) {
         let index = fragment.get("index").and_then(Value::as_u64);
-        let known = self
-            .tool_calls
-            .iter_mut()
-            .find(|call| index.is_some() && call.get("index").and_then(Value::as_u64) == index);
+        let id = fragment
+            .get("id")
+            .and_then(Value::as_str)
+            .filter(|id| !id.is_empty());
+        // Another id under the same number is another call: some servers number each of them 0.
+        let known = self.tool_calls.iter_mut().rev().find(|call| {
+            index.is_some()
+                && call.get("index").and_then(Value::as_u64) == index
+                && id.is_none_or(|id| call.get("id").is_none_or(|known| known == id))
+        });
         let Some(call) = known else {
             if fragment.is_object() {
                 self.tool_calls.push(fragment);
@@ -165,4 +198,9 @@ impl Chunks {
             }
         }
     }
+}
+
+/// Takes a field's value unless it is null.
+fn taken(json: &mut Json<'_>, name: &str) -> Option<Value> {
+    json.take(name).filter(|value| !value.is_null()).map(Value::from)
 }

@@ -55,6 +55,11 @@ impl<'a> Facts<'a> {
         self.codes.iter().any(|code| codes.contains(&code.as_str()))
     }
 
+    /// Whether the message tells a limit, and that the request alone asks for more.
+    pub(crate) fn asks_more_than_the_limit(&self) -> bool {
+        message::asks_more_than_the_limit(&self.text)
+    }
+
     pub(crate) fn says(&self, phrases: &[&str]) -> bool {
         phrases.iter().any(|phrase| message::says(&self.text, phrase))
     }
@@ -91,13 +96,8 @@ const TABLE: &[Row] = &[
     // Codes that say it all, whatever the status.
     Row {
         code: &[
-            "insufficient_quota",
-            "billing_hard_limit_reached",
-            "billing_not_active",
             "billing_error",
-            "payment_required",
             "insufficient_balance",
-            "insufficient_credits",
             "enforced_spend_limit_reached",
             "contract_spend_limit_reached",
         ],
@@ -105,43 +105,11 @@ const TABLE: &[Row] = &[
         ..ANY
     },
     Row {
-        code: &[
-            "context_length_exceeded",
-            "exceed_context_size_error",
-            "model_context_window_exceeded",
-        ],
+        code: &["model_context_window_exceeded"],
         kind: ErrorKind::ContextLength,
         ..ANY
     },
-    Row {
-        code: &[
-            "content_filter",
-            "content_policy_violation",
-            "responsibleaipolicyviolation",
-            "refusal",
-            "moderation",
-        ],
-        kind: ErrorKind::ContentFilter,
-        ..ANY
-    },
-    Row {
-        code: &["tool_use_failed"],
-        kind: ErrorKind::ModelFault,
-        ..ANY
-    },
-    // A rate limit whose text says that no wait helps.
-    Row {
-        status: &[429],
-        text: &["request too large"],
-        kind: ErrorKind::InvalidRequest,
-        ..ANY
-    },
-    Row {
-        status: &[429],
-        when: Some(|facts| message::asks_more_than_the_limit(&facts.text)),
-        kind: ErrorKind::InvalidRequest,
-        ..ANY
-    },
+    // Rate limits that no wait within a run cures.
     Row {
         code: &["quota_per_day"],
         kind: ErrorKind::QuotaExhausted,
@@ -192,12 +160,7 @@ const TABLE: &[Row] = &[
     },
     Row {
         status: &[400, 403],
-        text: &[
-            "incorrect api key",
-            "invalid api key",
-            "api key not valid",
-            "api key is invalid",
-        ],
+        text: &["invalid api key", "api key not valid", "api key is invalid"],
         kind: ErrorKind::Authentication,
         ..ANY
     },
@@ -238,7 +201,6 @@ const TABLE: &[Row] = &[
             "maximum context length",
             "context length exceeded",
             "context window",
-            "exceeds the available context size",
             "exceeds the maximum number of tokens allowed",
         ],
         kind: ErrorKind::ContextLength,
@@ -257,37 +219,14 @@ const TABLE: &[Row] = &[
     },
     // Unknown models, where the status does not say so.
     Row {
-        code: &[
-            "model_not_found",
-            "invalid_model",
-            "not_found_error",
-            "deployment_not_found",
-            "deploymentnotfound",
-        ],
+        code: &["not_found_error"],
         kind: ErrorKind::NotFound,
         ..ANY
     },
     Row {
         status: &[400],
-        text: &[
-            "not a valid model id",
-            "model does not exist",
-            "supported api model names are",
-            "model not exist",
-        ],
+        text: &["model does not exist"],
         kind: ErrorKind::NotFound,
-        ..ANY
-    },
-    // Mistakes of the caller that some servers answer with a 500.
-    Row {
-        code: &["not_supported_error"],
-        kind: ErrorKind::InvalidRequest,
-        ..ANY
-    },
-    Row {
-        status: &[500],
-        text: &["requires --jinja flag", "cannot use both"],
-        kind: ErrorKind::InvalidRequest,
         ..ANY
     },
     // Codes that come with a status of their own, read where the status is missing (an error inside a 200) or vague.
@@ -295,7 +234,6 @@ const TABLE: &[Row] = &[
         code: &[
             "overloaded_error",
             "overloaded",
-            "provider_overloaded",
             "unavailable",
             "model_capacity_exhausted",
         ],

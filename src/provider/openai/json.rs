@@ -18,6 +18,12 @@ pub(super) enum Json<'a> {
 #[derive(serde::Deserialize)]
 pub(super) struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
+impl Name<'_> {
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 impl<'a> Json<'a> {
     pub(super) fn get(&self, name: &str) -> Option<&Self> {
         let Self::Object(fields) = self else { return None };
@@ -38,6 +44,10 @@ impl<'a> Json<'a> {
             Self::Text(text) => Some(text),
             _ => None,
         }
+    }
+
+    pub(super) fn is_null(&self) -> bool {
+        matches!(self, Self::Other(Value::Null))
     }
 
     pub(super) fn as_u64(&self) -> Option<u64> {

@@ -3,11 +3,11 @@
 use super::json::Json;
 use crate::usage::TokenUsage;
 
-/// The usage of a reply; none if it does not say, which is not zero.
+/// The usage of a chat completion; none if it does not say, which is not zero.
 ///
 /// `prompt_tokens` includes cached tokens and `completion_tokens` includes reasoning on this wire. DeepSeek splits its
 /// input into cache hits and misses; Groq may put the usage under `x_groq`.
-pub(super) fn usage(reply: &Json<'_>) -> Option<TokenUsage> {
+pub(super) fn of_chat(reply: &Json<'_>) -> Option<TokenUsage> {
     let usage = [
         reply.get("usage"),
         reply.get("x_groq").and_then(|groq| groq.get("usage")),
@@ -16,8 +16,6 @@ pub(super) fn usage(reply: &Json<'_>) -> Option<TokenUsage> {
     .flatten()
     .find(|usage| matches!(usage, Json::Object(fields) if !fields.is_empty()))?;
     let count = |name: &str| number(usage.get(name)?);
-    let detail = |group: &str, name: &str| number(usage.get(group)?.get(name)?);
-
     let cache_hits = count("prompt_cache_hit_tokens");
     let split_input = || Some(cache_hits?.saturating_add(count("prompt_cache_miss_tokens")?));
     let total = count("total_tokens");
@@ -30,17 +28,38 @@ pub(super) fn usage(reply: &Json<'_>) -> Option<TokenUsage> {
         _ => return None,
     };
     let mut tokens = TokenUsage::new(input, output);
-    tokens.cached_input = detail("prompt_tokens_details", "cached_tokens")
-        .or(cache_hits)
-        .unwrap_or_default()
-        .min(input);
-    tokens.cache_write = detail("prompt_tokens_details", "cache_write_tokens")
-        .unwrap_or_default()
-        .min(input);
-    tokens.reasoning = detail("completion_tokens_details", "reasoning_tokens")
-        .unwrap_or_default()
-        .min(output);
+    add_details(
+        &mut tokens,
+        usage,
+        "prompt_tokens_details",
+        "completion_tokens_details",
+    );
+    if tokens.cached_input == 0 {
+        tokens.cached_input = cache_hits.unwrap_or_default().min(input);
+    }
     Some(tokens)
+}
+
+/// The usage of a response of the Responses; none if it does not say, which is not zero. Details are parts of their sums.
+pub(super) fn of_response(reply: &Json<'_>) -> Option<TokenUsage> {
+    let usage = reply.get("usage")?;
+    let count = |name: &str| number(usage.get(name)?);
+    let mut tokens = TokenUsage::new(count("input_tokens")?, count("output_tokens")?);
+    add_details(
+        &mut tokens,
+        usage,
+        "input_tokens_details",
+        "output_tokens_details",
+    );
+    Some(tokens)
+}
+
+fn add_details(tokens: &mut TokenUsage, usage: &Json<'_>, input: &str, output: &str) {
+    let known = |group: &str, name: &str| number(usage.get(group)?.get(name)?);
+    let detail = |group, name| known(group, name).unwrap_or_default();
+    tokens.cached_input = detail(input, "cached_tokens").min(tokens.input);
+    tokens.cache_write = detail(input, "cache_write_tokens").min(tokens.input);
+    tokens.reasoning = detail(output, "reasoning_tokens").min(tokens.output);
 }
 
 /// What the provider says the call cost, in US dollars (OpenRouter).

@@ -1,0 +1,131 @@
+//! What replies of both wires share.
+
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::classification::RULES;
+use super::client::Inner;
+use super::json::Json;
+use super::usage::cost;
+use crate::classify::QuotaDimension;
+use crate::error::{Delivery, ErrorKind, LlmError};
+use crate::provider::http::Reply;
+use crate::provider::wire;
+use crate::response::ResponseMetadata;
+use crate::usage::TokenUsage;
+
+/// A reply, and what its reader has to know.
+#[derive(Clone, Copy)]
+pub(super) struct Reading<'a> {
+    pub(super) reply: &'a Reply,
+    pub(super) client: &'a Inner,
+    /// Whether an answer in JSON of a schema was asked for, which is of no use when it is cut.
+    pub(super) structured: bool,
+}
+
+impl<'a> Reading<'a> {
+    /// The body of a reply with a success status.
+    pub(super) fn body(&self, what: &str) -> Result<Json<'a>, LlmError> {
+        let Reply {
+            status,
+            headers,
+            body,
+            ..
+        } = self.reply;
+        if !(200..300).contains(status) {
+            return Err(self.limited(wire::error_of_reply(RULES, *status, headers, body)));
+        }
+        serde_json::from_slice(wire::trim(body)).map_err(|error| self.unreadable(what, &error.to_string()))
+    }
+
+    /// The error that stands in the body of a reply with a success status.
+    pub(super) fn error_inside(&self, body: Json<'_>) -> LlmError {
+        let body = Value::from(body);
+        self.limited(wire::error_in_success(RULES, &self.reply.headers, &body))
+    }
+
+    /// A success status with a body that is no answer: the call may have been billed.
+    pub(super) fn unreadable(&self, what: &str, why: &str) -> LlmError {
+        let message = match wire::excerpt(&self.reply.body) {
+            excerpt if excerpt.is_empty() => "the reply is empty".to_owned(),
+            excerpt => format!("the reply is no {what} ({why}): {excerpt}"),
+        };
+        LlmError::new(ErrorKind::ServerError, message)
+            .with_status(self.reply.status)
+            .with_delivery(Delivery::MaybeBilled)
+    }
+
+    /// Says what a rate limit was about where the provider has only one kind.
+    fn limited(&self, error: LlmError) -> LlmError {
+        if error.kind() != ErrorKind::RateLimit || !self.client.preset.limits_concurrency {
+            return error;
+        }
+        let mut quota = error.quota().copied().unwrap_or_default();
+        quota.dimension = quota.dimension.or(Some(QuotaDimension::Concurrency));
+        error.with_quota(quota)
+    }
+
+    /// What the body says beside the answer.
+    pub(super) fn metadata(&self, body: &Json<'_>) -> ResponseMetadata {
+        let text = |name| body.get(name).and_then(Json::as_str).map(str::to_owned);
+        let raw_body = || serde_json::from_slice::<Box<RawValue>>(wire::trim(&self.reply.body)).ok();
+        ResponseMetadata {
+            provider: Some(self.client.provider.clone()),
+            model: text("model"),
+            response_id: text("id"),
+            cost: cost(body),
+            raw_body: if self.client.client.keep_raw_body {
+                raw_body()
+            } else {
+                None
+            },
+            ..ResponseMetadata::default()
+        }
+    }
+
+    /// What an answer that reached its output token limit is: none if it is of use as it is.
+    pub(super) fn truncated(&self, output: &str, has_tool_calls: bool) -> Option<LlmError> {
+        let empty = output.trim().is_empty();
+        if !self.structured && (!empty || has_tool_calls) {
+            return None;
+        }
+        let place = if empty {
+            "before any text came"
+        } else {
+            "inside the JSON"
+        };
+        let message = format!("the output token limit was reached {place}");
+        Some(LlmError::new(ErrorKind::Truncated, message).with_raw_output(output))
+    }
+}
+
+/// The answer that a filter stopped.
+pub(super) fn filtered(output: String) -> LlmError {
+    let message = "the provider's filter stopped the answer";
+    LlmError::new(ErrorKind::ContentFilter, message).with_raw_output(output)
+}
+
+/// The model's own refusal.
+pub(super) fn refused(refusal: &str) -> LlmError {
+    LlmError::new(ErrorKind::ContentFilter, format!("the model refused: {refusal}"))
+}
+
+/// A failed call that is known to have used something.
+pub(super) fn with_usage(error: LlmError, usage: Option<TokenUsage>) -> LlmError {
+    match usage {
+        Some(usage) => error.with_usage(usage).with_delivery(Delivery::MaybeBilled),
+        None => error,
+    }
+}
+
+/// Whether a reply with a success status, or a piece of a stream, is an error all the same.
+pub(super) fn says_error(body: &Json<'_>) -> bool {
+    let has_error = match body.get("error") {
+        None | Some(Json::Other(Value::Null | Value::Bool(false))) => false,
+        Some(Json::Text(text)) => !text.is_empty(),
+        Some(_) => true,
+    };
+    // Mistral's shape, and the older one of vLLM.
+    let is_error = body.get("object").and_then(Json::as_str) == Some("error");
+    has_error || is_error
+}

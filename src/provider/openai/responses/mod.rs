@@ -1,0 +1,97 @@
+//! The wire of OpenAI's Responses.
+
+mod request;
+mod response;
+mod stream;
+
+use std::fmt;
+
+use reqwest::Url;
+use serde_json::Value;
+
+use super::reply::Reading;
+use super::schema::NamedSchema;
+use super::{OpenAi, body};
+use crate::error::LlmError;
+use crate::provider::http::Reply;
+use crate::provider::model::{Ask, WireFormat};
+use crate::provider::settings::Client;
+use crate::provider::streaming::Assemble;
+use crate::response::LlmResponse;
+
+/// Responses of one client.
+pub(super) struct ResponsesFormat {
+    client: OpenAi,
+    endpoint: Url,
+}
+
+impl ResponsesFormat {
+    pub(super) fn new(client: OpenAi) -> Self {
+        let endpoint = client.inner.client.endpoint(&["responses"]);
+        Self { client, endpoint }
+    }
+}
+
+impl fmt::Debug for ResponsesFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ResponsesFormat").field(&self.client).finish()
+    }
+}
+
+/// What this wire cannot do, told before the call: to leave it out would give other answers than those asked for.
+fn check(ask: &Ask<'_>) -> Result<(), LlmError> {
+    let Ask { prompt, defaults, .. } = ask;
+    let is_background = |fields: &serde_json::Map<_, _>| fields.get("background") == Some(&Value::Bool(true));
+    if prompt.raw_body().is_some_and(is_background)
+        || is_background(prompt.extra())
+        || is_background(defaults.extra())
+    {
+        let message = "`background` is set, but the answer is awaited in the same call; remove it";
+        return Err(body::refuse(message.to_owned()));
+    }
+    if prompt.raw_body().is_some() {
+        return Ok(());
+    }
+    let unknown = [
+        ("seed", prompt.seed().or(defaults.seed()).is_some()),
+        ("stop", !prompt.stop().is_empty() || !defaults.stop().is_empty()),
+    ];
+    match unknown.into_iter().find(|(_, is_set)| *is_set) {
+        None => Ok(()),
+        Some((name, _)) => Err(body::refuse(format!(
+            "`{name}` is set, but OpenAI's Responses know no such field; remove it, or use chat completions (`openai-chat:`)"
+        ))),
+    }
+}
+
+impl WireFormat for ResponsesFormat {
+    fn client(&self) -> &Client {
+        &self.client.inner.client
+    }
+
+    fn provider(&self) -> &str {
+        &self.client.inner.provider
+    }
+
+    fn endpoint(&self, _: &Ask<'_>) -> Result<Url, LlmError> {
+        Ok(self.endpoint.clone())
+    }
+
+    fn body(&self, ask: &Ask<'_>) -> Result<Vec<u8>, LlmError> {
+        check(ask)?;
+        let schema = ask.output_schema().map(NamedSchema::new).transpose()?;
+        body::write(&request::Body { ask: *ask, schema })
+    }
+
+    fn read(&self, reply: &Reply, ask: &Ask<'_>) -> Result<LlmResponse, LlmError> {
+        response::read(Reading {
+            reply,
+            client: &self.client.inner,
+            structured: ask.output_schema().is_some(),
+        })
+    }
+
+    fn assembler(&self) -> Box<dyn Assemble> {
+        Box::new(stream::Events::default())
+    }
+}
