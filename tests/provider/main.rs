@@ -9,6 +9,7 @@ mod classification;
 mod classifier;
 mod configuration;
 mod connections;
+mod every_wire;
 mod happy_path;
 mod in_process;
 mod presets;
