@@ -116,6 +116,9 @@ pub mod testing;
 mod classify;
 mod error;
 mod events;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod item;
 mod lazy;
 mod prompt;

@@ -24,7 +24,10 @@ mod settings;
 mod strategy;
 #[cfg(feature = "reqwest")]
 mod streaming;
+#[cfg(not(fuzzing))]
 mod wire;
+#[cfg(fuzzing)]
+pub(crate) mod wire;
 
 pub use classifier::HttpClassifier;
 #[cfg(feature = "reqwest")]

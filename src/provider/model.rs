@@ -301,6 +301,29 @@ impl Model {
     }
 }
 
+/// For the fuzz targets.
+#[cfg(fuzzing)]
+impl Model {
+    /// Reads a reply as it came.
+    pub(crate) fn read_for_fuzzing(&self, status: u16, body: &[u8]) {
+        let prompt = Prompt::new("question").with_output_schema(serde_json::json!({ "type": "object" }));
+        let reply = Reply::for_test(status, body.to_vec());
+        let _ = self.wire.continuation(b"{}", &reply);
+        let _ = self.read(&reply, &self.asked(&prompt));
+    }
+
+    /// Puts a stream together, and reads what comes of it.
+    pub(crate) async fn read_events_for_fuzzing(&self, body: &[u8]) {
+        const LARGEST: usize = 1 << 20;
+        let response = http::Response::new(reqwest::Body::from(body.to_vec())).into();
+        let call = LlmRequest::new("question").open_call();
+        let assembler = self.wire.assembler();
+        if let Ok((body, _)) = super::http::assemble(response, LARGEST, None, assembler, &call).await {
+            self.read_for_fuzzing(200, &body);
+        }
+    }
+}
+
 impl fmt::Debug for Model {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Model")

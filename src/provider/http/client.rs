@@ -61,7 +61,7 @@ pub(crate) struct Reply {
 }
 
 impl Reply {
-    #[cfg(all(test, feature = "gemini"))]
+    #[cfg(any(fuzzing, all(test, feature = "gemini")))]
     pub(crate) fn for_test(status: u16, body: Vec<u8>) -> Self {
         Self {
             status,

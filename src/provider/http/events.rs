@@ -31,7 +31,7 @@ pub(super) fn are_in(headers: &HeaderMap) -> bool {
 
 /// Reads the events of a response to their end, and returns the body that they make together, and whether the connection
 /// can be used again.
-pub(super) async fn assemble(
+pub(crate) async fn assemble(
     response: reqwest::Response,
     max_bytes: usize,
     idle_timeout: Option<Duration>,

@@ -8,4 +8,6 @@ mod key;
 mod open_files;
 
 pub(crate) use client::{Authentication, HttpClient, HttpConfig, Reply};
+#[cfg(fuzzing)]
+pub(crate) use events::assemble;
 pub(crate) use key::Key;

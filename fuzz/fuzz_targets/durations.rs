@@ -1,0 +1,8 @@
+//! Waits as headers write them.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    if let Ok(text) = std::str::from_utf8(data) {
+        llm_batch::fuzzing::duration(text);
+    }
+});
