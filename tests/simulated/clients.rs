@@ -7,7 +7,7 @@ use llm_batch::provider::gemini::Gemini;
 use llm_batch::provider::openai::OpenAi;
 use llm_batch::provider::{Model, Streaming};
 use llm_batch::testing::{Ledger, Quota, SimulatedProvider, SimulatedServer};
-use llm_batch::{ErrorKind, LlmRequest, Prompt};
+use llm_batch::{Delivery, ErrorKind, LlmRequest, Prompt};
 use tower::{ServiceBuilder, ServiceExt};
 
 use super::support::{ms, serve};
@@ -232,4 +232,25 @@ async fn a_shared_prefix_is_written_once_and_read_by_every_other_call() {
     }
     let ledger = setup.server.shutdown().await;
     assert_eq!((ledger.caches_created, ledger.answered), (1, 10));
+}
+
+#[tokio::test]
+async fn a_stream_that_stands_still_times_out_and_may_have_been_billed() {
+    let setup = serve(|sim| sim.stream_stall(1.0, ms(3_600_000))).await;
+    for client in CLIENTS {
+        let idle = Streaming::new().with_idle_timeout(ms(150));
+        let model = client(&setup.server).with_streaming(idle);
+        let error = model
+            .oneshot(LlmRequest::new("What is 2 + 3?".into()))
+            .await
+            .unwrap_err();
+        assert_eq!(
+            (error.kind(), error.usage()),
+            (ErrorKind::TimedOut, None),
+            "{error}"
+        );
+        assert_eq!(error.delivery(), Delivery::MaybeBilled);
+    }
+    let ledger = setup.server.shutdown().await;
+    assert_eq!((ledger.cut, ledger.disconnected, ledger.answered), (3, 3, 0));
 }
