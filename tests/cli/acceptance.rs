@@ -57,6 +57,16 @@ fn every_answer_and_an_account_of_every_token() {
         .split_whitespace()
         .find(|word| word.starts_with("http://"))
         .unwrap();
+    let mut bases = String::new();
+    for _ in 0..2 {
+        stderr.read_line(&mut bases).unwrap();
+    }
+    let origin = url.strip_suffix("/v1").unwrap();
+    assert!(bases.contains(&format!("Responses): {url}\n")), "{bases}");
+    assert!(
+        bases.contains(&format!("Anthropic and Gemini: {origin}\n")),
+        "{bases}"
+    );
 
     let folder = tempfile::tempdir().unwrap();
     let (out, events) = (

@@ -81,7 +81,6 @@ fn wrong_usage_is_explained_with_status_2() {
         (&["simulate", "--status", "200=0.5"], "200"),
         (&["simulate", "--hint", "smoke"], "retry-after-ms"),
         (&["simulate", "--reset-rate", "1.5"], "1.5"),
-        (&["simulate", "--garbage-rate", "-1"], "--garbage-rate"),
         (&["simulate", "--garbage-rate", "2"], "garbage_rate is 2"),
         (&["simulate", "--outage", "4s=503"], "4s+5s=503"),
         (&["simulate", "--outage", "4s+5s=200"], "200"),

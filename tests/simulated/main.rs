@@ -3,6 +3,7 @@
 
 mod both_faces;
 mod chat;
+mod clients;
 mod fake;
 mod gemini;
 mod http;

@@ -495,6 +495,10 @@ pub(crate) struct SimulateArgs {
     #[arg(long, value_name = "SHARE")]
     pub(crate) cached_share: Option<f64>,
 
+    /// The fewest tokens that are kept in a cache, by Anthropic's marks or Gemini's context caches; 1024 unless set.
+    #[arg(long, value_name = "N")]
+    pub(crate) cache_minimum: Option<u64>,
+
     /// A time in which every call is rejected: from when after the first call, how long, with which status, such as
     /// 4s+5s=503; may be given several times.
     #[arg(long, value_name = "FROM+TIME=CODE", value_parser = outage)]

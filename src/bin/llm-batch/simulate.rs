@@ -69,6 +69,9 @@ fn builder(args: &SimulateArgs) -> SimulatedProviderBuilder {
     if let Some(share) = args.cached_share {
         builder = builder.cached_share(share);
     }
+    if let Some(tokens) = args.cache_minimum {
+        builder = builder.cache_minimum(tokens);
+    }
     for (status, rate) in &args.status {
         builder = builder.status_rate(*status, *rate);
     }

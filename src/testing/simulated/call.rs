@@ -112,7 +112,9 @@ impl Call {
         };
         let mut answer = Answer::new(&asked.question, config, variant);
         let mut state = provider.state();
-        self.judge(&mut state, &asked.question, &answer)?;
+        // One moment for the decision and for what headers say of it.
+        let now = Instant::now();
+        self.judge(&mut state, &asked.question, &answer, now)?;
         state.active += 1;
         let prefixes = state.prefixes.apply(&asked.marks, config.cache_minimum);
         let usage = &mut answer.usage;
@@ -121,7 +123,7 @@ impl Call {
         usage.cache_write = prefixes.written.min(usage.input - usage.cached_input);
         answer.long_cache_write = prefixes.written_long.min(usage.cache_write);
         self.generated = Some(answer.usage);
-        let quota = config.rate_limit_headers.then(|| state.reported()).flatten();
+        let quota = config.rate_limit_headers.then(|| state.reported(now)).flatten();
         let streamed = asked.streamed;
         Ok(Work {
             asked,
@@ -139,9 +141,14 @@ impl Call {
         })
     }
 
-    fn judge(&self, state: &mut State, question: &Question, answer: &Answer) -> Result<(), Box<Rejection>> {
+    fn judge(
+        &self,
+        state: &mut State,
+        question: &Question,
+        answer: &Answer,
+        now: Instant,
+    ) -> Result<(), Box<Rejection>> {
         let config = &self.provider.config;
-        let now = Instant::now();
         let State { clock, active, .. } = state;
         let Some(clock) = clock else { return Ok(()) };
         if config.key_expires_after.is_some_and(|calls| self.number > calls) {
@@ -249,9 +256,9 @@ impl State {
     }
 
     /// What rate-limit headers say now; nothing without a quota.
-    fn reported(&mut self) -> Option<ReportedQuota> {
+    fn reported(&mut self, now: Instant) -> Option<ReportedQuota> {
         let clock = self.clock.as_mut()?;
-        (clock.requests.is_some() || clock.tokens.is_some()).then(|| clock.reported(Instant::now()))
+        (clock.requests.is_some() || clock.tokens.is_some()).then(|| clock.reported(now))
     }
 }
 

@@ -52,7 +52,8 @@ const LARGEST_REQUEST: usize = 64 << 20;
 /// # }
 /// ```
 ///
-/// `GET /_sim/ledger` answers with the [`Ledger`] as JSON. A reset is a real one: the client's kernel sees `RST`. Dropping
+/// Only calls count: lists, token counts and context caches pass no quota and meet no fault. `GET /_sim/ledger` answers
+/// with the [`Ledger`] as JSON. A reset is a real one: the client's kernel sees `RST`. Dropping
 /// it stops the server as [`shutdown`](Self::shutdown) does, but in the background.
 pub struct SimulatedServer {
     address: SocketAddr,
