@@ -25,8 +25,8 @@ use crate::error::LlmError;
 /// | `llamacpp:` | `http://localhost:8080/v1` | `LLAMACPP_BASE_URL`, `LLAMACPP_API_KEY` |
 /// | `lmstudio:` | `http://localhost:1234/v1` | `LMSTUDIO_BASE_URL`, `LMSTUDIO_API_KEY` |
 ///
-/// `openai:` asks for Responses at OpenAI's own address, and for chat completions at any other; `openai-chat:` and
-/// `openai-responses:` say which. Servers that run on a machine of one's own need no key. The model is everything after
+/// `openai:` asks for Responses at OpenAI's own address, and for chat completions at any other; a raw body goes to the one
+/// whose form it has. `openai-chat:` and `openai-responses:` say which, and the others are asked for chat completions. Servers that run on a machine of one's own need no key. The model is everything after
 /// the first colon, so `ollama:qwen3:8b` works.
 ///
 /// ```

@@ -62,6 +62,7 @@
 //! ```
 
 mod body;
+mod by_prompt;
 mod chat;
 mod classification;
 mod client;
