@@ -26,8 +26,8 @@ use crate::error::LlmError;
 /// | `lmstudio:` | `http://localhost:1234/v1` | `LMSTUDIO_BASE_URL`, `LMSTUDIO_API_KEY` |
 ///
 /// `openai:` asks for Responses at OpenAI's own address, and for chat completions at any other; a raw body goes to the one
-/// whose form it has. `openai-chat:` and `openai-responses:` say which, and the others are asked for chat completions.
-/// Servers that run on a machine of one's own need no key. The model is everything after the first colon, so
+/// whose form it has. `openai-chat:` and `openai-responses:` say which. From `openai-compatible:` on, all are asked for chat
+/// completions. Servers that run on a machine of one's own need no key. The model is everything after the first colon, so
 /// `ollama:qwen3:8b` works.
 ///
 /// ```
