@@ -25,9 +25,10 @@ use crate::error::LlmError;
 /// | `llamacpp:` | `http://localhost:8080/v1` | `LLAMACPP_BASE_URL`, `LLAMACPP_API_KEY` |
 /// | `lmstudio:` | `http://localhost:1234/v1` | `LMSTUDIO_BASE_URL`, `LMSTUDIO_API_KEY` |
 ///
-/// `openai:` asks for Responses at OpenAI's own address, and for chat completions at any other; `openai-chat:` and
-/// `openai-responses:` say which. Servers that run on a machine of one's own need no key. The model is everything after
-/// the first colon, so `ollama:qwen3:8b` works.
+/// `openai:` asks for Responses at OpenAI's own address, and for chat completions at any other; a raw body goes to the one
+/// whose form it has. `openai-chat:` and `openai-responses:` say which. From `openai-compatible:` on, all are asked for chat
+/// completions. Servers that run on a machine of one's own need no key. The model is everything after the first colon, so
+/// `ollama:qwen3:8b` works.
 ///
 /// ```
 /// let model = llm_batch::strategy("ollama:qwen3:8b")?;

@@ -155,6 +155,61 @@ fn the_wire_goes_by_the_address_unless_it_is_named() {
     }
 }
 
+#[tokio::test]
+async fn a_raw_body_goes_to_the_wire_whose_form_it_has() {
+    let raw = |body: Value| Prompt::raw(serde_json::from_value(body).unwrap());
+    let chat = || raw(json!({"messages": []}));
+    let response = || raw(json!({"input": "x"}));
+    for (name, of_chat, of_response) in [
+        ("openai:m", "/v1/chat/completions", "/v1/responses"),
+        ("openai-chat:m", "/v1/chat/completions", "/v1/chat/completions"),
+        ("openai-responses:m", "/v1/responses", "/v1/responses"),
+        (
+            "openai-compatible:m",
+            "/v1/chat/completions",
+            "/v1/chat/completions",
+        ),
+    ] {
+        assert_eq!(sent(name, "/v1", chat()).await.path, of_chat, "{name}");
+        assert_eq!(sent(name, "/v1", response()).await.path, of_response, "{name}");
+    }
+
+    // At OpenAI itself too. Only chat completions are asked for the usage of a stream.
+    let model = Model::builder("openai:m")
+        .api_key("x")
+        .build()
+        .unwrap()
+        .with_streaming(Streaming::new());
+    for (prompt, is_chat) in [(chat(), true), (response(), false), (Prompt::new("x"), false)] {
+        let body: Value = serde_json::from_slice(&model.request_body(&prompt).unwrap()).unwrap();
+        assert_eq!(body.get("stream_options").is_some(), is_chat, "{body}");
+    }
+
+    // And a stream is read as what it is.
+    let server = Server::start(|request| {
+        let pieces = if request.path.ends_with("/responses") {
+            let output =
+                json!([{"type": "message", "content": [{"type": "output_text", "text": "a response"}]}]);
+            let last =
+                json!({"type": "response.completed", "response": {"status": "completed", "output": output}});
+            vec![
+                "event: response.created\ndata: {\"type\": \"response.created\"}\n\n".to_owned(),
+                format!("event: response.completed\ndata: {last}\n\n"),
+            ]
+        } else {
+            let chunk = json!({"choices": [{"delta": {"content": "a completion"}, "finish_reason": "stop"}]});
+            vec![format!("data: {chunk}\n\n"), "data: [DONE]\n\n".to_owned()]
+        };
+        Reply::events(&pieces).ended()
+    })
+    .await;
+    let model = server.model().with_streaming(Streaming::new());
+    for (prompt, text) in [(chat(), "a completion"), (response(), "a response")] {
+        let answer = model.clone().oneshot(LlmRequest::new(prompt)).await.unwrap();
+        assert_eq!(answer.output, text);
+    }
+}
+
 #[test]
 fn providers_have_their_open_telemetry_names() {
     let named = |name: &str| {

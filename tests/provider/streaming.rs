@@ -410,6 +410,19 @@ async fn an_error_status_is_classified_as_without_a_stream() {
 }
 
 #[tokio::test]
+async fn an_overload_before_the_first_event_may_lack_its_reason() {
+    for head in ["HTTP/1.1 529 \r\n", "HTTP/1.1 529\r\n"] {
+        let reply = format!("{head}content-type: text/event-stream\r\ncontent-length: 0\r\n\r\n");
+        let (result, _) = ask(Reply::raw(reply, After::Keep)).await;
+        let error = result.unwrap_err();
+        assert_eq!(
+            (error.kind(), error.status(), error.delivery()),
+            (ErrorKind::Overloaded, Some(529), Delivery::Rejected)
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_stream_beyond_the_bound_is_an_error_of_its_own() {
     let server =
         Server::start(|_| whole(&[text(&"x".repeat(5_000)), text(&"x".repeat(5_000)), finish("stop")])).await;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use reqwest::Url;
 
+use super::by_prompt::ByPrompt;
 use super::chat::ChatFormat;
 use super::presets::{self, OPENAI, Preset, Wire};
 use super::responses::ResponsesFormat;
@@ -49,8 +50,8 @@ pub(super) struct Inner {
     pub(super) provider: String,
     pub(super) preset: &'static Preset,
     pub(super) token_limit: TokenLimitField,
-    /// Whether Responses are asked for where the user does not say.
-    responses: bool,
+    /// What is asked for where the user does not say.
+    wire: Wire,
 }
 
 impl fmt::Debug for OpenAi {
@@ -59,7 +60,7 @@ impl fmt::Debug for OpenAi {
             .field("client", &self.inner.client)
             .field("provider", &self.inner.provider)
             .field("token_limit", &self.inner.token_limit)
-            .field("responses", &self.inner.responses)
+            .field("wire", &self.inner.wire)
             .finish()
     }
 }
@@ -85,13 +86,19 @@ impl OpenAi {
     /// A strategy that asks `model`, unless a prompt names another one: for [responses](Self::responses) at OpenAI's own
     /// address (`api.openai.com`, and those of its regions), for [chat completions](Self::chat) anywhere else.
     ///
+    /// A [raw](crate::Prompt::raw) body goes where its form belongs: with `messages` to chat completions, with `input` to
+    /// responses.
+    ///
     /// A client of a [server](OpenAiBuilder::server) whose prefix names the wire (`openai-chat`, `openai-responses`) keeps
-    /// to it, and so does every server that is not OpenAI: chat completions.
+    /// to it, and one of a server that is not OpenAI (`groq`, `vllm`, ...) to chat completions.
     pub fn model(&self, model: impl Into<String>) -> Model {
-        if self.inner.responses {
-            self.responses(model)
-        } else {
-            self.chat(model)
+        match self.inner.wire {
+            Wire::Chat => self.chat(model),
+            Wire::Responses => self.responses(model),
+            Wire::ByHost => {
+                let prefers_responses = presets::is_openai(&self.inner.client.base_url);
+                Model::new(Arc::new(ByPrompt::new(self.clone(), prefers_responses)), model)
+            }
         }
     }
 
@@ -299,19 +306,13 @@ impl OpenAiBuilder {
             Some(preset) => preset.name,
             None => presets::other_name(&client.base_url).unwrap_or(preset.name),
         };
-        let wire = self.preset.map_or(Wire::ByHost, |preset| preset.wire);
-        let responses = match wire {
-            Wire::Chat => false,
-            Wire::Responses => true,
-            Wire::ByHost => presets::is_openai(&client.base_url),
-        };
         Ok(OpenAi {
             inner: Arc::new(Inner {
                 client,
                 provider: provider.to_owned(),
                 preset,
                 token_limit: self.token_limit.unwrap_or(preset.token_limit),
-                responses,
+                wire: self.preset.map_or(Wire::ByHost, |preset| preset.wire),
             }),
         })
     }

@@ -34,6 +34,10 @@
 //! | `llamacpp:` | `llamacpp` | chat | `max_tokens` | |
 //! | `lmstudio:` | `lmstudio` | chat | `max_tokens` | |
 //!
+//! Azure's dated versions are a base URL with their path and query:
+//! `https://NAME.openai.azure.com/openai/deployments/DEPLOYMENT?api-version=2024-10-21`. Several of the others have
+//! Responses too: [`OpenAi::responses`] asks for them, and so does `openai-responses:` with their base URL.
+//!
 //! What a server answers differently is read wherever it comes from, since gateways pass it on:
 //!
 //! | what | seen at |
@@ -62,6 +66,7 @@
 //! ```
 
 mod body;
+mod by_prompt;
 mod chat;
 mod classification;
 mod client;
