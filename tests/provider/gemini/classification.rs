@@ -2,7 +2,7 @@
 
 use llm_batch::Delivery::{MaybeBilled, Rejected};
 use llm_batch::Disposition::{self, Backoff, Fatal, ScopeFatal, Throttled};
-use llm_batch::{Delivery, ErrorKind, LlmRequest, Prompt, TokenUsage};
+use llm_batch::{Delivery, ErrorKind, LlmRequest, Prompt, QuotaDimension, TokenUsage};
 use tower::ServiceExt;
 
 use super::{ask, model};
@@ -63,8 +63,8 @@ fn rows() -> Vec<Row> {
         row(429, r#"{"error":{"code":429,"message":"You exceeded your current quota, please check your plan and billing details.","status":"RESOURCE_EXHAUSTED"}}"#, K::RateLimit, Throttled, Rejected, None),
         row(429, r#"[{"error":{"code":429,"message":"m","status":"RESOURCE_EXHAUSTED","details":[{"@type":"type.googleapis.com/google.rpc.QuotaFailure","violations":[{"quotaId":"RequestsPerMinute"}]}]}}]"#, K::RateLimit, Throttled, Rejected, Some(60_000)),
         row(429, "", K::RateLimit, Throttled, Rejected, None),
-        // Quotas that no wait within a run cures.
-        row(429, r#"{"error":{"code":429,"message":"m","status":"RESOURCE_EXHAUSTED","details":[{"@type":"type.googleapis.com/google.rpc.QuotaFailure","violations":[{"quotaId":"GenerateRequestsPerDayPerProjectPerModel-FreeTier","quotaValue":"250"}]},{"@type":"type.googleapis.com/google.rpc.RetryInfo","retryDelay":"48s"}]}}"#, K::QuotaExhausted, ScopeFatal, Rejected, Some(48_000)),
+        // Quotas that no wait within a run cures. Those of a day begin anew at midnight in California.
+        row(429, r#"{"error":{"code":429,"message":"m","status":"RESOURCE_EXHAUSTED","details":[{"@type":"type.googleapis.com/google.rpc.QuotaFailure","violations":[{"quotaId":"GenerateRequestsPerDayPerProjectPerModel-FreeTier","quotaValue":"250"}]},{"@type":"type.googleapis.com/google.rpc.RetryInfo","retryDelay":"48s"}]}}"#, K::QuotaExhausted, ScopeFatal, Rejected, Some(2 * 3_600_000)).headers(&[("date", "Sun, 22 Nov 2026 06:00:00 GMT")]),
         row(429, r#"{"error":{"code":429,"message":"m","status":"RESOURCE_EXHAUSTED","details":[{"@type":"type.googleapis.com/google.rpc.QuotaFailure","violations":[{"quotaId":"GenerateRequestsPerMinutePerProjectPerModel-FreeTier","quotaValue":"0"}]}]}}"#, K::QuotaExhausted, ScopeFatal, Rejected, None),
         row(429, r#"{"error":{"code":429,"message":"Quota exceeded for metric: free_tier_requests, limit: 0, model: gemini-2.5-pro\nPlease retry in 41s.","status":"RESOURCE_EXHAUSTED"}}"#, K::QuotaExhausted, ScopeFatal, Rejected, Some(41_000)),
         row(429, r#"{"error":{"code":429,"message":"m","status":"RESOURCE_EXHAUSTED","details":[{"@type":"type.googleapis.com/google.rpc.RetryInfo","retryDelay":"3600s"}]}}"#, K::QuotaExhausted, ScopeFatal, Rejected, Some(3_600_000)),
@@ -149,6 +149,26 @@ async fn every_row_is_classified() {
             "{case}"
         );
     }
+}
+
+#[tokio::test]
+async fn the_quota_is_told() {
+    let server = Server::start(|_| Reply::new(429, &[], TOKENS_PER_MINUTE)).await;
+    let error = ask(&model(&server), "x").await.unwrap_err();
+    let quota = error.quota().unwrap();
+    assert_eq!(quota.dimension, Some(QuotaDimension::Tokens));
+    assert_eq!(
+        (quota.tokens.limit, quota.requests.limit),
+        (Some(1_000_000), None)
+    );
+    let body = r#"{"error":{"code":429,"message":"m","status":"RESOURCE_EXHAUSTED","details":[{"@type":"type.googleapis.com/google.rpc.QuotaFailure","violations":[{"quotaId":"GenerateRequestsPerMinutePerProject","quotaValue":15}]}]}}"#;
+    let server = Server::start(move |_| Reply::new(429, &[], body)).await;
+    let error = ask(&model(&server), "x").await.unwrap_err();
+    let quota = error.quota().unwrap();
+    assert_eq!(
+        (quota.dimension, quota.requests.limit),
+        (Some(QuotaDimension::Requests), Some(15))
+    );
 }
 
 /// A prompt of this many words of four letters.
