@@ -108,7 +108,12 @@ impl Settings {
 
     /// The client of a server at these settings.
     pub(crate) fn connect(self, server: Server<'_>) -> Result<Client, LlmError> {
-        let base_url = base_url(self.base_url.as_deref().unwrap_or(server.base_url))?;
+        let Server {
+            base_url: default,
+            authentication,
+            headers: own,
+        } = server;
+        let base_url = base_url(self.base_url.as_deref().unwrap_or(default))?;
         let key = match &self.key_variable {
             None => self.key,
             Some(name) => match variable(name)? {
@@ -120,7 +125,7 @@ impl Settings {
                 }
             },
         };
-        let own = server.headers.iter().map(|(name, value)| (*name, value.as_str()));
+        let own = own.iter().map(|(name, value)| (*name, value.as_str()));
         let extra = self
             .headers
             .iter()
@@ -135,7 +140,7 @@ impl Settings {
         let has_key = !key.is_none() || !self.headers.is_empty();
         let http = HttpClient::new(HttpConfig {
             key,
-            authentication: server.authentication,
+            authentication,
             headers,
             max_response_bytes: self.max_response_bytes,
             connect_timeout: self.connect_timeout,
