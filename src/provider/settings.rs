@@ -17,7 +17,7 @@ const DEFAULT_MAX_RESPONSE: usize = 32 * 1024 * 1024;
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The settings that all client builders share. [`settings_methods`] makes the builders' methods of them.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Settings {
     pub(crate) base_url: Option<String>,
     pub(crate) key: Key,
@@ -53,6 +53,19 @@ impl Default for Settings {
             keep_raw_body: false,
             max_connections: None,
         }
+    }
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Of the address no more than the place: a query may be a secret.
+        let base_url = self.base_url.as_ref().map(|url| url.split('?').next());
+        f.debug_struct("Settings")
+            .field("base_url", &base_url.flatten())
+            .field("key", &self.key)
+            .field("key_variable", &self.key_variable)
+            .field("headers", &self.headers)
+            .finish_non_exhaustive()
     }
 }
 
@@ -95,7 +108,12 @@ impl Settings {
 
     /// The client of a server at these settings.
     pub(crate) fn connect(self, server: Server<'_>) -> Result<Client, LlmError> {
-        let base_url = base_url(self.base_url.as_deref().unwrap_or(server.base_url))?;
+        let Server {
+            base_url: default,
+            authentication,
+            headers: own,
+        } = server;
+        let base_url = base_url(self.base_url.as_deref().unwrap_or(default))?;
         let key = match &self.key_variable {
             None => self.key,
             Some(name) => match variable(name)? {
@@ -107,7 +125,7 @@ impl Settings {
                 }
             },
         };
-        let own = server.headers.iter().map(|(name, value)| (*name, value.as_str()));
+        let own = own.iter().map(|(name, value)| (*name, value.as_str()));
         let extra = self
             .headers
             .iter()
@@ -122,7 +140,7 @@ impl Settings {
         let has_key = !key.is_none() || !self.headers.is_empty();
         let http = HttpClient::new(HttpConfig {
             key,
-            authentication: server.authentication,
+            authentication,
             headers,
             max_response_bytes: self.max_response_bytes,
             connect_timeout: self.connect_timeout,

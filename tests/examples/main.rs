@@ -64,6 +64,21 @@ fn two_providers() {
 }
 
 #[test]
+fn context_cache() {
+    let printed = output_of("context_cache");
+    for line in [
+        "200 answers, 200 of them the same",
+        "1 cache of 3758 tokens was made",
+        "input tokens                 752991       752991",
+        "  of them cached                  0       751600",
+        "to make the cache                 0         3758",
+        "cost                        $0.2631      $0.0613",
+    ] {
+        assert!(printed.contains(line), "{line}\n{printed}");
+    }
+}
+
+#[test]
 fn save_to_sqlite() {
     let expected = "100 questions to ask\n60 questions to ask\n100 answers in the database, 2500 tokens\n";
     assert_eq!(output_of("save_to_sqlite"), expected);

@@ -94,6 +94,7 @@ fn names_that_are_wrong_tell_the_right_ones() {
             "vllm:",
             "llamacpp:",
             "lmstudio:",
+            "gemini:",
         ] {
             assert!(error.to_string().contains(prefix), "{name}: {error}");
         }

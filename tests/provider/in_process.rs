@@ -44,6 +44,7 @@ fn describe() {
     let result = match name.as_str() {
         "from_env" => OpenAi::from_env().map(|client| format!("{client:?}")),
         "anthropic_from_env" => Anthropic::from_env().map(|client| format!("{client:?}")),
+        "gemini_from_env" => llm_batch::Gemini::from_env().map(|client| format!("{client:?}")),
         name => strategy(name).map(|_| "a strategy".to_owned()),
     };
     match result {

@@ -10,6 +10,7 @@ mod classifier;
 mod configuration;
 mod connections;
 mod every_wire;
+mod gemini;
 mod happy_path;
 mod in_process;
 mod presets;

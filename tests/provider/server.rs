@@ -21,6 +21,7 @@ pub(crate) struct Received {
     pub(crate) number: usize,
     /// On its connection, from 0.
     pub(crate) on_connection: usize,
+    pub(crate) method: String,
     pub(crate) path: String,
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) body: String,
@@ -211,12 +212,13 @@ async fn serve(mut stream: TcpStream, handler: Handler, log: Arc<Mutex<Vec<Recei
     let _ = stream.set_nodelay(true);
     let mut buffer = Vec::new();
     let mut on_connection = 0;
-    while let Some((path, headers, body)) = read_request(&mut stream, &mut buffer).await {
+    while let Some((method, path, headers, body)) = read_request(&mut stream, &mut buffer).await {
         let request = {
             let mut log = log.lock().unwrap();
             let request = Received {
                 number: log.len(),
                 on_connection,
+                method,
                 path,
                 headers,
                 body,
@@ -249,7 +251,7 @@ async fn serve(mut stream: TcpStream, handler: Handler, log: Arc<Mutex<Vec<Recei
     }
 }
 
-type Request = (String, Vec<(String, String)>, String);
+type Request = (String, String, Vec<(String, String)>, String);
 
 async fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<Request> {
     let mut chunk = [0; 16 * 1024];
@@ -264,18 +266,18 @@ async fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<Re
     };
     let head = String::from_utf8(buffer[..head_end].to_vec()).unwrap();
     let mut lines = head.split("\r\n");
-    let path = lines.next().unwrap().split(' ').nth(1).unwrap().to_owned();
+    let mut first = lines.next().unwrap().split(' ').map(str::to_owned);
+    let (method, path) = (first.next().unwrap(), first.next().unwrap());
     let headers: Vec<_> = lines
         .filter_map(|line| line.split_once(": "))
         .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
         .collect();
-    let length: usize = headers
-        .iter()
-        .find(|(name, _)| name == "content-length")
-        .expect("bodies are sent with their length")
-        .1
-        .parse()
-        .unwrap();
+    let length = headers.iter().find(|(name, _)| name == "content-length");
+    let length: usize = match length {
+        Some((_, length)) => length.parse().unwrap(),
+        None if matches!(method.as_str(), "GET" | "DELETE") => 0,
+        None => panic!("bodies are sent with their length"),
+    };
     let body_start = head_end + 4;
     while buffer.len() < body_start + length {
         match stream.read(&mut chunk).await {
@@ -285,5 +287,5 @@ async fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<Re
     }
     let body = String::from_utf8(buffer[body_start..body_start + length].to_vec()).unwrap();
     buffer.drain(..body_start + length);
-    Some((path, headers, body))
+    Some((method, path, headers, body))
 }

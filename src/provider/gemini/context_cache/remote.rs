@@ -51,7 +51,7 @@ impl Remote {
             let (page, now) = self.send(&Method::GET, &url, None).await?;
             let caches = page.get("cachedContents").and_then(Value::as_array);
             let own = caches.into_iter().flatten().filter(|cache| self.is_own(cache));
-            found.extend(own.filter_map(|cache| read(cache, now)));
+            found.extend(own.filter_map(|cache| read(cache, now, Duration::ZERO)));
             page_token = match page.get("nextPageToken").and_then(Value::as_str) {
                 Some(token) if !token.is_empty() => Some(token.to_owned()),
                 _ => break,
@@ -76,12 +76,10 @@ impl Remote {
             .send(&Method::POST, &url, Some(&body.into()))
             .await
             .map_err(not_made)?;
-        read(&cache, now)
-            .map(|found| live(found, &cache, to_live))
-            .ok_or_else(|| {
-                let message = "the provider made a context cache and did not name it";
-                LlmError::new(ErrorKind::ServerError, message).with_delivery(Delivery::NotSent)
-            })
+        read(&cache, now, to_live).ok_or_else(|| {
+            let message = "the provider made a context cache and did not name it";
+            LlmError::new(ErrorKind::ServerError, message).with_delivery(Delivery::NotSent)
+        })
     }
 
     /// Has the cache live on for `to_live` from now.
@@ -90,12 +88,11 @@ impl Remote {
         let (cache, now) = self
             .send(&Method::PATCH, &self.address(name), Some(&body))
             .await?;
-        let found = read(&cache, now).unwrap_or(Found {
+        Ok(read(&cache, now, to_live).unwrap_or(Found {
             name: Arc::clone(name),
-            left: Duration::ZERO,
+            left: to_live,
             tokens: None,
-        });
-        Ok(live(found, &cache, to_live))
+        }))
     }
 
     /// Removes the cache; one that is gone already is no error.
@@ -137,27 +134,18 @@ pub(super) fn is_missing(error: &LlmError) -> bool {
     error.kind() == ErrorKind::CacheMissing || matches!(error.status(), Some(403 | 404))
 }
 
-fn read(cache: &Value, now: SystemTime) -> Option<Found> {
+/// Reads a cache that lives for `unsaid` where its end is not told.
+fn read(cache: &Value, now: SystemTime, unsaid: Duration) -> Option<Found> {
     let name = cache.get("name").and_then(Value::as_str)?;
     let expires = cache.get("expireTime").and_then(Value::as_str);
     let expires = expires.and_then(|time| humantime::parse_rfc3339_weak(time).ok());
     Some(Found {
         name: name.into(),
-        left: expires
-            .and_then(|expires| expires.duration_since(now).ok())
-            .unwrap_or_default(),
+        left: expires.map_or(unsaid, |expires| expires.duration_since(now).unwrap_or_default()),
         tokens: cache
             .pointer("/usageMetadata/totalTokenCount")
             .and_then(Value::as_u64),
     })
-}
-
-/// A cache that has just been made or renewed lives as long as was asked for, if the provider does not say otherwise.
-fn live(mut found: Found, cache: &Value, to_live: Duration) -> Found {
-    if cache.get("expireTime").is_none() {
-        found.left = to_live;
-    }
-    found
 }
 
 fn seconds(time: Duration) -> String {

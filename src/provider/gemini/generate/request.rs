@@ -93,7 +93,7 @@ impl Body<'_> {
         fields.set("cachedContent", context_cache)?;
         let left_out: &[&str] = if self.without_shared { &SHARED_FIELDS } else { &[] };
         match self.generation_config() {
-            Ok(config) => fields.end(Some(config).filter(|config| !config.is_empty()), left_out),
+            Ok(config) => fields.end(Some(&config).filter(|config| !config.is_empty()), left_out),
             // Not an object: the user's word stands.
             Err(NotAnObject) => fields.end(None, left_out),
         }
@@ -153,8 +153,8 @@ impl<M: serde::ser::SerializeMap> Fields<'_, M> {
         }
     }
 
-    fn end(mut self, config: Option<Map<String, Value>>, left_out: &[&str]) -> Result<M::Ok, M::Error> {
-        if let Some(config) = &config {
+    fn end(mut self, config: Option<&Map<String, Value>>, left_out: &[&str]) -> Result<M::Ok, M::Error> {
+        if let Some(config) = config {
             self.map.serialize_entry("generationConfig", config)?;
         }
         let (extra, defaults) = (self.prompt.extra(), self.defaults.extra());

@@ -1,9 +1,12 @@
 //! Which failures of this provider mean what, beside the rows that hold for every provider.
 
+mod pacific;
+
 use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::classify::{QuotaDimension, ReportedQuota};
 use crate::error::{ErrorKind, LlmError};
 use crate::prompt::{Part, Prompt};
 use crate::provider::http::Reply;
@@ -24,6 +27,7 @@ const RULES: &[Row] = &[
             "credits are depleted",
             "credits have been depleted",
             "prepayment credits",
+            "prepaid credits",
             "out of credits",
             "spending cap",
             "billing is not enabled",
@@ -89,7 +93,7 @@ pub(super) fn error_of_reply(reply: &Reply, ask: &Ask<'_>) -> LlmError {
     };
     let error = wire::error_of_reply(rules, reply.status, &reply.headers, &reply.body);
     match serde_json::from_slice(wire::trim(&reply.body)) {
-        Ok(body) => refine(error, &body, ask),
+        Ok(body) => refine(error, reply, &body, ask),
         Err(_) => error,
     }
 }
@@ -101,7 +105,8 @@ pub(super) fn error_in_success(reply: &Reply, body: &Value, ask: &Ask<'_>) -> Ll
     } else {
         RULES
     };
-    refine(wire::error_in_success(rules, &reply.headers, body), body, ask)
+    let error = wire::error_in_success(rules, &reply.headers, body);
+    refine(error, reply, body, ask)
 }
 
 /// The error of a request that was no question.
@@ -113,47 +118,77 @@ fn names_cache(reply: &Reply, ask: &Ask<'_>) -> bool {
     let Some(name) = ask.context_cache else {
         return false;
     };
-    // The name alone, without the collection.
-    let name = name.rsplit('/').next().unwrap_or(name);
-    !name.is_empty() && std::str::from_utf8(&reply.body).is_ok_and(|text| text.contains(name))
+    std::str::from_utf8(&reply.body).is_ok_and(|text| text.contains(name))
 }
 
-/// What the quotas that a rate limit names make of it.
-fn refine(error: LlmError, body: &Value, ask: &Ask<'_>) -> LlmError {
-    if error.kind() != ErrorKind::RateLimit {
-        return error;
+/// What the quotas that a refusal names make of it.
+fn refine(error: LlmError, reply: &Reply, body: &Value, ask: &Ask<'_>) -> LlmError {
+    let quotas = quotas(body);
+    match error.kind() {
+        ErrorKind::QuotaExhausted
+            if quotas
+                .iter()
+                .any(|quota| quota.is_daily && quota.limit != Some(0)) =>
+        {
+            // The wait that comes with it is too short.
+            error.with_retry_after(pacific::until_midnight(wire::server_time(&reply.headers)))
+        }
+        ErrorKind::RateLimit => refine_rate_limit(error, &quotas, ask),
+        _ => error,
     }
-    let quotas = minute_quotas(body);
-    if let Some(limit) = quotas.iter().find_map(|quota| quota.input_tokens)
+}
+
+fn refine_rate_limit(error: LlmError, quotas: &[Quota], ask: &Ask<'_>) -> LlmError {
+    let minutely = || quotas.iter().filter(|quota| quota.is_minutely);
+    let input = minutely().find(|quota| quota.is_of_input_tokens);
+    if let Some(limit) = input.and_then(|quota| quota.limit)
         && exceeds(ask, limit)
     {
-        let message = format!(
-            "the prompt alone is larger than the quota of {limit} input tokens per minute; shorten it, or use a model or \
-             tier with a larger quota: {}",
-            error.message()
-        );
-        let mut too_large = LlmError::new(ErrorKind::InvalidRequest, message);
-        if let Some(status) = error.status() {
-            too_large = too_large.with_status(status);
-        }
-        return match error.code() {
-            Some(code) => too_large.with_code(code),
-            None => too_large,
-        };
+        return too_large(&error, limit);
     }
-    if !quotas.is_empty() && error.retry_after().is_none() {
-        return error.with_retry_after(A_MINUTE);
-    }
-    error
+    let Some(first) = minutely().next() else {
+        return error;
+    };
+    let mut reported = error.quota().copied().unwrap_or_else(ReportedQuota::default);
+    let (dimension, window) = if first.is_of_tokens {
+        (QuotaDimension::Tokens, &mut reported.tokens)
+    } else {
+        (QuotaDimension::Requests, &mut reported.requests)
+    };
+    window.limit = first.limit;
+    reported.dimension = Some(dimension);
+    let wait = error.retry_after().unwrap_or(A_MINUTE);
+    error.with_quota(reported).with_retry_after(wait)
 }
 
-/// A quota per minute that a reply says was exceeded.
-struct MinuteQuota {
-    /// The limit, if it is one of input tokens.
-    input_tokens: Option<u64>,
+/// The error for a prompt that no wait helps.
+fn too_large(error: &LlmError, limit: u64) -> LlmError {
+    let message = format!(
+        "the prompt alone is larger than the quota of {limit} input tokens per minute; shorten it, or use a model or \
+         tier with a larger quota: {}",
+        error.message()
+    );
+    let mut too_large = LlmError::new(ErrorKind::InvalidRequest, message);
+    if let Some(status) = error.status() {
+        too_large = too_large.with_status(status);
+    }
+    match error.code() {
+        Some(code) => too_large.with_code(code),
+        None => too_large,
+    }
 }
 
-fn minute_quotas(body: &Value) -> Vec<MinuteQuota> {
+/// A quota that a reply says was exceeded.
+#[derive(Clone, Copy, Debug)]
+struct Quota {
+    is_daily: bool,
+    is_minutely: bool,
+    is_of_tokens: bool,
+    is_of_input_tokens: bool,
+    limit: Option<u64>,
+}
+
+fn quotas(body: &Value) -> Vec<Quota> {
     let body = body.get(0).unwrap_or(body);
     let details = body.pointer("/error/details").and_then(Value::as_array);
     let violations = details
@@ -162,18 +197,17 @@ fn minute_quotas(body: &Value) -> Vec<MinuteQuota> {
         .filter_map(|detail| detail.get("violations")?.as_array())
         .flatten();
     violations
-        .filter_map(|violation| {
+        .map(|violation| {
             let text = |name| violation.get(name).and_then(Value::as_str).unwrap_or_default();
-            let id = text("quotaId");
-            if !id.contains("PerMinute") {
-                return None;
-            }
-            let of_tokens = id.contains("InputToken") || text("quotaMetric").contains("input_token");
+            let (id, metric) = (text("quotaId"), text("quotaMetric"));
             let value = violation.get("quotaValue");
-            let limit = value.and_then(|value| value.as_u64().or_else(|| value.as_str()?.parse().ok()));
-            Some(MinuteQuota {
-                input_tokens: limit.filter(|limit| of_tokens && *limit > 0),
-            })
+            Quota {
+                is_daily: id.contains("PerDay"),
+                is_minutely: id.contains("PerMinute"),
+                is_of_tokens: id.contains("Token") || metric.contains("token"),
+                is_of_input_tokens: id.contains("InputToken") || metric.contains("input_token"),
+                limit: value.and_then(|value| value.as_u64().or_else(|| value.as_str()?.parse().ok())),
+            }
         })
         .collect()
 }
