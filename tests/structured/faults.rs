@@ -16,12 +16,12 @@ async fn all_wrong_fields_are_named_at_once() {
     assert_eq!(
         faults_of::<Review>(text).await,
         [
-            "/author/age: is missing",
-            r#"/author/name: true is not of type "string""#,
             "/product: is missing",
             "/stars: 9 is greater than the maximum of 5",
             r#"/tags/1: 2 is not of type "string""#,
             r#"/tags/2: null is not of type "string""#,
+            "/author/age: is missing",
+            r#"/author/name: true is not of type "string""#,
         ]
         .map(str::to_owned)
     );
@@ -84,10 +84,12 @@ async fn the_meant_form_of_a_choice_is_judged() {
 #[tokio::test]
 async fn what_serde_alone_knows_is_named_by_path() {
     #[derive(Debug, Deserialize, JsonSchema)]
+    #[allow(dead_code)]
     struct Trip {
         stops: Vec<Stop>,
     }
     #[derive(Debug, Deserialize, JsonSchema)]
+    #[allow(dead_code)]
     struct Stop {
         #[schemars(with = "String")]
         address: std::net::Ipv4Addr,

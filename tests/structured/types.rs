@@ -104,7 +104,7 @@ pub(crate) struct Recursive {
 pub(crate) struct Bounds {
     #[schemars(range(min = 1, max = 5))]
     pub(crate) stars: u8,
-    #[schemars(range(exclusive_min = 0.0))]
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub(crate) price: f64,
     #[schemars(length(min = 2, max = 3), regex(pattern = "^[A-Z]+$"))]
     pub(crate) code: String,
