@@ -20,6 +20,18 @@ use crate::response::LlmResponse;
 ///
 /// Readiness is that of the strategy inside. Nothing is lost by dropping its future that the strategy inside would not
 /// lose.
+///
+/// ```
+/// use llm_batch::structured::Structured;
+/// use llm_batch::testing::{SimulatedProvider, SimulatedService};
+/// use llm_batch::{Fault, StructuredExt};
+///
+/// fn primes(provider: &SimulatedProvider) -> Structured<SimulatedService, Vec<u32>> {
+///     let model = provider.service().structured::<Vec<u32>>();
+///     model.recover_json(true).validate_with(|numbers| numbers.is_empty().then(|| Fault::new("", "is empty")))
+/// }
+/// # let _ = primes;
+/// ```
 pub struct Structured<S, T> {
     inner: S,
     reader: Arc<Reader<T>>,
@@ -137,7 +149,18 @@ impl<S: fmt::Debug, T> fmt::Debug for Structured<S, T> {
 }
 
 /// A strategy whose answers are what a closure makes of the text. Made by
-/// [`StructuredExt::parse_with`](super::StructuredExt::parse_with).
+/// [`StructuredExt::parse_with`](super::StructuredExt::parse_with). Readiness is that of the strategy inside.
+///
+/// ```
+/// use llm_batch::structured::Parsed;
+/// use llm_batch::testing::{SimulatedProvider, SimulatedService};
+/// use llm_batch::{LlmError, StructuredExt};
+///
+/// fn lines(provider: &SimulatedProvider) -> Parsed<SimulatedService, Vec<String>> {
+///     provider.service().parse_with(|text| Ok::<_, LlmError>(text.lines().map(str::to_owned).collect()))
+/// }
+/// # let _ = lines;
+/// ```
 pub struct Parsed<S, T> {
     inner: S,
     reader: Arc<dyn Read<T>>,

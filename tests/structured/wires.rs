@@ -1,11 +1,13 @@
 //! What each wire sends for the schema of a type.
 
 use llm_batch::provider::Model;
-use llm_batch::{Prompt, StructuredExt};
+use llm_batch::{LlmRequest, Prompt, StructuredExt};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
+use tower::ServiceExt;
 
+use crate::support::{Script, says};
 use crate::types::{
     Bounds, Dates, Maps, Nested, Optional, Recursive, StructEnum, TaggedEnum, TupleEnum, Tuples, UnitEnum,
     UntaggedEnum,
@@ -63,13 +65,64 @@ snapshots! {
     tuples: Tuples,
 }
 
+/// What a model may answer under the schema that it was sent is a value of the type.
+async fn fits<T: JsonSchema + DeserializeOwned + 'static>(answer: Value) {
+    for (_, model, place) in WIRES {
+        let model = Model::builder(model)
+            .base_url("http://localhost:1/v1")
+            .api_key("none")
+            .build()
+            .unwrap();
+        let schema = model.clone().structured::<T>().schema().clone();
+        let body = model
+            .request_body(&Prompt::new("?").with_output_schema(schema))
+            .unwrap();
+        let body: Value = serde_json::from_slice(&body).unwrap();
+        let sent = body
+            .pointer(place)
+            .unwrap()
+            .pointer("/json_schema/schema")
+            .unwrap()
+            .clone();
+        let script = || Script::new([says(&answer.to_string())]);
+        let ask = || LlmRequest::new("?".into());
+        let by_wire = script().structured_by(sent).unwrap().oneshot(ask()).await;
+        assert!(by_wire.is_ok(), "{answer}: {:?}", by_wire.err());
+        let by_type = script().structured::<T>().oneshot(ask()).await;
+        assert!(by_type.is_ok(), "{answer}: {:?}", by_type.err());
+    }
+}
+
+#[tokio::test]
+async fn what_is_answered_under_a_sent_schema_is_a_value_of_the_type() {
+    let place = json!({"street": "High", "number": 1});
+    fits::<Nested>(json!({"name": "A", "address": place, "others": [place, place]})).await;
+    fits::<Optional>(json!({"always": "a", "sometimes": null, "tags": null, "place": null})).await;
+    fits::<Optional>(json!({"always": "a", "sometimes": "b", "tags": ["c"], "place": place})).await;
+    fits::<UnitEnum>(json!({"mood": "so_so", "before": null})).await;
+    fits::<TupleEnum>(json!({"value": {"Point": [1, -2]}})).await;
+    fits::<StructEnum>(json!({"value": {"Circle": {"radius": 1.5}}})).await;
+    fits::<StructEnum>(json!({"value": "Nothing"})).await;
+    fits::<UntaggedEnum>(json!({"id": "x"})).await;
+    fits::<TaggedEnum>(json!({"events": [
+        {"type": "moved", "street": "High", "number": 1}, {"type": "renamed", "name": "B"}, {"type": "left"},
+    ]}))
+    .await;
+    fits::<Maps>(json!({"scores": {"a": 1, "b": 2}})).await;
+    let leaf = json!({"name": "leaf", "children": null, "parent": null});
+    fits::<Recursive>(json!({"name": "a", "children": [leaf, leaf], "parent": leaf})).await;
+    fits::<Bounds>(json!({"stars": 5, "price": 0.5, "code": "AB", "tags": ["x"]})).await;
+    fits::<Dates>(json!({"day": "2026-11-22", "at": null, "link": "https://example.com/"})).await;
+    fits::<Tuples>(json!({"point": [1.0, 2.5], "entry": ["a", 7], "rgb": [0, 128, 255]})).await;
+}
+
 #[test]
 fn an_extra_field_takes_the_place_of_the_format() {
     let model = Model::builder("vllm:m")
         .base_url("http://localhost:1/v1")
         .build()
         .unwrap();
-    let schema = serde_json::json!({"type": "object", "properties": {"a": {"$ref": "#/$defs/None"}}});
+    let schema = json!({"type": "object", "properties": {"a": {"$ref": "#/$defs/None"}}});
     let prompt = Prompt::new("?").with_output_schema(schema);
     let error = model.request_body(&prompt).unwrap_err();
     assert!(error.to_string().contains("/properties/a"), "{error}");

@@ -10,6 +10,8 @@ mod merge;
 mod openai;
 mod reference;
 mod rewrite;
+#[cfg(test)]
+mod tests;
 
 use std::borrow::Cow;
 use std::fmt;

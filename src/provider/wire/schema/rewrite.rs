@@ -59,6 +59,7 @@ pub(super) fn rewrite(root: &Value, rules: &Rules) -> Result<Value, Refusal> {
         root,
         rules,
         expanding: vec!["#".to_owned()],
+        written: 0,
     };
     let mut made = rewriter.schema(root, "")?;
     // The definitions that are still in use, and those that these use.
@@ -107,12 +108,21 @@ struct Rewriter<'a> {
     rules: &'a Rules,
     /// The references whose schemas are being written out.
     expanding: Vec<String>,
+    /// How many schemas were written.
+    written: usize,
 }
+
+/// Up to so many schemas a reference is written out for the sake of a text beside it.
+const MAX_FOR_TEXTS: usize = 1_000;
+/// Where each definition repeats the next one, a schema would have no end.
+const MAX_WRITTEN: usize = 100_000;
 
 impl Rewriter<'_> {
     fn schema(&mut self, schema: &Value, path: &str) -> Result<Value, Refusal> {
         match schema {
+            Value::Object(_) if self.written >= MAX_WRITTEN => Err(Refusal::new(path, "too many parts")),
             Value::Object(keywords) => {
+                self.written += 1;
                 let depth = self.expanding.len();
                 let made = self.keywords(keywords.clone(), path);
                 self.expanding.truncate(depth);
@@ -132,12 +142,13 @@ impl Rewriter<'_> {
             let is_told = schema
                 .keys()
                 .all(|keyword| matches!(keyword.as_str(), "$ref" | "title" | "description" | "default"));
-            let is_open = self.expanding.contains(&reference);
+            let is_open = self.expanding.contains(&reference) || self.written > MAX_FOR_TEXTS;
             if is_named(&reference) && !path.is_empty() && (is_alone || is_told && is_open) {
                 return Ok(json!({ "$ref": reference }));
             }
         }
-        let mut schema = self.flattened(schema, path)?;
+        let open = self.expanding.len();
+        let mut schema = self.flattened(schema, open, path)?;
         match (schema.shift_remove("anyOf"), schema.shift_remove("oneOf")) {
             (None, None) => self.value(schema, path),
             (Some(Value::Array(branches)), None) => self.choice(branches, schema, &below(path, "anyOf")),
@@ -146,32 +157,44 @@ impl Rewriter<'_> {
         }
     }
 
-    /// The schema with its reference and the parts of its `allOf` written out.
+    /// The schema with its reference and the parts of its `allOf` written out. The first `open` references are those of the
+    /// schemas around it.
     fn flattened(
         &mut self,
         mut schema: Map<String, Value>,
+        open: usize,
         path: &str,
     ) -> Result<Map<String, Value>, Refusal> {
         let apart = || Refusal::new(path, "rules that contradict each other");
+        let mut followed = Vec::new();
         loop {
             if let Some(Value::String(reference)) = schema.shift_remove("$ref") {
                 let reference = canonical(&reference);
-                if self.expanding.contains(&reference) {
+                if self.expanding.iter().take(open).any(|known| *known == reference)
+                    || followed.contains(&reference)
+                {
                     return Err(Refusal::new(path, "a reference to itself with further rules"));
                 }
                 let Some(Value::Object(mut found)) = target(self.root, &reference).cloned() else {
                     return Err(Refusal::new(path, "a reference to no object"));
                 };
                 found.retain(|keyword, _| !is_about_the_schema(keyword));
+                followed.push(reference.clone());
                 self.expanding.push(reference);
                 schema = merged(schema, found).ok_or_else(apart)?;
             } else if let Some(Value::Array(parts)) = schema.shift_remove("allOf") {
+                // A part that leads back here would be followed for ever: for parts, this schema is one around them.
+                let open = if followed.is_empty() {
+                    open
+                } else {
+                    self.expanding.len()
+                };
                 for part in parts {
                     let Value::Object(mut part) = part else {
                         return Err(apart());
                     };
                     part.retain(|keyword, _| !is_about_the_schema(keyword));
-                    let part = self.flattened(part, path)?;
+                    let part = self.flattened(part, open, path)?;
                     schema = merged(schema, part).ok_or_else(apart)?;
                 }
             } else {
