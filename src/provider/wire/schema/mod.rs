@@ -18,13 +18,12 @@ use std::fmt;
 
 use serde_json::Value;
 
-pub(crate) use self::openai::openai_format;
 use crate::error::{Delivery, ErrorKind, LlmError};
 
 /// Whose subset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Dialect {
-    /// OpenAI's chat completions and Responses: the strict form where there is one. [`openai_format`] tells which it is.
+    /// OpenAI's chat completions and Responses: the strict form, or the schema itself (borrowed) where there is none.
     OpenAi,
     /// Anthropic's `output_config.format`.
     Anthropic,

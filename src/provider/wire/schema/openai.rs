@@ -4,13 +4,10 @@
 //! closed and all its properties are required; a choice is `anyOf`; `default` and keywords beside `$ref` are refused.
 //! What has no strict form (a map, a value of any type) is sent as it is, and the model follows it as well as it can.
 
-use std::borrow::Cow;
-
 use serde_json::{Map, Value};
 
 use super::rewrite::{Rules, rewrite};
-use super::{Dialect, for_each_part, for_wire, visit};
-use crate::error::LlmError;
+use super::{for_each_part, visit};
 
 const RULES: Rules = Rules {
     string_formats: &[
@@ -50,44 +47,10 @@ const MAX_CHOICES: usize = 1_000;
 /// Of all names and choices together.
 const MAX_CHARACTERS: usize = 120_000;
 
-/// What chat completions take under `json_schema` and Responses beside `type`: `name`, `schema`, and `strict` where there is
-/// a strict form.
-///
-/// # Errors
-/// As [`for_wire`].
-pub(crate) fn openai_format(schema: &Value) -> Result<Map<String, Value>, LlmError> {
-    // Borrowed is what has no strict form.
-    let wire = for_wire(schema, Dialect::OpenAi)?;
-    let is_strict = matches!(wire, Cow::Owned(_));
-    let mut format = Map::new();
-    format.insert("name".to_owned(), name(schema).into());
-    format.insert("schema".to_owned(), wire.into_owned());
-    if is_strict {
-        format.insert("strict".to_owned(), true.into());
-    }
-    Ok(format)
-}
-
 /// The schema's strict form, if it has one.
 pub(super) fn strict(schema: &Value) -> Option<Value> {
     let made = rewrite(schema, &RULES).ok()?;
     (made.get("type").is_some_and(|kind| kind == "object") && is_within_limits(&made)).then_some(made)
-}
-
-/// The title in the characters that a name may have: 64 of letters, digits, `_` and `-`.
-fn name(schema: &Value) -> String {
-    let title = schema.get("title").and_then(Value::as_str).unwrap_or_default();
-    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
-    let name: String = title
-        .chars()
-        .map(|c| if allowed(c) { c } else { '_' })
-        .take(64)
-        .collect();
-    if name.is_empty() {
-        "output".to_owned()
-    } else {
-        name
-    }
 }
 
 fn is_within_limits(schema: &Value) -> bool {
@@ -126,9 +89,12 @@ fn nesting(schema: &Value) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::borrow::Cow;
+
     use serde_json::json;
 
     use super::*;
+    use crate::provider::wire::schema::{Dialect, for_wire};
 
     #[test]
     fn a_strict_schema_stays_as_it_is() {
@@ -143,11 +109,7 @@ mod tests {
                 "additionalProperties": false,
             }},
         });
-        let format = openai_format(&schema).unwrap();
-        assert_eq!(
-            Value::Object(format),
-            json!({"name": "A_person", "schema": schema, "strict": true})
-        );
+        assert_eq!(strict(&schema), Some(schema));
     }
 
     #[test]
@@ -161,9 +123,8 @@ mod tests {
             json!({"type": "object", "properties": {"x": {"enum": (0..1_001).collect::<Vec<_>>()}}}),
             json!(true),
         ] {
-            let format = openai_format(&schema).unwrap();
-            assert_eq!(format["schema"], schema);
-            assert!(!format.contains_key("strict"), "{schema}");
+            let sent = for_wire(&schema, Dialect::OpenAi).unwrap();
+            assert!(matches!(sent, Cow::Borrowed(_)), "{schema}");
         }
     }
 

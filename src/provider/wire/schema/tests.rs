@@ -1,9 +1,11 @@
 //! What becomes of the schemas of types, and of any schema.
 
+use std::borrow::Cow;
+
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::{Dialect, for_wire, openai_format};
+use super::{Dialect, for_wire};
 
 /// A name of a definition, one that is not there included.
 fn reference() -> impl Strategy<Value = Value> {
@@ -80,9 +82,9 @@ proptest! {
                 Err(error) => prop_assert!(error.message().starts_with("the output schema has "), "{}", error),
             }
         }
-        if let Ok(format) = openai_format(&whole) && format.contains_key("strict") {
-            prop_assert_eq!(&format["schema"]["type"], "object");
-            let text = format["schema"].to_string();
+        if let Ok(Cow::Owned(strict)) = for_wire(&whole, Dialect::OpenAi) {
+            prop_assert_eq!(&strict["type"], "object");
+            let text = strict.to_string();
             let has = |name: &&str| text.contains(&format!("\"{name}\":"));
             let foreign = ["oneOf", "allOf", "default", "prefixItems"].iter().find(|name| has(name));
             prop_assert_eq!(foreign, None);
