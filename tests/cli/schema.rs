@@ -22,6 +22,13 @@ fn completion(content: &str) -> String {
     .to_string()
 }
 
+fn fits(output: &Value) -> bool {
+    output["text"].is_string()
+        && output["stars"]
+            .as_u64()
+            .is_some_and(|stars| (1..=5).contains(&stars))
+}
+
 fn file(text: &str) -> (tempfile::TempDir, String) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("schema.json");
@@ -38,10 +45,7 @@ fn answers_are_written_as_json() {
     let rows = run(arguments, &input).code(0).rows();
     assert_eq!(rows.len(), 40);
     for row in &rows {
-        assert!(
-            row["output"]["text"].is_string() && row["output"]["stars"] == 1,
-            "{row}"
-        );
+        assert!(fits(&row["output"]), "{row}");
     }
     let calls: u64 = rows.iter().map(|row| row["calls"].as_u64().unwrap()).sum();
     assert!(calls > 44, "{calls}");
@@ -55,12 +59,12 @@ fn answers_are_written_as_json() {
         "text",
     ]);
     let text = run(arguments, "one\n").code(0).stdout.clone();
-    assert_eq!(serde_json::from_str::<Value>(&text).unwrap()["stars"], 1);
+    assert!(fits(&serde_json::from_str(&text).unwrap()), "{text}");
     // The preset that users try first.
     let rows = run(["run", "-m", "sim:steady", "--schema", &schema], "one\n")
         .code(0)
         .rows();
-    assert_eq!(rows[0]["output"]["stars"], 1);
+    assert!(fits(&rows[0]["output"]), "{rows:?}");
 }
 
 #[test]

@@ -22,32 +22,40 @@ struct Answer {
 }
 
 #[tokio::test]
-async fn a_provider_s_answers_are_typed() {
-    let provider = SimulatedProvider::builder()
-        .invalid_json_rate(0.3)
-        .seed(2)
-        .build()
-        .unwrap();
-    let server = provider.serve("127.0.0.1:0").await.unwrap();
-    let model = Model::builder("openai-compatible:sim")
-        .base_url(server.base_url())
-        .build()
-        .unwrap();
-    let model = RetryLayer::new(RetryPolicy::new(12)).layer(model.structured::<Answer>());
-    let mut results = stream::iter((0..50).map(|n| format!("question {n}")))
-        .with_strategy(model)
-        .llm_batch(10);
-    let (mut calls, mut tokens) = (0, 0);
-    while let Some(outcome) = results.next().await {
-        let answer = outcome.result.unwrap().output;
-        assert!(!answer.text.is_empty() && answer.count >= 1, "{answer:?}");
-        assert!(answer.note.is_none_or(|note| !note.is_empty()) && answer.tags.len() < 9);
-        calls += u64::from(outcome.report.calls);
-        tokens += outcome.report.usage.total();
+async fn answers_are_typed_on_every_wire() {
+    for (name, path) in [
+        ("openai-compatible:sim", "/v1"),
+        ("openai-responses:sim", "/v1"),
+        ("anthropic:sim", ""),
+        ("gemini:sim", ""),
+    ] {
+        let provider = SimulatedProvider::builder()
+            .invalid_json_rate(0.3)
+            .seed(2)
+            .build()
+            .unwrap();
+        let server = provider.serve("127.0.0.1:0").await.unwrap();
+        let url = server.base_url().replace("/v1", path);
+        let model = Model::builder(name).base_url(url).api_key("any").build().unwrap();
+        let model = RetryLayer::new(RetryPolicy::new(12)).layer(model.structured::<Answer>());
+        let prompts = stream::iter((0..50).map(|n| format!("question {n}")));
+        let mut results = prompts.with_strategy(model).llm_batch(10);
+        let (mut calls, mut tokens) = (0, 0);
+        while let Some(outcome) = results.next().await {
+            let answer = outcome.result.unwrap().output;
+            assert!(!answer.text.is_empty() && answer.count >= 1, "{name}: {answer:?}");
+            assert!(answer.note.is_none_or(|note| !note.is_empty()) && answer.tags.len() < 9);
+            calls += u64::from(outcome.report.calls);
+            tokens += outcome.report.usage.total();
+        }
+        let ledger = server.shutdown().await;
+        assert!(calls > 55, "{name}: {calls}");
+        assert_eq!(
+            (ledger.received, ledger.billed_answered.total()),
+            (calls, tokens),
+            "{name}"
+        );
     }
-    let ledger = server.shutdown().await;
-    assert!(calls > 55, "{calls}");
-    assert_eq!((ledger.received, ledger.billed_answered.total()), (calls, tokens));
 }
 
 #[tokio::test]
