@@ -69,6 +69,7 @@
 //! | [`batch`] | the stream combinator, outcomes, handle, summary, progress |
 //! | [`layer`] | one module per middleware |
 //! | [`provider`] | one module per wire format |
+//! | `structured` | typed answers (feature `structured`) |
 //! | [`telemetry`] | the names of metrics, spans and fields |
 //! | `testing` | scripted fakes and the simulated provider (feature `testing`) |
 //!
@@ -101,6 +102,8 @@
 //! | `metrics` | counters and histograms through the `metrics` facade | |
 //! | `progress` | a terminal progress bar | |
 //! | `testing` | fakes and the simulated provider | |
+//! | `structured` | typed answers: a JSON Schema from a type, answers checked against it | |
+//! | `garde` | rules of the type's own, by `garde`, for typed answers | |
 //! | `cli` | the command line `llm-batch` | |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![forbid(unsafe_code)]
@@ -108,6 +111,9 @@
 pub mod batch;
 pub mod layer;
 pub mod provider;
+#[cfg(feature = "structured")]
+#[cfg_attr(docsrs, doc(cfg(feature = "structured")))]
+pub mod structured;
 pub mod telemetry;
 #[cfg(feature = "testing")]
 #[cfg_attr(docsrs, doc(cfg(feature = "testing")))]
@@ -165,6 +171,9 @@ pub use provider::{Model, strategy};
 pub use request::{CharacterEstimate, Estimate, LlmRequest};
 pub use response::{FinishReason, InResponse, LlmResponse, ReportsUsage, ResponseMetadata};
 pub use state::RetryState;
+#[cfg(feature = "structured")]
+#[cfg_attr(docsrs, doc(cfg(feature = "structured")))]
+pub use structured::{Fault, InvalidOutput, StructuredExt};
 pub use usage::TokenUsage;
 
 /// The README's programs, compiled.

@@ -48,7 +48,7 @@ struct Data {
     #[serde(skip_serializing_if = "Option::is_none")]
     seed: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    output_schema: Option<Value>,
+    output_schema: Option<Arc<Value>>,
     #[serde(skip_serializing_if = "Map::is_empty")]
     extra: Map<String, Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -130,10 +130,19 @@ impl Prompt {
     }
 
     /// Asks for an answer of this JSON Schema.
+    ///
+    /// A provider that takes only a part of JSON Schema is sent what it takes. OpenAI's strict form wants every property, so
+    /// one that is optional may come back as null. Typed answers (feature `structured`) take that into account.
     #[must_use]
     pub fn with_output_schema(mut self, schema: Value) -> Self {
-        self.data_mut().output_schema = Some(schema);
+        self.data_mut().output_schema = Some(Arc::new(schema));
         self
+    }
+
+    /// The same with a schema that many prompts share.
+    #[cfg(feature = "structured")]
+    pub(crate) fn set_output_schema(&mut self, schema: Arc<Value>) {
+        self.data_mut().output_schema = Some(schema);
     }
 
     /// Adds a field to the request body as it is, over whatever the provider would send under that name.
@@ -190,7 +199,7 @@ impl Prompt {
 
     /// The JSON Schema of the answer.
     pub fn output_schema(&self) -> Option<&Value> {
-        self.data.output_schema.as_ref()
+        self.data.output_schema.as_deref()
     }
 
     /// The extra fields of the request body.

@@ -6,5 +6,6 @@ mod endings;
 mod input;
 mod output;
 mod resume;
+mod schema;
 mod support;
 mod usage;

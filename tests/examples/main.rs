@@ -148,3 +148,27 @@ fn quickstart() {
         assert!(columns.len() == 2 && columns[0] == columns[1], "{row}\n{printed}");
     }
 }
+
+#[test]
+fn structured() {
+    let printed = output_of("structured");
+    let lines: Vec<&str> = printed.lines().collect();
+    let [reviews, again, tokens, faults] = lines[..] else {
+        panic!("{printed}")
+    };
+    assert_eq!(
+        reviews,
+        "100 reviews, 100 named, 100 with 1 to 5 stars, 100 would buy again"
+    );
+    let number = |text: &str| text.split(' ').find_map(|word| word.parse::<u64>().ok()).unwrap();
+    assert!((15..70).contains(&number(again)), "{printed}");
+    let numbers: Vec<u64> = tokens.split(' ').filter_map(|word| word.parse().ok()).collect();
+    assert!(
+        numbers.len() == 2 && numbers[0] == numbers[1] && numbers[0] > 0,
+        "{printed}"
+    );
+    assert_eq!(
+        faults,
+        "validation: /stars: 7 is greater than the maximum of 5; /product: is too vague"
+    );
+}

@@ -44,6 +44,10 @@ Examples:
   # What you would send to OpenAI's batch API, now, and its kind of results
   llm-batch run -m openai:gpt-4o-mini batch.jsonl --output-format openai-batch -o results.jsonl
 
+  # Answers of a form, checked; what does not follow the schema is asked for again
+  llm-batch run -m openai:gpt-4o-mini --schema review.schema.json --prompt 'Rate it: {{review}}' \\
+      reviews.csv -o ratings.jsonl
+
   # A server of your own, 64 calls at a time
   llm-batch run -m vllm:my-model --base-url http://gpu:8000/v1 -c 64 prompts.txt -o answers.jsonl
 
@@ -183,6 +187,11 @@ pub(crate) struct PromptArgs {
     /// How many tokens an answer may have, reasoning included.
     #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_output_tokens: Option<u32>,
+
+    /// A JSON Schema that the answers have to follow. It is sent along; an answer that does not follow it is asked for
+    /// again, with what was wrong. Answers are written as JSON, not as text.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) schema: Option<PathBuf>,
 
     /// More fields for every request body, as a JSON object.
     #[arg(long, value_name = "JSON", value_parser = json_object)]

@@ -12,7 +12,7 @@ use crate::template::Template;
 const PROMPT_FIELDS: [&str; 2] = ["prompt", "text"];
 
 /// Why some options are refused.
-pub(crate) const WHOLE_REQUEST: &str = "to which --prompt, --system, --temperature and --max-output-tokens do not apply; --extra sets fields of it";
+pub(crate) const WHOLE_REQUEST: &str = "to which --prompt, --system, --temperature, --max-output-tokens and --schema do not apply; --extra sets fields of it";
 
 /// Makes prompts as the command line says.
 #[derive(Debug)]
@@ -23,6 +23,7 @@ pub(crate) struct Composer {
     max_output_tokens: Option<u32>,
     extra: Map<String, Value>,
     model: Option<String>,
+    has_schema: bool,
 }
 
 impl Composer {
@@ -43,6 +44,7 @@ impl Composer {
             max_output_tokens: args.max_output_tokens,
             extra: args.extra.clone().map(|extra| extra.0).unwrap_or_default(),
             model,
+            has_schema: args.schema.is_some(),
         })
     }
 
@@ -52,6 +54,7 @@ impl Composer {
             || self.system.is_some()
             || self.temperature.is_some()
             || self.max_output_tokens.is_some()
+            || self.has_schema
     }
 
     /// The prompt of one item, or what is wrong with the item.
@@ -66,7 +69,8 @@ impl Composer {
             }
             Content::Body(_) if self.shapes_prompts() => {
                 return Err(
-                    "--prompt and --system do not apply to a line that is a whole request".to_owned(),
+                    "--prompt, --system and --schema do not apply to a line that is a whole request"
+                        .to_owned(),
                 );
             }
             Content::Body(body) => {

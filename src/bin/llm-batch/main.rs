@@ -13,6 +13,7 @@ mod model;
 mod output;
 mod resume;
 mod run;
+mod schema;
 mod signals;
 mod simulate;
 mod source;

@@ -7,13 +7,15 @@ use llm_batch::layer::token_accounting::{TokenAccountingLayer, TokenLedger};
 use llm_batch::testing::{Preset, SimulatedProvider, SimulatedServer};
 use llm_batch::{
     BoxStrategy, Classify as _, Disposition, Events, KindClassifier, LlmError, LlmResponse,
-    Model as Strategy, Prompt, StrategyExt as _,
+    Model as Strategy, Prompt, StrategyExt as _, StructuredExt as _,
 };
-use tower::ServiceBuilder;
-use tower::util::option_layer;
+use serde_json::Value;
+use tower::util::{Either, option_layer};
+use tower::{ServiceBuilder, ServiceExt as _};
 
 use crate::args::{LimitArgs, OutputFormat, RunArgs};
 use crate::exit::UsageError;
+use crate::schema::tell_faults;
 
 /// The strategy where the provider is simulated.
 const SIMULATED: &str = "openai-compatible:sim";
@@ -58,13 +60,29 @@ impl Model {
     }
 
     /// The body that a prompt is sent as.
-    pub(crate) fn request_body(&self, prompt: &Prompt) -> Result<Vec<u8>, LlmError> {
+    pub(crate) fn request_body(&self, prompt: &Prompt, schema: Option<&Value>) -> Result<Vec<u8>, LlmError> {
+        let model = self.client()?;
+        match schema {
+            Some(schema) => {
+                let schema = model.clone().structured_by(schema.clone())?.schema().clone();
+                model.request_body(&prompt.clone().with_output_schema(schema))
+            }
+            None => model.request_body(prompt),
+        }
+    }
+
+    /// Refuses a schema that is none, or that the provider does not take.
+    pub(crate) fn check_schema(&self, schema: &Value) -> Result<(), LlmError> {
+        self.request_body(&Prompt::new(""), Some(schema)).map(drop)
+    }
+
+    /// A client that nobody is called with.
+    fn client(&self) -> Result<Strategy, LlmError> {
         match self {
-            Self::Server { model, .. } => model.request_body(prompt),
+            Self::Server { model, .. } => Ok((**model).clone()),
             Self::Simulated(_) => Strategy::builder(SIMULATED)
                 .base_url("http://127.0.0.1/v1")
-                .build()?
-                .request_body(prompt),
+                .build(),
         }
     }
 
@@ -72,8 +90,9 @@ impl Model {
     pub(crate) async fn strategy(
         self,
         args: &RunArgs,
+        schema: Option<Value>,
         events: &Events,
-    ) -> Result<(BoxStrategy, Option<SimulatedServer>), UsageError> {
+    ) -> Result<(BoxStrategy<Prompt, Value>, Option<SimulatedServer>), UsageError> {
         let wrong = |error: LlmError| UsageError::new(error.message());
         match self {
             Self::Server { model, local } => {
@@ -81,7 +100,7 @@ impl Model {
                 if local {
                     limiter = limiter.without_start_ramp();
                 }
-                Ok((stack(*model, &args.limits, limiter, events)?, None))
+                Ok((stack(*model, schema, &args.limits, limiter, events)?, None))
             }
             Self::Simulated(preset) => {
                 let provider = SimulatedProvider::builder()
@@ -92,7 +111,7 @@ impl Model {
                     UsageError::new(format!("the simulated provider cannot be served: {error}"))
                 })?;
                 let model = strategy(args, SIMULATED, Some(&server.base_url()))?;
-                let strategy = stack(model, &args.limits, RateLimiter::builder(), events)?;
+                let strategy = stack(model, schema, &args.limits, RateLimiter::builder(), events)?;
                 Ok((strategy, Some(server)))
             }
         }
@@ -141,17 +160,27 @@ fn strategy(args: &RunArgs, name: &str, base_url: Option<&str>) -> Result<Strate
 
 fn stack(
     model: Strategy,
+    schema: Option<Value>,
     limits: &LimitArgs,
     limiter: RateLimiterBuilder,
     events: &Events,
-) -> Result<BoxStrategy, UsageError> {
+) -> Result<BoxStrategy<Prompt, Value>, UsageError> {
+    let as_text: fn(LlmResponse) -> LlmResponse<Value> = |response| response.map(Value::String);
+    let model = match schema {
+        Some(schema) => {
+            let typed = model.structured_by(schema);
+            Either::Left(typed.map_err(|error| UsageError::new(error.message()))?)
+        }
+        None => Either::Right(model.map_response(as_text)),
+    };
     let retry = RetryPolicy::new(limits.max_attempts)
         .max_throttles(limits.max_throttles)
         .max_billed_repeats(limits.max_billed_repeats)
-        .events(events);
+        .events(events)
+        .on_error(tell_faults);
     let keep_going = limits.keep_going;
     let gate = RateLimiterLayer::new(limiter_of(limits, limiter, events)?).classify_with(
-        move |outcome: Result<&LlmResponse, &LlmError>| {
+        move |outcome: Result<&LlmResponse<Value>, &LlmError>| {
             let mut verdict = KindClassifier.classify(outcome);
             if keep_going && verdict.disposition == Disposition::ScopeFatal {
                 // The gate does not latch: every item gets its try.

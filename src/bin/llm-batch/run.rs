@@ -6,6 +6,7 @@ use std::sync::PoisonError;
 
 use futures::StreamExt as _;
 use llm_batch::{Disposition, ErrorKind, Events, LlmStreamExt as _, Progress};
+use serde_json::Value;
 
 use crate::args::{self, OutputFormat, RunArgs};
 use crate::compose::{Composer, WHOLE_REQUEST};
@@ -18,6 +19,7 @@ use crate::exit::{Exit, UsageError};
 use crate::input::Inputs;
 use crate::model::Model;
 use crate::output::RESERVED;
+use crate::schema;
 use crate::signals::{Interrupts, Signals};
 use crate::source::Source;
 use crate::writer::{SHOWN, Writer};
@@ -31,6 +33,16 @@ pub(crate) fn main(args: &RunArgs, console: &Console) -> Result<Exit, UsageError
     let mut inputs = Inputs::new(&args.input)?;
     let model = Model::new(args)?;
     let composer = Composer::new(&args.prompt, model.name_for_bodies())?;
+    let schema = match &args.prompt.schema {
+        Some(path) => {
+            let schema = schema::read(path)?;
+            model.check_schema(&schema).map_err(|error| {
+                UsageError::new(format!("--schema {}: {}", path.display(), error.message()))
+            })?;
+            Some(schema)
+        }
+        None => None,
+    };
     if inputs.has_bodies() && composer.shapes_prompts() {
         return Err(UsageError::new(format!(
             "the input holds whole requests (OpenAI batch lines), {WHOLE_REQUEST}"
@@ -40,7 +52,9 @@ pub(crate) fn main(args: &RunArgs, console: &Console) -> Result<Exit, UsageError
         console.line("reading prompts from the terminal, one a line; end with Ctrl-D");
     }
     if args.dry_run {
-        return dry_run::print(&inputs, &composer, |prompt| model.request_body(prompt));
+        return dry_run::print(&inputs, &composer, |prompt| {
+            model.request_body(prompt, schema.as_ref())
+        });
     }
     let (destination, mut earlier) = Destination::new(&args.output, &args.input.keep)?;
     protect_inputs(&inputs, destination.file())?;
@@ -60,6 +74,7 @@ pub(crate) fn main(args: &RunArgs, console: &Console) -> Result<Exit, UsageError
         inputs,
         composer,
         model,
+        schema,
         earlier,
         destination,
         console,
@@ -134,6 +149,7 @@ struct Plan<'a> {
     inputs: Inputs,
     composer: Composer,
     model: Model,
+    schema: Option<Value>,
     earlier: Earlier,
     destination: Destination,
     console: &'a Console,
@@ -149,7 +165,7 @@ impl Plan<'_> {
             Some(_) => Events::with_capacity(events::CAPACITY),
             None => Events::new(),
         };
-        let (strategy, _server) = self.model.strategy(args, &events).await?;
+        let (strategy, _server) = self.model.strategy(args, self.schema, &events).await?;
         let signals = Signals::new().map_err(|error| UsageError::new(error.to_string()))?;
         let log = match &reporting.events {
             Some(path) => Some(EventLog::start(path, &events)?),

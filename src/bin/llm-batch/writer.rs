@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal as _};
 
 use llm_batch::{Disposition, ErrorKind, LlmError, LlmResponse, Outcome};
+use serde_json::Value;
 
 use crate::args::{OutputFormat, RunArgs};
 use crate::console::Console;
@@ -47,7 +48,7 @@ impl<'a> Writer<'a> {
     }
 
     /// Writes the row of an outcome. Returns whether the output can take more.
-    pub(crate) fn write(&mut self, outcome: &Outcome<LlmResponse, LlmError, ItemContext>) -> bool {
+    pub(crate) fn write(&mut self, outcome: &Outcome<LlmResponse<Value>, LlmError, ItemContext>) -> bool {
         let context = &outcome.context;
         let id = outcome.id.to_string();
         if let Err(error) = &outcome.result {

@@ -18,13 +18,14 @@ pub(super) struct NamedSchema<'a> {
 }
 
 impl<'a> NamedSchema<'a> {
-    /// The schema in OpenAI's subset. It is strict where it is fit for that.
+    /// The schema in its strict form, if it has one.
     pub(super) fn new(schema: &'a Value) -> Result<Self, LlmError> {
         let name = name(schema);
         let schema = for_wire(schema, Dialect::OpenAi)?;
         Ok(Self {
             name,
-            strict: is_closed(&schema).then_some(true),
+            // What has no strict form is left as it is.
+            strict: matches!(schema, Cow::Owned(_)).then_some(true),
             schema,
         })
     }
@@ -43,35 +44,5 @@ fn name(schema: &Value) -> String {
         "output".to_owned()
     } else {
         name
-    }
-}
-
-/// Whether every object in the schema lists all its properties as required and allows no others: what OpenAI demands of
-/// a strict schema, and rejects otherwise.
-fn is_closed(schema: &Value) -> bool {
-    match schema {
-        Value::Object(fields) => {
-            let closed = match fields.get("properties") {
-                Some(Value::Object(properties)) => {
-                    let required = fields.get("required").and_then(Value::as_array);
-                    fields.get("additionalProperties") == Some(&Value::Bool(false))
-                        && properties.keys().all(|name| {
-                            required.is_some_and(|list| list.iter().any(|entry| entry == name.as_str()))
-                        })
-                }
-                _ => fields.get("type").is_none_or(|kind| kind != "object"),
-            };
-            closed
-                && fields
-                    .iter()
-                    .filter(|(name, _)| *name != "properties")
-                    .all(|(_, value)| is_closed(value))
-                && fields
-                    .get("properties")
-                    .and_then(Value::as_object)
-                    .is_none_or(|properties| properties.values().all(is_closed))
-        }
-        Value::Array(values) => values.iter().all(is_closed),
-        _ => true,
     }
 }

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::path::{Component, Path, PathBuf};
 
 use super::Row;
+use crate::schema::text_of;
 
 /// Writes each answer to a file of its own. A file is there only when it is whole.
 #[derive(Debug)]
@@ -38,7 +39,7 @@ impl Directory {
         let mut file = tempfile::Builder::new()
             .prefix(".llm-batch-")
             .tempfile_in(folder)?;
-        file.write_all(response.output.as_bytes())?;
+        file.write_all(text_of(&response.output).as_bytes())?;
         make_readable(file.as_file())?;
         file.persist(&path)?;
         Ok(())

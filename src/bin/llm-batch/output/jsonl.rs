@@ -31,7 +31,7 @@ struct Line<'a> {
     index: u64,
     ok: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
-    output: Option<&'a str>,
+    output: Option<&'a Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<Failure<'a>>,
     usage: Usage,
@@ -96,7 +96,7 @@ pub(super) fn line(row: &Row<'_>) -> io::Result<Vec<u8>> {
         id: row.id,
         index: row.index,
         ok: row.result.is_ok(),
-        output: row.result.ok().map(|response| response.output.as_str()),
+        output: row.result.ok().map(|response| &response.output),
         error: row.result.err().map(|error| Failure {
             kind: error.kind().as_str(),
             message: &message,

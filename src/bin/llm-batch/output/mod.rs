@@ -16,6 +16,7 @@ pub(crate) use self::jsonl::RESERVED;
 pub(crate) use self::sink::Sink;
 pub(crate) use self::table::header;
 use crate::args::OutputFormat;
+use crate::schema::text_of;
 
 /// What one item came to.
 #[derive(Debug)]
@@ -24,7 +25,7 @@ pub(crate) struct Row<'a> {
     /// Position in the input, from 0.
     pub(crate) index: u64,
     pub(crate) kept: &'a Map<String, Value>,
-    pub(crate) result: Result<&'a LlmResponse, &'a LlmError>,
+    pub(crate) result: Result<&'a LlmResponse<Value>, &'a LlmError>,
     pub(crate) report: &'a ItemReport,
 }
 
@@ -61,7 +62,7 @@ impl Output {
                         bytes
                     }
                     OutputFormat::Text => match row.result {
-                        Ok(response) => format!("{}\n", response.output).into_bytes(),
+                        Ok(response) => format!("{}\n", text_of(&response.output)).into_bytes(),
                         Err(_) => return Ok(()),
                     },
                 };

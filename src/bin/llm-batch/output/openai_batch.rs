@@ -7,6 +7,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::Row;
+use crate::schema::text_of;
 
 #[derive(Serialize)]
 struct Line<'a> {
@@ -46,7 +47,7 @@ pub(super) fn line(row: &Row<'_>) -> io::Result<Vec<u8>> {
                     "model": metadata.model,
                     "choices": [{
                         "index": 0,
-                        "message": { "role": "assistant", "content": response.output },
+                        "message": { "role": "assistant", "content": text_of(&response.output) },
                         "finish_reason": metadata.finish_reason,
                     }],
                 })),

@@ -5,6 +5,7 @@ use std::io;
 use serde_json::Value;
 
 use super::Row;
+use crate::schema::text_of;
 
 const BEFORE: [&str; 3] = ["id", "index", "ok"];
 /// They stand last and hold no line breaks, so that a torn row can be told from a whole one.
@@ -53,7 +54,7 @@ pub(super) fn line(row: &Row<'_>, keep: &[String]) -> io::Result<Vec<u8>> {
     }));
     let metadata = response.map(|response| &response.metadata);
     cells.extend([
-        response.map_or_else(String::new, |response| response.output.clone()),
+        response.map_or_else(String::new, |response| text_of(&response.output).into_owned()),
         error.map_or_else(String::new, |error| error.kind().as_str().to_owned()),
         error.map_or_else(String::new, ToString::to_string),
         error

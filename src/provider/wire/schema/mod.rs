@@ -1,0 +1,128 @@
+//! JSON Schemas in the subset that each wire takes.
+//!
+//! What a subset has no keyword for is left out of the schema and told in the description instead, so that the model still
+//! knows it; whoever reads the answer checks it against the schema as it was. Nothing is left out that would change the
+//! answer's shape, but for OpenAI's strict form, where an optional property becomes one that may be null.
+
+mod anthropic;
+mod gemini;
+mod merge;
+mod openai;
+mod reference;
+mod rewrite;
+#[cfg(test)]
+mod tests;
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde_json::Value;
+
+use crate::error::{Delivery, ErrorKind, LlmError};
+
+/// Whose subset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dialect {
+    /// OpenAI's chat completions and Responses: the strict form, or the schema itself (borrowed) where there is none.
+    OpenAi,
+    /// Anthropic's `output_config.format`.
+    Anthropic,
+    /// Gemini's `responseJsonSchema`.
+    Gemini,
+}
+
+/// The schema as the wire takes it.
+///
+/// # Errors
+/// [`ErrorKind::InvalidRequest`](crate::ErrorKind::InvalidRequest), not sent, if the provider would refuse it; the message
+/// names the path.
+pub(crate) fn for_wire(schema: &Value, dialect: Dialect) -> Result<Cow<'_, Value>, LlmError> {
+    reference::check(schema).map_err(|refusal| refusal.into_error("no provider"))?;
+    match dialect {
+        Dialect::OpenAi => Ok(openai::strict(schema).map_or(Cow::Borrowed(schema), Cow::Owned)),
+        Dialect::Anthropic => anthropic::subset(schema)
+            .map(Cow::Owned)
+            .map_err(|refusal| refusal.into_error("Anthropic does not")),
+        Dialect::Gemini => gemini::subset(schema)
+            .map(Cow::Owned)
+            .map_err(|refusal| refusal.into_error("Gemini does not")),
+    }
+}
+
+/// Where in a schema is something that a subset has no form for.
+#[derive(Debug)]
+struct Refusal {
+    /// A JSON pointer.
+    path: String,
+    what: Cow<'static, str>,
+}
+
+impl Refusal {
+    fn new(path: &str, what: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            path: path.to_owned(),
+            what: what.into(),
+        }
+    }
+
+    fn into_error(self, who: &str) -> LlmError {
+        let message = format!("the output schema has {self}, which {who} take");
+        LlmError::new(ErrorKind::InvalidRequest, message).with_delivery(Delivery::NotSent)
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = if self.path.is_empty() { "/" } else { &self.path };
+        write!(f, "{} at {path}", self.what)
+    }
+}
+
+/// The path of a member.
+fn below(path: &str, name: impl fmt::Display) -> String {
+    let name = name.to_string().replace('~', "~0").replace('/', "~1");
+    format!("{path}/{name}")
+}
+
+/// Calls `each` with every schema in a schema, itself included, and its path. References are not followed.
+fn visit(schema: &Value, path: &str, each: &mut impl FnMut(&Value, &str)) {
+    each(schema, path);
+    for_each_part(schema, path, &mut |part, path| visit(part, path, each));
+}
+
+/// Calls `each` with the schemas right inside a schema.
+fn for_each_part<'a>(schema: &'a Value, path: &str, each: &mut impl FnMut(&'a Value, &str)) {
+    let Value::Object(keywords) = schema else { return };
+    for (keyword, value) in keywords {
+        let path = below(path, keyword);
+        match (keyword.as_str(), value) {
+            (
+                "properties" | "patternProperties" | "dependentSchemas" | "$defs" | "definitions",
+                Value::Object(parts),
+            ) => {
+                for (name, part) in parts {
+                    each(part, &below(&path, name));
+                }
+            }
+            ("anyOf" | "oneOf" | "allOf" | "prefixItems" | "items", Value::Array(parts)) => {
+                for (position, part) in parts.iter().enumerate() {
+                    each(part, &below(&path, position));
+                }
+            }
+            (
+                "items"
+                | "additionalProperties"
+                | "unevaluatedProperties"
+                | "unevaluatedItems"
+                | "not"
+                | "if"
+                | "then"
+                | "else"
+                | "contains"
+                | "propertyNames",
+                part @ Value::Object(_),
+            ) => each(part, &path),
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,592 @@
+//! From any JSON Schema to a subset.
+
+use serde_json::{Map, Value, json};
+
+use super::merge::merged;
+use super::reference::{Definition, canonical, is_named, reference_of, target};
+use super::{Refusal, below, visit};
+
+/// What a subset has.
+pub(super) struct Rules {
+    /// The formats of strings.
+    pub(super) string_formats: &'static [&'static str],
+    /// The formats of numbers.
+    pub(super) number_formats: &'static [&'static str],
+    /// Whether it has this rule about a value.
+    pub(super) has: fn(keyword: &str, value: &Value) -> bool,
+    /// Whether it has `const`, and choices of anything but texts and numbers.
+    pub(super) constants: bool,
+    /// Whether it has `prefixItems`.
+    pub(super) tuples: bool,
+    /// Whether it has values of any type, and objects whose properties have any name.
+    pub(super) open: bool,
+    /// Whether every property is required, and may be null instead of missing.
+    pub(super) all_required: bool,
+}
+
+/// Rules about a value. Those that a subset does not have are told in the description.
+const RULES: [&str; 25] = [
+    "minimum",
+    "maximum",
+    "exclusiveMinimum",
+    "exclusiveMaximum",
+    "multipleOf",
+    "minLength",
+    "maxLength",
+    "pattern",
+    "minItems",
+    "maxItems",
+    "uniqueItems",
+    "contains",
+    "minContains",
+    "maxContains",
+    "unevaluatedItems",
+    "minProperties",
+    "maxProperties",
+    "propertyNames",
+    "dependentRequired",
+    "dependentSchemas",
+    "not",
+    "if",
+    "then",
+    "else",
+    "contentEncoding",
+];
+
+/// The schema in the subset of `rules`.
+pub(super) fn rewrite(root: &Value, rules: &Rules) -> Result<Value, Refusal> {
+    let mut rewriter = Rewriter {
+        root,
+        rules,
+        expanding: vec!["#".to_owned()],
+        written: 0,
+    };
+    let mut made = rewriter.schema(root, "")?;
+    // The definitions that are still in use, and those that these use.
+    let mut definitions: Vec<(Definition, Value)> = Vec::new();
+    loop {
+        let mut wanted = Vec::new();
+        let mut note =
+            |schema: &Value, _: &str| wanted.extend(reference_of(schema).and_then(Definition::new));
+        visit(&made, "", &mut note);
+        definitions
+            .iter()
+            .for_each(|(_, schema)| visit(schema, "", &mut note));
+        wanted.retain(|wanted| definitions.iter().all(|(known, _)| known != wanted));
+        let Some(definition) = wanted.pop() else { break };
+        let path = definition.path();
+        let schema = root
+            .pointer(&path)
+            .ok_or_else(|| Refusal::new(&path, "a reference to nothing"))?;
+        rewriter.expanding = vec![format!("#{path}")];
+        let schema = rewriter.schema(schema, &path)?;
+        definitions.push((definition, schema));
+    }
+    for container in Definition::CONTAINERS {
+        let names = root
+            .get(container)
+            .and_then(Value::as_object)
+            .into_iter()
+            .flat_map(Map::keys);
+        let kept: Map<String, Value> = names
+            .filter_map(|name| {
+                let is_it =
+                    |(known, _): &&(Definition, Value)| known.container == container && known.name == *name;
+                let (_, schema) = definitions.iter().find(is_it)?;
+                Some((name.clone(), schema.clone()))
+            })
+            .collect();
+        if let (false, Value::Object(made)) = (kept.is_empty(), &mut made) {
+            made.insert(container.to_owned(), Value::Object(kept));
+        }
+    }
+    Ok(made)
+}
+
+struct Rewriter<'a> {
+    root: &'a Value,
+    rules: &'a Rules,
+    /// The references whose schemas are being written out.
+    expanding: Vec<String>,
+    /// How many schemas were written.
+    written: usize,
+}
+
+/// Up to so many schemas a reference is written out for the sake of a text beside it.
+const MAX_FOR_TEXTS: usize = 1_000;
+/// Where each definition repeats the next one, a schema would have no end.
+const MAX_WRITTEN: usize = 100_000;
+
+impl Rewriter<'_> {
+    fn schema(&mut self, schema: &Value, path: &str) -> Result<Value, Refusal> {
+        match schema {
+            Value::Object(_) if self.written >= MAX_WRITTEN => Err(Refusal::new(path, "too many parts")),
+            Value::Object(keywords) => {
+                self.written += 1;
+                let depth = self.expanding.len();
+                let made = self.keywords(keywords.clone(), path);
+                self.expanding.truncate(depth);
+                made
+            }
+            Value::Bool(true) => self.anything(Map::new(), path),
+            _ => Err(Refusal::new(path, "a schema that allows nothing")),
+        }
+    }
+
+    fn keywords(&mut self, mut schema: Map<String, Value>, path: &str) -> Result<Value, Refusal> {
+        schema.retain(|keyword, _| !is_about_the_schema(keyword));
+        if let Some(Value::String(reference)) = schema.get("$ref") {
+            let reference = canonical(reference);
+            let is_alone = schema.len() == 1;
+            // A text beside a reference needs the target written out, which has no end where that contains itself.
+            let is_told = schema
+                .keys()
+                .all(|keyword| matches!(keyword.as_str(), "$ref" | "title" | "description" | "default"));
+            let is_open = self.expanding.contains(&reference) || self.written > MAX_FOR_TEXTS;
+            if is_named(&reference) && !path.is_empty() && (is_alone || is_told && is_open) {
+                return Ok(json!({ "$ref": reference }));
+            }
+        }
+        let open = self.expanding.len();
+        let mut schema = self.flattened(schema, open, path)?;
+        match (schema.shift_remove("anyOf"), schema.shift_remove("oneOf")) {
+            (None, None) => self.value(schema, path),
+            (Some(Value::Array(branches)), None) => self.choice(branches, schema, &below(path, "anyOf")),
+            (None, Some(Value::Array(branches))) => self.choice(branches, schema, &below(path, "oneOf")),
+            _ => Err(Refusal::new(path, "two choices at once")),
+        }
+    }
+
+    /// The schema with its reference and the parts of its `allOf` written out. The first `open` references are those of the
+    /// schemas around it.
+    fn flattened(
+        &mut self,
+        mut schema: Map<String, Value>,
+        open: usize,
+        path: &str,
+    ) -> Result<Map<String, Value>, Refusal> {
+        let apart = || Refusal::new(path, "rules that contradict each other");
+        let mut followed = Vec::new();
+        loop {
+            if let Some(Value::String(reference)) = schema.shift_remove("$ref") {
+                let reference = canonical(&reference);
+                if self.expanding.iter().take(open).any(|known| *known == reference)
+                    || followed.contains(&reference)
+                {
+                    return Err(Refusal::new(path, "a reference to itself with further rules"));
+                }
+                let Some(Value::Object(mut found)) = target(self.root, &reference).cloned() else {
+                    return Err(Refusal::new(path, "a reference to no object"));
+                };
+                found.retain(|keyword, _| !is_about_the_schema(keyword));
+                followed.push(reference.clone());
+                self.expanding.push(reference);
+                schema = merged(schema, found).ok_or_else(apart)?;
+            } else if let Some(Value::Array(parts)) = schema.shift_remove("allOf") {
+                // A part that leads back here would be followed for ever: for parts, this schema is one around them.
+                let open = if followed.is_empty() {
+                    open
+                } else {
+                    self.expanding.len()
+                };
+                for part in parts {
+                    let Value::Object(mut part) = part else {
+                        return Err(apart());
+                    };
+                    part.retain(|keyword, _| !is_about_the_schema(keyword));
+                    let part = self.flattened(part, open, path)?;
+                    schema = merged(schema, part).ok_or_else(apart)?;
+                }
+            } else {
+                return Ok(schema);
+            }
+        }
+    }
+
+    /// One of several schemas. What stands beside them is true of each.
+    fn choice(
+        &mut self,
+        branches: Vec<Value>,
+        mut common: Map<String, Value>,
+        path: &str,
+    ) -> Result<Value, Refusal> {
+        let mut made = Map::new();
+        for keyword in ["title", "description"] {
+            if let Some(text) = common.shift_remove(keyword) {
+                made.insert(keyword.to_owned(), text);
+            }
+        }
+        common.shift_remove("default");
+        if common.keys().all(|keyword| keyword == "type") {
+            common.clear();
+        }
+        let mut written = Vec::with_capacity(branches.len());
+        for (position, branch) in branches.into_iter().enumerate() {
+            let path = below(path, position);
+            let branch = match branch {
+                Value::Object(branch) if !common.is_empty() => merged(common.clone(), branch)
+                    .map(Value::Object)
+                    .ok_or_else(|| Refusal::new(&path, "rules that contradict each other"))?,
+                branch => branch,
+            };
+            written.push(self.schema(&branch, &path)?);
+        }
+        made.insert("anyOf".to_owned(), Value::Array(written));
+        Ok(Value::Object(made))
+    }
+
+    /// A value of any type.
+    fn anything(&self, mut schema: Map<String, Value>, path: &str) -> Result<Value, Refusal> {
+        if !self.rules.open {
+            return Err(Refusal::new(path, "a value of any type"));
+        }
+        schema.retain(|keyword, _| matches!(keyword.as_str(), "title" | "description"));
+        Ok(Value::Object(schema))
+    }
+
+    /// A value of a type, or of one of several.
+    fn value(&mut self, mut schema: Map<String, Value>, path: &str) -> Result<Value, Refusal> {
+        let types = types(&schema);
+        if types.is_empty() {
+            return self.anything(schema, path);
+        }
+        if !schema.contains_key("type") {
+            schema.shift_insert(0, "type".to_owned(), one_or_many(&types));
+        }
+        let is = |kind: &str| types.iter().any(|entry| entry == kind);
+        let mut made = Map::new();
+        let mut told = Vec::new();
+        for (keyword, value) in &schema {
+            match keyword.as_str() {
+                "type" | "title" | "description" => {
+                    made.insert(keyword.clone(), value.clone());
+                }
+                "const" | "enum" if self.rules.constants => {
+                    made.insert(keyword.clone(), value.clone());
+                }
+                "const" => self.allow(std::slice::from_ref(value), &mut made, &mut told),
+                "enum" => self.allow(value.as_array().map_or(&[], Vec::as_slice), &mut made, &mut told),
+                "format" if is("string") => {
+                    if value
+                        .as_str()
+                        .is_some_and(|name| self.rules.string_formats.contains(&name))
+                    {
+                        made.insert(keyword.clone(), value.clone());
+                    } else {
+                        told.push(tell(keyword, value));
+                    }
+                }
+                // What remains are the widths of machine numbers.
+                "format" => {
+                    if value
+                        .as_str()
+                        .is_some_and(|name| self.rules.number_formats.contains(&name))
+                    {
+                        made.insert(keyword.clone(), value.clone());
+                    }
+                }
+                name if RULES.contains(&name) => {
+                    if (self.rules.has)(name, value) {
+                        made.insert(keyword.clone(), value.clone());
+                    } else {
+                        told.push(tell(keyword, value));
+                    }
+                }
+                _ => {}
+            }
+        }
+        if is("object") {
+            self.object(&schema, &mut made, path)?;
+        }
+        if is("array") {
+            self.array(&schema, &mut made, &mut told, path)?;
+        }
+        describe(&mut made, &told);
+        Ok(separated(made, self.rules))
+    }
+
+    /// Which values are allowed, where there are only those that are texts or numbers.
+    fn allow(&self, values: &[Value], made: &mut Map<String, Value>, told: &mut Vec<String>) {
+        let plain = |value: &&Value| value.is_string() || value.is_number();
+        let others = values
+            .iter()
+            .filter(|value| !plain(value) && !value.is_null())
+            .count();
+        let kept: Vec<Value> = values.iter().filter(plain).cloned().collect();
+        if others > 0 {
+            told.push(tell("enum", &values.into()));
+        } else if !kept.is_empty() {
+            made.insert("enum".to_owned(), Value::Array(kept));
+        }
+    }
+
+    fn object(
+        &mut self,
+        schema: &Map<String, Value>,
+        made: &mut Map<String, Value>,
+        path: &str,
+    ) -> Result<(), Refusal> {
+        let others = schema
+            .get("additionalProperties")
+            .or_else(|| schema.get("unevaluatedProperties"));
+        let properties = schema.get("properties").and_then(Value::as_object);
+        let is_closed = match others {
+            Some(Value::Bool(false)) => true,
+            None => properties.is_some(),
+            Some(_) => false,
+        };
+        let is_map = !is_closed || schema.contains_key("patternProperties");
+        if is_map && !self.rules.open {
+            return Err(Refusal::new(path, "properties of any name (a map)"));
+        }
+        let required = schema.get("required").and_then(Value::as_array);
+        let is_required = |name: &str| required.is_some_and(|list| list.iter().any(|entry| entry == name));
+        let mut written = Map::new();
+        for (name, property) in properties.into_iter().flatten() {
+            let mut property = self.schema(property, &below(&below(path, "properties"), name))?;
+            if self.rules.all_required && !is_required(name) {
+                property = self.nullable(property);
+            }
+            written.insert(name.clone(), property);
+        }
+        let names = written
+            .keys()
+            .filter(|name| self.rules.all_required || is_required(name));
+        let names: Vec<Value> = names.map(|name| name.as_str().into()).collect();
+        if properties.is_some() || !self.rules.open {
+            made.insert("properties".to_owned(), Value::Object(written));
+        }
+        if !names.is_empty() || self.rules.all_required {
+            made.insert("required".to_owned(), Value::Array(names));
+        }
+        match others {
+            _ if !self.rules.open => {
+                made.insert("additionalProperties".to_owned(), Value::Bool(false));
+            }
+            Some(others @ Value::Object(_)) => {
+                let others = self.schema(others, &below(path, "additionalProperties"))?;
+                made.insert("additionalProperties".to_owned(), others);
+            }
+            Some(others @ Value::Bool(_)) => {
+                made.insert("additionalProperties".to_owned(), others.clone());
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn array(
+        &mut self,
+        schema: &Map<String, Value>,
+        made: &mut Map<String, Value>,
+        told: &mut Vec<String>,
+        path: &str,
+    ) -> Result<(), Refusal> {
+        if let Some(Value::Array(first)) = schema.get("prefixItems") {
+            let path = below(path, "prefixItems");
+            let mut written = Vec::with_capacity(first.len());
+            for (position, item) in first.iter().enumerate() {
+                written.push(self.schema(item, &below(&path, position))?);
+            }
+            if self.rules.tuples {
+                made.insert("prefixItems".to_owned(), Value::Array(written));
+                return Ok(());
+            }
+            let mut sorts: Vec<Value> = Vec::new();
+            for item in &written {
+                if !sorts.contains(item) {
+                    sorts.push(item.clone());
+                }
+            }
+            if sorts.len() > 1 {
+                let names: Vec<String> = written.iter().map(|item| self.name(item)).collect();
+                told.push(format!("in this order: {}", names.join(", ")));
+            }
+            let items = match sorts.pop() {
+                Some(only) if sorts.is_empty() => only,
+                last => {
+                    sorts.extend(last);
+                    json!({ "anyOf": sorts })
+                }
+            };
+            made.insert("items".to_owned(), items);
+            return Ok(());
+        }
+        match schema.get("items") {
+            Some(items) if *items != Value::Bool(true) || !self.rules.open => {
+                let items = self.schema(items, &below(path, "items"))?;
+                made.insert("items".to_owned(), items);
+            }
+            None if !self.rules.open => return Err(Refusal::new(path, "an array of anything")),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// What to call a schema in a text.
+    fn name(&self, schema: &Value) -> String {
+        let found = reference_of(schema).and_then(|reference| target(self.root, reference));
+        let schema = found.unwrap_or(schema);
+        let text = |keyword| schema.get(keyword).and_then(Value::as_str);
+        text("title")
+            .or_else(|| text("type"))
+            .unwrap_or("value")
+            .to_owned()
+    }
+
+    /// The same, or null.
+    fn nullable(&self, mut schema: Value) -> Value {
+        if self.allows_null(&schema, 0) {
+            return schema;
+        }
+        let Value::Object(keywords) = &mut schema else {
+            return schema;
+        };
+        if let Some(Value::Array(branches)) = keywords.get_mut("anyOf") {
+            branches.push(json!({ "type": "null" }));
+            return schema;
+        }
+        if keywords.contains_key("$ref") {
+            return json!({ "anyOf": [schema, { "type": "null" }] });
+        }
+        if let Some(value) = keywords.shift_remove("const") {
+            keywords.insert("enum".to_owned(), json!([value]));
+        }
+        if let Some(Value::Array(values)) = keywords.get_mut("enum") {
+            values.push(Value::Null);
+        }
+        match keywords.get_mut("type") {
+            Some(Value::Array(types)) => types.push("null".into()),
+            Some(kind) => *kind = json!([kind.take(), "null"]),
+            None => {}
+        }
+        schema
+    }
+
+    fn allows_null(&self, schema: &Value, depth: usize) -> bool {
+        if let Some(reference) = reference_of(schema) {
+            // A chain of bare references may bite its tail.
+            return depth < 16
+                && target(self.root, reference).is_some_and(|found| self.allows_null(found, depth + 1));
+        }
+        let branches = [schema.get("anyOf"), schema.get("oneOf")];
+        let mut branches = branches
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_array)
+            .flatten();
+        match schema.get("type") {
+            Some(Value::String(kind)) => kind == "null",
+            Some(Value::Array(kinds)) => kinds.iter().any(|kind| kind == "null"),
+            _ => branches.any(|branch| self.allows_null(branch, depth)),
+        }
+    }
+}
+
+/// Keywords about the schema as a text, and hints that no provider reads.
+fn is_about_the_schema(keyword: &str) -> bool {
+    matches!(
+        keyword,
+        "$defs"
+            | "definitions"
+            | "$schema"
+            | "$id"
+            | "$comment"
+            | "examples"
+            | "deprecated"
+            | "readOnly"
+            | "writeOnly"
+    )
+}
+
+/// The types that a schema names, or that follow from its other keywords.
+fn types(schema: &Map<String, Value>) -> Vec<String> {
+    match schema.get("type") {
+        Some(Value::String(kind)) => return vec![kind.clone()],
+        Some(Value::Array(kinds)) => {
+            return kinds
+                .iter()
+                .filter_map(Value::as_str)
+                .map(str::to_owned)
+                .collect();
+        }
+        _ => {}
+    }
+    let values = schema.get("enum").and_then(Value::as_array);
+    let mut types: Vec<String> = Vec::new();
+    for value in values.into_iter().flatten().chain(schema.get("const")) {
+        let kind = match value {
+            Value::Null => "null",
+            Value::Bool(_) => "boolean",
+            Value::Number(number) if number.is_f64() => "number",
+            Value::Number(_) => "integer",
+            Value::String(_) => "string",
+            Value::Array(_) => "array",
+            Value::Object(_) => "object",
+        };
+        if !types.iter().any(|entry| entry == kind) {
+            types.push(kind.to_owned());
+        }
+    }
+    let has = |keyword: &str| schema.contains_key(keyword);
+    if types.is_empty() && (has("properties") || has("additionalProperties")) {
+        types.push("object".to_owned());
+    }
+    if types.is_empty() && (has("items") || has("prefixItems")) {
+        types.push("array".to_owned());
+    }
+    types
+}
+
+fn one_or_many(types: &[String]) -> Value {
+    match types {
+        [only] => only.as_str().into(),
+        many => many.into(),
+    }
+}
+
+fn tell(keyword: &str, value: &Value) -> String {
+    match value {
+        Value::String(text) => format!("{keyword}: {text}"),
+        value => format!("{keyword}: {value}"),
+    }
+}
+
+/// Adds what the subset has no keyword for to the description.
+fn describe(made: &mut Map<String, Value>, told: &[String]) {
+    if told.is_empty() {
+        return;
+    }
+    let told = told.join(", ");
+    let text = match made.get("description").and_then(Value::as_str) {
+        Some(text) => format!("{text} ({told})"),
+        None => told,
+    };
+    made.insert("description".to_owned(), text.into());
+}
+
+/// Texts of a choice that may be null as well: two schemas, where a choice has only texts and numbers.
+fn separated(made: Map<String, Value>, rules: &Rules) -> Value {
+    let Some(Value::Array(types)) = made.get("type") else {
+        return Value::Object(made);
+    };
+    if rules.constants || !made.contains_key("enum") || !types.iter().any(|kind| kind == "null") {
+        return Value::Object(made);
+    }
+    let others: Vec<String> = types
+        .iter()
+        .filter_map(Value::as_str)
+        .filter(|kind| *kind != "null")
+        .map(str::to_owned)
+        .collect();
+    let mut choice = made;
+    let mut around = Map::new();
+    for keyword in ["title", "description"] {
+        if let Some(text) = choice.shift_remove(keyword) {
+            around.insert(keyword.to_owned(), text);
+        }
+    }
+    choice.insert("type".to_owned(), one_or_many(&others));
+    around.insert("anyOf".to_owned(), json!([choice, { "type": "null" }]));
+    Value::Object(around)
+}
