@@ -68,6 +68,7 @@
 //! |---|---|
 //! | [`batch`] | the stream combinator, outcomes, handle, summary, progress |
 //! | [`layer`] | one module per middleware |
+//! | `price` | price tables, for the cost of calls (feature `prices`) |
 //! | [`provider`] | one module per wire format |
 //! | [`telemetry`] | the names of metrics, spans and fields |
 //! | `testing` | scripted fakes and the simulated provider (feature `testing`) |
@@ -100,6 +101,7 @@
 //! | `rustls`, `native-tls` | its TLS | `rustls` |
 //! | `metrics` | counters and histograms through the `metrics` facade | |
 //! | `progress` | a terminal progress bar | |
+//! | `prices` | price tables, for the cost of calls | |
 //! | `testing` | fakes and the simulated provider | |
 //! | `cli` | the command line `llm-batch` | |
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -107,6 +109,9 @@
 
 pub mod batch;
 pub mod layer;
+#[cfg(feature = "prices")]
+#[cfg_attr(docsrs, doc(cfg(feature = "prices")))]
+pub mod price;
 pub mod provider;
 pub mod telemetry;
 #[cfg(feature = "testing")]
@@ -124,6 +129,7 @@ mod response;
 mod serde_seconds;
 mod state;
 mod usage;
+mod usd;
 
 #[cfg(feature = "progress")]
 #[cfg_attr(docsrs, doc(cfg(feature = "progress")))]
@@ -145,6 +151,9 @@ pub use layer::standard::StandardLayer;
 pub use layer::timeout::{CallTimeoutLayer, ItemTimeoutLayer};
 pub use layer::token_accounting::{TokenAccountingLayer, TokenLedger};
 pub use lazy::{Lazy, LazyFuture, MakeFailed, lazy};
+#[cfg(feature = "prices")]
+#[cfg_attr(docsrs, doc(cfg(feature = "prices")))]
+pub use price::PriceTable;
 pub use prompt::{Message, Part, Prompt, Role};
 pub use provider::HttpClassifier;
 #[cfg(feature = "anthropic")]
@@ -163,6 +172,7 @@ pub use request::{CharacterEstimate, Estimate, LlmRequest};
 pub use response::{FinishReason, InResponse, LlmResponse, ReportsUsage, ResponseMetadata};
 pub use state::RetryState;
 pub use usage::TokenUsage;
+pub use usd::Usd;
 
 /// The README's programs, compiled.
 #[cfg(all(doctest, feature = "openai"))]

@@ -7,7 +7,7 @@ use llm_batch::layer::token_accounting::{TokenAccountingLayer, TokenLedger};
 use llm_batch::testing::{Preset, SimulatedProvider, SimulatedServer};
 use llm_batch::{
     BoxStrategy, Classify as _, Disposition, Events, KindClassifier, LlmError, LlmResponse,
-    Model as Strategy, Prompt, StrategyExt as _,
+    Model as Strategy, PriceTable, Prompt, StrategyExt as _,
 };
 use tower::ServiceBuilder;
 use tower::util::option_layer;
@@ -57,6 +57,14 @@ impl Model {
         }
     }
 
+    /// Who is asked for a prompt, for the price of it: the provider and the model.
+    pub(crate) fn asked<'a>(&'a self, prompt: &'a Prompt) -> (&'a str, &'a str) {
+        match self {
+            Self::Server { model, .. } => (model.provider(), prompt.model().unwrap_or(model.name())),
+            Self::Simulated(_) => SIMULATED.split_once(':').unwrap_or_default(),
+        }
+    }
+
     /// The body that a prompt is sent as.
     pub(crate) fn request_body(&self, prompt: &Prompt) -> Result<Vec<u8>, LlmError> {
         match self {
@@ -72,6 +80,7 @@ impl Model {
     pub(crate) async fn strategy(
         self,
         args: &RunArgs,
+        prices: Option<PriceTable>,
         events: &Events,
     ) -> Result<(BoxStrategy, Option<SimulatedServer>), UsageError> {
         let wrong = |error: LlmError| UsageError::new(error.message());
@@ -81,7 +90,7 @@ impl Model {
                 if local {
                     limiter = limiter.without_start_ramp();
                 }
-                Ok((stack(*model, &args.limits, limiter, events)?, None))
+                Ok((stack(*model, &args.limits, limiter, prices, events)?, None))
             }
             Self::Simulated(preset) => {
                 let provider = SimulatedProvider::builder()
@@ -92,7 +101,7 @@ impl Model {
                     UsageError::new(format!("the simulated provider cannot be served: {error}"))
                 })?;
                 let model = strategy(args, SIMULATED, Some(&server.base_url()))?;
-                let strategy = stack(model, &args.limits, RateLimiter::builder(), events)?;
+                let strategy = stack(model, &args.limits, RateLimiter::builder(), prices, events)?;
                 Ok((strategy, Some(server)))
             }
         }
@@ -143,6 +152,7 @@ fn stack(
     model: Strategy,
     limits: &LimitArgs,
     limiter: RateLimiterBuilder,
+    prices: Option<PriceTable>,
     events: &Events,
 ) -> Result<BoxStrategy, UsageError> {
     let retry = RetryPolicy::new(limits.max_attempts)
@@ -160,11 +170,15 @@ fn stack(
             verdict
         },
     );
+    let mut accounting = TokenAccountingLayer::new(TokenLedger::new()).events(events);
+    if let Some(prices) = prices {
+        accounting = accounting.prices(prices);
+    }
     let strategy = ServiceBuilder::new()
         .layer(option_layer(limits.item_timeout.map(ItemTimeoutLayer::new)))
         .layer(RetryLayer::new(retry))
         .layer(gate)
-        .layer(TokenAccountingLayer::new(TokenLedger::new()).events(events))
+        .layer(accounting)
         .layer(CallTimeoutLayer::new(limits.timeout))
         .service(model);
     Ok(strategy.boxed_strategy())

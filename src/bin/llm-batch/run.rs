@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::PoisonError;
 
 use futures::StreamExt as _;
-use llm_batch::{Disposition, ErrorKind, Events, LlmStreamExt as _, Progress};
+use llm_batch::{Disposition, ErrorKind, Events, LlmStreamExt as _, PriceTable, Progress};
 
 use crate::args::{self, OutputFormat, RunArgs};
 use crate::compose::{Composer, WHOLE_REQUEST};
@@ -18,6 +18,7 @@ use crate::exit::{Exit, UsageError};
 use crate::input::Inputs;
 use crate::model::Model;
 use crate::output::RESERVED;
+use crate::prices;
 use crate::signals::{Interrupts, Signals};
 use crate::source::Source;
 use crate::writer::{SHOWN, Writer};
@@ -30,6 +31,7 @@ pub(crate) fn main(args: &RunArgs, console: &Console) -> Result<Exit, UsageError
     check(args)?;
     let mut inputs = Inputs::new(&args.input)?;
     let model = Model::new(args)?;
+    let prices = prices::read(args.reporting.prices.as_deref())?;
     let composer = Composer::new(&args.prompt, model.name_for_bodies())?;
     if inputs.has_bodies() && composer.shapes_prompts() {
         return Err(UsageError::new(format!(
@@ -40,7 +42,7 @@ pub(crate) fn main(args: &RunArgs, console: &Console) -> Result<Exit, UsageError
         console.line("reading prompts from the terminal, one a line; end with Ctrl-D");
     }
     if args.dry_run {
-        return dry_run::print(&inputs, &composer, |prompt| model.request_body(prompt));
+        return dry_run::print(&inputs, &composer, &model, prices.as_ref());
     }
     let (destination, mut earlier) = Destination::new(&args.output, &args.input.keep)?;
     protect_inputs(&inputs, destination.file())?;
@@ -60,6 +62,7 @@ pub(crate) fn main(args: &RunArgs, console: &Console) -> Result<Exit, UsageError
         inputs,
         composer,
         model,
+        prices,
         earlier,
         destination,
         console,
@@ -134,6 +137,7 @@ struct Plan<'a> {
     inputs: Inputs,
     composer: Composer,
     model: Model,
+    prices: Option<PriceTable>,
     earlier: Earlier,
     destination: Destination,
     console: &'a Console,
@@ -149,7 +153,7 @@ impl Plan<'_> {
             Some(_) => Events::with_capacity(events::CAPACITY),
             None => Events::new(),
         };
-        let (strategy, _server) = self.model.strategy(args, &events).await?;
+        let (strategy, _server) = self.model.strategy(args, self.prices, &events).await?;
         let signals = Signals::new().map_err(|error| UsageError::new(error.to_string()))?;
         let log = match &reporting.events {
             Some(path) => Some(EventLog::start(path, &events)?),
@@ -218,6 +222,7 @@ impl Plan<'_> {
             let resumable = resumable && ending.exit() != Exit::Success;
             print_summary(
                 &summary,
+                reporting.prices.is_some(),
                 reporting.summary,
                 source_state.skipped,
                 resumable,
