@@ -68,6 +68,7 @@
 //! |---|---|
 //! | [`batch`] | the stream combinator, outcomes, handle, summary, progress |
 //! | [`layer`] | one module per middleware |
+//! | `price` | price tables, for the cost of calls (feature `prices`) |
 //! | [`provider`] | one module per wire format |
 //! | `structured` | typed answers (feature `structured`) |
 //! | [`telemetry`] | the names of metrics, spans and fields |
@@ -101,6 +102,7 @@
 //! | `rustls`, `native-tls` | its TLS | `rustls` |
 //! | `metrics` | counters and histograms through the `metrics` facade | |
 //! | `progress` | a terminal progress bar | |
+//! | `prices` | price tables, for the cost of calls | |
 //! | `testing` | fakes and the simulated provider | |
 //! | `structured` | typed answers: a JSON Schema from a type, answers checked against it | |
 //! | `garde` | rules of the type's own, by `garde`, for typed answers | |
@@ -110,6 +112,9 @@
 
 pub mod batch;
 pub mod layer;
+#[cfg(feature = "prices")]
+#[cfg_attr(docsrs, doc(cfg(feature = "prices")))]
+pub mod price;
 pub mod provider;
 #[cfg(feature = "structured")]
 #[cfg_attr(docsrs, doc(cfg(feature = "structured")))]
@@ -133,6 +138,7 @@ mod response;
 mod serde_seconds;
 mod state;
 mod usage;
+mod usd;
 
 #[cfg(feature = "progress")]
 #[cfg_attr(docsrs, doc(cfg(feature = "progress")))]
@@ -154,6 +160,9 @@ pub use layer::standard::StandardLayer;
 pub use layer::timeout::{CallTimeoutLayer, ItemTimeoutLayer};
 pub use layer::token_accounting::{TokenAccountingLayer, TokenLedger};
 pub use lazy::{Lazy, LazyFuture, MakeFailed, lazy};
+#[cfg(feature = "prices")]
+#[cfg_attr(docsrs, doc(cfg(feature = "prices")))]
+pub use price::PriceTable;
 pub use prompt::{Message, Part, Prompt, Role};
 pub use provider::HttpClassifier;
 #[cfg(feature = "anthropic")]
@@ -175,6 +184,7 @@ pub use state::RetryState;
 #[cfg_attr(docsrs, doc(cfg(feature = "structured")))]
 pub use structured::{Fault, InvalidOutput, StructuredExt};
 pub use usage::TokenUsage;
+pub use usd::Usd;
 
 /// The README's programs, compiled.
 #[cfg(all(doctest, feature = "openai"))]

@@ -37,6 +37,10 @@ pub struct TokenUsage {
     /// The part of `input` that the provider wrote to its prompt cache.
     #[serde(skip_serializing_if = "is_zero")]
     pub cache_write: u64,
+    /// The part of `cache_write` that the provider keeps for its longer time, at a price of its own: an hour with Anthropic,
+    /// twelve hours with OpenAI.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub cache_write_long: u64,
     /// The part of `output` that was reasoning and is not in the answer.
     #[serde(skip_serializing_if = "is_zero")]
     pub reasoning: u64,
@@ -58,6 +62,7 @@ impl TokenUsage {
             output,
             cached_input: 0,
             cache_write: 0,
+            cache_write_long: 0,
             reasoning: 0,
         }
     }
@@ -97,6 +102,7 @@ impl Add for TokenUsage {
             output: self.output.saturating_add(other.output),
             cached_input: self.cached_input.saturating_add(other.cached_input),
             cache_write: self.cache_write.saturating_add(other.cache_write),
+            cache_write_long: self.cache_write_long.saturating_add(other.cache_write_long),
             reasoning: self.reasoning.saturating_add(other.reasoning),
         }
     }

@@ -11,6 +11,7 @@ use super::termination::Termination;
 use crate::error::ErrorKind;
 use crate::item::{Item, ItemId, ItemReport, Waits};
 use crate::usage::TokenUsage;
+use crate::usd::Usd;
 
 /// Ids kept per kind of failure.
 const FIRST_IDS: usize = 5;
@@ -33,6 +34,8 @@ pub(super) struct Statistics {
     throttled_calls: u64,
     unknown_usage_calls: u64,
     usage: TokenUsage,
+    cost: Usd,
+    unknown_cost_calls: u64,
     waits: Waits,
     call_time: Duration,
     item_time: Duration,
@@ -127,6 +130,8 @@ impl Statistics {
         self.throttled_calls += u64::from(report.throttled_calls);
         self.unknown_usage_calls += u64::from(report.unknown_usage_calls);
         self.usage += report.usage;
+        self.cost += report.cost;
+        self.unknown_cost_calls += u64::from(report.unknown_cost_calls);
         for (reason, time) in report.waits.iter() {
             self.waits.add(reason, time);
         }
@@ -183,6 +188,8 @@ impl Statistics {
             throttled_calls: self.throttled_calls,
             unknown_usage_calls: self.unknown_usage_calls,
             usage: self.usage,
+            cost: self.cost,
+            unknown_cost_calls: self.unknown_cost_calls,
             elapsed,
             items_per_second: rate(self.succeeded + failed, elapsed),
             item_time: self.item_time,

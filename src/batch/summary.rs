@@ -9,6 +9,7 @@ use super::termination::Termination;
 use crate::error::ErrorKind;
 use crate::item::{ItemId, WaitReason, Waits};
 use crate::usage::TokenUsage;
+use crate::usd::Usd;
 
 /// The account of a batch: [`LlmBatch::summary`](crate::LlmBatch::summary) and
 /// [`BatchHandle::statistics`](crate::BatchHandle::statistics).
@@ -65,6 +66,10 @@ pub struct BatchSummary {
     pub unknown_usage_calls: u64,
     /// Known usage over all calls, failed ones too.
     pub usage: TokenUsage,
+    /// Known cost over all calls, failed ones too.
+    pub cost: Usd,
+    /// How many of the calls have unknown cost: they may have cost something on top of `cost`.
+    pub unknown_cost_calls: u64,
     /// From the first poll to the end, or to now.
     #[serde(with = "crate::serde_seconds")]
     pub elapsed: Duration,
@@ -257,6 +262,14 @@ impl fmt::Display for BatchSummary {
             if unknown > 0 {
                 let separator = if unknown < self.calls { "; " } else { "" };
                 write!(f, "{separator}not known for {}", counted(unknown, "call"))?;
+            }
+            let unknown = self.unknown_cost_calls;
+            // Without prices nothing is known, and nothing is said.
+            if self.cost > Usd::ZERO || (unknown == 0 && self.usage.total() > 0) {
+                write!(f, "\n  {:<10} {}", "cost", self.cost)?;
+                if unknown > 0 {
+                    write!(f, "; not known for {}", counted(unknown, "call"))?;
+                }
             }
         }
         let total = self.waits.total();

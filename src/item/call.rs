@@ -8,6 +8,7 @@ use super::Item;
 use crate::classify::ReportedQuota;
 use crate::request::LlmRequest;
 use crate::usage::TokenUsage;
+use crate::usd::Usd;
 
 /// One physical call in the item's record, from the moment it starts to its end.
 ///
@@ -57,6 +58,44 @@ impl CallGuard {
             .record()
             .open_call(self.number)
             .and_then(|call| call.observed)
+    }
+
+    /// Says what the call cost. Returns whether it was the first to say so; later ones change nothing.
+    ///
+    /// The strategy says what the provider reported; the accounting layer says what its price table makes of the usage.
+    pub fn observe_cost(&self, cost: Usd) -> bool {
+        let mut record = self.item.record();
+        match record.open_call(self.number) {
+            Some(call) if call.cost.is_none() => {
+                call.cost = Some(cost);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// What the call cost, as far as somebody has said it.
+    pub fn cost(&self) -> Option<Usd> {
+        self.item
+            .record()
+            .open_call(self.number)
+            .and_then(|call| call.cost)
+    }
+
+    /// Notes which model of which provider (by its OpenTelemetry name) is asked, so that a failed call has its price, too.
+    pub fn set_model(&self, provider: &str, model: &str) {
+        let asked = (provider.into(), model.into());
+        if let Some(call) = self.item.record().open_call(self.number) {
+            call.model = Some(asked);
+        }
+    }
+
+    /// The provider and the model that are asked, if the strategy said so.
+    pub fn model(&self) -> Option<(Arc<str>, Arc<str>)> {
+        self.item
+            .record()
+            .open_call(self.number)
+            .and_then(|call| call.model.clone())
     }
 
     /// When the call started, for the first who asks: metrics, spans and events tell of one call once, however many
@@ -140,10 +179,7 @@ impl Drop for CallGuard {
                 report.time_to_first_token = Some(first.saturating_duration_since(call.started));
             }
             report.throttled_calls += u32::from(call.throttled);
-            match call.observed.flatten() {
-                Some(usage) => report.usage += usage,
-                None => report.unknown_usage_calls += 1,
-            }
+            call.account(report);
         }
     }
 }

@@ -11,6 +11,7 @@ use crate::classify::ReportedQuota;
 use crate::error::LlmError;
 use crate::state::RetryState;
 use crate::usage::TokenUsage;
+use crate::usd::Usd;
 
 mod call;
 mod find;
@@ -74,12 +75,32 @@ struct OpenCall {
     // When an accounting layer saw its end; without one it ends with the opener's guard.
     ended: Option<Instant>,
     observed: Option<Option<TokenUsage>>,
+    cost: Option<Usd>,
+    /// The provider and the model that are asked.
+    model: Option<(Arc<str>, Arc<str>)>,
     throttled: bool,
     claimed: bool,
     told: bool,
     /// When the first piece of a streamed answer came.
     first_token: Option<Instant>,
     quota: Option<ReportedQuota>,
+}
+
+impl OpenCall {
+    /// Adds what the call used and cost, as far as it is known, to the accounts.
+    fn account(&self, report: &mut ItemReport) {
+        let usage = self.observed.flatten();
+        match usage {
+            Some(usage) => report.usage += usage,
+            None => report.unknown_usage_calls += 1,
+        }
+        // No tokens cost nothing, whatever the price.
+        let nothing = usage.is_some_and(|usage| usage.total() == 0).then_some(Usd::ZERO);
+        match self.cost.or(nothing) {
+            Some(cost) => report.cost += cost,
+            None => report.unknown_cost_calls += 1,
+        }
+    }
 }
 
 impl Record {
@@ -89,6 +110,7 @@ impl Record {
         if sent && !self.observed && !self.answered_without_call {
             self.report.calls += 1;
             self.report.unknown_usage_calls += 1;
+            self.report.unknown_cost_calls += 1;
         }
     }
 
@@ -273,10 +295,7 @@ impl Item {
         let mut report = record.report;
         report.total_time = finished.saturating_duration_since(self.started);
         for call in record.open.iter().chain(&record.more_open) {
-            match call.observed.flatten() {
-                Some(usage) => report.usage += usage,
-                None => report.unknown_usage_calls += 1,
-            }
+            call.account(&mut report);
         }
         report
     }
@@ -352,6 +371,8 @@ impl Item {
             started,
             ended: None,
             observed: None,
+            cost: None,
+            model: None,
             throttled: false,
             claimed: false,
             told: false,

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::usage::TokenUsage;
+use crate::usd::Usd;
 
 /// What an item waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -117,7 +118,8 @@ impl Waits {
 
 /// The accounts of one item over all its calls.
 ///
-/// `usage` holds what is known; each of the `unknown_usage_calls` may have cost something on top.
+/// `usage` and `cost` hold what is known; each of the `unknown_usage_calls` and `unknown_cost_calls` may have taken something
+/// on top.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
@@ -132,6 +134,12 @@ pub struct ItemReport {
     pub usage: TokenUsage,
     /// Calls whose usage is not known: cut, timed out, cancelled, or never observed.
     pub unknown_usage_calls: u32,
+    /// Known cost over **all** calls, failed ones too: what the provider itself reported, or else what the price table
+    /// of the accounting layer says.
+    pub cost: Usd,
+    /// Calls whose cost is not known: their usage or the price of their model is not, or nobody was given prices. A call
+    /// that used nothing costs nothing, and is known.
+    pub unknown_cost_calls: u32,
     /// Time waited, by reason.
     pub waits: Waits,
     /// Time inside calls.

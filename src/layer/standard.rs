@@ -26,6 +26,7 @@ use crate::item::InRequest;
 /// | [retry](Self::with_max_attempts) | 3 attempts, 20 throttles |
 /// | [rate limiter](Self::with_limiter) | no quotas; cools down and paces when the provider throttles |
 /// | [ledger](Self::with_ledger) | a new one |
+/// | prices (`with_prices`, feature `prices`) | none |
 /// | [call timeout](Self::with_call_timeout) | 600 s, what OpenAI's own clients wait |
 ///
 /// ```
@@ -53,6 +54,8 @@ pub struct StandardLayer<H = NoHook> {
     limiter: RateLimiter,
     ledger: TokenLedger,
     events: Option<Events>,
+    #[cfg(feature = "prices")]
+    prices: Option<crate::price::PriceTable>,
 }
 
 /// What [`StandardLayer`] makes of a strategy.
@@ -70,6 +73,8 @@ impl StandardLayer {
             limiter: RateLimiter::default(),
             ledger: TokenLedger::new(),
             events: None,
+            #[cfg(feature = "prices")]
+            prices: None,
         }
     }
 }
@@ -99,6 +104,8 @@ impl<H> StandardLayer<H> {
             limiter: self.limiter,
             ledger: self.ledger,
             events: self.events,
+            #[cfg(feature = "prices")]
+            prices: self.prices,
         }
     }
 
@@ -139,6 +146,16 @@ impl<H> StandardLayer<H> {
         self
     }
 
+    /// Prices the calls whose provider does not report a cost. See
+    /// [`TokenAccountingLayer::prices`](super::token_accounting::TokenAccountingLayer::prices).
+    #[cfg(feature = "prices")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "prices")))]
+    #[must_use]
+    pub fn with_prices(mut self, table: crate::price::PriceTable) -> Self {
+        self.prices = Some(table);
+        self
+    }
+
     /// Where retries and calls are told. The limiter has its own setting, as it may be shared:
     /// [`RateLimiterBuilder::events`](super::rate_limiter::RateLimiterBuilder::events).
     #[must_use]
@@ -170,6 +187,10 @@ impl<S, H: Clone> Layer<S> for StandardLayer<H> {
     fn layer(&self, strategy: S) -> Self::Service {
         let mut policy = self.policy.clone();
         let mut accounting = TokenAccountingLayer::new(self.ledger.clone());
+        #[cfg(feature = "prices")]
+        if let Some(prices) = &self.prices {
+            accounting = accounting.prices(prices.clone());
+        }
         if let Some(events) = &self.events {
             policy = policy.events(events);
             accounting = accounting.events(events);

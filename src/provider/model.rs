@@ -22,6 +22,7 @@ use crate::prompt::Prompt;
 use crate::request::LlmRequest;
 use crate::response::LlmResponse;
 use crate::telemetry;
+use crate::usd::Usd;
 
 /// What is asked: the prompt, and what fills its gaps.
 #[derive(Clone, Copy, Debug)]
@@ -350,6 +351,7 @@ impl Service<LlmRequest<Prompt>> for Model {
                 let call = request.open_call();
                 let model = request.input().model().unwrap_or(&strategy.name);
                 telemetry::record_request(strategy.provider(), model);
+                call.set_model(strategy.provider(), model);
                 let overridden = model != &*strategy.name;
                 let (result, quota) = strategy.ask(request.input(), &call).await;
                 let result = result.map_err(|error| match error.kind() {
@@ -360,6 +362,9 @@ impl Service<LlmRequest<Prompt>> for Model {
                 match &result {
                     Ok(response) => {
                         call.observe(response.usage);
+                        if let Some(cost) = response.metadata.cost.and_then(Usd::from_dollars) {
+                            call.observe_cost(cost);
+                        }
                     }
                     Err(error) => {
                         call.observe(error.usage());

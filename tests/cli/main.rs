@@ -5,6 +5,7 @@ mod acceptance;
 mod endings;
 mod input;
 mod output;
+mod prices;
 mod resume;
 mod schema;
 mod support;

@@ -7,7 +7,8 @@ use futures::{StreamExt, stream};
 use llm_batch::{
     BatchSummary, BoxError, Classify, Delivery, Disposition, ErrorKind, Event, EventKind, Events,
     FinishReason, ItemId, ItemReport, KindClassifier, LlmError, LlmRequest, LlmResponse, LlmStreamExt,
-    Outcome, QuotaDimension, ReportedQuota, ResponseMetadata, Termination, TokenUsage, Verdict, WaitReason,
+    Outcome, QuotaDimension, ReportedQuota, ResponseMetadata, Termination, TokenUsage, Usd, Verdict,
+    WaitReason,
 };
 use proptest::prelude::*;
 use serde::Serialize;
@@ -52,9 +53,10 @@ fn kind() -> impl Strategy<Value = ErrorKind> {
 }
 
 fn usage() -> impl Strategy<Value = TokenUsage> {
-    any::<[u64; 5]>().prop_map(|[input, output, cached_input, cache_write, reasoning]| {
+    any::<[u64; 6]>().prop_map(|[input, output, cached_input, cache_write, long, reasoning]| {
         let mut usage = TokenUsage::new(input, output);
         (usage.cached_input, usage.cache_write, usage.reasoning) = (cached_input, cache_write, reasoning);
+        usage.cache_write_long = long;
         usage
     })
 }
@@ -64,17 +66,24 @@ fn duration() -> impl Strategy<Value = Duration> {
     (0_u64..1 << 52).prop_map(Duration::from_nanos)
 }
 
+/// Amounts that dollars in a double can tell to the billionth.
+fn usd() -> impl Strategy<Value = Usd> {
+    (0_u64..1 << 52).prop_map(Usd::from_nanos)
+}
+
 fn report() -> impl Strategy<Value = ItemReport> {
-    let counts = any::<[u32; 4]>();
-    (counts, usage(), proptest::collection::vec(duration(), 8)).prop_map(|(counts, usage, times)| {
+    let counts = any::<[u32; 5]>();
+    let times = proptest::collection::vec(duration(), 8);
+    (counts, usage(), usd(), times).prop_map(|(counts, usage, cost, times)| {
         let mut report = ItemReport::default();
         [
             report.attempts,
             report.calls,
             report.throttled_calls,
             report.unknown_usage_calls,
+            report.unknown_cost_calls,
         ] = counts;
-        report.usage = usage;
+        (report.usage, report.cost) = (usage, cost);
         for (reason, time) in WaitReason::ALL.into_iter().zip(&times) {
             report.waits.add(reason, *time);
         }
@@ -283,7 +292,7 @@ proptest! {
 
     #[test]
     fn summaries_come_back(
-        counts in any::<[u64; 8]>(),
+        counts in any::<[u64; 9]>(),
         usage in usage(),
         report in report(),
         rate in 0.0..1e12_f64,
@@ -301,7 +310,9 @@ proptest! {
             summary.calls,
             summary.throttled_calls,
             summary.unknown_usage_calls,
+            summary.unknown_cost_calls,
         ] = counts;
+        summary.cost = report.cost;
         (summary.usage, summary.waits, summary.items_per_second) = (usage, report.waits, rate);
         (summary.elapsed, summary.call_time) = (report.total_time, report.call_time);
         prop_assert_eq!(round_trip(&summary), summary);

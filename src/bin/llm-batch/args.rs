@@ -64,6 +64,8 @@ Output:
      \"usage\":{...},\"attempts\":1,\"calls\":1}
   `usage` covers every call of the item, failed ones too; `unknown_usage_calls` appears where
   calls may have cost more than is known; `latency_ms` is the time inside calls, without waits.
+  With --prices, or a provider that reports it, there is `cost` in US dollars: null where it is not
+  known, with `unknown_cost_calls` where some calls are not in it.
 
 Exit status:
   0  every item succeeded
@@ -300,6 +302,11 @@ pub(crate) struct ReportingArgs {
     /// Write everything that happens to this file, an event a line of JSON.
     #[arg(long, value_name = "FILE")]
     pub(crate) events: Option<PathBuf>,
+
+    /// Prices, to tell what items cost: LiteLLM's JSON (model_prices_and_context_window.json) or a TOML of your own, as
+    /// a file or a URL. A cost that the provider reports outranks it.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) prices: Option<String>,
 
     /// A progress bar: `auto` shows it where standard error is a terminal.
     #[arg(long, value_enum, default_value_t = Progress::Auto, value_name = "WHEN")]

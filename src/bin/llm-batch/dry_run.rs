@@ -2,25 +2,30 @@
 
 use std::io::{self, Write};
 
-use llm_batch::{CharacterEstimate, Estimate as _, LlmRequest, Prompt};
+use llm_batch::price::Rate;
+use llm_batch::{CharacterEstimate, Estimate as _, LlmRequest, PriceTable, TokenUsage, Usd};
+use serde_json::Value;
 
 use crate::compose::Composer;
 use crate::exit::{Exit, UsageError};
 use crate::input::{Inputs, Item};
+use crate::model::Model;
 
 /// How many requests are shown.
 const SHOWN: u64 = 3;
 /// How many problems are shown.
 const PROBLEMS: u64 = 10;
 
-/// Prints the first requests, and what the whole input comes to. `body` makes the body of a request.
+/// Prints the first requests, and what the whole input comes to.
 pub(crate) fn print(
     inputs: &Inputs,
     composer: &Composer,
-    body: impl Fn(&Prompt) -> Result<Vec<u8>, llm_batch::LlmError>,
+    model: &Model,
+    schema: Option<&Value>,
+    prices: Option<&PriceTable>,
 ) -> Result<Exit, UsageError> {
     let mut out = io::stdout().lock();
-    match write(&mut out, inputs, composer, body) {
+    match write(&mut out, inputs, composer, model, schema, prices) {
         Ok(exit) => exit,
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Exit::StoppedEarly),
         Err(error) => Err(UsageError::new(format!("standard output: {error}"))),
@@ -31,9 +36,12 @@ fn write(
     out: &mut impl Write,
     inputs: &Inputs,
     composer: &Composer,
-    body: impl Fn(&Prompt) -> Result<Vec<u8>, llm_batch::LlmError>,
+    model: &Model,
+    schema: Option<&Value>,
+    prices: Option<&PriceTable>,
 ) -> io::Result<Result<Exit, UsageError>> {
     let (mut good, mut wrong, mut tokens) = (0_u64, 0_u64, 0_u64);
+    let (mut cost, mut unpriced) = (Usd::ZERO, 0_u64);
     for item in inputs.items() {
         let item = match item {
             Ok(item) => item,
@@ -44,7 +52,14 @@ fn write(
         } = item;
         let made = content
             .and_then(|content| composer.prompt(content))
-            .and_then(|prompt| Ok((body(&prompt).map_err(|error| error.to_string())?, prompt)));
+            .and_then(|prompt| {
+                Ok((
+                    model
+                        .request_body(&prompt, schema)
+                        .map_err(|error| error.to_string())?,
+                    prompt,
+                ))
+            });
         match made {
             Ok((body, prompt)) => {
                 if good < SHOWN {
@@ -54,6 +69,15 @@ fn write(
                     writeln!(out, "\n")?;
                 }
                 good += 1;
+                if let Some(prices) = prices {
+                    let without_answer = LlmRequest::new(prompt.clone().with_max_output_tokens(0));
+                    let input = TokenUsage::new(CharacterEstimate.estimate(&without_answer), 0);
+                    let (provider, name) = model.asked(&prompt);
+                    match prices.cost(provider, name, &input, Rate::Online) {
+                        Some(input) => cost += input,
+                        None => unpriced += 1,
+                    }
+                }
                 tokens = tokens.saturating_add(CharacterEstimate.estimate(&LlmRequest::new(prompt)));
             }
             Err(message) => {
@@ -70,6 +94,17 @@ fn write(
         out,
         "estimated tokens: {tokens} (four characters each, and the output limit, or 256 where there is none)"
     )?;
+    if prices.is_some() {
+        write!(out, "estimated cost:   ")?;
+        if unpriced < good || good == 0 {
+            write!(out, "{cost} for the input, without cached tokens and answers")?;
+        }
+        if unpriced > 0 {
+            let separator = if unpriced < good { "; " } else { "" };
+            write!(out, "{separator}not known for {unpriced} items")?;
+        }
+        writeln!(out)?;
+    }
     writeln!(out, "Nothing was called.")?;
     Ok(Ok(if wrong == 0 {
         Exit::Success

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use llm_batch::{BatchSummary, Termination};
+use llm_batch::{BatchSummary, Termination, Usd};
 
 use crate::args;
 use crate::console::Console;
@@ -80,9 +80,10 @@ const OPTIONS: [(&str, &str); 6] = [
     ("max_in_flight", "--max-in-flight"),
 ];
 
-/// The closing account. `kept` rows were there before; with `resumable` the run can be gone on with.
+/// The closing account. With `priced` somebody wants to know the cost. `kept` rows were there before; with `resumable` the run can be gone on with.
 pub(crate) fn print_summary(
     summary: &BatchSummary,
+    priced: bool,
     form: args::Summary,
     kept: u64,
     resumable: bool,
@@ -95,6 +96,9 @@ pub(crate) fn print_summary(
                 text = text.replace(name, option);
             }
             console.line(text);
+            if priced && summary.cost == Usd::ZERO && summary.unknown_cost_calls > 0 {
+                console.line("the cost is not known: --prices does not list the model");
+            }
             if kept > 0 {
                 console.line(format_args!("{kept} answered by an earlier run were kept"));
             }

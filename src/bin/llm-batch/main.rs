@@ -11,6 +11,7 @@ mod exit;
 mod input;
 mod model;
 mod output;
+mod prices;
 mod resume;
 mod run;
 mod schema;

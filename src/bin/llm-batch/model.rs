@@ -7,7 +7,7 @@ use llm_batch::layer::token_accounting::{TokenAccountingLayer, TokenLedger};
 use llm_batch::testing::{Preset, SimulatedProvider, SimulatedServer};
 use llm_batch::{
     BoxStrategy, Classify as _, Disposition, Events, KindClassifier, LlmError, LlmResponse,
-    Model as Strategy, Prompt, StrategyExt as _, StructuredExt as _,
+    Model as Strategy, PriceTable, Prompt, StrategyExt as _, StructuredExt as _,
 };
 use serde_json::Value;
 use tower::util::{Either, option_layer};
@@ -59,6 +59,14 @@ impl Model {
         }
     }
 
+    /// Who is asked for a prompt, for the price of it: the provider and the model.
+    pub(crate) fn asked<'a>(&'a self, prompt: &'a Prompt) -> (&'a str, &'a str) {
+        match self {
+            Self::Server { model, .. } => (model.provider(), prompt.model().unwrap_or(model.name())),
+            Self::Simulated(_) => SIMULATED.split_once(':').unwrap_or_default(),
+        }
+    }
+
     /// The body that a prompt is sent as.
     pub(crate) fn request_body(&self, prompt: &Prompt, schema: Option<&Value>) -> Result<Vec<u8>, LlmError> {
         let model = self.client()?;
@@ -91,6 +99,7 @@ impl Model {
         self,
         args: &RunArgs,
         schema: Option<Value>,
+        prices: Option<PriceTable>,
         events: &Events,
     ) -> Result<(BoxStrategy<Prompt, Value>, Option<SimulatedServer>), UsageError> {
         let wrong = |error: LlmError| UsageError::new(error.message());
@@ -100,7 +109,10 @@ impl Model {
                 if local {
                     limiter = limiter.without_start_ramp();
                 }
-                Ok((stack(*model, schema, &args.limits, limiter, events)?, None))
+                Ok((
+                    stack(*model, schema, &args.limits, limiter, prices, events)?,
+                    None,
+                ))
             }
             Self::Simulated(preset) => {
                 let provider = SimulatedProvider::builder()
@@ -111,7 +123,14 @@ impl Model {
                     UsageError::new(format!("the simulated provider cannot be served: {error}"))
                 })?;
                 let model = strategy(args, SIMULATED, Some(&server.base_url()))?;
-                let strategy = stack(model, schema, &args.limits, RateLimiter::builder(), events)?;
+                let strategy = stack(
+                    model,
+                    schema,
+                    &args.limits,
+                    RateLimiter::builder(),
+                    prices,
+                    events,
+                )?;
                 Ok((strategy, Some(server)))
             }
         }
@@ -163,6 +182,7 @@ fn stack(
     schema: Option<Value>,
     limits: &LimitArgs,
     limiter: RateLimiterBuilder,
+    prices: Option<PriceTable>,
     events: &Events,
 ) -> Result<BoxStrategy<Prompt, Value>, UsageError> {
     let as_text: fn(LlmResponse) -> LlmResponse<Value> = |response| response.map(Value::String);
@@ -189,11 +209,15 @@ fn stack(
             verdict
         },
     );
+    let mut accounting = TokenAccountingLayer::new(TokenLedger::new()).events(events);
+    if let Some(prices) = prices {
+        accounting = accounting.prices(prices);
+    }
     let strategy = ServiceBuilder::new()
         .layer(option_layer(limits.item_timeout.map(ItemTimeoutLayer::new)))
         .layer(RetryLayer::new(retry))
         .layer(gate)
-        .layer(TokenAccountingLayer::new(TokenLedger::new()).events(events))
+        .layer(accounting)
         .layer(CallTimeoutLayer::new(limits.timeout))
         .service(model);
     Ok(strategy.boxed_strategy())

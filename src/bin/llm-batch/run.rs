@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::PoisonError;
 
 use futures::StreamExt as _;
-use llm_batch::{Disposition, ErrorKind, Events, LlmStreamExt as _, Progress};
+use llm_batch::{Disposition, ErrorKind, Events, LlmStreamExt as _, PriceTable, Progress};
 use serde_json::Value;
 
 use crate::args::{self, OutputFormat, RunArgs};
@@ -19,6 +19,7 @@ use crate::exit::{Exit, UsageError};
 use crate::input::Inputs;
 use crate::model::Model;
 use crate::output::RESERVED;
+use crate::prices;
 use crate::schema;
 use crate::signals::{Interrupts, Signals};
 use crate::source::Source;
@@ -32,6 +33,7 @@ pub(crate) fn main(args: &RunArgs, console: &Console) -> Result<Exit, UsageError
     check(args)?;
     let mut inputs = Inputs::new(&args.input)?;
     let model = Model::new(args)?;
+    let prices = prices::read(args.reporting.prices.as_deref())?;
     let composer = Composer::new(&args.prompt, model.name_for_bodies())?;
     let schema = match &args.prompt.schema {
         Some(path) => {
@@ -52,9 +54,7 @@ pub(crate) fn main(args: &RunArgs, console: &Console) -> Result<Exit, UsageError
         console.line("reading prompts from the terminal, one a line; end with Ctrl-D");
     }
     if args.dry_run {
-        return dry_run::print(&inputs, &composer, |prompt| {
-            model.request_body(prompt, schema.as_ref())
-        });
+        return dry_run::print(&inputs, &composer, &model, schema.as_ref(), prices.as_ref());
     }
     let (destination, mut earlier) = Destination::new(&args.output, &args.input.keep)?;
     protect_inputs(&inputs, destination.file())?;
@@ -75,6 +75,7 @@ pub(crate) fn main(args: &RunArgs, console: &Console) -> Result<Exit, UsageError
         composer,
         model,
         schema,
+        prices,
         earlier,
         destination,
         console,
@@ -150,6 +151,7 @@ struct Plan<'a> {
     composer: Composer,
     model: Model,
     schema: Option<Value>,
+    prices: Option<PriceTable>,
     earlier: Earlier,
     destination: Destination,
     console: &'a Console,
@@ -165,7 +167,10 @@ impl Plan<'_> {
             Some(_) => Events::with_capacity(events::CAPACITY),
             None => Events::new(),
         };
-        let (strategy, _server) = self.model.strategy(args, self.schema, &events).await?;
+        let (strategy, _server) = self
+            .model
+            .strategy(args, self.schema, self.prices, &events)
+            .await?;
         let signals = Signals::new().map_err(|error| UsageError::new(error.to_string()))?;
         let log = match &reporting.events {
             Some(path) => Some(EventLog::start(path, &events)?),
@@ -234,6 +239,7 @@ impl Plan<'_> {
             let resumable = resumable && ending.exit() != Exit::Success;
             print_summary(
                 &summary,
+                reporting.prices.is_some(),
                 reporting.summary,
                 source_state.skipped,
                 resumable,

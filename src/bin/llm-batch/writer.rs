@@ -23,6 +23,8 @@ pub(crate) struct Writer<'a> {
     on_terminal: bool,
     /// Whether failures leave no row, so that they are told here.
     shows_failures: bool,
+    /// Whether the cost of items is told where it is not known.
+    priced: bool,
     malformed: u64,
     failures: u64,
     /// Why nothing more can be written.
@@ -40,6 +42,7 @@ impl<'a> Writer<'a> {
             quiet: args.reporting.quiet,
             on_terminal: io::stdout().is_terminal(),
             shows_failures: args.output.output_dir.is_some() || format == OutputFormat::Text,
+            priced: args.reporting.prices.is_some(),
             malformed: 0,
             failures: 0,
             broken: None,
@@ -64,6 +67,7 @@ impl<'a> Writer<'a> {
             kept: &context.kept,
             result: outcome.result.as_ref(),
             report: &outcome.report,
+            priced: self.priced,
         };
         let written = if self.on_terminal {
             self.console.suspended(|| self.output.write(&row))

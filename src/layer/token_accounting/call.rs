@@ -11,7 +11,7 @@ use crate::classify::kind_of;
 use crate::error::ErrorKind;
 use crate::events::EventKind;
 use crate::item::CallGuard;
-use crate::response::ReportsUsage;
+use crate::response::{ReportsUsage, ResponseMetadata};
 use crate::telemetry::{self, CallEnd};
 use crate::usage::TokenUsage;
 
@@ -70,14 +70,19 @@ impl Call {
             Ok(_) => CallEnd::Success,
             Err(error) => CallEnd::Failure(Some(kind_of(error))),
         };
-        let used = self.settle(end, reported);
+        let metadata = outcome.ok().and_then(|response| usage.metadata(response));
+        let used = self.settle(end, reported, metadata);
         if self.started.is_some() {
-            let metadata = outcome.ok().and_then(|response| usage.metadata(response));
             telemetry::record_response(&self.span, metadata, used);
         }
     }
 
-    fn settle(&mut self, end: CallEnd, reported: Option<TokenUsage>) -> Option<TokenUsage> {
+    fn settle(
+        &mut self,
+        end: CallEnd,
+        reported: Option<TokenUsage>,
+        metadata: Option<&ResponseMetadata>,
+    ) -> Option<TokenUsage> {
         self.ended = true;
         // The strategy, or a layer further in, may have said it first; then that is what the item's record has. What
         // is not known is not said: a layer further out may know.
@@ -93,7 +98,16 @@ impl Call {
         if let (Some(guard), Some(ErrorKind::RateLimit)) = (&self.guard, kind) {
             guard.set_throttled();
         }
-        self.shared.ledger.add(end != CallEnd::Success, usage);
+        let known = self.guard.as_ref().and_then(CallGuard::cost);
+        let cost = known.or_else(|| {
+            let guard = self.guard.as_ref();
+            let cost = self.shared.prices.cost(guard, metadata, usage);
+            if let (Some(guard), Some(cost)) = (guard, cost) {
+                guard.observe_cost(cost);
+            }
+            cost
+        });
+        self.shared.ledger.add(end != CallEnd::Success, usage, cost);
         let Some(started) = self.started else {
             return usage;
         };
@@ -129,7 +143,7 @@ impl Call {
 impl Drop for Call {
     fn drop(&mut self) {
         if !self.ended {
-            self.settle(CallEnd::Cancelled, None);
+            self.settle(CallEnd::Cancelled, None, None);
         }
     }
 }

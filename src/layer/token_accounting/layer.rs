@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tower_layer::Layer;
 
-use super::{Shared, TokenAccounting, TokenLedger};
+use super::{Prices, Shared, TokenAccounting, TokenLedger};
 use crate::events::Events;
 use crate::item::{InRequest, Untracked};
 use crate::response::InResponse;
@@ -20,6 +20,7 @@ pub struct TokenAccountingLayer<U = InResponse, F = InRequest> {
     ledger: TokenLedger,
     events: Option<Events>,
     meter: Meter,
+    prices: Prices,
     usage: U,
     find: F,
 }
@@ -32,6 +33,7 @@ impl TokenAccountingLayer {
             ledger,
             events: None,
             meter: Meter::new(None),
+            prices: Prices::default(),
             usage: InResponse,
             find: InRequest,
         }
@@ -53,12 +55,45 @@ impl<U, F> TokenAccountingLayer<U, F> {
         self
     }
 
+    /// Prices the calls whose provider does not report a cost by `table`, failed calls with known usage too: by the model that
+    /// the strategy [says it asks](crate::CallGuard::set_model), or else by the one that answered. The first call to a model that
+    /// is not listed is told of as a warning in the log.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// use llm_batch::layer::token_accounting::{TokenAccountingLayer, TokenLedger};
+    /// use llm_batch::{LlmError, LlmRequest, LlmResponse, PriceTable, ResponseMetadata, TokenUsage};
+    /// use tower::{ServiceBuilder, ServiceExt, service_fn};
+    ///
+    /// let prices = PriceTable::parse("models.answerer = { input = 2.0, output = 8.0 }").unwrap();
+    /// let ledger = TokenLedger::new();
+    /// let model = ServiceBuilder::new()
+    ///     .layer(TokenAccountingLayer::new(ledger.clone()).prices(prices))
+    ///     .service(service_fn(async |_: LlmRequest| {
+    ///         let mut metadata = ResponseMetadata::default();
+    ///         metadata.model = Some("answerer".to_owned());
+    ///         let answer = LlmResponse::new("42".to_owned()).with_usage(TokenUsage::new(1_000, 500));
+    ///         Ok::<_, LlmError>(answer.with_metadata(metadata))
+    ///     }));
+    /// model.oneshot(LlmRequest::new("6 times 7?".into())).await.unwrap();
+    /// assert_eq!(ledger.snapshot().cost.to_string(), "$0.006");
+    /// # }
+    /// ```
+    #[cfg(feature = "prices")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "prices")))]
+    #[must_use]
+    pub fn prices(mut self, table: crate::price::PriceTable) -> Self {
+        self.prices = Prices::new(table);
+        self
+    }
+
     /// Reads the usage by `usage`, such as a closure `Fn(Result<&Res, &E>) -> Option<TokenUsage>`.
     pub fn usage_with<V>(self, usage: V) -> TokenAccountingLayer<V, F> {
         TokenAccountingLayer {
             ledger: self.ledger,
             events: self.events,
             meter: self.meter,
+            prices: self.prices,
             usage,
             find: self.find,
         }
@@ -70,6 +105,7 @@ impl<U, F> TokenAccountingLayer<U, F> {
             ledger: self.ledger,
             events: self.events,
             meter: self.meter,
+            prices: self.prices,
             usage: self.usage,
             find: Untracked,
         }
@@ -86,6 +122,7 @@ impl<S, U: Clone, F: Clone> Layer<S> for TokenAccountingLayer<U, F> {
                 ledger: self.ledger.clone(),
                 events: self.events.clone(),
                 meter: self.meter.clone(),
+                prices: self.prices.clone(),
             }),
             usage: self.usage.clone(),
             find: self.find.clone(),

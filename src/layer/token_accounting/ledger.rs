@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde::{Deserialize, Serialize};
 
 use crate::usage::TokenUsage;
+use crate::usd::Usd;
 
 /// Totals of calls and tokens over everything that has a clone of this handle. Lock-free.
 ///
@@ -25,7 +26,10 @@ struct Totals {
     output: AtomicU64,
     cached_input: AtomicU64,
     cache_write: AtomicU64,
+    cache_write_long: AtomicU64,
     reasoning: AtomicU64,
+    nanodollars: AtomicU64,
+    unknown_cost_calls: AtomicU64,
 }
 
 /// What a [`TokenLedger`] had counted at one moment.
@@ -41,6 +45,10 @@ pub struct LedgerSnapshot {
     pub unknown_usage_calls: u64,
     /// Known usage over all calls, failed ones too.
     pub usage: TokenUsage,
+    /// Known cost over all calls, failed ones too.
+    pub cost: Usd,
+    /// How many of the calls have unknown cost: each may have cost something on top of `cost`.
+    pub unknown_cost_calls: u64,
 }
 
 impl TokenLedger {
@@ -59,16 +67,19 @@ impl TokenLedger {
         let mut usage = TokenUsage::new(read(&totals.input), read(&totals.output));
         usage.cached_input = read(&totals.cached_input);
         usage.cache_write = read(&totals.cache_write);
+        usage.cache_write_long = read(&totals.cache_write_long);
         usage.reasoning = read(&totals.reasoning);
         LedgerSnapshot {
             calls,
             failed_calls: read(&totals.failed_calls),
             unknown_usage_calls: read(&totals.unknown_usage_calls),
             usage,
+            cost: Usd::from_nanos(read(&totals.nanodollars)),
+            unknown_cost_calls: read(&totals.unknown_cost_calls),
         }
     }
 
-    pub(super) fn add(&self, failed: bool, usage: Option<TokenUsage>) {
+    pub(super) fn add(&self, failed: bool, usage: Option<TokenUsage>, cost: Option<Usd>) {
         let totals = &*self.totals;
         let add = |total: &AtomicU64, count: u64| {
             if count > 0 {
@@ -81,9 +92,14 @@ impl TokenLedger {
                 add(&totals.output, usage.output);
                 add(&totals.cached_input, usage.cached_input);
                 add(&totals.cache_write, usage.cache_write);
+                add(&totals.cache_write_long, usage.cache_write_long);
                 add(&totals.reasoning, usage.reasoning);
             }
             None => add(&totals.unknown_usage_calls, 1),
+        }
+        match cost {
+            Some(cost) => add(&totals.nanodollars, cost.nanos()),
+            None => add(&totals.unknown_cost_calls, 1),
         }
         add(&totals.failed_calls, u64::from(failed));
         totals.calls.fetch_add(1, Ordering::Release);

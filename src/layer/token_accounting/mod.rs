@@ -10,6 +10,10 @@
 //! Several such layers in one stack are fine, each with its ledger: every ledger counts each call once, and the item's record,
 //! the metrics, span and events tell of it once.
 //!
+//! The cost of a call is what the provider itself reported ([`ResponseMetadata::cost`](crate::ResponseMetadata::cost)). Where it
+//! did not, it follows from the usage by the price table, if one was given (`TokenAccountingLayer::prices`, feature `prices`). A
+//! call that used nothing costs nothing; any other is one of unknown cost.
+//!
 //! What is accounted is what the provider billed for calls answered in full. A call that it may have billed but
 //! did not answer is counted as one with unknown usage, which is not zero.
 //!
@@ -49,11 +53,13 @@ mod call;
 mod future;
 mod layer;
 mod ledger;
+mod prices;
 
 use call::Call;
 pub use future::TokenAccountingFuture;
 pub use layer::TokenAccountingLayer;
 pub use ledger::{LedgerSnapshot, TokenLedger};
+use prices::Prices;
 
 /// Accounts every call; made by [`TokenAccountingLayer`].
 #[derive(Clone)]
@@ -69,6 +75,7 @@ struct Shared {
     ledger: TokenLedger,
     events: Option<Events>,
     meter: Meter,
+    prices: Prices,
 }
 
 impl<S, U, F> TokenAccounting<S, U, F> {

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::Row;
 
 /// The names of a row's own fields, which `--keep` cannot take.
-pub(crate) const RESERVED: [&str; 13] = [
+pub(crate) const RESERVED: [&str; 15] = [
     "id",
     "index",
     "ok",
@@ -17,6 +17,8 @@ pub(crate) const RESERVED: [&str; 13] = [
     "error",
     "usage",
     "unknown_usage_calls",
+    "cost",
+    "unknown_cost_calls",
     "attempts",
     "calls",
     "latency_ms",
@@ -37,6 +39,8 @@ struct Line<'a> {
     usage: Usage,
     #[serde(skip_serializing_if = "is_zero")]
     unknown_usage_calls: u32,
+    #[serde(flatten)]
+    cost: Option<Costs>,
     attempts: u32,
     calls: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -45,6 +49,14 @@ struct Line<'a> {
     answer: Option<Answer<'a>>,
     #[serde(flatten)]
     kept: &'a Map<String, Value>,
+}
+
+#[derive(Serialize)]
+struct Costs {
+    /// In US dollars.
+    cost: Option<f64>,
+    #[serde(skip_serializing_if = "is_zero")]
+    unknown_cost_calls: u32,
 }
 
 #[derive(Serialize)]
@@ -104,6 +116,10 @@ pub(super) fn line(row: &Row<'_>) -> io::Result<Vec<u8>> {
         }),
         usage: row.report.usage.into(),
         unknown_usage_calls: row.report.unknown_usage_calls,
+        cost: row.cost().map(|cost| Costs {
+            cost: cost.dollars,
+            unknown_cost_calls: cost.unknown_calls,
+        }),
         attempts: row.report.attempts,
         calls: row.report.calls,
         latency_ms: row.result.is_ok().then(|| row.latency_ms()),

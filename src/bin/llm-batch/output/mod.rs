@@ -8,7 +8,7 @@ mod table;
 
 use std::io;
 
-use llm_batch::{ItemReport, LlmError, LlmResponse};
+use llm_batch::{ItemReport, LlmError, LlmResponse, Usd};
 use serde_json::{Map, Value};
 
 pub(crate) use self::directory::{Directory, has_answer};
@@ -27,9 +27,28 @@ pub(crate) struct Row<'a> {
     pub(crate) kept: &'a Map<String, Value>,
     pub(crate) result: Result<&'a LlmResponse<Value>, &'a LlmError>,
     pub(crate) report: &'a ItemReport,
+    /// Whether prices were given, so that a cost which is not known is told of.
+    pub(crate) priced: bool,
+}
+
+/// What an item cost, where somebody knows or wants to.
+#[derive(Clone, Copy, Debug)]
+struct Cost {
+    /// In US dollars; none if not known for any call that used something.
+    dollars: Option<f64>,
+    unknown_calls: u32,
 }
 
 impl Row<'_> {
+    fn cost(&self) -> Option<Cost> {
+        let (cost, unknown_calls) = (self.report.cost, self.report.unknown_cost_calls);
+        let is_known = cost > Usd::ZERO;
+        (self.priced || is_known).then(|| Cost {
+            dollars: (is_known || unknown_calls == 0).then(|| cost.dollars()),
+            unknown_calls,
+        })
+    }
+
     fn latency_ms(&self) -> u64 {
         u64::try_from(self.report.call_time.as_millis()).unwrap_or(u64::MAX)
     }

@@ -9,7 +9,7 @@ use crate::schema::text_of;
 
 const BEFORE: [&str; 3] = ["id", "index", "ok"];
 /// They stand last and hold no line breaks, so that a torn row can be told from a whole one.
-const AFTER: [&str; 14] = [
+const AFTER: [&str; 16] = [
     "output",
     "error_kind",
     "error_message",
@@ -22,6 +22,8 @@ const AFTER: [&str; 14] = [
     "attempts",
     "calls",
     "latency_ms",
+    "cost",
+    "unknown_cost_calls",
     "model",
     "finish_reason",
 ];
@@ -42,6 +44,7 @@ pub(super) fn line(row: &Row<'_>, keep: &[String]) -> io::Result<Vec<u8>> {
     let usage = row.report.usage;
     let response = row.result.ok();
     let error = row.result.err();
+    let cost = row.cost();
     let mut cells = vec![
         row.id.to_owned(),
         row.index.to_string(),
@@ -68,6 +71,9 @@ pub(super) fn line(row: &Row<'_>, keep: &[String]) -> io::Result<Vec<u8>> {
         row.report.attempts.to_string(),
         row.report.calls.to_string(),
         row.latency_ms().to_string(),
+        cost.and_then(|cost| cost.dollars)
+            .map_or_else(String::new, |dollars| dollars.to_string()),
+        cost.map_or_else(String::new, |cost| cost.unknown_calls.to_string()),
         metadata
             .and_then(|metadata| metadata.model.clone())
             .unwrap_or_default(),

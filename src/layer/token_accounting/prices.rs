@@ -1,0 +1,107 @@
+//! What a call cost.
+
+#[cfg(feature = "prices")]
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::item::CallGuard;
+#[cfg(feature = "prices")]
+use crate::price::{PriceTable, Rate};
+use crate::response::ResponseMetadata;
+use crate::usage::TokenUsage;
+use crate::usd::Usd;
+
+/// How many models without a price are told of.
+#[cfg(feature = "prices")]
+const TOLD: usize = 32;
+
+/// Where the cost of calls comes from.
+#[derive(Clone, Default)]
+pub(super) struct Prices {
+    #[cfg(feature = "prices")]
+    table: Option<PriceTable>,
+    /// Models without a price that have been told of.
+    #[cfg(feature = "prices")]
+    told: Arc<Mutex<Vec<String>>>,
+}
+
+impl Prices {
+    #[cfg(feature = "prices")]
+    pub(super) fn new(table: PriceTable) -> Self {
+        Self {
+            table: Some(table),
+            told: Arc::default(),
+        }
+    }
+
+    /// What the call cost: what the provider says, or else what the table says. None if neither is known.
+    pub(super) fn cost(
+        &self,
+        guard: Option<&CallGuard>,
+        metadata: Option<&ResponseMetadata>,
+        usage: Option<TokenUsage>,
+    ) -> Option<Usd> {
+        let reported = metadata.and_then(|metadata| metadata.cost);
+        if let Some(cost) = reported.and_then(Usd::from_dollars) {
+            return Some(cost);
+        }
+        let usage = usage?;
+        if usage.total() == 0 {
+            return Some(Usd::ZERO);
+        }
+        self.listed(guard, metadata, &usage)
+    }
+
+    #[cfg(not(feature = "prices"))]
+    #[allow(clippy::unused_self)]
+    fn listed(&self, _: Option<&CallGuard>, _: Option<&ResponseMetadata>, _: &TokenUsage) -> Option<Usd> {
+        None
+    }
+
+    /// What the table says: of the model that was asked, or else of the one that answered. So a user's price for
+    /// the name that is asked counts, whatever dated name the provider answers with.
+    #[cfg(feature = "prices")]
+    fn listed(
+        &self,
+        guard: Option<&CallGuard>,
+        metadata: Option<&ResponseMetadata>,
+        usage: &TokenUsage,
+    ) -> Option<Usd> {
+        let table = self.table.as_ref()?;
+        let asked = guard.and_then(CallGuard::model);
+        let asked = asked.as_ref().map(|(provider, model)| (&**provider, &**model));
+        let answered = metadata.and_then(|metadata| {
+            let provider = metadata.provider.as_deref();
+            let provider = provider.or(asked.map(|(provider, _)| provider));
+            Some((provider.unwrap_or_default(), metadata.model.as_deref()?))
+        });
+        let cost = [asked, answered]
+            .into_iter()
+            .flatten()
+            .find_map(|(provider, model)| table.cost(provider, model, usage, Rate::Online));
+        if cost.is_none() {
+            self.tell(asked.or(answered));
+        }
+        cost
+    }
+
+    /// Warns of a model without a price, once.
+    #[cfg(feature = "prices")]
+    fn tell(&self, model: Option<(&str, &str)>) {
+        let name = match model {
+            Some((provider, model)) => format!("{provider}:{model}"),
+            None => String::new(),
+        };
+        {
+            let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+            if told.len() >= TOLD || told.contains(&name) {
+                return;
+            }
+            told.push(name.clone());
+        }
+        if name.is_empty() {
+            tracing::warn!("the cost of calls is not known: the strategy does not say which model it asks");
+        } else {
+            tracing::warn!("the cost of calls to {name} is not known: the prices do not list what it used");
+        }
+    }
+}
