@@ -117,7 +117,7 @@ async fn a_reported_cost_needs_no_prices_and_no_accounting_layer() {
 }
 
 /// Answers by the attempt: invalid, out of order, then right. Each call says which model it asks.
-async fn third_time_lucky(mut request: LlmRequest<&'static str>) -> Result<LlmResponse, LlmError> {
+async fn third_time_lucky(mut request: LlmRequest) -> Result<LlmResponse, LlmError> {
     let call = request.open_call();
     call.set_model("openai", "owl-mini");
     match call.number() {
@@ -161,7 +161,7 @@ async fn batch_of(prices: Option<PriceTable>, model: &'static str) -> (BatchSumm
     if let Some(prices) = prices {
         accounting = accounting.prices(prices);
     }
-    let strategy = accounting.layer(service_fn(async move |_: LlmRequest| {
+    let strategy = accounting.layer(service_fn(move |_: LlmRequest| async move {
         let answer = LlmResponse::new("hi".to_owned()).with_usage(TokenUsage::new(1_000_000, 0));
         Ok::<_, LlmError>(answer.with_metadata(metadata("openai", model)))
     }));
@@ -205,7 +205,7 @@ async fn a_call_that_runs_out_of_time_has_unknown_cost_unless_it_is_known() {
         ServiceBuilder::new()
             .layer(TokenAccountingLayer::new(TokenLedger::new()).prices(public()))
             .layer(CallTimeoutLayer::new(Duration::from_secs(1)))
-            .service(service_fn(async move |mut request: LlmRequest<&'static str>| {
+            .service(service_fn(move |mut request: LlmRequest| async move {
                 let call = request.open_call();
                 call.set_model("openai", "owl-mini");
                 if known {
@@ -216,7 +216,7 @@ async fn a_call_that_runs_out_of_time_has_unknown_cost_unless_it_is_known() {
     };
     let one = item();
     model(false)
-        .oneshot(LlmRequest::for_item("hi", Arc::clone(&one)))
+        .oneshot(LlmRequest::for_item("hi".into(), Arc::clone(&one)))
         .await
         .unwrap_err();
     assert_eq!(
@@ -224,7 +224,7 @@ async fn a_call_that_runs_out_of_time_has_unknown_cost_unless_it_is_known() {
         (Usd::ZERO, 1)
     );
     model(true)
-        .oneshot(LlmRequest::for_item("hi", Arc::clone(&one)))
+        .oneshot(LlmRequest::for_item("hi".into(), Arc::clone(&one)))
         .await
         .unwrap_err();
     assert_eq!(
@@ -244,7 +244,7 @@ async fn the_name_that_is_asked_counts_before_the_one_that_answers() {
     ] {
         let model = TokenAccountingLayer::new(TokenLedger::new())
             .prices(table)
-            .layer(service_fn(async move |mut request: LlmRequest<&'static str>| {
+            .layer(service_fn(move |mut request: LlmRequest| async move {
                 let call = request.open_call();
                 call.set_model("openai", asked);
                 let answer = LlmResponse::new("hi".to_owned()).with_usage(TokenUsage::new(1_000_000, 0));
@@ -252,7 +252,7 @@ async fn the_name_that_is_asked_counts_before_the_one_that_answers() {
             }));
         let one = item();
         model
-            .oneshot(LlmRequest::for_item("hi", Arc::clone(&one)))
+            .oneshot(LlmRequest::for_item("hi".into(), Arc::clone(&one)))
             .await
             .unwrap();
         assert_eq!(one.report().cost, usd(price));
@@ -265,13 +265,13 @@ async fn several_layers_price_a_call_once() {
     let model = ServiceBuilder::new()
         .layer(TokenAccountingLayer::new(outer.clone()).prices(public()))
         .layer(TokenAccountingLayer::new(inner.clone()))
-        .service(service_fn(async |_: LlmRequest<&'static str>| {
+        .service(service_fn(async |_: LlmRequest| {
             let answer = LlmResponse::new("hi".to_owned()).with_usage(TokenUsage::new(1_000_000, 0));
             Ok::<_, LlmError>(answer.with_metadata(metadata("openai", "owl-mini")))
         }));
     let one = item();
     model
-        .oneshot(LlmRequest::for_item("hi", Arc::clone(&one)))
+        .oneshot(LlmRequest::for_item("hi".into(), Arc::clone(&one)))
         .await
         .unwrap();
     assert_eq!(
@@ -294,7 +294,7 @@ async fn concurrent_calls_add_up_to_the_billionth() {
     const ITEMS: u64 = 2_000;
     let next = Arc::new(AtomicU64::new(0));
     let counter = Arc::clone(&next);
-    let strategy = service_fn(move |_: LlmRequest<u64>| {
+    let strategy = service_fn(move |_: LlmRequest| {
         let number = counter.fetch_add(1, Ordering::Relaxed);
         async move {
             tokio::task::yield_now().await;
@@ -304,7 +304,7 @@ async fn concurrent_calls_add_up_to_the_billionth() {
         }
     });
     let standard = StandardLayer::new().with_prices(public());
-    let items = (0..ITEMS).map(|number| (number.to_string(), number));
+    let items = (0..ITEMS).map(|number| number.to_string());
     let mut results = stream::iter(items)
         .with_strategy(standard.layer(strategy))
         .llm_batch(64);
