@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// call is rounded once, to the nearest billionth: a million calls are off by 0.0005 dollars at most. The largest sum is
 /// 18 billion dollars; more saturates.
 ///
-/// In JSON it is a number of dollars, exact below 2^52 billionths (4.5 million dollars).
+/// In JSON it is a number of dollars, exact below 2^51 billionths (2.2 million dollars).
 ///
 /// ```
 /// use llm_batch::Usd;
