@@ -116,6 +116,57 @@ async fn a_reported_cost_needs_no_prices_and_no_accounting_layer() {
     );
 }
 
+/// What one call over HTTP cost by the public list.
+async fn cost_over_http(name: &str, reply: &'static str) -> (Usd, u32) {
+    let url = server(vec![(200, reply)]).await;
+    let model = Model::builder(name).base_url(url).api_key("key").build().unwrap();
+    let model = TokenAccountingLayer::new(TokenLedger::new())
+        .prices(public())
+        .layer(model);
+    let one = item();
+    model
+        .oneshot(LlmRequest::for_item("hi".into(), Arc::clone(&one)))
+        .await
+        .unwrap();
+    (one.report().cost, one.report().unknown_cost_calls)
+}
+
+#[tokio::test]
+async fn every_wire_tells_the_classes_that_have_prices() {
+    // The sums of arithmetic.rs: writes for five minutes and an hour, thoughts apart from the answer, cached input.
+    let anthropic = r#"{"id":"1","type":"message","role":"assistant","model":"heron-4","content":[{"type":"text","text":"hi"}],"stop_reason":"end_turn","usage":{"input_tokens":1000,"cache_read_input_tokens":4000,"cache_creation_input_tokens":5000,"cache_creation":{"ephemeral_5m_input_tokens":3000,"ephemeral_1h_input_tokens":2000},"output_tokens":100}}"#;
+    assert_eq!(
+        cost_over_http("anthropic:heron-4", anthropic).await,
+        (usd(0.028_95), 0)
+    );
+
+    let gemini = r#"{"candidates":[{"content":{"role":"model","parts":[{"text":"hi"}]},"finishReason":"STOP"}],"modelVersion":"finch-flash","usageMetadata":{"promptTokenCount":1000,"candidatesTokenCount":100,"thoughtsTokenCount":300,"totalTokenCount":1400}}"#;
+    assert_eq!(
+        cost_over_http("gemini:finch-flash", gemini).await,
+        (usd(0.0016), 0)
+    );
+
+    let responses = r#"{"id":"1","object":"response","status":"completed","model":"owl-mini-2026-03-01","output":[{"type":"message","role":"assistant","content":[{"type":"output_text","text":"hi"}]}],"usage":{"input_tokens":1000,"input_tokens_details":{"cached_tokens":400},"output_tokens":200,"total_tokens":1200}}"#;
+    assert_eq!(
+        cost_over_http("openai-responses:owl-mini", responses).await,
+        (usd(0.000_24), 0)
+    );
+    // Written for twelve hours, which the list has no price for.
+    let long = r#"{"id":"1","object":"response","status":"completed","model":"owl-mini","output":[{"type":"message","role":"assistant","content":[{"type":"output_text","text":"hi"}]}],"usage":{"input_tokens":1000,"input_tokens_details":{"cached_tokens":0,"cache_write_tokens":900,"cache_write_tokens_details":{"ttl_12h_tokens":900}},"output_tokens":200,"total_tokens":1200}}"#;
+    assert_eq!(
+        cost_over_http("openai-responses:owl-mini", long).await,
+        (Usd::ZERO, 1)
+    );
+
+    // A deployment with a name of its own, behind which a known model answers: 1,000 * 0.33 + 100 * 0.66
+    let azure = r#"{"id":"1","model":"owl-mini-2026-03-01","choices":[{"message":{"content":"hi"},"finish_reason":"stop"}],"usage":{"prompt_tokens":1000,"completion_tokens":100,"total_tokens":1100}}"#;
+    assert_eq!(cost_over_http("azure:ours", azure).await, (usd(0.000_396), 0));
+    assert_eq!(
+        cost_over_http("openrouter:someone/heron-4", ANSWER_WITH_COST).await,
+        (usd(0.0625), 0)
+    );
+}
+
 /// Answers by the attempt: invalid, out of order, then right. Each call says which model it asks.
 async fn third_time_lucky(mut request: LlmRequest) -> Result<LlmResponse, LlmError> {
     let call = request.open_call();

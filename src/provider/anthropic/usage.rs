@@ -49,6 +49,9 @@ pub(super) fn usage(reply: &Value) -> Option<TokenUsage> {
     let mut tokens = TokenUsage::new(input, output);
     tokens.cached_input = read;
     tokens.cache_write = written;
+    tokens.cache_write_long = cache_writes(reply)
+        .map_or(0, |writes| writes.one_hour)
+        .min(written);
     tokens.reasoning = usage
         .get("output_tokens_details")
         .and_then(|details| number(details.get("thinking_tokens")?))

@@ -55,10 +55,15 @@ pub(super) fn of_response(reply: &Json<'_>) -> Option<TokenUsage> {
 }
 
 fn add_details(tokens: &mut TokenUsage, usage: &Json<'_>, input: &str, output: &str) {
+    let long_writes = || {
+        let writes = usage.get(input)?.get("cache_write_tokens_details")?;
+        number(writes.get("ttl_12h_tokens")?)
+    };
     let known = |group: &str, name: &str| number(usage.get(group)?.get(name)?);
     let detail = |group, name| known(group, name).unwrap_or_default();
     tokens.cached_input = detail(input, "cached_tokens").min(tokens.input);
     tokens.cache_write = detail(input, "cache_write_tokens").min(tokens.input);
+    tokens.cache_write_long = long_writes().unwrap_or_default().min(tokens.cache_write);
     tokens.reasoning = detail(output, "reasoning_tokens").min(tokens.output);
 }
 
