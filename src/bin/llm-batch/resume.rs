@@ -279,11 +279,11 @@ mod tests {
         let head = String::from_utf8(header(&keep).unwrap()).unwrap();
         let rows = [
             (
-                "a,0,true,\"n\n1\",\"out\n\"\"put\"\"\n\",,,,1,2,0,0,0,1,1,5,m,stop\n",
+                "a,0,true,\"n\n1\",\"out\n\"\"put\"\"\n\",,,,1,2,0,0,0,1,1,5,0.25,0,m,stop\n",
                 true,
             ),
-            ("b,1,false,,,other,\"a, b\",,0,0,0,0,0,1,1,5,,\n", false),
-            ("c,2,true,,\"last\n\",,,,1,2,0,0,0,1,1,5,\"m, x\",stop\n", true),
+            ("b,1,false,,,other,\"a, b\",,0,0,0,0,0,1,1,5,,1,,\n", false),
+            ("c,2,true,,\"last\n\",,,,1,2,0,0,0,1,1,5,,,\"m, x\",stop\n", true),
         ];
         cut_everywhere(OutputFormat::Csv, &keep, &head, &rows);
     }
