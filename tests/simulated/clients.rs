@@ -71,7 +71,12 @@ async fn accounts_agree_with_the_providers_ledger_whatever_goes_wrong() {
     for client in CLIENTS {
         for streamed in [false, true] {
             let (ours, theirs) = under_faults(client, streamed).await;
-            let faults = [theirs.throttled, theirs.cut, theirs.garbled];
+            let faults = [
+                theirs.throttled,
+                theirs.cut,
+                theirs.garbled,
+                theirs.billed_answered.cached_input,
+            ];
             assert!(faults.iter().all(|count| *count > 0), "{theirs:?}");
             assert_eq!(theirs.error_events > 0, streamed);
             let snapshot = ours.snapshot();
@@ -89,13 +94,13 @@ async fn accounts_agree_with_the_providers_ledger_whatever_goes_wrong() {
 async fn under_faults(client: fn(&SimulatedServer) -> Model, streamed: bool) -> (TokenLedger, Ledger) {
     let provider = SimulatedProvider::builder()
         .seed(5)
-        .request_quota(Quota::per_second(200))
+        .request_quota(Quota::new(350, ms(3_600_000)))
         .latency(ms(20))
         .slow_body(0.1, ms(40))
         .reset_rate(0.1)
         .status_rate(503, 0.05)
         .truncated_rate(0.05)
-        .cached_share(0.3)
+        .cached_share(0.5)
         .stream_cut_rate(0.1)
         .stream_error_rate(0.1)
         .reasoning_tokens(5)
