@@ -12,11 +12,16 @@ use tower::{ServiceBuilder, ServiceExt};
 
 use super::support::{ms, serve};
 
-const CLIENTS: [fn(&SimulatedServer) -> Model; 3] = [openai, anthropic, gemini];
+const CLIENTS: [fn(&SimulatedServer) -> Model; 4] = [chat, responses, anthropic, gemini];
 
-fn openai(server: &SimulatedServer) -> Model {
+fn chat(server: &SimulatedServer) -> Model {
     let client = OpenAi::builder().base_url(server.base_url()).api_key("key");
-    client.build().unwrap().model("m")
+    client.build().unwrap().chat("m")
+}
+
+fn responses(server: &SimulatedServer) -> Model {
+    let client = OpenAi::builder().base_url(server.base_url()).api_key("key");
+    client.build().unwrap().responses("m")
 }
 
 fn anthropic(server: &SimulatedServer) -> Model {
@@ -257,5 +262,5 @@ async fn a_stream_that_stands_still_times_out_and_may_have_been_billed() {
         assert_eq!(error.delivery(), Delivery::MaybeBilled);
     }
     let ledger = setup.server.shutdown().await;
-    assert_eq!((ledger.cut, ledger.disconnected, ledger.answered), (3, 3, 0));
+    assert_eq!((ledger.cut, ledger.disconnected, ledger.answered), (4, 4, 0));
 }
