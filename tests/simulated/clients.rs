@@ -12,11 +12,16 @@ use tower::{ServiceBuilder, ServiceExt};
 
 use super::support::{ms, serve};
 
-const CLIENTS: [fn(&SimulatedServer) -> Model; 3] = [openai, anthropic, gemini];
+const CLIENTS: [fn(&SimulatedServer) -> Model; 4] = [chat, responses, anthropic, gemini];
 
-fn openai(server: &SimulatedServer) -> Model {
+fn chat(server: &SimulatedServer) -> Model {
     let client = OpenAi::builder().base_url(server.base_url()).api_key("key");
-    client.build().unwrap().model("m")
+    client.build().unwrap().chat("m")
+}
+
+fn responses(server: &SimulatedServer) -> Model {
+    let client = OpenAi::builder().base_url(server.base_url()).api_key("key");
+    client.build().unwrap().responses("m")
 }
 
 fn anthropic(server: &SimulatedServer) -> Model {
@@ -71,7 +76,12 @@ async fn accounts_agree_with_the_providers_ledger_whatever_goes_wrong() {
     for client in CLIENTS {
         for streamed in [false, true] {
             let (ours, theirs) = under_faults(client, streamed).await;
-            let faults = [theirs.throttled, theirs.cut, theirs.garbled];
+            let faults = [
+                theirs.throttled,
+                theirs.cut,
+                theirs.garbled,
+                theirs.billed_answered.cached_input,
+            ];
             assert!(faults.iter().all(|count| *count > 0), "{theirs:?}");
             assert_eq!(theirs.error_events > 0, streamed);
             let snapshot = ours.snapshot();
@@ -89,13 +99,13 @@ async fn accounts_agree_with_the_providers_ledger_whatever_goes_wrong() {
 async fn under_faults(client: fn(&SimulatedServer) -> Model, streamed: bool) -> (TokenLedger, Ledger) {
     let provider = SimulatedProvider::builder()
         .seed(5)
-        .request_quota(Quota::per_second(200))
+        .request_quota(Quota::new(350, ms(3_600_000)))
         .latency(ms(20))
         .slow_body(0.1, ms(40))
         .reset_rate(0.1)
         .status_rate(503, 0.05)
         .truncated_rate(0.05)
-        .cached_share(0.3)
+        .cached_share(0.5)
         .stream_cut_rate(0.1)
         .stream_error_rate(0.1)
         .reasoning_tokens(5)
@@ -252,5 +262,5 @@ async fn a_stream_that_stands_still_times_out_and_may_have_been_billed() {
         assert_eq!(error.delivery(), Delivery::MaybeBilled);
     }
     let ledger = setup.server.shutdown().await;
-    assert_eq!((ledger.cut, ledger.disconnected, ledger.answered), (3, 3, 0));
+    assert_eq!((ledger.cut, ledger.disconnected, ledger.answered), (4, 4, 0));
 }

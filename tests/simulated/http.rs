@@ -200,8 +200,9 @@ async fn each_form_of_hint_is_on_the_wire() {
                 let date = httpdate::parse_http_date(&seconds).unwrap();
                 assert!(date.duration_since(SystemTime::now()).unwrap() > Duration::from_secs(2_900));
             }
-            Hint::Message => assert!(said.starts_with("49m") && said.ends_with('s'), "{said}"),
-            Hint::ResetHeaders => assert!(reset.starts_with("49m"), "{reset}"),
+            // Rounded up to a millisecond, it may be all of them.
+            Hint::Message => assert!(said.starts_with("49m") || said == "50m0s", "{said}"),
+            Hint::ResetHeaders => assert!(reset.starts_with("49m") || reset == "50m0s", "{reset}"),
             Hint::RetryInfo => assert!(details.as_str().unwrap().starts_with("29"), "{details}"),
             _ => {}
         }

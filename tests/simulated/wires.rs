@@ -369,7 +369,7 @@ async fn the_ledger_is_exact_under_random_faults_on_random_wires() {
                 .stream_error_rate(0.1)
                 .stream_stall(0.1, ms(20))
                 .reasoning_tokens(3)
-                .cached_share(0.3)
+                .cached_share(0.5)
         })
         .await;
         // A connection of its own for every call: a client would repeat what was reset on a kept one by itself.
