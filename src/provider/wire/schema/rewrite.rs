@@ -276,14 +276,15 @@ impl Rewriter<'_> {
                         told.push(tell(keyword, value));
                     }
                 }
-                // What remains are the widths of machine numbers.
+                // What remains are the widths of machine numbers, which nobody needs to be told.
                 "format" => {
-                    if value
-                        .as_str()
-                        .is_some_and(|name| self.rules.number_formats.contains(&name))
-                    {
-                        made.insert(keyword.clone(), value.clone());
-                    }
+                    let known = |name| self.rules.number_formats.contains(&name);
+                    made.extend(
+                        value
+                            .as_str()
+                            .filter(|name| known(name))
+                            .map(|_| (keyword.clone(), value.clone())),
+                    );
                 }
                 name if RULES.contains(&name) => {
                     if (self.rules.has)(name, value) {
@@ -356,7 +357,7 @@ impl Rewriter<'_> {
         if properties.is_some() || !self.rules.open {
             made.insert("properties".to_owned(), Value::Object(written));
         }
-        if !names.is_empty() || self.rules.all_required {
+        if required.is_some() || self.rules.all_required {
             made.insert("required".to_owned(), Value::Array(names));
         }
         match others {
