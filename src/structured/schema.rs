@@ -167,13 +167,12 @@ fn wrapped(mut schema: Value) -> Value {
         name.push('_');
     }
     let reference = format!("#/$defs/{name}");
-    let mut is_recursive = redirect(&mut schema, &reference);
+    let mut redirected = redirect(&mut schema, &reference);
     for container in ["$defs", "definitions"] {
-        is_recursive |= whole
-            .get_mut(container)
-            .is_some_and(|definitions| redirect(definitions, &reference));
+        let definitions = whole.get_mut(container);
+        redirected += definitions.map_or(0, |definitions| redirect_each(definitions, &reference));
     }
-    if is_recursive {
+    if redirected > 0 {
         let definitions = whole.entry("$defs").or_insert_with(|| json!({}));
         definitions[&name] = std::mem::replace(&mut schema, json!({ "$ref": reference }));
     }
@@ -181,22 +180,31 @@ fn wrapped(mut schema: Value) -> Value {
     Value::Object(whole)
 }
 
-/// Points references to the whole to `reference`. Returns whether there are any.
-fn redirect(schema: &mut Value, reference: &str) -> bool {
+/// Points references to the whole to `reference`. Returns how many there are.
+fn redirect(schema: &mut Value, reference: &str) -> usize {
     match schema {
-        Value::Object(keywords) => keywords.iter_mut().fold(false, |found, (keyword, value)| {
-            if keyword == "$ref" && value == "#" {
-                *value = reference.into();
-                return true;
-            }
-            let is_data = matches!(keyword.as_str(), "const" | "enum" | "default" | "examples");
-            (!is_data && redirect(value, reference)) || found
-        }),
-        Value::Array(values) => values
+        Value::Object(keywords) => keywords
             .iter_mut()
-            .fold(false, |found, value| redirect(value, reference) || found),
-        _ => false,
+            .map(|(keyword, value)| match keyword.as_str() {
+                "$ref" if value == "#" => {
+                    *value = reference.into();
+                    1
+                }
+                "const" | "enum" | "default" | "examples" => 0,
+                // By name, which may be that of a keyword.
+                "properties" | "patternProperties" | "dependentSchemas" => redirect_each(value, reference),
+                _ => redirect(value, reference),
+            })
+            .sum(),
+        Value::Array(values) => values.iter_mut().map(|value| redirect(value, reference)).sum(),
+        _ => 0,
     }
+}
+
+/// The same for schemas by name.
+fn redirect_each(schemas: &mut Value, reference: &str) -> usize {
+    let schemas = schemas.as_object_mut().into_iter().flatten();
+    schemas.map(|(_, schema)| redirect(schema, reference)).sum()
 }
 
 /// Removes the field at a path.

@@ -190,6 +190,20 @@ async fn a_type_that_is_no_object_is_asked_for_inside_one() {
     let answer = model.oneshot(LlmRequest::new("?".into())).await.unwrap();
     assert_eq!(answer.output, Sum::Of(vec![Sum::Number(1), Sum::Of(vec![])]));
 
+    // Also by a field that has the name of a keyword.
+    #[derive(Debug, Deserialize, JsonSchema, PartialEq)]
+    #[serde(tag = "kind", rename_all = "lowercase")]
+    enum Node {
+        Leaf,
+        Branch { default: Option<Box<Node>> },
+    }
+    let text = r#"{"kind": "branch", "default": {"kind": "leaf"}}"#;
+    let model = Script::new([says(text)]).structured::<Node>();
+    assert!(!model.schema().to_string().contains(r##""$ref":"#""##));
+    let answer = model.oneshot(LlmRequest::new("?".into())).await.unwrap();
+    let leaf = Some(Box::new(Node::Leaf));
+    assert_eq!(answer.output, Node::Branch { default: leaf });
+
     // A variant of the same name is what it says it is.
     #[derive(Debug, Deserialize, JsonSchema, PartialEq)]
     #[serde(rename_all = "lowercase")]

@@ -6,7 +6,9 @@
 
 mod anthropic;
 mod gemini;
+mod keyword;
 mod merge;
+mod nullable;
 mod openai;
 mod reference;
 mod rewrite;

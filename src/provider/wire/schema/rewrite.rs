@@ -2,7 +2,9 @@
 
 use serde_json::{Map, Value, json};
 
+use super::keyword::{RULES, describe, is_about_the_schema, one_or_many, separated, tell, types};
 use super::merge::merged;
+use super::nullable::nullable;
 use super::reference::{Definition, canonical, is_named, reference_of, target};
 use super::{Refusal, below, visit};
 
@@ -23,35 +25,6 @@ pub(super) struct Rules {
     /// Whether every property is required, and may be null instead of missing.
     pub(super) all_required: bool,
 }
-
-/// Rules about a value. Those that a subset does not have are told in the description.
-const RULES: [&str; 25] = [
-    "minimum",
-    "maximum",
-    "exclusiveMinimum",
-    "exclusiveMaximum",
-    "multipleOf",
-    "minLength",
-    "maxLength",
-    "pattern",
-    "minItems",
-    "maxItems",
-    "uniqueItems",
-    "contains",
-    "minContains",
-    "maxContains",
-    "unevaluatedItems",
-    "minProperties",
-    "maxProperties",
-    "propertyNames",
-    "dependentRequired",
-    "dependentSchemas",
-    "not",
-    "if",
-    "then",
-    "else",
-    "contentEncoding",
-];
 
 /// The schema in the subset of `rules`.
 pub(super) fn rewrite(root: &Value, rules: &Rules) -> Result<Value, Refusal> {
@@ -276,14 +249,15 @@ impl Rewriter<'_> {
                         told.push(tell(keyword, value));
                     }
                 }
-                // What remains are the widths of machine numbers.
+                // What remains are the widths of machine numbers, which nobody needs to be told.
                 "format" => {
-                    if value
-                        .as_str()
-                        .is_some_and(|name| self.rules.number_formats.contains(&name))
-                    {
-                        made.insert(keyword.clone(), value.clone());
-                    }
+                    let known = |name| self.rules.number_formats.contains(&name);
+                    made.extend(
+                        value
+                            .as_str()
+                            .filter(|name| known(name))
+                            .map(|_| (keyword.clone(), value.clone())),
+                    );
                 }
                 name if RULES.contains(&name) => {
                     if (self.rules.has)(name, value) {
@@ -302,7 +276,11 @@ impl Rewriter<'_> {
             self.array(&schema, &mut made, &mut told, path)?;
         }
         describe(&mut made, &told);
-        Ok(separated(made, self.rules))
+        Ok(if self.rules.constants {
+            Value::Object(made)
+        } else {
+            separated(made)
+        })
     }
 
     /// Which values are allowed, where there are only those that are texts or numbers.
@@ -345,7 +323,7 @@ impl Rewriter<'_> {
         for (name, property) in properties.into_iter().flatten() {
             let mut property = self.schema(property, &below(&below(path, "properties"), name))?;
             if self.rules.all_required && !is_required(name) {
-                property = self.nullable(property);
+                property = nullable(self.root, property);
             }
             written.insert(name.clone(), property);
         }
@@ -356,7 +334,7 @@ impl Rewriter<'_> {
         if properties.is_some() || !self.rules.open {
             made.insert("properties".to_owned(), Value::Object(written));
         }
-        if !names.is_empty() || self.rules.all_required {
+        if required.is_some() || self.rules.all_required {
             made.insert("required".to_owned(), Value::Array(names));
         }
         match others {
@@ -433,160 +411,4 @@ impl Rewriter<'_> {
             .unwrap_or("value")
             .to_owned()
     }
-
-    /// The same, or null.
-    fn nullable(&self, mut schema: Value) -> Value {
-        if self.allows_null(&schema, 0) {
-            return schema;
-        }
-        let Value::Object(keywords) = &mut schema else {
-            return schema;
-        };
-        if let Some(Value::Array(branches)) = keywords.get_mut("anyOf") {
-            branches.push(json!({ "type": "null" }));
-            return schema;
-        }
-        if keywords.contains_key("$ref") {
-            return json!({ "anyOf": [schema, { "type": "null" }] });
-        }
-        if let Some(value) = keywords.shift_remove("const") {
-            keywords.insert("enum".to_owned(), json!([value]));
-        }
-        if let Some(Value::Array(values)) = keywords.get_mut("enum") {
-            values.push(Value::Null);
-        }
-        match keywords.get_mut("type") {
-            Some(Value::Array(types)) => types.push("null".into()),
-            Some(kind) => *kind = json!([kind.take(), "null"]),
-            None => {}
-        }
-        schema
-    }
-
-    fn allows_null(&self, schema: &Value, depth: usize) -> bool {
-        if let Some(reference) = reference_of(schema) {
-            // A chain of bare references may bite its tail.
-            return depth < 16
-                && target(self.root, reference).is_some_and(|found| self.allows_null(found, depth + 1));
-        }
-        let branches = [schema.get("anyOf"), schema.get("oneOf")];
-        let mut branches = branches
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_array)
-            .flatten();
-        match schema.get("type") {
-            Some(Value::String(kind)) => kind == "null",
-            Some(Value::Array(kinds)) => kinds.iter().any(|kind| kind == "null"),
-            _ => branches.any(|branch| self.allows_null(branch, depth)),
-        }
-    }
-}
-
-/// Keywords about the schema as a text, and hints that no provider reads.
-fn is_about_the_schema(keyword: &str) -> bool {
-    matches!(
-        keyword,
-        "$defs"
-            | "definitions"
-            | "$schema"
-            | "$id"
-            | "$comment"
-            | "examples"
-            | "deprecated"
-            | "readOnly"
-            | "writeOnly"
-    )
-}
-
-/// The types that a schema names, or that follow from its other keywords.
-fn types(schema: &Map<String, Value>) -> Vec<String> {
-    match schema.get("type") {
-        Some(Value::String(kind)) => return vec![kind.clone()],
-        Some(Value::Array(kinds)) => {
-            return kinds
-                .iter()
-                .filter_map(Value::as_str)
-                .map(str::to_owned)
-                .collect();
-        }
-        _ => {}
-    }
-    let values = schema.get("enum").and_then(Value::as_array);
-    let mut types: Vec<String> = Vec::new();
-    for value in values.into_iter().flatten().chain(schema.get("const")) {
-        let kind = match value {
-            Value::Null => "null",
-            Value::Bool(_) => "boolean",
-            Value::Number(number) if number.is_f64() => "number",
-            Value::Number(_) => "integer",
-            Value::String(_) => "string",
-            Value::Array(_) => "array",
-            Value::Object(_) => "object",
-        };
-        if !types.iter().any(|entry| entry == kind) {
-            types.push(kind.to_owned());
-        }
-    }
-    let has = |keyword: &str| schema.contains_key(keyword);
-    if types.is_empty() && (has("properties") || has("additionalProperties")) {
-        types.push("object".to_owned());
-    }
-    if types.is_empty() && (has("items") || has("prefixItems")) {
-        types.push("array".to_owned());
-    }
-    types
-}
-
-fn one_or_many(types: &[String]) -> Value {
-    match types {
-        [only] => only.as_str().into(),
-        many => many.into(),
-    }
-}
-
-fn tell(keyword: &str, value: &Value) -> String {
-    match value {
-        Value::String(text) => format!("{keyword}: {text}"),
-        value => format!("{keyword}: {value}"),
-    }
-}
-
-/// Adds what the subset has no keyword for to the description.
-fn describe(made: &mut Map<String, Value>, told: &[String]) {
-    if told.is_empty() {
-        return;
-    }
-    let told = told.join(", ");
-    let text = match made.get("description").and_then(Value::as_str) {
-        Some(text) => format!("{text} ({told})"),
-        None => told,
-    };
-    made.insert("description".to_owned(), text.into());
-}
-
-/// Texts of a choice that may be null as well: two schemas, where a choice has only texts and numbers.
-fn separated(made: Map<String, Value>, rules: &Rules) -> Value {
-    let Some(Value::Array(types)) = made.get("type") else {
-        return Value::Object(made);
-    };
-    if rules.constants || !made.contains_key("enum") || !types.iter().any(|kind| kind == "null") {
-        return Value::Object(made);
-    }
-    let others: Vec<String> = types
-        .iter()
-        .filter_map(Value::as_str)
-        .filter(|kind| *kind != "null")
-        .map(str::to_owned)
-        .collect();
-    let mut choice = made;
-    let mut around = Map::new();
-    for keyword in ["title", "description"] {
-        if let Some(text) = choice.shift_remove(keyword) {
-            around.insert(keyword.to_owned(), text);
-        }
-    }
-    choice.insert("type".to_owned(), one_or_many(&others));
-    around.insert("anyOf".to_owned(), json!([choice, { "type": "null" }]));
-    Value::Object(around)
 }
