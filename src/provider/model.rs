@@ -33,8 +33,10 @@ pub(crate) struct Ask<'a> {
     pub(crate) defaults: &'a Prompt,
     pub(crate) streamed: bool,
     /// The provider's name of the context cache that the question refers to.
+    #[cfg_attr(not(feature = "gemini"), allow(dead_code))]
     pub(crate) context_cache: Option<&'a str>,
     /// Whether a call of the same item was throttled before.
+    #[cfg_attr(not(feature = "gemini"), allow(dead_code))]
     pub(crate) throttled_before: bool,
 }
 

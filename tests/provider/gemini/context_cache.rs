@@ -7,10 +7,12 @@ use std::time::{Duration, SystemTime};
 
 use futures::future::join_all;
 use futures::{StreamExt, stream};
-use llm_batch::provider::gemini::ContextCache;
+use llm_batch::provider::Streaming;
+use llm_batch::provider::gemini::{ContextCache, Gemini};
+use llm_batch::testing::SimulatedProvider;
 use llm_batch::{
     Delivery, Disposition, ErrorKind, LlmRequest, LlmStreamExt, Message, Prompt, StandardLayer,
-    TokenAccountingLayer, TokenLedger,
+    TokenAccountingLayer, TokenLedger, TokenUsage,
 };
 use serde_json::{Value, json};
 use tower::{Layer, ServiceExt};
@@ -234,6 +236,54 @@ async fn a_thousand_items_under_the_whole_stack_share_one_cache() {
     assert_eq!(asked(&server).iter().filter(|call| *call == "POST").count(), 2);
     let usage = ledger.snapshot().usage;
     assert_eq!((usage.input, usage.cached_input), (3_520_000, 3_512_000));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn accounts_are_those_of_the_simulated_provider_though_the_cache_goes_away() {
+    for streamed in [false, true] {
+        let provider = SimulatedProvider::builder().build().unwrap();
+        let server = provider.serve("127.0.0.1:0").await.unwrap();
+        let client = Gemini::builder().base_url(server.origin()).build().unwrap();
+        let content =
+            Prompt::default().with_message(Message::user("All cats are grey at night. ".repeat(200)));
+        let cache = || client.context_cache("gemini-2.5-flash", content.clone()).unwrap();
+        let mut model = cache().model();
+        if streamed {
+            model = model.with_streaming(Streaming::new());
+        }
+        let layer = StandardLayer::new();
+        let ours = layer.ledger().clone();
+        let prompts = (0..400).map(|number| format!("question {number}"));
+        let mut results = stream::iter(prompts)
+            .with_strategy(layer.layer(model))
+            .llm_batch(50);
+        let (mut answered, mut calls, mut usage) = (0, 0, TokenUsage::ZERO);
+        while let Some(outcome) = results.next().await {
+            outcome.result.unwrap();
+            assert_eq!(
+                (outcome.report.attempts, outcome.report.unknown_usage_calls),
+                (1, 0)
+            );
+            calls += u64::from(outcome.report.calls);
+            usage += outcome.report.usage;
+            answered += 1;
+            if answered == 200 {
+                // Another process adopts it, and removes it.
+                let other = cache();
+                other.prepare().await.unwrap();
+                other.delete().await.unwrap();
+            }
+        }
+        let theirs = server.shutdown().await;
+        assert_eq!((answered, theirs.answered, theirs.caches_created), (400, 400, 2));
+        assert_eq!(theirs.billed_answered, usage);
+        assert_eq!(ours.snapshot().usage, usage);
+        // Every item met the removal at most once.
+        let refused = theirs.rejected.get(&403).copied().unwrap_or_default();
+        assert!((1..=100).contains(&refused), "{refused}");
+        assert_eq!(calls, 400 + refused);
+        assert_eq!(usage.cached_input, 400 * theirs.cache_creation_tokens / 2);
+    }
 }
 
 #[tokio::test]

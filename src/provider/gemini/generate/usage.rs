@@ -61,7 +61,7 @@ mod tests {
 
     use super::*;
 
-    fn read(counts: Value) -> Option<(u64, u64, u64, u64)> {
+    fn read(counts: &Value) -> Option<(u64, u64, u64, u64)> {
         let usage = usage(&json!({ "usageMetadata": counts }))?;
         Some((usage.input, usage.output, usage.cached_input, usage.reasoning))
     }
@@ -106,7 +106,7 @@ mod tests {
             (json!({}), None),
             (json!(null), None),
         ] {
-            assert_eq!(read(counts.clone()), expected, "{counts}");
+            assert_eq!(read(&counts), expected, "{counts}");
         }
     }
 }
