@@ -71,6 +71,7 @@
 //! | `price` | price tables, for the cost of calls (feature `prices`) |
 //! | [`provider`] | one module per wire format |
 //! | `structured` | typed answers (feature `structured`) |
+//! | [`recipe`] | small pieces for common tasks: escalation, fallback, and programs to copy from |
 //! | [`telemetry`] | the names of metrics, spans and fields |
 //! | `testing` | scripted fakes and the simulated provider (feature `testing`) |
 //!
@@ -106,6 +107,7 @@
 //! | `testing` | fakes and the simulated provider | |
 //! | `structured` | typed answers: a JSON Schema from a type, answers checked against it | |
 //! | `garde` | rules of the type's own, by `garde`, for typed answers | |
+//! | `cache` | a cache of answers, as a layer | |
 //! | `cli` | the command line `llm-batch` | |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![forbid(unsafe_code)]
@@ -119,6 +121,7 @@ pub mod provider;
 #[cfg(feature = "structured")]
 #[cfg_attr(docsrs, doc(cfg(feature = "structured")))]
 pub mod structured;
+pub mod recipe;
 pub mod telemetry;
 #[cfg(feature = "testing")]
 #[cfg_attr(docsrs, doc(cfg(feature = "testing")))]

@@ -1,0 +1,6 @@
+//! The recipes: the numbers that each of them promises.
+#![allow(clippy::unwrap_used)]
+
+mod escalate;
+mod fallback;
+mod support;
