@@ -109,8 +109,7 @@ async fn a_hundred_items_on_one_ladder_climb_by_themselves() {
     let calls: [Arc<AtomicU32>; 2] = Default::default();
     let [first, second] = [&calls[0], &calls[1]].map(Arc::clone);
     // Odd items are bad at first, and wait long enough that all are on the ladder at once.
-    let ladder = Escalate::new([0, 1]).strategies().to_vec();
-    let ladder = Escalate::new(ladder.into_iter().map(|rung| {
+    let ladder = Escalate::new([0, 1].map(|rung| {
         let calls = Arc::clone(if rung == 0 { &first } else { &second });
         service_fn(move |request: LlmRequest| {
             calls.fetch_add(1, Ordering::Relaxed);
