@@ -118,10 +118,10 @@ pub mod layer;
 #[cfg_attr(docsrs, doc(cfg(feature = "prices")))]
 pub mod price;
 pub mod provider;
+pub mod recipe;
 #[cfg(feature = "structured")]
 #[cfg_attr(docsrs, doc(cfg(feature = "structured")))]
 pub mod structured;
-pub mod recipe;
 pub mod telemetry;
 #[cfg(feature = "testing")]
 #[cfg_attr(docsrs, doc(cfg(feature = "testing")))]

@@ -3,4 +3,7 @@
 
 mod escalate;
 mod fallback;
+mod feedback;
+mod partial;
+mod profile;
 mod support;
