@@ -57,10 +57,10 @@ fn last_text(prompt: &Prompt) -> &str {
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
-    // The simulated model: it calls the tool once, and then answers. A tenth of its replies are 503s.
+    // The simulated model: it calls the tool once, and then answers. A third of its replies are 503s.
     let provider = SimulatedProvider::builder()
-        .seed(1)
-        .status_rate(503, 0.1)
+        .seed(4)
+        .status_rate(503, 0.34)
         .latency(Duration::from_millis(5))
         .build()?;
     let service = provider.service();
