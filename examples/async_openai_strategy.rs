@@ -8,6 +8,7 @@
 use async_openai::Client;
 use async_openai::config::OpenAIConfig;
 use async_openai::error::OpenAIError;
+use async_openai::middleware::ReqwestService;
 use async_openai::types::chat::{CreateChatCompletionRequest, CreateChatCompletionResponse};
 use futures::{StreamExt, stream};
 use llm_batch::testing::SimulatedProvider;
@@ -54,9 +55,8 @@ async fn main() -> Result<(), BoxError> {
     let config = OpenAIConfig::new()
         .with_api_base(server.base_url())
         .with_api_key("none needed");
-    // Without a middleware of its own the client repeats 429s and 5xx by itself; ours is the only retry here.
-    let http = tower::util::BoxCloneSyncService::new(async_openai::middleware::ReqwestService::default());
-    let client = Client::with_config(config).with_http_service(http);
+    // Without a service that it is given the client repeats 429s and 5xx by itself; ours is the only retry here.
+    let client = Client::with_config(config).with_http_service(ReqwestService::default());
 
     let strategy = service_fn(move |request: LlmRequest<CreateChatCompletionRequest>| {
         let client = client.clone();

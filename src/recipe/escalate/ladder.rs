@@ -14,8 +14,34 @@ use crate::request::LlmRequest;
 
 /// Asks `models` one after the other: the first at first, and after every bad answer the next one.
 ///
-/// It writes [`Prompt::with_model`](crate::Prompt::with_model) into every request, over a model that the prompt had. See the
-/// [module](super).
+/// It writes [`Prompt::with_model`](crate::Prompt::with_model) into every request, over a model that the prompt had. How items climb is
+/// told at [`Escalate`](super::Escalate). Place it above the gate, so that each model has its own:
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), llm_batch::BoxError> {
+/// use llm_batch::layer::rate_limiter::RateLimiters;
+/// use llm_batch::recipe::models;
+/// use llm_batch::{
+///     LlmError, LlmRequest, LlmResponse, RateLimiter, RateLimiterLayer, RetryLayer, RetryPolicy,
+/// };
+/// use tower::{ServiceBuilder, ServiceExt, service_fn};
+///
+/// let gates = RateLimiters::new(|_: &String| RateLimiter::default());
+/// let model = ServiceBuilder::new()
+///     .layer(RetryLayer::new(RetryPolicy::new(3)))
+///     .layer(models(["small", "medium", "large"]))
+///     .layer(RateLimiterLayer::keyed(move |request: &LlmRequest| {
+///         gates.get(request.input().model().unwrap_or("default"))
+///     }))
+///     .service(service_fn(async |request: LlmRequest| match request.input().model() {
+///         Some("medium") => Ok(LlmResponse::new("42".to_owned())),
+///         _ => Err(LlmError::validation("expected a number")),
+///     }));
+/// assert_eq!(model.oneshot(LlmRequest::new("6 times 7?".into())).await?.output, "42");
+/// # Ok(()) }
+/// ```
+///
+/// `examples/escalate.rs` compares the cost with that of always asking the best model.
 ///
 /// # Panics
 /// If there is no model.
@@ -30,8 +56,8 @@ pub fn models<M: Into<String>>(models: impl IntoIterator<Item = M>) -> LadderLay
 /// Asks at the first temperature at first, and after every bad answer at the next one.
 ///
 /// It writes [`Prompt::with_temperature`](crate::Prompt::with_temperature) into every request. Zero first is the usual
-/// ladder: a model that is asked again in the same words at temperature 0 tends to repeat its mistake. See the
-/// [module](super); some models refuse any temperature.
+/// ladder: a model that is asked again in the same words at temperature 0 tends to repeat its mistake. Some models refuse any
+/// temperature. How items climb is told at [`Escalate`](super::Escalate).
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), llm_batch::BoxError> {
@@ -63,7 +89,7 @@ pub fn temperatures(temperatures: impl IntoIterator<Item = f64>) -> LadderLayer<
 /// A ladder of settings for one strategy: writes the setting of the item's rung into each request.
 ///
 /// [`models`] and [`temperatures`] are the two usual ones. Place it under the retries and, where the setting decides
-/// the gate, above the gate. See the [module](super).
+/// the gate, above the gate. How items climb is told at [`Escalate`](super::Escalate).
 ///
 /// ```
 /// use llm_batch::LlmRequest;

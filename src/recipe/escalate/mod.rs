@@ -1,46 +1,4 @@
-//! Ladders: a bad answer takes the item one rung up, a bad connection does not.
-//!
-//! An item starts on the first rung. After an answer that was bad (a failure whose verdict is
-//! [`RetryNow`](Disposition::RetryNow): validation, a malformed tool call) its next call is made one rung higher; the last
-//! rung is kept. A failure of the transport, a throttle or a time limit says nothing about the model, so the item stays
-//! where it is. Where an item stands is in its own [`RetryState`](crate::RetryState): items that share a ladder do not see
-//! each other.
-//!
-//! Two forms:
-//!
-//! | the rungs are | use | place |
-//! |---|---|---|
-//! | strategies, each with its own gate | [`Escalate`] | under the retries, in place of the strategy |
-//! | settings of one strategy | [`models`], [`temperatures`], or a [`LadderLayer`] of your own | under the retries, above the gate |
-//!
-//! The retry policy needs at least as many attempts as the ladder has rungs.
-//!
-//! ```
-//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), llm_batch::BoxError> {
-//! use llm_batch::layer::rate_limiter::RateLimiters;
-//! use llm_batch::recipe::models;
-//! use llm_batch::{
-//!     LlmError, LlmRequest, LlmResponse, RateLimiter, RateLimiterLayer, RetryLayer, RetryPolicy,
-//! };
-//! use tower::{ServiceBuilder, ServiceExt, service_fn};
-//!
-//! // One gate per model: the ladder has written the model into the request before the gate is picked.
-//! let gates = RateLimiters::new(|_: &String| RateLimiter::default());
-//! let model = ServiceBuilder::new()
-//!     .layer(RetryLayer::new(RetryPolicy::new(3)))
-//!     .layer(models(["small", "medium", "large"]))
-//!     .layer(RateLimiterLayer::keyed(move |request: &LlmRequest| {
-//!         gates.get(request.input().model().unwrap_or("default"))
-//!     }))
-//!     .service(service_fn(async |request: LlmRequest| match request.input().model() {
-//!         Some("medium") => Ok(LlmResponse::new("42".to_owned())),
-//!         _ => Err(LlmError::validation("expected a number")),
-//!     }));
-//! assert_eq!(model.oneshot(LlmRequest::new("6 times 7?".into())).await?.output, "42");
-//! # Ok(()) }
-//! ```
-//!
-//! `examples/escalate.rs` compares the cost with always asking the best model.
+//! Ladders.
 
 use std::fmt;
 use std::sync::Arc;
@@ -49,8 +7,6 @@ use std::task::{Context, Poll};
 use tower::util::Oneshot;
 use tower_service::Service;
 
-#[cfg(doc)]
-use crate::Disposition;
 use crate::classify::{Classify, KindClassifier};
 use crate::request::LlmRequest;
 
@@ -63,10 +19,16 @@ pub use ladder::{Ladder, LadderLayer, models, temperatures};
 
 use rungs::Rungs;
 
-/// A ladder of strategies: each item is asked of the one on whose rung it stands. See the [module](self).
+/// A ladder of strategies: a bad answer takes the item one rung up, a bad connection does not.
 ///
-/// It is a strategy itself and stands under the retries. The strategies are of one type;
-/// [`boxed_strategy`](crate::StrategyExt::boxed_strategy) makes them so. Each may have a gate and accounts of its own.
+/// An item starts on the first rung. After an answer that was bad (a failure whose verdict is
+/// [`RetryNow`](crate::Disposition::RetryNow): validation, a malformed tool call) its next call is made one rung higher; the last
+/// rung is kept. A failure of the transport, a throttle or a time limit says nothing about the model, so the item stays where
+/// it is. Where an item stands is in its own [`RetryState`](crate::RetryState): items that share a ladder do not see each other.
+///
+/// A ladder is a strategy itself and stands under the retries, which need at least as many attempts as it has rungs. Its strategies
+/// are of one type; [`boxed_strategy`](crate::StrategyExt::boxed_strategy) makes them so. Each may have a gate and accounts of its
+/// own. Where the rungs are settings of **one** strategy, use [`models`], [`temperatures`] or a [`LadderLayer`] of your own.
 ///
 /// It waits for the strategy in its future, as only the request tells which one it is: its `poll_ready` is always ready.
 ///

@@ -1,49 +1,4 @@
-//! What was good is kept; only the rest is asked for again.
-//!
-//! After an answer with some wrong fields the next attempt asks for those alone, with a schema of those alone, and its answer
-//! is put into the last one. So a long answer with one wrong field costs one field more, not a second long answer.
-//!
-//! [`partial`] builds it around a typed strategy:
-//!
-//! ```
-//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), llm_batch::BoxError> {
-//! use llm_batch::recipe::partial;
-//! use llm_batch::{LlmError, LlmRequest, LlmResponse, RetryLayer, RetryPolicy, StructuredExt};
-//! use schemars::JsonSchema;
-//! use serde::Deserialize;
-//! use tower::{ServiceBuilder, ServiceExt, service_fn};
-//!
-//! #[derive(Deserialize, JsonSchema)]
-//! struct Review {
-//!     product: String,
-//!     #[schemars(range(min = 1, max = 5))]
-//!     stars: u8,
-//! }
-//!
-//! let provider = service_fn(async |request: LlmRequest| {
-//!     let schema = request.input().output_schema().unwrap();
-//!     let text = if schema["properties"].get("product").is_some() {
-//!         r#"{"product": "lamp", "stars": 9}"#
-//!     } else {
-//!         r#"{"stars": 4}"#
-//!     };
-//!     Ok::<_, LlmError>(LlmResponse::new(text.to_owned()))
-//! });
-//! let model = ServiceBuilder::new()
-//!     .layer(RetryLayer::new(RetryPolicy::new(2)))
-//!     .service(partial(provider, |provider| provider.structured::<Review>()));
-//! let review = model.oneshot(LlmRequest::new("Great lamp, a bit pale.".into())).await?.output;
-//! assert_eq!((review.product.as_str(), review.stars), ("lamp", 4));
-//! # Ok(()) }
-//! ```
-//!
-//! # What is kept
-//! All members of an answer that is a JSON object but those that a fault names, or is inside of. A list with a fault in it is
-//! asked for as a whole, as is an answer with a fault that names no field. The merged answer is checked as any other, so a field
-//! that the new one made wrong is asked for in turn.
-//!
-//! The item's [`RetryState`](crate::RetryState) keeps it, so other items see nothing of it, and failures in between (a throttle, a
-//! broken connection, an answer that is no JSON) lose nothing.
+//! What was good is kept, and only the rest is asked for again.
 
 use std::fmt;
 use std::future::Future;
@@ -65,9 +20,52 @@ mod schema;
 
 use kept::Kept;
 
-/// Asks again only for what was wrong. See the [module](self).
+/// Keeps what was good of an answer, and asks again only for the rest.
 ///
-/// `typed` makes the typed strategy of the strategy that it is given, which is `strategy` with what merges its answers around it.
+/// After an answer with some wrong fields the next attempt asks for those alone, with a schema of those alone, and its answer
+/// is put into the last one. So a long answer with one wrong field costs one field more, not a second long answer.
+///
+/// `typed` makes the typed strategy: of `strategy`, with what merges its answers around it.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), llm_batch::BoxError> {
+/// use llm_batch::recipe::partial;
+/// use llm_batch::{LlmError, LlmRequest, LlmResponse, RetryLayer, RetryPolicy, StructuredExt};
+/// use schemars::JsonSchema;
+/// use serde::Deserialize;
+/// use tower::{ServiceBuilder, ServiceExt, service_fn};
+///
+/// #[derive(Deserialize, JsonSchema)]
+/// struct Review {
+///     product: String,
+///     #[schemars(range(min = 1, max = 5))]
+///     stars: u8,
+/// }
+///
+/// let provider = service_fn(async |request: LlmRequest| {
+///     let schema = request.input().output_schema().unwrap();
+///     let text = if schema["properties"].get("product").is_some() {
+///         r#"{"product": "lamp", "stars": 9}"#
+///     } else {
+///         r#"{"stars": 4}"#
+///     };
+///     Ok::<_, LlmError>(LlmResponse::new(text.to_owned()))
+/// });
+/// let model = ServiceBuilder::new()
+///     .layer(RetryLayer::new(RetryPolicy::new(2)))
+///     .service(partial(provider, |provider| provider.structured::<Review>()));
+/// let review = model.oneshot(LlmRequest::new("Great lamp, a bit pale.".into())).await?.output;
+/// assert_eq!((review.product.as_str(), review.stars), ("lamp", 4));
+/// # Ok(()) }
+/// ```
+///
+/// # What is kept
+/// All members of an answer that is a JSON object but those that a fault names, or is inside of. A list with a fault in it is
+/// asked for as a whole, as is an answer with a fault that names no field. The merged answer is checked as any other, so a field
+/// that the new one made wrong is asked for in turn.
+///
+/// The item's [`RetryState`](crate::RetryState) keeps it, so other items see nothing of it, and failures in between (a throttle, a
+/// broken connection, an answer that is no JSON) lose nothing.
 pub fn partial<P, S>(strategy: P, typed: impl FnOnce(Merge<P>) -> S) -> Partial<S> {
     Partial {
         inner: typed(Merge { inner: strategy }),
