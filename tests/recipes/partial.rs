@@ -1,13 +1,15 @@
 //! What was good is kept, and the rest is asked for.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
 use futures::{StreamExt, stream};
-use llm_batch::recipe::partial;
+use llm_batch::recipe::{feedback, partial};
 use llm_batch::{
     Fault, InvalidOutput, LlmError, LlmRequest, LlmResponse, LlmStreamExt, Prompt, RetryLayer, RetryPolicy,
     StandardLayer, StructuredExt, TokenUsage,
 };
+use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
 
@@ -186,5 +188,112 @@ async fn items_that_share_the_strategy_keep_what_is_theirs() {
     for outcome in outcomes {
         let expected = json!({"name": format!("person {}", outcome.index), "age": outcome.index});
         assert_eq!(outcome.result.unwrap().output, expected);
+    }
+}
+
+/// JSON of a few names that are awkward in pointers, some depth, and lists.
+fn any_json() -> impl proptest::strategy::Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i32>().prop_map(Value::from),
+        "[a-z ]{0,6}".prop_map(Value::from),
+    ];
+    leaf.prop_recursive(3, 24, 4, |inner| {
+        let names = prop_oneof![Just("a"), Just("b"), Just("a/b"), Just("~"), Just("0"), Just("")];
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..3).prop_map(Value::from),
+            prop::collection::btree_map(names.prop_map(str::to_owned), inner, 0..4)
+                .prop_map(|members| members.into_iter().collect::<Map<_, _>>().into()),
+        ]
+    })
+}
+
+/// Every pointer into `value`.
+fn pointers(value: &Value, path: &str, found: &mut Vec<String>) {
+    found.push(path.to_owned());
+    let mut inside = |name: &str, part: &Value| {
+        let name = name.replace('~', "~0").replace('/', "~1");
+        pointers(part, &format!("{path}/{name}"), found);
+    };
+    match value {
+        Value::Object(members) => members.iter().for_each(|(name, part)| inside(name, part)),
+        Value::Array(parts) => (0..)
+            .zip(parts)
+            .for_each(|(index, part)| inside(&index.to_string(), part)),
+        _ => {}
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// Whatever is answered, and whatever is wrong with it: nothing panics, every fault is told, and all members without a
+    /// fault at them, above them or inside stay as they were.
+    #[test]
+    fn good_members_survive_any_answer(
+        first in any_json(),
+        second in prop_oneof![any_json().prop_map(|value| value.to_string()), ".{0,20}"],
+        picks in prop::collection::vec(any::<prop::sample::Index>(), 1..4),
+        stray in "(/[a-z~]{0,3}){0,3}",
+    ) {
+        let mut all = Vec::new();
+        pointers(&first, "", &mut all);
+        let mut wrong: BTreeSet<String> = picks.iter().map(|pick| pick.get(&all).clone()).collect();
+        wrong.insert(stray);
+        let faults: Vec<Fault> = wrong.iter().map(|path| Fault::new(path.clone(), "is wrong")).collect();
+
+        let script = Script::says([answer(&first.to_string()), answer(&second)]);
+        let failed = Arc::new(Mutex::new(false));
+        let (value, told) = (first.clone(), faults.clone());
+        let model = partial(script.clone(), |script| script.parse_with(move |text| {
+            if !std::mem::replace(&mut *failed.lock().unwrap(), true) {
+                return Err(InvalidOutput::new(told.clone()).with_value(value.clone()));
+            }
+            Ok(text.to_owned())
+        }));
+        let stack = RetryLayer::new(RetryPolicy::new(2)).layer(model);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let text = runtime.block_on(stack.oneshot(request(&item()))).unwrap().output;
+
+        let asked = script.asked();
+        let rest = texts(&asked[1]);
+        let in_part = rest.len() == 2;
+        if in_part {
+            for path in &wrong {
+                let told = format!("- {path}: is wrong");
+                prop_assert!(rest[1].contains(&told), "{path:?}: {}", rest[1]);
+            }
+        }
+        match serde_json::from_str::<Value>(&text) {
+            Ok(whole) if in_part && serde_json::from_str::<Map<String, Value>>(&second).is_ok() => {
+                for path in &all {
+                    let related = |fault: &String| {
+                        let (short, long) = if fault.len() < path.len() { (fault, path) } else { (path, fault) };
+                        long.strip_prefix(&**short).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+                    };
+                    // A list with a fault inside goes as a whole.
+                    let in_bad_list = all.iter().any(|list| {
+                        first.pointer(list).is_some_and(Value::is_array)
+                            && path.starts_with(&format!("{list}/"))
+                            && wrong.iter().any(|fault| fault.starts_with(&format!("{list}/")))
+                    });
+                    if !wrong.iter().any(related) && !in_bad_list {
+                        prop_assert_eq!(whole.pointer(path), first.pointer(path), "{} in {}", path, text);
+                    }
+                }
+            }
+            _ => prop_assert_eq!(text, second),
+        }
+
+        // The same faults as feedback.
+        let error = LlmError::from(InvalidOutput::new(faults).with_value(first));
+        let mut next = request(&item());
+        feedback(&error, &mut next);
+        let told = texts(next.input()).pop().unwrap();
+        for path in wrong.iter().filter(|path| !path.is_empty()) {
+            let line = format!("- {path}: is wrong\n");
+            prop_assert!(told.contains(&line), "{told}");
+        }
     }
 }

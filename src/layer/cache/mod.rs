@@ -42,7 +42,8 @@
 //! # Requests in flight
 //! A request that is the same as one under way waits for that one and shares its answer. It shares its failure too, as
 //! [`SharedFailure`], and nothing is stored: the next request asks again. If the one that asks is cancelled, panics or
-//! belongs to a batch that is stopping, one of those that wait asks in its place, on its own account.
+//! belongs to a batch that is stopping, one of those that wait asks in its place, on its own account. Until then it is the time
+//! limit of the one that asks that counts.
 //!
 //! # Panics
 //! A request whose call panics does so alone. Only if it is one of more than 200 in a row that were cut or panicked does one that
