@@ -70,8 +70,8 @@
 //! | [`layer`] | one module per middleware |
 //! | `price` | price tables, for the cost of calls (feature `prices`) |
 //! | [`provider`] | one module per wire format |
-//! | `structured` | typed answers (feature `structured`) |
 //! | [`recipe`] | small pieces for common tasks: escalation, fallback, and programs to copy from |
+//! | `structured` | typed answers (feature `structured`) |
 //! | [`telemetry`] | the names of metrics, spans and fields |
 //! | `testing` | scripted fakes and the simulated provider (feature `testing`) |
 //!
