@@ -11,7 +11,7 @@
 //! | keep what was good, and ask for the rest | `partial` (feature `structured`) | `examples/partial.rs` |
 //! | go to another provider | [`Fallback`] | `examples/fallback.rs` |
 //! | ask the same thing once | [`layer::cache`](crate::layer) (feature `cache`) | `examples/response_cache.rs` |
-//! | share one long context among many prompts | the context cache of the Gemini provider | `examples/context_cache.rs` |
+//! | share one long context among many prompts | `Gemini::context_cache` | `examples/context_cache.rs` |
 //! | rotate keys | `api_key_with`, or a stack per key | [below](#rotating-keys) |
 //! | use a client that blocks | `spawn_blocking` | [below](#a-client-that-blocks) |
 //! | watch the cost as it grows | [`Events`](crate::Events) | [below](#watching-the-cost) |
@@ -96,7 +96,7 @@
 //!
 //! # Watching the cost
 //! Whoever subscribes to the [`Events`](crate::Events) of a run sees the usage of every call as it ends, failed ones too. What is
-//! unknown is counted as that, not as zero.
+//! unknown is counted as that, not as zero. The prices of many models are in a `PriceTable` (feature `prices`).
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")] async fn main() {
