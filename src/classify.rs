@@ -1,6 +1,7 @@
 //! What the outcome of a call means: the verdict that retry and the rate limiter act on.
 
 use std::any::Any;
+use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -242,6 +243,20 @@ pub(crate) fn kind_of<E: 'static>(error: &E) -> ErrorKind {
         error.kind()
     } else {
         ErrorKind::Other
+    }
+}
+
+/// An error of any type as this crate's, without its source: a copy of an [`LlmError`], else `kind` or what is known of
+/// it, and its text.
+pub(crate) fn describe<E: fmt::Display + 'static>(error: &E, kind: Option<ErrorKind>) -> LlmError {
+    let any: &dyn Any = error;
+    let own = any.downcast_ref::<LlmError>().or_else(|| {
+        any.downcast_ref::<BoxError>()
+            .and_then(|error| error.downcast_ref())
+    });
+    match own {
+        Some(error) => error.without_source(),
+        None => LlmError::new(kind.unwrap_or_else(|| kind_of(error)), error.to_string()),
     }
 }
 

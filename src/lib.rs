@@ -70,6 +70,7 @@
 //! | [`layer`] | one module per middleware |
 //! | `price` | price tables, for the cost of calls (feature `prices`) |
 //! | [`provider`] | one module per wire format |
+//! | [`recipe`] | small pieces for common tasks: escalation, fallback, and programs to copy from |
 //! | `structured` | typed answers (feature `structured`) |
 //! | [`telemetry`] | the names of metrics, spans and fields |
 //! | `testing` | scripted fakes and the simulated provider (feature `testing`) |
@@ -106,6 +107,7 @@
 //! | `testing` | fakes and the simulated provider | |
 //! | `structured` | typed answers: a JSON Schema from a type, answers checked against it | |
 //! | `garde` | rules of the type's own, by `garde`, for typed answers | |
+//! | `cache` | a cache of answers, as a layer | |
 //! | `cli` | the command line `llm-batch` | |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![forbid(unsafe_code)]
@@ -116,6 +118,7 @@ pub mod layer;
 #[cfg_attr(docsrs, doc(cfg(feature = "prices")))]
 pub mod price;
 pub mod provider;
+pub mod recipe;
 #[cfg(feature = "structured")]
 #[cfg_attr(docsrs, doc(cfg(feature = "structured")))]
 pub mod structured;

@@ -361,6 +361,19 @@ impl Item {
         self.record().last_failure.take()
     }
 
+    /// Another strategy takes the item over: attempts count anew, and what the first one left for its own layers (a
+    /// throttle to wait out, a missed deadline) does not concern the second.
+    pub(crate) fn hand_over(&self) {
+        let mut record = self.record();
+        record.report.attempts = 1;
+        record.throttled_until = None;
+        record.deadline_missed = false;
+        let failure = record.last_failure.take();
+        drop(record);
+        // Its source may be anything: dropped outside the lock.
+        drop(failure);
+    }
+
     fn open(self: &Arc<Self>, started: Instant) -> u32 {
         let mut record = self.record();
         record.observed = true;

@@ -1,6 +1,9 @@
 //! One folder per middleware. Every layer works on any [`tower::Service`](tower_service::Service); none knows a
 //! provider.
 
+#[cfg(feature = "cache")]
+#[cfg_attr(docsrs, doc(cfg(feature = "cache")))]
+pub mod cache;
 pub mod dry_run;
 pub mod rate_limiter;
 pub mod retry;

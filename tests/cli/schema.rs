@@ -109,8 +109,10 @@ fn the_model_is_told_what_was_wrong() {
         {"role": "assistant", "content": answer},
         {
             "role": "user",
-            "content": "That answer is not valid:\n- /stars: 9 is greater than the maximum of 5\n\
-                        Answer again, with JSON of the schema only.",
+            "content": "Your answer was not accepted. What is wrong with it:\n\
+                        - /stars: 9 is greater than the maximum of 5\n\
+                        What is right, to be kept as it is:\n- /text\n\
+                        Give the whole answer again, corrected.",
         },
     ]);
     assert_eq!(bodies[1]["messages"], told);

@@ -172,3 +172,117 @@ fn structured() {
         "validation: /stars: 7 is greater than the maximum of 5; /product: is too vague"
     );
 }
+
+/// The numbers in what is printed, in order.
+fn numbers(printed: &str) -> Vec<u64> {
+    let words = printed.split(|character: char| !character.is_ascii_digit());
+    words.filter_map(|word| word.parse().ok()).collect()
+}
+
+#[test]
+fn escalate() {
+    let expected = "\
+a ladder:        992 of 1000 answered; calls: 1000 small, 200 medium, 40 large; $0.093
+always the best: 992 of 1000 answered; calls: 1016 large; $0.785
+the ladder costs 12 % of that
+";
+    assert_eq!(output_of("escalate"), expected);
+}
+
+#[test]
+fn temperatures() {
+    let expected = "\
+easy: asked at [0.0, 0.0]
+harder: asked at [0.0, 0.5, 0.5]
+hardest: asked at [0.0, 0.5, 1.0, 1.0]
+";
+    assert_eq!(output_of("temperatures"), expected);
+}
+
+#[test]
+fn feedback() {
+    let printed = output_of("feedback");
+    let wrong = "- /stars: 8 is greater than the maximum of 5\n- /author/country: is missing\nWhat is right";
+    assert!(printed.contains(wrong), "{printed}");
+    assert!(
+        printed.ends_with("100 of 100 succeeded on the second attempt\n"),
+        "{printed}"
+    );
+}
+
+#[test]
+fn partial() {
+    let printed = output_of("partial");
+    let numbers = numbers(&printed);
+    let [100, 100, _, first, _, _, second, _] = numbers[..] else {
+        panic!("{printed}")
+    };
+    assert!(second * 20 < first, "{printed}");
+}
+
+#[test]
+fn fallback() {
+    let printed = output_of("fallback");
+    let numbers = numbers(&printed);
+    let [200, 200, first, throttled, second, calls, tokens @ ..] = &numbers[..] else {
+        panic!("{printed}")
+    };
+    assert!(*throttled > 0 && first + second == 200, "{printed}");
+    assert_eq!(*calls, 200 + throttled, "{printed}");
+    // At the providers, in the items, in the ledger.
+    let [in_items, in_ledger, billed, billed_items, billed_ledger] = tokens else {
+        panic!("{printed}")
+    };
+    assert_eq!((in_items, in_ledger), (calls, calls), "{printed}");
+    assert_eq!((billed_items, billed_ledger), (billed, billed), "{printed}");
+}
+
+#[test]
+fn response_cache() {
+    let expected = "\
+20 asked, 180 shared
+calls at the provider: 20
+tokens: 1540 billed by the provider, 1540 in the items, 1540 in the ledger, 13860 saved
+";
+    assert_eq!(output_of("response_cache"), expected);
+}
+
+/// A client of another crate as a strategy: the provider and the accounts agree.
+fn client_strategy(name: &str) {
+    let printed = output_of(name);
+    let numbers = numbers(&printed);
+    let [40, 40, calls, accounted, billed, tokens, rejected, failed] = numbers[..] else {
+        panic!("{printed}")
+    };
+    assert_eq!(
+        (calls, tokens, rejected),
+        (accounted, billed, failed),
+        "{printed}"
+    );
+    assert!(rejected > 0 && calls == 40 + rejected, "{printed}");
+}
+
+#[test]
+fn async_openai_strategy() {
+    client_strategy("async_openai_strategy");
+}
+
+#[test]
+fn genai_strategy() {
+    client_strategy("genai_strategy");
+}
+
+#[test]
+fn agent() {
+    let printed = output_of("agent");
+    let answers = "What costs a lamp? It costs 20 dollars.\nWhat costs a chair? It costs 85 dollars.\n";
+    let counts = printed
+        .strip_prefix(answers)
+        .unwrap_or_else(|| panic!("{printed}"));
+    let [calls, in_items, in_ledger, billed, accounted] = numbers(counts)[..] else {
+        panic!("{printed}")
+    };
+    assert_eq!((calls, billed), (in_items, accounted), "{printed}");
+    // Two questions of two calls each, and some that failed.
+    assert!(calls == in_ledger && calls > 4, "{printed}");
+}

@@ -1,9 +1,10 @@
 //! tower's contract, for every layer.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use llm_batch::layer::cache::{CacheLayer, ResponseCache};
 use llm_batch::layer::dry_run::DryRunLayer;
 use llm_batch::layer::retry::{RetryLayer, RetryPolicy, RetryWait};
 use llm_batch::layer::standard::StandardLayer;
@@ -111,6 +112,22 @@ async fn token_accounting_holds_the_contract() {
     holds(TokenAccountingLayer::new(TokenLedger::new())).await;
 }
 
+/// A layer that answers one request for many is asked a different thing every time, or nobody would be called.
+fn cache() -> CacheLayer<String, impl Fn(&Request) -> Option<String> + Clone> {
+    let asked = Arc::new(AtomicUsize::new(0));
+    CacheLayer::new(ResponseCache::new(10_000)).key_with(move |_: &Request| {
+        let number = asked.fetch_add(1, Ordering::SeqCst);
+        Some(number.to_string())
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn cache_holds_the_contract() {
+    holds(cache()).await;
+    holds((cache(), StandardLayer::new())).await;
+    holds((RetryLayer::new(RetryPolicy::new(3)), cache())).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_layers_together_hold_the_contract() {
     holds((
@@ -206,6 +223,9 @@ fn auto_traits() {
     everywhere::<StandardLayer>();
     sent::<llm_batch::layer::standard::Standard<Probe>>();
     everywhere::<DryRunLayer>();
+    everywhere::<CacheLayer>();
+    everywhere::<ResponseCache>();
+    everywhere::<llm_batch::layer::cache::SharedFailure>();
     everywhere::<TimedOut>();
     everywhere::<Lazy<Probe>>();
     sent::<RetryWait>();

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod accounting;
+mod cache;
 mod contract;
 mod dry_run;
 mod lazy;

@@ -4,6 +4,7 @@ use llm_batch::layer::rate_limiter::{RateLimiter, RateLimiterBuilder, RateLimite
 use llm_batch::layer::retry::{RetryLayer, RetryPolicy};
 use llm_batch::layer::timeout::{CallTimeoutLayer, ItemTimeoutLayer};
 use llm_batch::layer::token_accounting::{TokenAccountingLayer, TokenLedger};
+use llm_batch::recipe::feedback;
 use llm_batch::testing::{Preset, SimulatedProvider, SimulatedServer};
 use llm_batch::{
     BoxStrategy, Classify as _, Disposition, Events, KindClassifier, LlmError, LlmResponse,
@@ -15,7 +16,6 @@ use tower::{ServiceBuilder, ServiceExt as _};
 
 use crate::args::{LimitArgs, OutputFormat, RunArgs};
 use crate::exit::UsageError;
-use crate::schema::tell_faults;
 
 /// The strategy where the provider is simulated.
 const SIMULATED: &str = "openai-compatible:sim";
@@ -197,7 +197,7 @@ fn stack(
         .max_throttles(limits.max_throttles)
         .max_billed_repeats(limits.max_billed_repeats)
         .events(events)
-        .on_error(tell_faults);
+        .on_error(feedback);
     let keep_going = limits.keep_going;
     let gate = RateLimiterLayer::new(limiter_of(limits, limiter, events)?).classify_with(
         move |outcome: Result<&LlmResponse<Value>, &LlmError>| {

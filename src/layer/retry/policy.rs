@@ -1,6 +1,5 @@
 //! The policy itself.
 
-use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,8 +11,8 @@ use tower::retry::budget::Budget;
 use super::backoff::Backoff;
 use super::future::RetryWait;
 use super::hook::{NoHook, OnError, OnErrorFn};
-use crate::classify::{Classify, Disposition, KindClassifier, Verdict, kind_of, was_sent};
-use crate::error::{BoxError, ErrorKind, LlmError};
+use crate::classify::{Classify, Disposition, KindClassifier, Verdict, was_sent};
+use crate::error::{ErrorKind, LlmError};
 use crate::events::{EventKind, Events};
 use crate::item::{FindItem, InRequest, Item, Untracked};
 use crate::prompt::Prompt;
@@ -345,18 +344,12 @@ where
 
 /// What the item failed with, to be named by a time limit. The error itself is gone by then.
 fn describe<E: fmt::Display + 'static>(verdict: &Verdict, error: Option<&E>) -> LlmError {
-    let Some(error) = error else {
-        let kind = verdict.kind.unwrap_or(ErrorKind::Validation);
-        return LlmError::new(kind, "the response was not accepted");
-    };
-    let any: &dyn Any = error;
-    let own = any.downcast_ref::<LlmError>().or_else(|| {
-        any.downcast_ref::<BoxError>()
-            .and_then(|error| error.downcast_ref())
-    });
-    match own {
-        Some(error) => error.without_source(),
-        None => LlmError::new(verdict.kind.unwrap_or_else(|| kind_of(error)), error.to_string()),
+    match error {
+        Some(error) => crate::classify::describe(error, verdict.kind),
+        None => {
+            let kind = verdict.kind.unwrap_or(ErrorKind::Validation);
+            LlmError::new(kind, "the response was not accepted")
+        }
     }
 }
 

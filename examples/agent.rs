@@ -1,0 +1,126 @@
+//! An agent as a strategy: it asks a model, runs the tool that the model calls, and asks again with what the tool said.
+//!
+//! `cargo run --example agent`
+
+use std::time::Duration;
+
+use futures::{StreamExt, stream};
+use llm_batch::testing::SimulatedProvider;
+use llm_batch::{
+    BoxError, ItemTimeoutLayer, LlmError, LlmRequest, LlmResponse, LlmStreamExt, Message, Part, Prompt,
+    RateLimiter, RateLimiterLayer, RetryLayer, RetryPolicy, TokenAccountingLayer, TokenLedger,
+};
+use serde_json::{Value, json};
+use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
+
+/// How often it may ask before it gives up.
+const STEPS: usize = 4;
+
+/// The tool: what something costs.
+fn price_of(arguments: &Value) -> String {
+    match arguments["product"].as_str() {
+        Some("lamp") => "20".to_owned(),
+        Some("chair") => "85".to_owned(),
+        _ => "unknown product".to_owned(),
+    }
+}
+
+/// The loop: until the model answers without a call of the tool.
+async fn run<M>(model: M, prompt: Prompt, request: LlmRequest) -> Result<LlmResponse, LlmError>
+where
+    M: Service<LlmRequest, Response = LlmResponse, Error = LlmError> + Clone,
+{
+    let mut conversation = prompt;
+    for _ in 0..STEPS {
+        // A clone of the request is another call of the same item: its accounts are the item's.
+        let next = request.clone().map_input(|_| conversation.clone());
+        let answer = model.clone().oneshot(next).await?;
+        let Some(call) = answer.metadata.tool_calls.first() else {
+            return Ok(answer);
+        };
+        let arguments = serde_json::from_str(call["function"]["arguments"].as_str().unwrap_or_default())
+            .map_err(|error| LlmError::validation(format!("the tool's arguments are no JSON: {error}")))?;
+        conversation = conversation
+            .with_message(Message::assistant(format!("price_of({arguments})")))
+            .with_message(Message::user(format!("price_of says: {}", price_of(&arguments))));
+    }
+    Err(LlmError::fatal("the model went on calling tools"))
+}
+
+/// What the last message says.
+fn last_text(prompt: &Prompt) -> &str {
+    match prompt.messages().last().map(|message| &message.content[..]) {
+        Some([Part::Text { text }]) => text,
+        _ => "",
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<(), BoxError> {
+    // The simulated model: it calls the tool once, and then answers. A third of its replies are 503s.
+    let provider = SimulatedProvider::builder()
+        .seed(4)
+        .status_rate(503, 0.34)
+        .latency(Duration::from_millis(5))
+        .build()?;
+    let service = provider.service();
+    let model = service_fn(move |request: LlmRequest| {
+        let service = service.clone();
+        async move {
+            let text = last_text(request.input()).to_owned();
+            let mut answer = service.oneshot(request).await?;
+            match text.strip_prefix("price_of says: ") {
+                Some(price) => answer.output = format!("It costs {price} dollars."),
+                None => {
+                    let product = text.trim_end_matches('?').rsplit(' ').next().unwrap_or_default();
+                    let arguments = json!({ "product": product }).to_string();
+                    answer.metadata.tool_calls =
+                        vec![json!({"function": {"name": "price_of", "arguments": arguments}})];
+                }
+            }
+            Ok::<_, LlmError>(answer)
+        }
+    });
+
+    // Around the model: each of the agent's calls is retried, passes the gate and is accounted by itself.
+    let ledger = TokenLedger::new();
+    let model = ServiceBuilder::new()
+        .layer(RetryLayer::new(
+            RetryPolicy::new(5).initial_backoff(Duration::from_millis(10)),
+        ))
+        .layer(RateLimiterLayer::new(RateLimiter::default()))
+        .layer(TokenAccountingLayer::new(ledger.clone()))
+        .service(model);
+    // Around the agent: what is the whole item's.
+    let agent = ServiceBuilder::new()
+        .layer(ItemTimeoutLayer::new(Duration::from_secs(60)))
+        .service(service_fn(move |request: LlmRequest| {
+            let prompt = request
+                .input()
+                .clone()
+                .with_system("Find out what a thing costs with price_of.");
+            run(model.clone(), prompt, request)
+        }));
+
+    let questions = ["What costs a lamp?", "What costs a chair?"].map(|text| (text, text));
+    let mut results = stream::iter(questions)
+        .with_strategy(agent)
+        .llm_batch(2)
+        .in_order();
+    let mut calls = 0;
+    while let Some(outcome) = results.next().await {
+        calls += outcome.report.calls;
+        println!("{} {}", outcome.id, outcome.result?.output);
+    }
+    let (theirs, ours) = (provider.ledger(), ledger.snapshot());
+    println!(
+        "calls: {} at the provider, {calls} in the items, {} in the ledger",
+        theirs.received, ours.calls
+    );
+    println!(
+        "tokens: {} billed, {} accounted",
+        theirs.billed().total(),
+        ours.usage.total()
+    );
+    Ok(())
+}

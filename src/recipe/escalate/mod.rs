@@ -1,0 +1,109 @@
+//! Ladders.
+
+use std::fmt;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tower::util::Oneshot;
+use tower_service::Service;
+
+use crate::classify::{Classify, KindClassifier};
+use crate::request::LlmRequest;
+
+mod future;
+mod ladder;
+mod rungs;
+
+pub use future::EscalateFuture;
+pub use ladder::{Ladder, LadderLayer, models, temperatures};
+
+use rungs::Rungs;
+
+/// A ladder of strategies: a bad answer takes the item one rung up, a bad connection does not.
+///
+/// An item starts on the first rung. After an answer that was bad (a failure whose verdict is
+/// [`RetryNow`](crate::Disposition::RetryNow): validation, a malformed tool call) its next call is made one rung higher; the last
+/// rung is kept. A failure of the transport, a throttle or a time limit says nothing about the model, so the item stays where
+/// it is. Where an item stands is in its own [`RetryState`](crate::RetryState): items that share a ladder do not see each other.
+///
+/// A ladder is a strategy itself and stands under the retries, which need at least as many attempts as it has rungs. Its strategies
+/// are of one type; [`boxed_strategy`](crate::StrategyExt::boxed_strategy) makes them so. Each may have a gate and accounts of its
+/// own. Where the rungs are settings of **one** strategy, use [`models`], [`temperatures`] or a [`LadderLayer`] of your own.
+///
+/// It waits for the strategy in its future, as only the request tells which one it is: its `poll_ready` is always ready.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), llm_batch::BoxError> {
+/// use llm_batch::recipe::Escalate;
+/// use llm_batch::{
+///     LlmError, LlmRequest, LlmResponse, RateLimiter, RateLimiterLayer, RetryLayer, RetryPolicy, StrategyExt,
+/// };
+/// use tower::{Layer, ServiceExt, service_fn};
+///
+/// let small = service_fn(async |_: LlmRequest| Err::<LlmResponse, _>(LlmError::validation("expected a number")));
+/// let large = service_fn(async |_: LlmRequest| Ok::<_, LlmError>(LlmResponse::new("42".to_owned())));
+/// let ladder = Escalate::new([
+///     RateLimiterLayer::new(RateLimiter::default()).layer(small).boxed_strategy(),
+///     RateLimiterLayer::new(RateLimiter::default()).layer(large).boxed_strategy(),
+/// ]);
+/// let model = RetryLayer::new(RetryPolicy::new(2)).layer(ladder);
+/// assert_eq!(model.oneshot(LlmRequest::new("6 times 7?".into())).await?.output, "42");
+/// # Ok(()) }
+/// ```
+///
+/// # Cancel safety
+/// A dropped future drops the call of its strategy; the item stays on its rung.
+pub struct Escalate<S> {
+    ladder: Arc<Rungs<S>>,
+}
+
+impl<S> Escalate<S> {
+    /// From the first strategy to ask to the last.
+    ///
+    /// # Panics
+    /// If there is none.
+    #[track_caller]
+    pub fn new(strategies: impl IntoIterator<Item = S>) -> Self {
+        Self {
+            ladder: Rungs::new(strategies),
+        }
+    }
+
+    /// The strategies, from the first to the last.
+    pub fn strategies(&self) -> &[S] {
+        self.ladder.rungs()
+    }
+}
+
+impl<S> Clone for Escalate<S> {
+    fn clone(&self) -> Self {
+        Self {
+            ladder: Arc::clone(&self.ladder),
+        }
+    }
+}
+
+impl<S, I> Service<LlmRequest<I>> for Escalate<S>
+where
+    S: Service<LlmRequest<I>> + Clone,
+    KindClassifier: Classify<S::Response, S::Error>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = EscalateFuture<Oneshot<S, LlmRequest<I>>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: LlmRequest<I>) -> Self::Future {
+        let (step, strategy) = self.ladder.step(request.item());
+        EscalateFuture::new(Oneshot::new(strategy.clone(), request), step)
+    }
+}
+
+impl<S: fmt::Debug> fmt::Debug for Escalate<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Escalate").field(&self.strategies()).finish()
+    }
+}

@@ -1,0 +1,124 @@
+//! The next attempt is told what was wrong.
+
+use std::fmt::Write as _;
+
+use serde_json::Value;
+
+use crate::error::{ErrorKind, LlmError};
+use crate::prompt::Message;
+use crate::request::LlmRequest;
+use crate::structured::{Fault, InvalidOutput};
+
+/// How many messages the item's prompt had before anything was told.
+#[derive(Clone, Copy, Default)]
+struct Asked(Option<usize>);
+
+/// Tells the next attempt which fields of the last answer were wrong, and why, and which were right.
+///
+/// A hook for [`RetryPolicy::on_error`](crate::RetryPolicy::on_error). After a validation failure the prompt goes on with the model's
+/// own answer and a message of the faults, by path, as [typed answers](crate::structured) find them; for a validation failure of
+/// your own, with its text. Only the last answer is in the prompt, so that it does not grow from attempt to attempt. Other
+/// failures change nothing. A prompt with a [raw body](crate::Prompt::raw) is sent as it is.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), llm_batch::BoxError> {
+/// use llm_batch::recipe::feedback;
+/// use llm_batch::{
+///     LlmError, LlmRequest, LlmResponse, Part, RetryLayer, RetryPolicy, StructuredExt,
+/// };
+/// use schemars::JsonSchema;
+/// use serde::Deserialize;
+/// use tower::{ServiceBuilder, ServiceExt, service_fn};
+///
+/// #[derive(Deserialize, JsonSchema)]
+/// struct Review {
+///     product: String,
+///     #[schemars(range(min = 1, max = 5))]
+///     stars: u8,
+/// }
+///
+/// let provider = service_fn(async |request: LlmRequest| {
+///     let last = request.input().messages().last();
+///     let told = last.is_some_and(|message| {
+///         matches!(&message.content[..], [Part::Text { text }] if text.contains("- /stars: "))
+///     });
+///     let stars = if told { 4 } else { 9 };
+///     Ok::<_, LlmError>(LlmResponse::new(format!(r#"{{"product": "lamp", "stars": {stars}}}"#)))
+/// });
+/// let model = ServiceBuilder::new()
+///     .layer(RetryLayer::new(RetryPolicy::new(2).on_error(feedback)))
+///     .service(provider.structured::<Review>());
+/// assert_eq!(model.oneshot(LlmRequest::new("Great lamp, a bit pale.".into())).await?.output.stars, 4);
+/// # Ok(()) }
+/// ```
+pub fn feedback(error: &LlmError, next: &mut LlmRequest) {
+    if error.kind() != ErrorKind::Validation {
+        return;
+    }
+    let count = next.input().messages().len();
+    let asked = next
+        .state()
+        .update(|Asked(asked): &mut Asked| *asked.get_or_insert(count));
+    let told = match InvalidOutput::of(error) {
+        Some(invalid) => told(&invalid.faults, invalid.value.as_ref()),
+        None => told(&[Fault::new("", error.message())], None),
+    };
+    let messages = next.input_mut().messages_mut();
+    messages.truncate(asked);
+    if let Some(text) = error.raw_output().filter(|text| !text.trim().is_empty()) {
+        messages.push(Message::assistant(text));
+    }
+    messages.push(Message::user(told));
+}
+
+fn told(faults: &[Fault], value: Option<&Value>) -> String {
+    let mut text = "Your answer was not accepted. What is wrong with it:\n".to_owned();
+    for fault in faults {
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "- {fault}");
+    }
+    let mut right = Vec::new();
+    if let Some(value) = value {
+        collect_right(value, &mut String::new(), faults, &mut right);
+    }
+    if !right.is_empty() {
+        text.push_str("What is right, to be kept as it is:\n");
+        for path in right {
+            let _ = writeln!(text, "- {path}");
+        }
+    }
+    text.push_str("Give the whole answer again, corrected.");
+    text
+}
+
+/// The paths of the largest parts of `value` that have no fault at them, above them or inside.
+fn collect_right(value: &Value, path: &mut String, faults: &[Fault], right: &mut Vec<String>) {
+    if faults.iter().any(|fault| fault.path == *path) {
+        return;
+    }
+    if !path.is_empty() && !faults.iter().any(|fault| is_inside(&fault.path, path)) {
+        right.push(path.clone());
+        return;
+    }
+    let length = path.len();
+    let mut visit = |name: &str, part: &Value| {
+        path.push('/');
+        path.push_str(&name.replace('~', "~0").replace('/', "~1"));
+        collect_right(part, path, faults, right);
+        path.truncate(length);
+    };
+    match value {
+        Value::Object(members) => members.iter().for_each(|(name, part)| visit(name, part)),
+        Value::Array(parts) => {
+            for (index, part) in parts.iter().enumerate() {
+                visit(&index.to_string(), part);
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+/// Whether `path` leads on from `outer`.
+fn is_inside(path: &str, outer: &str) -> bool {
+    path.strip_prefix(outer).is_some_and(|rest| rest.starts_with('/'))
+}

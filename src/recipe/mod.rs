@@ -1,0 +1,223 @@
+//! Recipes: small pieces for what people do with language models, and programs to copy from.
+//!
+//! Each piece is a strategy, a layer or a hook over the rest of the crate; nothing else knows of them.
+//!
+//! | to | use | example |
+//! |---|---|---|
+//! | ask a better model only where a cheap one answers badly | [`Escalate`], [`models`] | `examples/escalate.rs` |
+//! | raise the temperature after bad answers | [`temperatures`] | `examples/temperatures.rs` |
+//! | change anything else from rung to rung | [`LadderLayer`] | [`LadderLayer`] |
+//! | tell the next attempt what was wrong | `feedback` (feature `structured`) | `examples/feedback.rs` |
+//! | keep what was good, and ask for the rest | `partial` (feature `structured`) | `examples/partial.rs` |
+//! | go to another provider | [`Fallback`] | `examples/fallback.rs` |
+//! | ask the same thing once | [`layer::cache`](crate::layer) (feature `cache`) | `examples/response_cache.rs` |
+//! | share one long context among many prompts | `Gemini::context_cache` | `examples/context_cache.rs` |
+//! | rotate keys | `api_key_with`, or a stack per key | [below](#rotating-keys) |
+//! | use a client that blocks | `spawn_blocking` | [below](#a-client-that-blocks) |
+//! | watch the cost as it grows | [`Events`](crate::Events) | [below](#watching-the-cost) |
+//! | embed texts, or send anything that is no prompt | an input of your own | [below](#embeddings) |
+//! | use `async-openai` | a strategy around it, or layers inside it | `examples/async_openai_strategy.rs`, `examples/async_openai.rs` |
+//! | use `genai` | a strategy around it | `examples/genai_strategy.rs` |
+//! | run agents | a strategy that calls a strategy | `examples/agent.rs`, [`rig` below](#agents) |
+//! | come from the Python package `async-batch-llm` | the [table of its names](migration) | |
+//!
+//! # Rotating keys
+//! Keys of **one account** share its quotas, so they share a gate. The provider's client asks for a key before every call:
+//!
+//! ```no_run
+//! # #[cfg(feature = "openai")] fn example(keys: Vec<String>) -> Result<(), llm_batch::BoxError> {
+//! use std::sync::atomic::{AtomicUsize, Ordering};
+//!
+//! use llm_batch::{OpenAi, StandardLayer};
+//! use tower::Layer;
+//!
+//! let next = AtomicUsize::new(0);
+//! let client = OpenAi::builder()
+//!     .api_key_with(move || {
+//!         let key = keys[next.fetch_add(1, Ordering::Relaxed) % keys.len()].clone();
+//!         async move { Ok(key) }
+//!     })
+//!     .build()?;
+//! let model = StandardLayer::new().layer(client.model("gpt-4o-mini"));
+//! # let _ = model;
+//! # Ok(()) }
+//! ```
+//!
+//! Keys of **several accounts** have quotas of their own, so each has a stack of its own, and items go round:
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")] async fn main() {
+//! use futures::{StreamExt, stream};
+//! use llm_batch::testing::FakeStrategy;
+//! use llm_batch::{LlmRequest, LlmStreamExt, StandardLayer, WorkItem};
+//! use tower::Layer;
+//!
+//! let accounts = ["first", "second", "third"];
+//! let stacks = accounts.map(|account| {
+//!     // For a real provider: OpenAi::builder().api_key(..).build()?.model(..)
+//!     StandardLayer::new().layer(FakeStrategy::new(move |_: &LlmRequest| account))
+//! });
+//! let items = (0..6).map(|n| {
+//!     WorkItem::prompt(format!("prompt {n}")).with_strategy(stacks[n % stacks.len()].clone())
+//! });
+//! let outcomes: Vec<_> = stream::iter(items).llm_batch(3).in_order().collect().await;
+//! assert_eq!(outcomes[4].result.as_ref().unwrap().output, "second");
+//! # }
+//! ```
+//!
+//! For an account that steps in only while the other one is throttled, see [`Fallback`].
+//!
+//! # A client that blocks
+//! Its call runs on a thread of its own. A thread cannot be stopped: a call that is cut goes on there to its end, and may be billed.
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), llm_batch::BoxError> {
+//! use llm_batch::{LlmError, LlmRequest, LlmResponse, RateLimiter, StandardLayer};
+//! use tower::{Layer, ServiceExt, service_fn};
+//!
+//! fn blocking_client(prompt: &str) -> std::io::Result<String> {
+//!     Ok(prompt.to_uppercase())
+//! }
+//!
+//! let strategy = service_fn(async |request: LlmRequest<String>| {
+//!     let call = tokio::task::spawn_blocking(move || blocking_client(request.input()));
+//!     match call.await {
+//!         Ok(Ok(text)) => Ok(LlmResponse::new(text)),
+//!         Ok(Err(error)) => Err(LlmError::transient(error.to_string()).with_source(error)),
+//!         Err(panicked) => Err(LlmError::fatal("the client panicked").with_source(panicked)),
+//!     }
+//! });
+//! // tokio has 512 threads for blocking calls by default.
+//! let gate = RateLimiter::builder().max_in_flight(256).build()?;
+//! let model = StandardLayer::new().with_limiter(gate).layer(strategy);
+//! assert_eq!(model.oneshot(LlmRequest::new("hi".to_owned())).await?.output, "HI");
+//! # Ok(()) }
+//! ```
+//!
+//! # Watching the cost
+//! Whoever subscribes to the [`Events`](crate::Events) of a run sees the usage of every call as it ends, failed ones too. What is
+//! unknown is counted as that, not as zero. The prices of many models are in a `PriceTable` (feature `prices`).
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")] async fn main() {
+//! use futures::{StreamExt, stream};
+//! use llm_batch::testing::FakeStrategy;
+//! use llm_batch::{ErrorKind, EventError, EventKind, Events, LlmRequest, LlmStreamExt, StandardLayer, TokenUsage};
+//! use tower::Layer;
+//!
+//! let events = Events::new();
+//! let mut receiver = events.subscribe();
+//! let tracker = tokio::spawn(async move {
+//!     let (mut dollars, mut unknown) = (0.0, 0);
+//!     loop {
+//!         let usage = match receiver.recv().await.map(|event| event.kind) {
+//!             Ok(EventKind::CallCompleted { usage, .. } | EventKind::CallFailed { usage, .. }) => usage,
+//!             Ok(EventKind::BatchCompleted) | Err(EventError::Closed) => return (dollars, unknown),
+//!             Ok(_) => continue,
+//!             Err(error) => panic!("{error}"),
+//!         };
+//!         match usage {
+//!             Some(usage) => dollars += (usage.input as f64 * 0.15 + usage.output as f64 * 0.60) / 1e6,
+//!             None => unknown += 1,
+//!         }
+//!     }
+//! });
+//!
+//! let model = FakeStrategy::new(|_: &LlmRequest| "ok")
+//!     .usage(TokenUsage::new(1_000, 500))
+//!     .timeout_on_call(3);
+//! let results = stream::iter(["a", "b", "c", "d"])
+//!     .with_strategy(StandardLayer::new().with_events(&events).layer(model))
+//!     .llm_batch(1)
+//!     .events(&events);
+//! assert_eq!(results.collect::<Vec<_>>().await.len(), 4);
+//! let (dollars, unknown) = tracker.await.unwrap();
+//! assert_eq!((format!("{dollars:.5}"), unknown), ("0.00180".to_owned(), 1));
+//! # }
+//! ```
+//!
+//! # Embeddings
+//! An input may be anything, and so may an output. Here one item is a list of texts, which is one call:
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), llm_batch::BoxError> {
+//! use futures::{StreamExt, stream};
+//! use llm_batch::{
+//!     LlmError, LlmRequest, LlmResponse, LlmStreamExt, RateLimiter, RateLimiterLayer, RetryLayer, RetryPolicy,
+//!     TokenAccountingLayer, TokenLedger, TokenUsage, WorkItem,
+//! };
+//! use tower::{ServiceBuilder, service_fn};
+//!
+//! // Stands for the client that you have.
+//! let embed = service_fn(async |request: LlmRequest<Vec<String>>| {
+//!     let vectors: Vec<Vec<f32>> = request.input().iter().map(|text| vec![text.len() as f32]).collect();
+//!     let tokens = request.input().iter().map(|text| text.len() as u64 / 4).sum();
+//!     Ok::<_, LlmError>(LlmResponse::new(vectors).with_usage(TokenUsage::new(tokens, 0)))
+//! });
+//!
+//! let limiter = RateLimiter::builder().tokens_per_minute(1_000_000).build()?;
+//! let ledger = TokenLedger::new();
+//! let strategy = ServiceBuilder::new()
+//!     .layer(RetryLayer::new(RetryPolicy::new(3)))
+//!     // For an input of your own, say how many tokens it takes.
+//!     .layer(RateLimiterLayer::new(limiter).estimate_with(|request: &LlmRequest<Vec<String>>| {
+//!         request.input().iter().map(|text| text.len() as u64 / 4).sum()
+//!     }))
+//!     .layer(TokenAccountingLayer::new(ledger.clone()))
+//!     .service(embed);
+//!
+//! let texts: Vec<String> = (0..1_000).map(|n| format!("text number {n:04}")).collect();
+//! let items: Vec<_> = texts.chunks(100).map(|chunk| WorkItem::new(chunk.to_vec())).collect();
+//! let mut results = stream::iter(items).with_strategy(strategy).llm_batch(4).in_order();
+//! let mut vectors = Vec::new();
+//! while let Some(outcome) = results.next().await {
+//!     vectors.extend(outcome.result?.output);
+//! }
+//! assert_eq!((vectors.len(), ledger.snapshot().calls), (1_000, 10));
+//! # Ok(()) }
+//! ```
+//!
+//! # Agents
+//! An agent that makes several calls for one item is a strategy like any other. Where the layers go depends on what they are to
+//! see: inside, around the model, each of its calls passes the gate and is accounted; outside, around the agent, a time limit is the
+//! whole item's. `examples/agent.rs` is such an agent by hand, with a tool.
+//!
+//! An agent of a framework is a leaf. This one is of `rig` 0.46; it is **text, not compiled here**, because that version wants a newer
+//! Rust (1.97) than this crate does, and its names change from month to month:
+//!
+//! ```text
+//! use rig::prelude::*;
+//! use rig::{completion::Prompt as _, providers::openai};
+//!
+//! let agent = Arc::new(openai::Client::from_env()?.agent("gpt-4o-mini").preamble("Be brief.").build());
+//! let strategy = service_fn(move |request: LlmRequest<String>| {
+//!     let agent = Arc::clone(&agent);
+//!     async move {
+//!         let text = agent.prompt(request.input().as_str()).await;
+//!         text.map(LlmResponse::new).map_err(|error| LlmError::transient(error.to_string()).with_source(error))
+//!     }
+//! });
+//! let model = StandardLayer::new().layer(strategy);
+//! ```
+//!
+//! An error that is only text tells the gate nothing, so map what the framework knows (status, retry hint) into the
+//! [`LlmError`](crate::LlmError), as `examples/genai_strategy.rs` does; and turn the framework's own retries off.
+
+mod escalate;
+mod fallback;
+#[cfg(feature = "structured")]
+mod feedback;
+#[cfg(feature = "structured")]
+mod partial;
+
+#[doc = include_str!("../../docs/migration.md")]
+pub mod migration {}
+
+pub use escalate::{Escalate, EscalateFuture, Ladder, LadderLayer, models, temperatures};
+pub use fallback::{Fallback, FallbackFuture};
+#[cfg(feature = "structured")]
+#[cfg_attr(docsrs, doc(cfg(feature = "structured")))]
+pub use feedback::feedback;
+#[cfg(feature = "structured")]
+#[cfg_attr(docsrs, doc(cfg(feature = "structured")))]
+pub use partial::{Merge, MergeFuture, Partial, PartialFuture, partial};
