@@ -14,6 +14,7 @@ use tower::ServiceExt;
 use crate::server::{After, Reply, Server};
 
 /// An event with this data.
+#[allow(clippy::needless_pass_by_value)] // the calls read better
 fn event(data: impl ToString) -> String {
     format!("data: {}\n\n", data.to_string())
 }

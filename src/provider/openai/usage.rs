@@ -27,7 +27,14 @@ pub(super) fn of_chat(reply: &Json<'_>) -> Option<TokenUsage> {
         (None, Some(output), Some(total)) => (total.saturating_sub(output), output),
         _ => return None,
     };
-    let mut tokens = TokenUsage::new(input, output);
+    // xAI leaves reasoning out of its completion tokens. The total tells.
+    let reasoning = usage
+        .get("completion_tokens_details")
+        .and_then(|details| number(details.get("reasoning_tokens")?))
+        .unwrap_or_default();
+    let sum = input.saturating_add(output).saturating_add(reasoning);
+    let apart = reasoning > 0 && total == Some(sum);
+    let mut tokens = TokenUsage::new(input, if apart { output + reasoning } else { output });
     add_details(
         &mut tokens,
         usage,
@@ -79,4 +86,22 @@ fn number(value: &Json<'_>) -> Option<u64> {
         let number = value.as_f64()?;
         (number >= 0.0 && number.fract() == 0.0 && number < 1e15).then_some(number as u64)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasoning_is_output_whether_it_is_counted_apart_or_not() {
+        for (output, total) in [(50, 160), (110, 160), (50, 100)] {
+            let reply = format!(
+                r#"{{"usage": {{"prompt_tokens": 50, "completion_tokens": {output}, "total_tokens": {total},
+                "completion_tokens_details": {{"reasoning_tokens": 60}}}}}}"#
+            );
+            let usage = of_chat(&serde_json::from_str(&reply).unwrap()).unwrap();
+            let expected = if total == 160 { (110, 60) } else { (50, 50) };
+            assert_eq!((usage.output, usage.reasoning), expected, "{reply}");
+        }
+    }
 }

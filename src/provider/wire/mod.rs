@@ -2,7 +2,10 @@
 //!
 //! Pure functions over status, headers and bytes; no client, so they work without the HTTP feature.
 // Without a provider only status and headers are judged, and the reading of bodies lies idle.
-#![cfg_attr(not(feature = "reqwest"), allow(dead_code))]
+#![cfg_attr(
+    not(all(feature = "openai", feature = "anthropic", feature = "gemini")),
+    allow(dead_code, unused_imports)
+)]
 
 mod classification;
 mod duration;

@@ -265,6 +265,7 @@ impl Maker<'_> {
 mod tests {
     use super::*;
 
+    #[allow(clippy::needless_pass_by_value)] // the calls read better
     fn of(schema: Value) -> Value {
         instance(&schema, "q")
     }
