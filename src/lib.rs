@@ -90,7 +90,7 @@
 //! | the [`EventReceiver`]'s `recv` | nothing | nothing |
 //!
 //! A call is never repeated behind your back: the one retry policy of the stack decides. An HTTP provider repeats a request by
-//! itself only if it provably was not sent. A call that ran out of time may have been answered and billed, and is repeated once
+//! itself only if it provably was not sent, and once if Gemini refused it for a context cache that is gone. A call that ran out of time may have been answered and billed, and is repeated once
 //! at most by default. `Drain` lets calls under way finish; `Cancel` and a drop do not.
 //!
 //! # Features
@@ -190,6 +190,6 @@ pub use usage::TokenUsage;
 pub use usd::Usd;
 
 /// The README's programs, compiled.
-#[cfg(all(doctest, feature = "openai"))]
+#[cfg(all(doctest, feature = "openai", feature = "structured"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
