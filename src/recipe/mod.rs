@@ -11,7 +11,7 @@
 //! | keep what was good, and ask for the rest | `partial` (feature `structured`) | `examples/partial.rs` |
 //! | go to another provider | [`Fallback`] | `examples/fallback.rs` |
 //! | ask the same thing once | [`layer::cache`](crate::layer) (feature `cache`) | `examples/response_cache.rs` |
-//! | share one long context among many prompts | `Gemini::context_cache` | `examples/context_cache.rs` |
+//! | share one long context among many prompts | `Gemini::context_cache`, `AnthropicBuilder::cache_system` | `examples/context_cache.rs`, `examples/prompt_cache.rs` |
 //! | rotate keys | `api_key_with`, or a stack per key | [below](#rotating-keys) |
 //! | use a client that blocks | `spawn_blocking` | [below](#a-client-that-blocks) |
 //! | watch the cost as it grows | [`Events`](crate::Events) | [below](#watching-the-cost) |

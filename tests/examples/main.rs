@@ -79,6 +79,19 @@ fn context_cache() {
 }
 
 #[test]
+fn prompt_cache() {
+    let printed = output_of("prompt_cache");
+    for line in [
+        "calls                           200          200",
+        "  written to the cache            0         3750",
+        "  read from the cache             0       746250",
+        "cost                        $2.4776      $0.4655",
+    ] {
+        assert!(printed.contains(line), "{line}\n{printed}");
+    }
+}
+
+#[test]
 fn save_to_sqlite() {
     let expected = "100 questions to ask\n60 questions to ask\n100 answers in the database, 2500 tokens\n";
     assert_eq!(output_of("save_to_sqlite"), expected);
