@@ -172,6 +172,15 @@ impl Model {
         self.body(&self.asked(prompt))
     }
 
+    /// The model that a prompt is sent to: a field of its body has the last word.
+    fn model_of<'a>(&'a self, prompt: &'a Prompt) -> &'a str {
+        let field = |fields: &'a serde_json::Map<String, serde_json::Value>| fields.get("model")?.as_str();
+        field(prompt.extra())
+            .or_else(|| prompt.model())
+            .or_else(|| prompt.raw_body().and_then(field))
+            .unwrap_or(&self.name)
+    }
+
     fn asked<'a>(&'a self, prompt: &'a Prompt) -> Ask<'a> {
         Ask {
             model: prompt.model().unwrap_or(&self.name),
@@ -197,7 +206,7 @@ impl Model {
 
     async fn ask(&self, prompt: &Prompt, call: &CallGuard) -> Answer {
         let ask = Ask {
-            throttled_before: call.item().report().throttled_calls > 0,
+            throttled_before: call.item().was_throttled(),
             ..self.asked(prompt)
         };
         let Some(making) = self.wire.context_cache(None) else {
@@ -351,7 +360,7 @@ impl Service<LlmRequest<Prompt>> for Model {
         ResponseFuture {
             inner: Box::pin(async move {
                 let call = request.open_call();
-                let model = request.input().model().unwrap_or(&strategy.name);
+                let model = strategy.model_of(request.input());
                 telemetry::record_request(strategy.provider(), model);
                 call.set_model(strategy.provider(), model);
                 let overridden = model != &*strategy.name;

@@ -149,7 +149,7 @@ fn read(cache: &Value, now: SystemTime, unsaid: Duration) -> Option<Found> {
 }
 
 fn seconds(time: Duration) -> String {
-    let whole = time.as_secs() + u64::from(time.subsec_nanos() > 0);
+    let whole = time.as_secs().saturating_add(u64::from(time.subsec_nanos() > 0));
     format!("{}s", whole.max(1))
 }
 
