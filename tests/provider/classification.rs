@@ -296,11 +296,18 @@ async fn an_unknown_model_of_one_prompt_fails_that_prompt_alone() {
     let ask = async |prompt: Prompt| server.model().oneshot(LlmRequest::new(prompt)).await.unwrap_err();
     let own = ask("x".into()).await;
     assert_eq!((own.kind(), own.disposition()), (ErrorKind::NotFound, ScopeFatal));
-    let overridden = ask(Prompt::new("x").with_model("gpt-0")).await;
-    assert_eq!(
-        (overridden.kind(), overridden.disposition()),
-        (ErrorKind::NotFound, Fatal)
-    );
+    let ready = r#"{"model": "gpt-0", "messages": []}"#;
+    for prompt in [
+        Prompt::new("x").with_model("gpt-0"),
+        Prompt::new("x").with_extra("model", "gpt-0"),
+        Prompt::raw(serde_json::from_str(ready).unwrap()),
+    ] {
+        let overridden = ask(prompt).await;
+        assert_eq!(
+            (overridden.kind(), overridden.disposition()),
+            (ErrorKind::NotFound, Fatal)
+        );
+    }
 }
 
 #[tokio::test]
