@@ -29,6 +29,7 @@ const MAX_REDIRECTS: usize = 3;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Authentication {
     /// `Authorization: Bearer KEY`.
+    #[cfg_attr(not(any(feature = "openai", feature = "anthropic")), allow(dead_code))]
     Bearer,
     /// The key alone, in this header.
     Header(&'static str),
