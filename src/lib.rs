@@ -97,10 +97,10 @@
 //!
 //! | feature | what it adds | default |
 //! |---|---|---|
-//! | `openai` | the provider for OpenAI-compatible servers, over `reqwest` | yes |
+//! | `openai` | the provider for OpenAI (Responses and chat completions) and compatible servers, over `reqwest` | yes |
 //! | `anthropic` | the provider for Anthropic's Messages, over `reqwest` | yes |
-//! | `gemini` | the provider for Google's Gemini, with its context caches | yes |
-//! | `rustls`, `native-tls` | its TLS | `rustls` |
+//! | `gemini` | the provider for Google's Gemini, with its context caches, over `reqwest` | yes |
+//! | `rustls`, `native-tls` | the TLS of the providers | `rustls` |
 //! | `metrics` | counters and histograms through the `metrics` facade | |
 //! | `progress` | a terminal progress bar | |
 //! | `prices` | price tables, for the cost of calls | |

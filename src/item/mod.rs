@@ -197,6 +197,12 @@ impl Item {
         report
     }
 
+    /// Whether a call of it was throttled.
+    #[cfg(feature = "reqwest")]
+    pub(crate) fn was_throttled(&self) -> bool {
+        self.record().report.throttled_calls > 0
+    }
+
     /// For retry policies: the item is now at this attempt.
     pub fn set_attempt(&self, attempt: u32) {
         self.record().report.attempts = attempt;

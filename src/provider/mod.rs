@@ -19,6 +19,10 @@ mod model;
 #[cfg_attr(docsrs, doc(cfg(feature = "openai")))]
 pub mod openai;
 #[cfg(feature = "reqwest")]
+mod reply;
+#[cfg(feature = "reqwest")]
+mod request;
+#[cfg(feature = "reqwest")]
 mod settings;
 #[cfg(feature = "reqwest")]
 mod strategy;

@@ -12,6 +12,7 @@ use reqwest::Url;
 use tower_service::Service;
 
 use super::http::Reply;
+use super::request::refuse;
 use super::settings::Client;
 use super::streaming::{Assemble, Streaming};
 use super::wire;
@@ -172,9 +173,22 @@ impl Model {
         self.body(&self.asked(prompt))
     }
 
+    /// The model that a prompt is sent to: a field of its body has the last word.
+    fn model_of<'a>(&'a self, prompt: &'a Prompt) -> &'a str {
+        let field = |fields: &'a serde_json::Map<String, serde_json::Value>| fields.get("model")?.as_str();
+        let own = field(prompt.extra());
+        match prompt.raw_body() {
+            Some(raw) => own.or_else(|| prompt.model()).or_else(|| field(raw)),
+            None => own
+                .or_else(|| field(self.defaults.extra()))
+                .or_else(|| prompt.model()),
+        }
+        .unwrap_or(&self.name)
+    }
+
     fn asked<'a>(&'a self, prompt: &'a Prompt) -> Ask<'a> {
         Ask {
-            model: prompt.model().unwrap_or(&self.name),
+            model: self.model_of(prompt),
             prompt,
             defaults: &self.defaults,
             streamed: self.streaming.is_some(),
@@ -190,14 +204,14 @@ impl Model {
         if !ask.streamed && (raw || streamed(ask.prompt.extra()) || streamed(ask.defaults.extra())) {
             let message =
                 "`stream` is set, but replies are read whole; remove it, or use `Model::with_streaming`";
-            return Err(LlmError::new(ErrorKind::InvalidRequest, message).with_delivery(Delivery::NotSent));
+            return Err(refuse(message));
         }
         self.wire.body(ask)
     }
 
     async fn ask(&self, prompt: &Prompt, call: &CallGuard) -> Answer {
         let ask = Ask {
-            throttled_before: call.item().report().throttled_calls > 0,
+            throttled_before: call.item().was_throttled(),
             ..self.asked(prompt)
         };
         let Some(making) = self.wire.context_cache(None) else {
@@ -351,7 +365,7 @@ impl Service<LlmRequest<Prompt>> for Model {
         ResponseFuture {
             inner: Box::pin(async move {
                 let call = request.open_call();
-                let model = request.input().model().unwrap_or(&strategy.name);
+                let model = strategy.model_of(request.input());
                 telemetry::record_request(strategy.provider(), model);
                 call.set_model(strategy.provider(), model);
                 let overridden = model != &*strategy.name;

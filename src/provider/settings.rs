@@ -58,10 +58,13 @@ impl Default for Settings {
 
 impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Of the address no more than the place: a query may be a secret.
-        let base_url = self.base_url.as_ref().map(|url| url.split('?').next());
+        // Of the address no more than the place: a query may be a secret, and so is a password.
+        let base_url = self.base_url.as_ref().map(|url| match Url::parse(url.trim()) {
+            Ok(url) => format!("{}{}", url.origin().ascii_serialization(), url.path()),
+            Err(_) => "malformed".to_owned(),
+        });
         f.debug_struct("Settings")
-            .field("base_url", &base_url.flatten())
+            .field("base_url", &base_url)
             .field("key", &self.key)
             .field("key_variable", &self.key_variable)
             .field("headers", &self.headers)
@@ -142,6 +145,7 @@ impl Settings {
             key,
             authentication,
             headers,
+            base_url: base_url.clone(),
             max_response_bytes: self.max_response_bytes,
             connect_timeout: self.connect_timeout,
             user_agent: self

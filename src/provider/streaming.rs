@@ -75,6 +75,7 @@ pub(crate) enum Piece {
     /// A piece of the answer, thoughts included.
     Token,
     /// The last event: the answer is complete.
+    #[cfg_attr(not(any(feature = "openai", feature = "anthropic")), allow(dead_code))]
     End,
 }
 

@@ -137,6 +137,7 @@ fn rows() -> Vec<Row> {
         // Requests.
         row(400, "invalid_request_error|prompt is too long: 3333404 tokens > 200000 maximum", K::ContextLength, Fatal, Rejected).headers(NO_RETRY),
         row(400, "invalid_request_error|input length and `max_tokens` exceed context limit: 190000 + 32000 > 200000", K::ContextLength, Fatal, Rejected),
+        row(400, "exceed_context_size_error|request (2009 tokens) exceeds the available context size (512 tokens)", K::ContextLength, Fatal, Rejected),
         row(400, "invalid_request_error|Output blocked by content filtering policy", K::ContentFilter, Fatal, Rejected),
         row(400, "invalid_request_error|temperature: range: 0..1", K::InvalidRequest, Fatal, Rejected),
         row(413, "request_too_large|Request exceeds the maximum size", K::InvalidRequest, Fatal, Rejected),
@@ -159,6 +160,8 @@ fn rows() -> Vec<Row> {
         row(200, "rate_limit_error|capped|enforced_spend_limit_reached", K::InsufficientBalance, ScopeFatal, Rejected),
         row(200, "invalid_request_error|Your credit balance is too low", K::InsufficientBalance, ScopeFatal, Rejected),
         row(200, "invalid_request_error|prompt is too long: 9 tokens > 8 maximum", K::ContextLength, Fatal, Rejected),
+        // On a success the header says nothing of the failure inside.
+        row(200, "overloaded_error|Overloaded", K::Overloaded, Backoff, Rejected).headers(&[("retry-after", "61")]),
         row(200, "invalid_request_error|no such field", K::InvalidRequest, Fatal, Rejected),
         row(200, "request_too_large|big", K::InvalidRequest, Fatal, Rejected),
         row(200, "authentication_error|who", K::Authentication, ScopeFatal, Rejected),

@@ -117,6 +117,8 @@ fn rows() -> Vec<Row> {
         row(429, r#"{"error":{"message":"No deployments available for selected model, Try again in 5 seconds. Passed model=m.","type":"None","param":"None","code":"429"}}"#, K::RateLimit, Throttled, Rejected).waits(5_000),
         // Limits that no wait cures.
         row(429, r#"{"error":{"message":"Request too large for gpt-4o on tokens per min (TPM): Limit 30000, Requested 31538.","type":"tokens","code":"rate_limit_exceeded"}}"#, K::InvalidRequest, Fatal, Rejected),
+        row(413, r#"{"error":{"message":"Request too large for model `m` on tokens per minute (TPM): Limit 6000, Requested 9120, please reduce your message size and try again.","type":"tokens","code":"rate_limit_exceeded"}}"#, K::InvalidRequest, Fatal, Rejected),
+        row(200, r#"{"error":{"message":"Request too large for gpt-4o on tokens per min (TPM): Limit 30000, Requested 31538.","type":"tokens","code":"rate_limit_exceeded"}}"#, K::InvalidRequest, Fatal, Rejected),
         row(429, r#"{"error":{"message":"Limit 30000, Used 0, Requested 31538. Please try again in 3s","type":"tokens","code":"rate_limit_exceeded"}}"#, K::InvalidRequest, Fatal, Rejected).waits(3_000),
         row(429, r#"{"error":{"message":"Limit reached on requests per day (RPD): Limit 200, Used 200, Requested 1. Please try again in 7m12s.","type":"requests","code":"rate_limit_exceeded"}}"#, K::QuotaExhausted, ScopeFatal, Rejected).waits(432_000),
         row(429, r#"{"error":{"message":"Limit reached on requests per day (RPD): Limit 10000, Used 10000, Requested 1. Please try again in 8.64s.","type":"requests","code":"rate_limit_exceeded"}}"#, K::RateLimit, Throttled, Rejected).waits(8_640),
@@ -294,11 +296,18 @@ async fn an_unknown_model_of_one_prompt_fails_that_prompt_alone() {
     let ask = async |prompt: Prompt| server.model().oneshot(LlmRequest::new(prompt)).await.unwrap_err();
     let own = ask("x".into()).await;
     assert_eq!((own.kind(), own.disposition()), (ErrorKind::NotFound, ScopeFatal));
-    let overridden = ask(Prompt::new("x").with_model("gpt-0")).await;
-    assert_eq!(
-        (overridden.kind(), overridden.disposition()),
-        (ErrorKind::NotFound, Fatal)
-    );
+    let ready = r#"{"model": "gpt-0", "messages": []}"#;
+    for prompt in [
+        Prompt::new("x").with_model("gpt-0"),
+        Prompt::new("x").with_extra("model", "gpt-0"),
+        Prompt::raw(serde_json::from_str(ready).unwrap()),
+    ] {
+        let overridden = ask(prompt).await;
+        assert_eq!(
+            (overridden.kind(), overridden.disposition()),
+            (ErrorKind::NotFound, Fatal)
+        );
+    }
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use llm_batch::{Delivery, Disposition, ErrorKind, LlmError, LlmRequest, OpenAi};
 use tower::ServiceExt;
 
-use crate::server::{Reply, Server};
+use crate::server::{After, Reply, Server};
 
 const KEY: &str = "sk-test-0123456789";
 const HEADER_KEY: &str = "gateway-key-987654321";
@@ -26,6 +26,32 @@ async fn no_debug_shows_a_key() {
     let text = format!("{client:?} {:?}", client.model("m"));
     assert_clean(&text);
     assert!(!text.contains("hidden-in-query"), "{text}");
+}
+
+#[tokio::test]
+async fn an_address_keeps_its_secrets() {
+    let builder = OpenAi::builder().base_url(format!("https://user:{KEY}@host.example/v1"));
+    assert_clean(&format!("{builder:?}"));
+    assert_clean(&builder.build().unwrap_err().to_string());
+
+    let echo = format!("no such page: /v1/chat/completions?key={KEY}&api-version=1 ");
+    let mut page = format!(
+        "HTTP/1.1 404 Not Found\r\ncontent-length: {}\r\n\r\n{echo}",
+        echo.len() + 1
+    )
+    .into_bytes();
+    // A reply that is no text is quoted, too.
+    page.push(0xff);
+    let server = Server::start(move |_| Reply::raw(page.clone(), After::Keep)).await;
+    let address = format!("http://{}/v1?key={KEY}&api-version=1", server.address);
+    let client = OpenAi::builder().base_url(address).build().unwrap();
+    let error = client
+        .model("m")
+        .oneshot(LlmRequest::new("x".into()))
+        .await
+        .unwrap_err();
+    assert_clean(&format!("{error} {error:?}"));
+    assert!(error.message().contains("api-version=1"), "{error}");
 }
 
 #[tokio::test]

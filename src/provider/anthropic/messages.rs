@@ -6,9 +6,10 @@ use reqwest::Url;
 
 use super::options::Options;
 use super::{classification, pause, request, response, stream};
-use crate::error::{Delivery, ErrorKind, LlmError};
+use crate::error::LlmError;
 use crate::provider::http::Reply;
 use crate::provider::model::{Ask, WireFormat};
+use crate::provider::request::write;
 use crate::provider::settings::Client;
 use crate::provider::streaming::Assemble;
 use crate::response::LlmResponse;
@@ -61,11 +62,7 @@ impl WireFormat for Messages {
     }
 
     fn body(&self, ask: &Ask<'_>) -> Result<Vec<u8>, LlmError> {
-        let body = request::body(ask, &self.options)?;
-        serde_json::to_vec(&body).map_err(|error| {
-            let message = format!("the prompt cannot be written as JSON: {error}");
-            LlmError::new(ErrorKind::InvalidRequest, message).with_delivery(Delivery::NotSent)
-        })
+        write(&request::body(ask, &self.options)?)
     }
 
     fn read(&self, reply: &Reply, ask: &Ask<'_>) -> Result<LlmResponse, LlmError> {

@@ -3,9 +3,10 @@
 use serde_json::{Map, Value, json};
 
 use super::options::{CacheTtl, Options, Thinking};
-use crate::error::{Delivery, ErrorKind, LlmError};
+use crate::error::LlmError;
 use crate::prompt::{Message, Part, Role};
 use crate::provider::model::Ask;
+use crate::provider::request::refuse;
 use crate::provider::wire::schema::{Dialect, for_wire};
 
 /// The output token limit of a prompt that sets none.
@@ -78,7 +79,7 @@ fn prompt_body(ask: &Ask<'_>, options: &Options) -> Result<Map<String, Value>, L
     for (name, value) in sampling {
         let Some(value) = value else { continue };
         if options.version.as_str() >= WITHOUT_SAMPLING {
-            return Err(refused(format!(
+            return Err(refuse(format!(
                 "anthropic-version {} takes no {name}; leave it out, or set the client's version to 2023-06-01",
                 options.version
             )));
@@ -86,9 +87,7 @@ fn prompt_body(ask: &Ask<'_>, options: &Options) -> Result<Map<String, Value>, L
         set(name, value.into());
     }
     if prompt.seed().or(defaults.seed()).is_some() {
-        return Err(refused(
-            "Anthropic's models take no seed; leave it out".to_owned(),
-        ));
+        return Err(refuse("Anthropic's models take no seed; leave it out"));
     }
     let stop = [prompt.stop(), defaults.stop()]
         .into_iter()
@@ -167,7 +166,7 @@ fn part(part: &Part) -> Result<Value, LlmError> {
 
 fn image_source(url: &str) -> Result<Value, LlmError> {
     // Nothing of the URL goes into a message: it is long, or may be signed.
-    let malformed = |what: &str| refused(format!("an image {what}"));
+    let malformed = |what: &str| refuse(format!("an image {what}"));
     let scheme = url.split(':').next().unwrap_or_default();
     if scheme.eq_ignore_ascii_case("https") || scheme.eq_ignore_ascii_case("http") {
         return Ok(json!({ "type": "url", "url": url }));
@@ -196,9 +195,4 @@ fn image_source(url: &str) -> Result<Value, LlmError> {
         ));
     }
     Ok(json!({ "type": "base64", "media_type": media_type.trim(), "data": data }))
-}
-
-/// A prompt that this wire cannot carry.
-fn refused(message: String) -> LlmError {
-    LlmError::new(ErrorKind::InvalidRequest, message).with_delivery(Delivery::NotSent)
 }

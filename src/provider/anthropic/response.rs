@@ -5,8 +5,11 @@ use serde_json::Value;
 use super::usage::{cache_writes, usage};
 use crate::error::{Delivery, ErrorKind, LlmError};
 use crate::provider::http::Reply;
+use crate::provider::reply::{unreadable, with_usage};
 use crate::provider::wire;
 use crate::response::{FinishReason, LlmResponse, ResponseMetadata};
+
+const WHAT: &str = "message";
 
 /// What the caller wants from a reply.
 #[derive(Clone, Copy, Debug)]
@@ -25,21 +28,18 @@ pub(super) fn read(reply: &Reply, wanted: Wanted) -> Result<LlmResponse, LlmErro
     let body = wire::trim(&reply.body);
     let parsed: Result<Value, _> = serde_json::from_slice(body);
     let usage = parsed.as_ref().ok().and_then(usage);
-    let with_usage = |error: LlmError| match usage {
-        Some(usage) => error.with_usage(usage).with_delivery(Delivery::MaybeBilled),
-        None => error,
-    };
+    let with_usage = |error| with_usage(error, usage);
     if !(200..300).contains(&reply.status) {
         let error = wire::error_of_reply(wanted.rules, reply.status, &reply.headers, &reply.body);
         return Err(with_usage(error));
     }
-    let value = parsed.map_err(|error| unreadable(reply, &error.to_string()))?;
+    let value = parsed.map_err(|error| unreadable(reply, WHAT, &error.to_string()))?;
     if says_error(&value) {
         let error = wire::error_in_success(wanted.rules, &reply.headers, &value);
         return Err(with_usage(error));
     }
     let mut response = answer(value, wanted).map_err(|fault| match fault {
-        Fault::NoMessage => with_usage(unreadable(reply, "it has no content")),
+        Fault::NoMessage => with_usage(unreadable(reply, WHAT, "it has no content")),
         Fault::Failed(error) => with_usage(error.with_delivery(Delivery::MaybeBilled)),
     })?;
     response.usage = usage;
@@ -156,17 +156,6 @@ fn refusal(reply: &Value) -> LlmError {
         message = format!("{message}: {explanation}");
     }
     LlmError::new(ErrorKind::ContentFilter, message).with_code(category.unwrap_or("refusal"))
-}
-
-/// A success status with a body that is no answer: the call may have been billed.
-fn unreadable(reply: &Reply, why: &str) -> LlmError {
-    let message = match wire::excerpt(&reply.body) {
-        excerpt if excerpt.is_empty() => "the reply is empty".to_owned(),
-        excerpt => format!("the reply is no message ({why}): {excerpt}"),
-    };
-    LlmError::new(ErrorKind::ServerError, message)
-        .with_status(reply.status)
-        .with_delivery(Delivery::MaybeBilled)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::provider::reply::number;
 use crate::usage::TokenUsage;
 
 /// How a call's cache writes divide by the time they are kept, since the two have prices of their own.
@@ -69,12 +70,4 @@ pub(super) fn cache_writes(reply: &Value) -> Option<CacheWrites> {
         one_hour: count("ephemeral_1h_input_tokens"),
     };
     (writes != CacheWrites::default()).then_some(writes)
-}
-
-/// A count, also where a server writes it as `12.0`.
-fn number(value: &Value) -> Option<u64> {
-    value.as_u64().or_else(|| {
-        let number = value.as_f64()?;
-        (number >= 0.0 && number.fract() == 0.0 && number < 1e15).then_some(number as u64)
-    })
 }

@@ -10,10 +10,11 @@ use super::generate::GenerateFormat;
 use super::options::{
     ApiVersion, HarmBlockThreshold, HarmCategory, Options, SafetySetting, SchemaForm, ThinkingLevel,
 };
-use crate::error::{Delivery, ErrorKind, LlmError};
+use crate::error::LlmError;
 use crate::prompt::Prompt;
 use crate::provider::http::Authentication;
 use crate::provider::model::Model;
+use crate::provider::request::refuse;
 use crate::provider::settings::{Client, Server, Settings, configuration, settings_methods};
 
 const DEFAULT_BASE_URL: &str = "https://generativelanguage.googleapis.com";
@@ -135,7 +136,7 @@ pub(super) fn resource_name(model: &str) -> Result<String, LlmError> {
     let wrong = |part: &str| part.is_empty() || part == "." || part == "..";
     if model.split('/').any(wrong) {
         let message = format!("{model:?} is no name of a model");
-        return Err(LlmError::new(ErrorKind::InvalidRequest, message).with_delivery(Delivery::NotSent));
+        return Err(refuse(message));
     }
     Ok(if model.contains('/') {
         model.to_owned()

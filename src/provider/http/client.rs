@@ -29,6 +29,7 @@ const MAX_REDIRECTS: usize = 3;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Authentication {
     /// `Authorization: Bearer KEY`.
+    #[cfg_attr(not(any(feature = "openai", feature = "anthropic")), allow(dead_code))]
     Bearer,
     /// The key alone, in this header.
     Header(&'static str),
@@ -40,6 +41,8 @@ pub(crate) struct HttpConfig {
     pub(crate) key: Key,
     pub(crate) authentication: Authentication,
     pub(crate) headers: HeaderMap,
+    /// Its query may hold a key.
+    pub(crate) base_url: Url,
     pub(crate) max_response_bytes: usize,
     pub(crate) connect_timeout: Duration,
     pub(crate) user_agent: String,
@@ -57,7 +60,7 @@ pub(crate) struct Reply {
     /// Whether it came as a stream, and was put together.
     pub(crate) streamed: bool,
     key: Option<Arc<KeyHeader>>,
-    secret_headers: Arc<[SecretString]>,
+    secrets: Arc<[SecretString]>,
 }
 
 impl Reply {
@@ -69,29 +72,31 @@ impl Reply {
             body: body.into(),
             streamed: false,
             key: None,
-            secret_headers: Arc::default(),
+            secrets: Arc::default(),
         }
     }
 
     /// The same reply without the secrets that the request carried, if it echoes any: for errors that quote it.
     pub(crate) fn redacted(&self) -> Option<Self> {
-        let text = std::str::from_utf8(&self.body).ok()?;
+        let text = String::from_utf8_lossy(&self.body);
         let key = self.key.as_deref().map(KeyHeader::key);
         let mut echoed = key
             .into_iter()
-            .chain(&*self.secret_headers)
+            .chain(&*self.secrets)
             .map(|secret| secret.expose_secret())
             .filter(|secret| !secret.is_empty() && text.contains(*secret))
             .peekable();
         echoed.peek()?;
-        let clean = echoed.fold(text.to_owned(), |text, secret| text.replace(secret, "[redacted]"));
+        let clean = echoed.fold(text.clone().into_owned(), |text, secret| {
+            text.replace(secret, "[redacted]")
+        });
         Some(Self {
             status: self.status,
             headers: self.headers.clone(),
             body: clean.into(),
             streamed: self.streamed,
             key: None,
-            secret_headers: Arc::default(),
+            secrets: Arc::default(),
         })
     }
 }
@@ -105,8 +110,8 @@ pub(crate) struct HttpClient {
     fixed_key: Option<Arc<KeyHeader>>,
     authentication: Authentication,
     headers: HeaderMap,
-    /// The values of those headers that carry keys of their own.
-    secret_headers: Arc<[SecretString]>,
+    /// The values of those headers and query parameters that carry keys of their own.
+    secrets: Arc<[SecretString]>,
     max_response_bytes: usize,
     connections: Arc<Connections>,
 }
@@ -148,7 +153,7 @@ impl HttpClient {
             key: config.key,
             fixed_key,
             authentication: config.authentication,
-            secret_headers: secrets_in(&config.headers),
+            secrets: secrets_in(&config.headers, &config.base_url),
             headers: config.headers,
             max_response_bytes: config.max_response_bytes,
             connections: Connections::new(config.max_connections),
@@ -209,7 +214,7 @@ impl HttpClient {
             body,
             streamed: true,
             key,
-            secret_headers: Arc::clone(&self.secret_headers),
+            secrets: Arc::clone(&self.secrets),
         })
     }
 
@@ -343,18 +348,27 @@ impl HttpClient {
             body: body.freeze(),
             streamed: false,
             key,
-            secret_headers: Arc::clone(&self.secret_headers),
+            secrets: Arc::clone(&self.secrets),
         })
     }
 }
 
-fn secrets_in(headers: &HeaderMap) -> Arc<[SecretString]> {
-    const WORDS: [&str; 5] = ["key", "token", "secret", "auth", "cookie"];
-    headers
+fn secrets_in(headers: &HeaderMap, base_url: &Url) -> Arc<[SecretString]> {
+    const WORDS: [&str; 6] = ["key", "token", "secret", "auth", "cookie", "sig"];
+    let is_secret = |name: &str| WORDS.iter().any(|word| name.to_ascii_lowercase().contains(word));
+    let headers = headers
         .iter()
-        .filter(|(name, _)| WORDS.iter().any(|word| name.as_str().contains(word)))
-        .filter_map(|(_, value)| Some(value.to_str().ok()?.into()))
-        .collect()
+        .filter(|(name, _)| is_secret(name.as_str()))
+        .filter_map(|(_, value)| Some(value.to_str().ok()?.into()));
+    // As a server reads them, and as they stand in the address.
+    let raw = base_url.query().unwrap_or_default().split('&');
+    let raw = raw.filter_map(|pair| pair.split_once('='));
+    let parameters = base_url
+        .query_pairs()
+        .chain(raw.map(|(name, value)| (name.into(), value.into())))
+        .filter(|(name, _)| is_secret(name))
+        .map(|(_, value)| value.into_owned().into());
+    headers.chain(parameters).collect()
 }
 
 /// Whether the server leaves the connection open after the reply, as far as it says.

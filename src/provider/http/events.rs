@@ -9,7 +9,7 @@ use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 use serde_json::Value;
 use sse_stream::SseByteStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::client::cause;
 use crate::error::{Delivery, ErrorKind, LlmError};
@@ -46,12 +46,11 @@ pub(crate) async fn assemble(
         let blank_line = stream::once(future::ready(Ok(Bytes::from_static(b"\n\n"))));
         SseByteStream::new(chunks.chain(blank_line))
     };
-    let mut ended = false;
+    let mut ended: Option<Instant> = None;
     let broken = loop {
-        let next = if ended {
-            timeout(END_OF_BODY, events.next()).await.ok()
-        } else {
-            Some(events.next().await)
+        let next = match ended {
+            Some(ended) => timeout_at(ended + END_OF_BODY, events.next()).await.ok(),
+            None => Some(events.next().await),
         };
         match next {
             Some(None) => break None,
@@ -61,7 +60,7 @@ pub(crate) async fn assemble(
                 match assembler.push(event.event.as_deref().unwrap_or("message"), &data) {
                     Piece::Other => {}
                     Piece::Token => call.set_first_token(),
-                    Piece::End => ended = true,
+                    Piece::End => ended = ended.or_else(|| Some(Instant::now())),
                 }
             }
             Some(Some(Err(sse_stream::Error::Body(error)))) => {

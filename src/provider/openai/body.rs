@@ -4,19 +4,8 @@ use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
-use crate::error::{Delivery, ErrorKind, LlmError};
 use crate::prompt::Prompt;
 use crate::provider::model::Ask;
-
-/// The body as JSON.
-pub(super) fn write(body: &impl Serialize) -> Result<Vec<u8>, LlmError> {
-    serde_json::to_vec(body).map_err(|error| refuse(format!("the prompt cannot be written as JSON: {error}")))
-}
-
-/// A prompt that cannot be sent.
-pub(super) fn refuse(message: String) -> LlmError {
-    LlmError::new(ErrorKind::InvalidRequest, message).with_delivery(Delivery::NotSent)
-}
 
 /// Writes the user's own body, unchanged but for what the prompt sets besides, and for what a stream needs.
 pub(super) fn serialize_raw<S: Serializer>(

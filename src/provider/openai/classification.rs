@@ -17,22 +17,18 @@ pub(super) const RULES: &[Row] = &[
         kind: ErrorKind::InsufficientBalance,
         ..ANY
     },
-    // A rate limit that no wait cures: the request alone is larger than the limit.
+    // A rate limit that no wait cures: the request alone is larger than the limit. Groq sends it with a 413, a failed
+    // response inside a 200.
     Row {
-        status: &[429],
+        status: &[200, 413, 429],
         text: &["request too large"],
         kind: ErrorKind::InvalidRequest,
         ..ANY
     },
     Row {
-        status: &[429],
+        status: &[200, 413, 429],
         when: Some(|facts| facts.asks_more_than_the_limit()),
         kind: ErrorKind::InvalidRequest,
-        ..ANY
-    },
-    Row {
-        code: &["context_length_exceeded"],
-        kind: ErrorKind::ContextLength,
         ..ANY
     },
     Row {
@@ -161,17 +157,6 @@ pub(super) const RULES: &[Row] = &[
         ..ANY
     },
     // llama.cpp, which answers some mistakes of the caller with a 500.
-    Row {
-        code: &["exceed_context_size_error"],
-        kind: ErrorKind::ContextLength,
-        ..ANY
-    },
-    Row {
-        status: &[400, 500],
-        text: &["exceeds the available context size"],
-        kind: ErrorKind::ContextLength,
-        ..ANY
-    },
     Row {
         code: &["not_supported_error"],
         kind: ErrorKind::InvalidRequest,

@@ -8,11 +8,11 @@ use super::client::Inner;
 use super::json::Json;
 use super::usage::cost;
 use crate::classify::QuotaDimension;
-use crate::error::{Delivery, ErrorKind, LlmError};
+use crate::error::{ErrorKind, LlmError};
 use crate::provider::http::Reply;
+use crate::provider::reply::unreadable;
 use crate::provider::wire;
 use crate::response::ResponseMetadata;
-use crate::usage::TokenUsage;
 
 /// A reply, and what its reader has to know.
 #[derive(Clone, Copy)]
@@ -46,13 +46,7 @@ impl<'a> Reading<'a> {
 
     /// A success status with a body that is no answer: the call may have been billed.
     pub(super) fn unreadable(&self, what: &str, why: &str) -> LlmError {
-        let message = match wire::excerpt(&self.reply.body) {
-            excerpt if excerpt.is_empty() => "the reply is empty".to_owned(),
-            excerpt => format!("the reply is no {what} ({why}): {excerpt}"),
-        };
-        LlmError::new(ErrorKind::ServerError, message)
-            .with_status(self.reply.status)
-            .with_delivery(Delivery::MaybeBilled)
+        unreadable(self.reply, what, why)
     }
 
     /// Says what a rate limit was about where the provider has only one kind.
@@ -108,14 +102,6 @@ pub(super) fn filtered(output: String) -> LlmError {
 /// The model's own refusal.
 pub(super) fn refused(refusal: &str) -> LlmError {
     LlmError::new(ErrorKind::ContentFilter, format!("the model refused: {refusal}"))
-}
-
-/// A failed call that is known to have used something.
-pub(super) fn with_usage(error: LlmError, usage: Option<TokenUsage>) -> LlmError {
-    match usage {
-        Some(usage) => error.with_usage(usage).with_delivery(Delivery::MaybeBilled),
-        None => error,
-    }
 }
 
 /// Whether a reply with a success status, or a piece of a stream, is an error all the same.

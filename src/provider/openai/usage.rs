@@ -34,7 +34,14 @@ pub(super) fn of_chat(reply: &Json<'_>) -> Option<TokenUsage> {
         .unwrap_or_default();
     let sum = input.saturating_add(output).saturating_add(reasoning);
     let apart = reasoning > 0 && total == Some(sum);
-    let mut tokens = TokenUsage::new(input, if apart { output + reasoning } else { output });
+    let mut tokens = TokenUsage::new(
+        input,
+        if apart {
+            output.saturating_add(reasoning)
+        } else {
+            output
+        },
+    );
     add_details(
         &mut tokens,
         usage,
@@ -91,6 +98,17 @@ fn number(value: &Json<'_>) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn counts_beyond_any_sense_do_not_overflow() {
+        let reply = format!(
+            r#"{{"usage": {{"prompt_tokens": 0, "completion_tokens": {0}, "total_tokens": {0},
+            "completion_tokens_details": {{"reasoning_tokens": 1}}}}}}"#,
+            u64::MAX
+        );
+        let usage = of_chat(&serde_json::from_str(&reply).unwrap()).unwrap();
+        assert_eq!(usage.output, u64::MAX);
+    }
 
     #[test]
     fn reasoning_is_output_whether_it_is_counted_apart_or_not() {

@@ -13,9 +13,10 @@ use self::remote::Remote;
 use super::Gemini;
 use super::client::resource_name;
 use super::generate::{GenerateFormat, content_fields};
-use crate::error::{Delivery, ErrorKind, LlmError};
+use crate::error::LlmError;
 use crate::prompt::{Prompt, Role};
 use crate::provider::model::{Ask, Model};
+use crate::provider::request::refuse;
 
 /// The provider's own default.
 const DEFAULT_TIME_TO_LIVE: Duration = Duration::from_secs(3_600);
@@ -95,7 +96,7 @@ impl ContextCache {
         let resource = resource_name(&model)?;
         let fields = content_fields(&content)?;
         if fields.is_empty() {
-            return Err(unsent(
+            return Err(refuse(
                 "a context cache needs content: system text, messages or tools",
             ));
         }
@@ -186,7 +187,7 @@ impl ContextCache {
     /// Whether the question can be asked over the cache: the same model, and no system text or tools of its own.
     pub(super) fn check(&self, ask: &Ask<'_>) -> Result<(), LlmError> {
         if resource_name(ask.model)? != self.shared.remote.model {
-            return Err(unsent(format!(
+            return Err(refuse(format!(
                 "the context cache belongs to {}, and the prompt asks {}; send it without the cache",
                 self.shared.model, ask.model
             )));
@@ -200,7 +201,7 @@ impl ContextCache {
         let own_system = system.is_some() && system != content.system()
             || messages.any(|message| message.role == Role::System);
         if own_system {
-            return Err(unsent(
+            return Err(refuse(
                 "the system text stands in the context cache, and no prompt can have another; leave it out of the \
                  prompt, or put it into the cache",
             ));
@@ -208,7 +209,7 @@ impl ContextCache {
         for name in ["systemInstruction", "tools", "toolConfig"] {
             let own = ask.prompt.extra().get(name).or(ask.defaults.extra().get(name));
             if own.is_some() && own != content.extra().get(name) {
-                return Err(unsent(format!(
+                return Err(refuse(format!(
                     "`{name}` stands in the context cache, and no prompt can have another; leave it out of the prompt, \
                      or put it into the cache"
                 )));
@@ -216,10 +217,6 @@ impl ContextCache {
         }
         Ok(())
     }
-}
-
-fn unsent(message: impl Into<String>) -> LlmError {
-    LlmError::new(ErrorKind::InvalidRequest, message.into()).with_delivery(Delivery::NotSent)
 }
 
 /// Without the content, which may be long and private.

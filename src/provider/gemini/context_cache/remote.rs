@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use reqwest::{Method, Url};
 use serde_json::{Map, Value, json};
+use tokio::time::timeout;
 
 use crate::classify::Disposition;
 use crate::error::{Delivery, ErrorKind, LlmError};
@@ -16,6 +17,10 @@ use crate::provider::wire;
 
 /// An end for a server whose list never ends. The pages are as large as the provider makes them.
 const MOST_PAGES: usize = 100;
+
+/// How long one request may take, a large context being read among them. All calls
+/// wait for the same request, so one that is never answered must not hold them for good.
+const LONGEST_REQUEST: Duration = Duration::from_secs(600);
 
 /// A cache at the provider as of now.
 #[derive(Clone, Debug)]
@@ -117,7 +122,12 @@ impl Remote {
     ) -> Result<(Value, SystemTime), LlmError> {
         let body = body.map_or_else(Bytes::new, |body| body.to_string().into());
         let http = &self.client.inner.client.http;
-        let reply = http.request(method, url, body).await?;
+        let reply = timeout(LONGEST_REQUEST, http.request(method, url, body))
+            .await
+            .map_err(|_| {
+                let message = format!("the provider did not answer for {LONGEST_REQUEST:?}");
+                LlmError::new(ErrorKind::TimedOut, message)
+            })??;
         let now = wire::server_time(&reply.headers);
         if !(200..300).contains(&reply.status) {
             let reply: Reply = reply.redacted().unwrap_or(reply);
@@ -149,7 +159,7 @@ fn read(cache: &Value, now: SystemTime, unsaid: Duration) -> Option<Found> {
 }
 
 fn seconds(time: Duration) -> String {
-    let whole = time.as_secs() + u64::from(time.subsec_nanos() > 0);
+    let whole = time.as_secs().saturating_add(u64::from(time.subsec_nanos() > 0));
     format!("{}s", whole.max(1))
 }
 

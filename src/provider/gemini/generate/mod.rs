@@ -16,9 +16,10 @@ pub(super) use request::content_fields;
 
 use super::Gemini;
 use super::context_cache::ContextCache;
-use crate::error::{Delivery, ErrorKind, LlmError};
+use crate::error::LlmError;
 use crate::provider::http::Reply;
 use crate::provider::model::{Ask, WireFormat};
+use crate::provider::request::write;
 use crate::provider::settings::Client;
 use crate::provider::streaming::Assemble;
 use crate::response::LlmResponse;
@@ -64,10 +65,7 @@ impl WireFormat for GenerateFormat {
             // What the cache holds is not sent again.
             without_shared: self.cache.is_some(),
         };
-        serde_json::to_vec(&body).map_err(|error| {
-            let message = format!("the prompt cannot be written as JSON: {error}");
-            LlmError::new(ErrorKind::InvalidRequest, message).with_delivery(Delivery::NotSent)
-        })
+        write(&body)
     }
 
     fn read(&self, reply: &Reply, ask: &Ask<'_>) -> Result<LlmResponse, LlmError> {

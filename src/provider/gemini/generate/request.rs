@@ -5,10 +5,11 @@ use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
 use super::open_api;
-use crate::error::{Delivery, ErrorKind, LlmError};
+use crate::error::LlmError;
 use crate::prompt::{Message, Part, Prompt, Role};
 use crate::provider::gemini::options::{Options, SchemaForm};
 use crate::provider::model::Ask;
+use crate::provider::request::refuse;
 use crate::provider::wire::schema::{Dialect, for_wire};
 
 /// What a context cache holds in place of the question.
@@ -171,9 +172,10 @@ impl<M: serde::ser::SerializeMap> Fields<'_, M> {
 
 /// What a context cache is made of: the fields of its content.
 pub(in crate::provider::gemini) fn content_fields(content: &Prompt) -> Result<Map<String, Value>, LlmError> {
-    let failed = |error: serde_json::Error| {
-        let message = format!("the content of the context cache cannot be written as JSON: {error}");
-        LlmError::new(ErrorKind::InvalidRequest, message).with_delivery(Delivery::NotSent)
+    let failed = |error| {
+        refuse(format!(
+            "the content of the context cache cannot be written as JSON: {error}"
+        ))
     };
     let mut fields = Map::new();
     let contents = serde_json::to_value(Contents(content)).map_err(failed)?;

@@ -6,14 +6,17 @@ use super::PROVIDER;
 use super::continuation::CONTINUATION;
 use super::stream::Chunks;
 use super::usage::usage;
-use crate::error::{Delivery, ErrorKind, LlmError};
+use crate::error::{ErrorKind, LlmError};
 use crate::provider::gemini::classification;
 use crate::provider::http::Reply;
 use crate::provider::model::Ask;
+use crate::provider::reply::{unreadable, with_usage};
 use crate::provider::streaming::Assemble as _;
 use crate::provider::wire;
 use crate::response::{FinishReason, LlmResponse, ResponseMetadata};
 use crate::usage::TokenUsage;
+
+const WHAT: &str = "answer of Gemini's";
 
 /// Parses a body. A list is what the stream sends to those who do not ask for events: its elements are put together.
 pub(super) fn parse(body: &[u8]) -> Result<Value, serde_json::Error> {
@@ -36,13 +39,10 @@ pub(super) fn read(reply: &Reply, ask: &Ask<'_>, keep_raw_body: bool) -> Result<
     }
     let mut value = match parse(&reply.body) {
         Ok(value) => value,
-        Err(error) => return Err(unreadable(reply, &error.to_string())),
+        Err(error) => return Err(unreadable(reply, WHAT, &error.to_string())),
     };
     let usage = usage(&value);
-    let with_usage = |error: LlmError| match usage {
-        Some(usage) => error.with_usage(usage).with_delivery(Delivery::MaybeBilled),
-        None => error,
-    };
+    let with_usage = |error| with_usage(error, usage);
     if value.get("error").is_some_and(|error| !error.is_null()) {
         let error = classification::error_in_success(reply, &value, ask);
         return Err(with_usage(error));
@@ -55,7 +55,7 @@ pub(super) fn read(reply: &Reply, ask: &Ask<'_>, keep_raw_body: bool) -> Result<
     let Some(candidate) = candidate else {
         let error = match blocked_prompt(&value) {
             Some(error) => error,
-            None => unreadable(reply, "it has no candidates"),
+            None => unreadable(reply, WHAT, "it has no candidates"),
         };
         return Err(with_usage(error));
     };
@@ -208,17 +208,6 @@ fn contents(candidate: &mut Value) -> (String, Vec<Value>) {
         }
     }
     (text, calls)
-}
-
-/// A success status with a body that is no answer: the call may have been billed.
-fn unreadable(reply: &Reply, why: &str) -> LlmError {
-    let message = match wire::excerpt(&reply.body) {
-        excerpt if excerpt.is_empty() => "the reply is empty".to_owned(),
-        excerpt => format!("the reply is no answer of Gemini's ({why}): {excerpt}"),
-    };
-    LlmError::new(ErrorKind::ServerError, message)
-        .with_status(reply.status)
-        .with_delivery(Delivery::MaybeBilled)
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value};
 
+use crate::provider::reply::number;
 use crate::usage::TokenUsage;
 
 /// The usage of a reply; none if it does not say, which is not zero. A field that is missing beside others is zero.
@@ -41,17 +42,6 @@ pub(super) fn add(earlier: Option<&Value>, later: &mut Map<String, Value>) {
         let own = later.get(name).and_then(number).unwrap_or_default();
         later.insert(name.clone(), own.saturating_add(count).into());
     }
-}
-
-/// A count, also where a gateway writes it as a text or as `12.0`.
-fn number(value: &Value) -> Option<u64> {
-    value
-        .as_u64()
-        .or_else(|| {
-            let number = value.as_f64()?;
-            (number >= 0.0 && number.fract() == 0.0 && number < 1e15).then_some(number as u64)
-        })
-        .or_else(|| value.as_str()?.parse().ok())
 }
 
 #[cfg(test)]

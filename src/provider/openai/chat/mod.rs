@@ -8,12 +8,13 @@ use std::fmt;
 
 use reqwest::Url;
 
+use super::OpenAi;
 use super::reply::Reading;
 use super::schema::NamedSchema;
-use super::{OpenAi, body};
 use crate::error::LlmError;
 use crate::provider::http::Reply;
 use crate::provider::model::{Ask, WireFormat};
+use crate::provider::request::write;
 use crate::provider::settings::Client;
 use crate::provider::streaming::Assemble;
 use crate::response::LlmResponse;
@@ -59,7 +60,7 @@ impl WireFormat for ChatFormat {
             }
             Some(schema) => Some(request::Format::JsonObject(schema)),
         };
-        body::write(&request::Body {
+        write(&request::Body {
             ask: *ask,
             preset,
             token_limit: self.client.inner.token_limit,

@@ -9,12 +9,13 @@ use std::fmt;
 use reqwest::Url;
 use serde_json::Value;
 
+use super::OpenAi;
 use super::reply::Reading;
 use super::schema::NamedSchema;
-use super::{OpenAi, body};
 use crate::error::LlmError;
 use crate::provider::http::Reply;
 use crate::provider::model::{Ask, WireFormat};
+use crate::provider::request::{refuse, write};
 use crate::provider::settings::Client;
 use crate::provider::streaming::Assemble;
 use crate::response::LlmResponse;
@@ -47,7 +48,7 @@ fn check(ask: &Ask<'_>) -> Result<(), LlmError> {
         || is_background(defaults.extra())
     {
         let message = "`background` is set, but the answer is awaited in the same call; remove it";
-        return Err(body::refuse(message.to_owned()));
+        return Err(refuse(message));
     }
     if prompt.raw_body().is_some() {
         return Ok(());
@@ -58,7 +59,7 @@ fn check(ask: &Ask<'_>) -> Result<(), LlmError> {
     ];
     match unknown.into_iter().find(|(_, is_set)| *is_set) {
         None => Ok(()),
-        Some((name, _)) => Err(body::refuse(format!(
+        Some((name, _)) => Err(refuse(format!(
             "`{name}` is set, but OpenAI's Responses know no such field; remove it, or use chat completions (`openai-chat:`)"
         ))),
     }
@@ -80,7 +81,7 @@ impl WireFormat for ResponsesFormat {
     fn body(&self, ask: &Ask<'_>) -> Result<Vec<u8>, LlmError> {
         check(ask)?;
         let schema = ask.output_schema().map(NamedSchema::new).transpose()?;
-        body::write(&request::Body { ask: *ask, schema })
+        write(&request::Body { ask: *ask, schema })
     }
 
     fn read(&self, reply: &Reply, ask: &Ask<'_>) -> Result<LlmResponse, LlmError> {

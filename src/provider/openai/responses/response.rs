@@ -4,8 +4,9 @@ use serde_json::Value;
 
 use crate::error::{Delivery, ErrorKind, LlmError};
 use crate::provider::openai::json::Json;
-use crate::provider::openai::reply::{Reading, filtered, refused, says_error, with_usage};
+use crate::provider::openai::reply::{Reading, filtered, refused, says_error};
 use crate::provider::openai::usage;
+use crate::provider::reply::with_usage;
 use crate::response::{FinishReason, LlmResponse};
 
 const WHAT: &str = "response";

@@ -88,24 +88,32 @@ fn wait_of_reset(quota: &ReportedQuota) -> Option<Duration> {
 pub(crate) fn error_of_reply(own: &[Row], status: u16, headers: &HeaderMap, body: &[u8]) -> LlmError {
     let now = headers::server_time(headers);
     let body = ErrorBody::parse(body, now);
-    let error = error_of(own, status, headers, &body, now);
+    let error = error_of(own, status, headers, &body, headers::retry_after(headers), now);
     let kind = error.kind();
     error.with_delivery(delivery(status, kind))
 }
 
 /// The error that stands inside a reply with a success status.
 ///
-/// A rejection cost nothing; a failure on the way may have.
+/// A rejection cost nothing; a failure on the way may have. The header `retry-after` says nothing of it: Anthropic sends
+/// it on successes, too.
 #[cfg(feature = "reqwest")]
 pub(crate) fn error_in_success(own: &[Row], headers: &HeaderMap, body: &serde_json::Value) -> LlmError {
     let now = headers::server_time(headers);
     let body = ErrorBody::from_value(body, now);
-    error_of(own, body.status.unwrap_or(200), headers, &body, now)
+    error_of(own, body.status.unwrap_or(200), headers, &body, None, now)
 }
 
-fn error_of(own: &[Row], status: u16, headers: &HeaderMap, body: &ErrorBody, now: SystemTime) -> LlmError {
+fn error_of(
+    own: &[Row],
+    status: u16,
+    headers: &HeaderMap,
+    body: &ErrorBody,
+    retry_after: Option<Duration>,
+    now: SystemTime,
+) -> LlmError {
     let text_hint = || message::wait(&message::normalised(&body.message), now).filter(|wait| !wait.is_zero());
-    let mut hint = headers::retry_after(headers).or(body.wait).or_else(text_hint);
+    let mut hint = retry_after.or(body.wait).or_else(text_hint);
     let mut quota = headers::reported_quota(headers).unwrap_or_default();
     let facts = Facts::new(status, body, hint, quota);
     let kind = judge(own, &facts);
@@ -151,6 +159,7 @@ pub(crate) fn verdict_of(status: u16, headers: &HeaderMap) -> Verdict {
         status,
         headers,
         &ErrorBody::default(),
+        headers::retry_after(headers),
         headers::server_time(headers),
     );
     let kind = error.kind();

@@ -105,7 +105,11 @@ const TABLE: &[Row] = &[
         ..ANY
     },
     Row {
-        code: &["model_context_window_exceeded"],
+        code: &[
+            "model_context_window_exceeded",
+            "context_length_exceeded",
+            "exceed_context_size_error",
+        ],
         kind: ErrorKind::ContextLength,
         ..ANY
     },
@@ -201,6 +205,7 @@ const TABLE: &[Row] = &[
             "maximum context length",
             "context length exceeded",
             "context window",
+            "exceeds the available context size",
             "exceeds the maximum number of tokens allowed",
         ],
         kind: ErrorKind::ContextLength,

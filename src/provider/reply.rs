@@ -1,0 +1,40 @@
+//! What replies of all wires share.
+
+#[cfg(any(feature = "anthropic", feature = "gemini"))]
+use serde_json::Value;
+
+use super::http::Reply;
+use super::wire;
+use crate::error::{Delivery, ErrorKind, LlmError};
+use crate::usage::TokenUsage;
+
+/// A success status with a body that is no answer: the call may have been billed. `what` is what was expected.
+pub(super) fn unreadable(reply: &Reply, what: &str, why: &str) -> LlmError {
+    let message = match wire::excerpt(&reply.body) {
+        excerpt if excerpt.is_empty() => "the reply is empty".to_owned(),
+        excerpt => format!("the reply is no {what} ({why}): {excerpt}"),
+    };
+    LlmError::new(ErrorKind::ServerError, message)
+        .with_status(reply.status)
+        .with_delivery(Delivery::MaybeBilled)
+}
+
+/// A failed call that is known to have used something.
+pub(super) fn with_usage(error: LlmError, usage: Option<TokenUsage>) -> LlmError {
+    match usage {
+        Some(usage) => error.with_usage(usage).with_delivery(Delivery::MaybeBilled),
+        None => error,
+    }
+}
+
+/// A count, also where a gateway writes it as a text or as `12.0`.
+#[cfg(any(feature = "anthropic", feature = "gemini"))]
+pub(super) fn number(value: &Value) -> Option<u64> {
+    value
+        .as_u64()
+        .or_else(|| {
+            let number = value.as_f64()?;
+            (number >= 0.0 && number.fract() == 0.0 && number < 1e15).then_some(number as u64)
+        })
+        .or_else(|| value.as_str()?.parse().ok())
+}
