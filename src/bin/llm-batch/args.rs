@@ -64,6 +64,7 @@ Output:
      \"usage\":{...},\"attempts\":1,\"calls\":1}
   `usage` covers every call of the item, failed ones too; `unknown_usage_calls` appears where
   calls may have cost more than is known; `latency_ms` is the time inside calls, without waits.
+  With --stream there is `first_token_ms`: from the start of the last call to its first token.
   With --prices, or a provider that reports it, there is `cost` in US dollars: null where it is not
   known, with `unknown_cost_calls` where some calls are not in it.
 
@@ -203,7 +204,7 @@ pub(crate) struct PromptArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Provider")]
 pub(crate) struct ProviderArgs {
-    /// Where the API is, up to and with its version: http://localhost:8000/v1.
+    /// Where the API is, up to and with its version: http://localhost:8000/v1. Anthropic and Gemini may leave it out.
     #[arg(long, value_name = "URL")]
     pub(crate) base_url: Option<String>,
 
@@ -214,6 +215,11 @@ pub(crate) struct ProviderArgs {
     /// A header for every request; may be given several times. Its value is never shown.
     #[arg(long, value_name = "NAME: VALUE")]
     pub(crate) header: Vec<Header>,
+
+    /// Have the answers streamed: a call that is stuck ends after 120 s without a sign of life, not at its --timeout,
+    /// and rows tell the time to the first token. The answers are the same.
+    #[arg(long)]
+    pub(crate) stream: bool,
 }
 
 #[derive(Debug, Args)]
@@ -305,7 +311,7 @@ pub(crate) struct ReportingArgs {
 
     /// Prices, to tell what items cost: LiteLLM's JSON (model_prices_and_context_window.json) or a TOML of your own, as
     /// a file or a URL. A cost that the provider reports outranks it.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE|URL")]
     pub(crate) prices: Option<String>,
 
     /// A progress bar: `auto` shows it where standard error is a terminal.
@@ -472,19 +478,19 @@ pub(crate) struct SimulateArgs {
     pub(crate) latency: Option<Latency>,
 
     /// The share of calls whose connection is cut after the request was read.
-    #[arg(long, value_name = "SHARE")]
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
     pub(crate) reset_rate: Option<f64>,
 
     /// The share of calls answered with a page of HTML.
-    #[arg(long, value_name = "SHARE")]
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
     pub(crate) garbage_rate: Option<f64>,
 
     /// The share of streamed calls whose stream ends without its last event.
-    #[arg(long, value_name = "SHARE")]
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
     pub(crate) stream_cut_rate: Option<f64>,
 
     /// The share of streamed calls whose stream ends with an error event.
-    #[arg(long, value_name = "SHARE")]
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
     pub(crate) stream_error_rate: Option<f64>,
 
     /// The share of calls whose answer comes slowly, and over how long, such as 0.1=5s.
@@ -508,7 +514,7 @@ pub(crate) struct SimulateArgs {
     pub(crate) reasoning_tokens: Option<u64>,
 
     /// The share of the input that is read from the provider's cache.
-    #[arg(long, value_name = "SHARE")]
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
     pub(crate) cached_share: Option<f64>,
 
     /// The fewest tokens that are kept in a cache, by Anthropic's marks or Gemini's context caches; 1024 unless set.
