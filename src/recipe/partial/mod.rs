@@ -134,6 +134,10 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let result = ready!(this.future.poll(cx));
+        if result.is_ok() {
+            // What the item asks next, as agents do, is another question.
+            drop(this.item.state().remove::<Kept>());
+        }
         // An answer that is no JSON takes nothing away from an earlier one.
         let invalid = result.as_ref().err().and_then(|error| InvalidOutput::of(error));
         if let Some((faults, value)) =
