@@ -84,7 +84,8 @@ Examples:
   llm-batch run -m openai-compatible:sim --base-url http://127.0.0.1:8080/v1 \\
       --max-attempts 8 prompts.txt
 
-  # Any other provider's program, too: Anthropic's and Gemini's base URL is http://127.0.0.1:8080
+  # Any other provider's program, too: Anthropic's and Gemini's base URL is http://127.0.0.1:8080.
+  # And streams that break off or stand still, for programs that ask for them (`run --stream`)
   llm-batch simulate --keep-alive 15s --stream-cut-rate 0.05 --stream-stall 0.01=2m
 
 It serves until Ctrl-C, and then prints its ledger as JSON on standard output: the calls it
