@@ -65,7 +65,8 @@ use kept::Kept;
 /// that the new one made wrong is asked for in turn.
 ///
 /// The item's [`RetryState`](crate::RetryState) keeps it, so other items see nothing of it, and failures in between (a throttle, a
-/// broken connection, an answer that is no JSON) lose nothing.
+/// broken connection, an answer that is no JSON) lose nothing. A good answer ends it: what the item asks next is asked as a
+/// whole.
 pub fn partial<P, S>(strategy: P, typed: impl FnOnce(Merge<P>) -> S) -> Partial<S> {
     Partial {
         inner: typed(Merge { inner: strategy }),
