@@ -9,9 +9,12 @@ use crate::prompt::Message;
 use crate::request::LlmRequest;
 use crate::structured::{Fault, InvalidOutput};
 
-/// How many messages the item's prompt had before anything was told.
-#[derive(Clone, Copy, Default)]
-struct Asked(Option<usize>);
+/// What the item was told last, and how many messages its prompt had before.
+#[derive(Clone)]
+struct Told {
+    asked: usize,
+    message: Message,
+}
 
 /// Tells the next attempt which fields of the last answer were wrong, and why, and which were right.
 ///
@@ -55,20 +58,28 @@ pub fn feedback(error: &LlmError, next: &mut LlmRequest) {
     if error.kind() != ErrorKind::Validation {
         return;
     }
-    let count = next.input().messages().len();
-    let asked = next
-        .state()
-        .update(|Asked(asked): &mut Asked| *asked.get_or_insert(count));
-    let told = match InvalidOutput::of(error) {
+    let last = next.state().get::<Told>();
+    let text = match InvalidOutput::of(error) {
         Some(invalid) => told(&invalid.faults, invalid.value.as_ref()),
         None => told(&[Fault::new("", error.message())], None),
     };
     let messages = next.input_mut().messages_mut();
-    messages.truncate(asked);
+    // One item may ask several prompts, as agents do: another one has nothing in it to be taken back.
+    if let Some(last) = last
+        && let Some(after) = messages.get(last.asked..)
+        && after.contains(&last.message)
+    {
+        messages.truncate(last.asked);
+    }
+    let told = Told {
+        asked: messages.len(),
+        message: Message::user(text),
+    };
     if let Some(text) = error.raw_output().filter(|text| !text.trim().is_empty()) {
         messages.push(Message::assistant(text));
     }
-    messages.push(Message::user(told));
+    messages.push(told.message.clone());
+    next.state().insert(told);
 }
 
 fn told(faults: &[Fault], value: Option<&Value>) -> String {

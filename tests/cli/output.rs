@@ -14,7 +14,7 @@ fn a_row_has_the_documented_shape() {
     let mut row = finished.code(0).rows().remove(0);
     assert!(row["latency_ms"].as_u64().is_some());
     row["latency_ms"] = json!(0);
-    let expected = r#"{"id":"a","index":0,"ok":true,"output":"line one\nline \"two\"","usage":{"input":9,"output":4,"cached_input":3,"cache_write":0,"reasoning":0},"attempts":1,"calls":1,"latency_ms":0,"model":"a-model-2026","finish_reason":"stop"}"#;
+    let expected = r#"{"id":"a","index":0,"ok":true,"output":"line one\nline \"two\"","usage":{"input":9,"output":4,"cached_input":3,"cache_write":0,"cache_write_long":0,"reasoning":0},"attempts":1,"calls":1,"latency_ms":0,"model":"a-model-2026","finish_reason":"stop"}"#;
     assert_eq!(row.to_string(), expected);
 
     let refusal = r#"{"error":{"message":"no such parameter","type":"invalid_request_error"}}"#;
@@ -22,7 +22,7 @@ fn a_row_has_the_documented_shape() {
     let arguments = ["run", "-m", "openai-compatible:m", "--base-url", &recorder.url];
     let finished = run(arguments, "{\"id\":\"a\",\"prompt\":\"hi\"}\n");
     let row = finished.code(1).rows().remove(0);
-    let expected = r#"{"id":"a","index":0,"ok":false,"error":{"kind":"invalid_request","message":"invalid request: no such parameter (HTTP 400)","status":400},"usage":{"input":0,"output":0,"cached_input":0,"cache_write":0,"reasoning":0},"attempts":1,"calls":1}"#;
+    let expected = r#"{"id":"a","index":0,"ok":false,"error":{"kind":"invalid_request","message":"invalid request: no such parameter (HTTP 400)","status":400},"usage":{"input":0,"output":0,"cached_input":0,"cache_write":0,"cache_write_long":0,"reasoning":0},"attempts":1,"calls":1}"#;
     assert_eq!(row.to_string(), expected);
 }
 
@@ -180,4 +180,31 @@ fn what_is_said_is_chosen() {
         "one\n{\n",
     );
     assert_eq!(finished.code(0).stderr, "");
+}
+
+#[test]
+fn streamed_answers_are_the_same_and_tell_the_time_to_the_first_token() {
+    let provider = Provider::start(|builder| builder);
+    let input = "one\ntwo\n";
+    let whole = run(provider.arguments(["--in-order"]), input).code(0).rows();
+    let streamed = run(provider.arguments(["--in-order", "--stream"]), input);
+    let streamed = streamed.code(0).rows();
+    assert_eq!((whole.len(), streamed.len()), (2, 2));
+    for (whole, streamed) in whole.iter().zip(&streamed) {
+        assert!(whole.get("first_token_ms").is_none(), "{whole}");
+        assert!(streamed["first_token_ms"].as_u64() <= streamed["latency_ms"].as_u64());
+        assert!(streamed["first_token_ms"].is_u64(), "{streamed}");
+        for field in ["output", "usage", "finish_reason"] {
+            assert_eq!(whole[field], streamed[field], "{field}");
+        }
+    }
+    // It is the stream that is cut.
+    let provider = Provider::start(|builder| builder.stream_cut_rate(1.0));
+    run(provider.arguments([]), "one\n").code(0);
+    let cut = run(provider.arguments(["--stream", "--max-attempts", "1"]), "one\n");
+    assert_eq!(cut.code(1).rows()[0]["unknown_usage_calls"], 1);
+    for model in ["sim:steady", "openai:gpt-4o-mini", "anthropic:m"] {
+        let dry = run(["run", "-m", model, "--stream", "--dry-run"], "one\n");
+        assert!(dry.code(0).stdout.contains("\"stream\": true"), "{}", dry.stdout);
+    }
 }

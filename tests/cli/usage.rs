@@ -40,6 +40,10 @@ fn wrong_usage_is_explained_with_status_2() {
             "temperature",
         ),
         (&["run", "-m", "sim:steady", "--extra", "[]"], "JSON object"),
+        (
+            &["run", "-m", "sim:steady", "--extra", r#"{"stream": true}"#],
+            "--stream",
+        ),
         (&["run", "-m", "sim:steady", "--prompt", "{{ open"], "template"),
         (
             &["run", "-m", "sim:steady", "--prompt", "a", "--prompt-file", "b"],
@@ -82,6 +86,8 @@ fn wrong_usage_is_explained_with_status_2() {
         (&["simulate", "--hint", "smoke"], "retry-after-ms"),
         (&["simulate", "--reset-rate", "1.5"], "1.5"),
         (&["simulate", "--garbage-rate", "2"], "garbage_rate is 2"),
+        (&["simulate", "--garbage-rate", "-1"], "garbage_rate is -1"),
+        (&["simulate", "--cached-share", "-0.5"], "cached_share is -0.5"),
         (&["simulate", "--outage", "4s=503"], "4s+5s=503"),
         (&["simulate", "--outage", "4s+5s=200"], "200"),
         (&["simulate", "--stream-stall", "0.1"], "0.1=5s"),

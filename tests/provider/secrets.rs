@@ -90,6 +90,20 @@ async fn no_error_shows_a_key_that_the_server_echoes() {
 }
 
 #[tokio::test]
+async fn a_placeholder_for_a_key_changes_no_word_of_a_reply() {
+    let body = r#"{"error":{"message":"too long","code":"context_length_exceeded"}}"#;
+    let server = Server::start(move |_| Reply::new(400, &[], body)).await;
+    let client = server.builder().api_key("x").build().unwrap();
+    let error = client
+        .model("m")
+        .oneshot(LlmRequest::new("x".into()))
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ContextLength);
+    assert_eq!(error.code(), Some("context_length_exceeded"));
+}
+
+#[tokio::test]
 async fn an_answer_is_never_touched() {
     let server = Server::start(|_| Reply::text(KEY)).await;
     assert_eq!(

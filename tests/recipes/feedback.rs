@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use futures::{StreamExt, stream};
 use llm_batch::recipe::feedback;
 use llm_batch::{
-    ErrorKind, Fault, InvalidOutput, LlmError, LlmRequest, LlmStreamExt, Prompt, RetryLayer, RetryPolicy,
-    Role, StandardLayer, StructuredExt,
+    ErrorKind, Fault, InvalidOutput, LlmError, LlmRequest, LlmStreamExt, Message, Prompt, RetryLayer,
+    RetryPolicy, Role, StandardLayer, StructuredExt,
 };
 use tower::{Layer, ServiceBuilder, ServiceExt};
 
@@ -120,4 +120,32 @@ async fn without_feedback_the_same_mistakes_come_again() {
     let one = item();
     let error = stack.oneshot(request(&one)).await.unwrap_err();
     assert_eq!((error.kind(), one.report().calls), (ErrorKind::Validation, 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_prompt_of_the_same_item_loses_nothing() {
+    let script = Script::says([
+        invalid("/a"),
+        answer("first"),
+        invalid("/b"),
+        invalid("/c"),
+        answer("second"),
+    ]);
+    let stack = ServiceBuilder::new()
+        .layer(RetryLayer::new(RetryPolicy::new(3).on_error(feedback)))
+        .service(script.clone());
+    let one = item();
+    stack.clone().oneshot(request(&one)).await.unwrap();
+    // What an agent asks next.
+    let conversation = Prompt::new("hi")
+        .with_message(Message::assistant("first"))
+        .with_message(Message::user("and now?"));
+    let next = LlmRequest::for_item(conversation.clone(), one);
+    stack.oneshot(next).await.unwrap();
+    let asked = script.asked();
+    for (prompt, path) in [(&asked[3], "/b"), (&asked[4], "/c")] {
+        assert_eq!(prompt.messages()[..3], *conversation.messages());
+        assert_eq!(prompt.messages().len(), 5);
+        assert_eq!(named(texts(prompt).last().unwrap()), [path].into());
+    }
 }

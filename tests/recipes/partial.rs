@@ -297,3 +297,22 @@ proptest! {
         }
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn another_question_of_the_same_item_is_asked_as_a_whole() {
+    let mut first = right();
+    first["age"] = json!(999);
+    let script = Script::says([text(&first), text(&json!({"age": 36})), text(&right())]);
+    let stack = ServiceBuilder::new()
+        .layer(RetryLayer::new(RetryPolicy::new(2)))
+        .service(partial(script.clone(), |script| script.structured::<Profile>()));
+    let one = item();
+    for _ in 0..2 {
+        let answer = stack.clone().oneshot(request(&one)).await.unwrap();
+        assert_eq!(answer.output, profile());
+    }
+    let asked = script.asked();
+    let texts: Vec<usize> = asked.iter().map(|prompt| prompt.messages().len()).collect();
+    assert_eq!(texts, [1, 2, 1]);
+    assert_eq!(asked[2].output_schema(), asked[0].output_schema());
+}

@@ -80,7 +80,8 @@ const OPTIONS: [(&str, &str); 6] = [
     ("max_in_flight", "--max-in-flight"),
 ];
 
-/// The closing account. With `priced` somebody wants to know the cost. `kept` rows were there before; with `resumable` the run can be gone on with.
+/// The closing account. With `priced` somebody wants to know the cost. `kept` rows were there before; with `resumable` the
+/// run can be gone on with.
 pub(crate) fn print_summary(
     summary: &BatchSummary,
     priced: bool,

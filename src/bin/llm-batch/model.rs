@@ -4,6 +4,7 @@ use llm_batch::layer::rate_limiter::{RateLimiter, RateLimiterBuilder, RateLimite
 use llm_batch::layer::retry::{RetryLayer, RetryPolicy};
 use llm_batch::layer::timeout::{CallTimeoutLayer, ItemTimeoutLayer};
 use llm_batch::layer::token_accounting::{TokenAccountingLayer, TokenLedger};
+use llm_batch::provider::Streaming;
 use llm_batch::recipe::feedback;
 use llm_batch::testing::{Preset, SimulatedProvider, SimulatedServer};
 use llm_batch::{
@@ -27,7 +28,11 @@ const LOCAL: [&str; 4] = ["ollama", "vllm", "llamacpp", "lmstudio"];
 #[derive(Debug)]
 pub(crate) enum Model {
     /// A simulated provider inside this program, behind a port of its own.
-    Simulated(Preset),
+    Simulated {
+        preset: Preset,
+        /// Whether answers are streamed.
+        stream: bool,
+    },
     /// A server.
     Server {
         model: Box<Strategy>,
@@ -42,7 +47,10 @@ impl Model {
         let text = &args.model;
         let (prefix, name) = text.split_once(':').unwrap_or((text, ""));
         if prefix == "sim" {
-            return simulated(args, name).map(Self::Simulated);
+            return Ok(Self::Simulated {
+                preset: simulated(args, name)?,
+                stream: args.provider.stream,
+            });
         }
         let base_url = args.provider.base_url.as_deref();
         Ok(Self::Server {
@@ -54,7 +62,7 @@ impl Model {
     /// What replaces the model of ready request bodies.
     pub(crate) fn name_for_bodies(&self) -> Option<String> {
         match self {
-            Self::Simulated(_) => None,
+            Self::Simulated { .. } => None,
             Self::Server { model, .. } => Some(model.name().to_owned()),
         }
     }
@@ -63,7 +71,7 @@ impl Model {
     pub(crate) fn asked<'a>(&'a self, prompt: &'a Prompt) -> (&'a str, &'a str) {
         match self {
             Self::Server { model, .. } => (model.provider(), prompt.model().unwrap_or(model.name())),
-            Self::Simulated(_) => SIMULATED.split_once(':').unwrap_or_default(),
+            Self::Simulated { .. } => SIMULATED.split_once(':').unwrap_or_default(),
         }
     }
 
@@ -88,9 +96,10 @@ impl Model {
     fn client(&self) -> Result<Strategy, LlmError> {
         match self {
             Self::Server { model, .. } => Ok((**model).clone()),
-            Self::Simulated(_) => Strategy::builder(SIMULATED)
+            Self::Simulated { stream, .. } => Strategy::builder(SIMULATED)
                 .base_url("http://127.0.0.1/v1")
-                .build(),
+                .build()
+                .map(|model| streamed(model, *stream)),
         }
     }
 
@@ -114,7 +123,7 @@ impl Model {
                     None,
                 ))
             }
-            Self::Simulated(preset) => {
+            Self::Simulated { preset, .. } => {
                 let provider = SimulatedProvider::builder()
                     .preset(preset)
                     .build()
@@ -166,7 +175,7 @@ fn strategy(args: &RunArgs, name: &str, base_url: Option<&str>) -> Result<Strate
     } else if let Some(variable) = &args.provider.api_key_env {
         builder = builder.api_key_env(variable);
     }
-    builder.build().map_err(|error| {
+    let model = builder.build().map_err(|error| {
         // The library knows neither the simulated provider nor this program's options.
         let also = match error.message() {
             message if message.contains("providers are") => ", and sim: for a simulated one",
@@ -174,7 +183,16 @@ fn strategy(args: &RunArgs, name: &str, base_url: Option<&str>) -> Result<Strate
             _ => "",
         };
         UsageError::new(format!("--model: {}{also}", error.message()))
-    })
+    })?;
+    Ok(streamed(model, args.provider.stream))
+}
+
+fn streamed(model: Strategy, stream: bool) -> Strategy {
+    if stream {
+        model.with_streaming(Streaming::new())
+    } else {
+        model
+    }
 }
 
 fn stack(

@@ -96,6 +96,12 @@ fn check(args: &RunArgs) -> Result<(), UsageError> {
             "--keep {name}: the output has a field `{name}` of its own"
         )));
     }
+    let extra = args.prompt.extra.as_ref();
+    if !args.provider.stream && extra.is_some_and(|extra| extra.0.get("stream") == Some(&Value::Bool(true))) {
+        return Err(UsageError::new(
+            "--extra sets `stream`; have the answers streamed by --stream in its place",
+        ));
+    }
     if !keep.is_empty() && !matches!(format, OutputFormat::Jsonl | OutputFormat::Csv) {
         return Err(UsageError::new(
             "--keep needs a place for the fields: --output-format jsonl or csv",

@@ -25,6 +25,10 @@ const MAX_STALE_CONNECTIONS: usize = 4;
 /// How many redirects within the same host a call follows.
 const MAX_REDIRECTS: usize = 3;
 
+/// Shorter keys are no secrets: they are what servers without keys are given ("x", "none", "EMPTY"), and may be a part of any
+/// word of a reply.
+const SHORTEST_SECRET: usize = 8;
+
 /// How a server wants the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Authentication {
@@ -84,7 +88,7 @@ impl Reply {
             .into_iter()
             .chain(&*self.secrets)
             .map(|secret| secret.expose_secret())
-            .filter(|secret| !secret.is_empty() && text.contains(*secret))
+            .filter(|secret| secret.len() >= SHORTEST_SECRET && text.contains(*secret))
             .peekable();
         echoed.peek()?;
         let clean = echoed.fold(text.clone().into_owned(), |text, secret| {

@@ -65,7 +65,8 @@ use kept::Kept;
 /// that the new one made wrong is asked for in turn.
 ///
 /// The item's [`RetryState`](crate::RetryState) keeps it, so other items see nothing of it, and failures in between (a throttle, a
-/// broken connection, an answer that is no JSON) lose nothing.
+/// broken connection, an answer that is no JSON) lose nothing. A good answer ends it: what the item asks next is asked as a
+/// whole.
 pub fn partial<P, S>(strategy: P, typed: impl FnOnce(Merge<P>) -> S) -> Partial<S> {
     Partial {
         inner: typed(Merge { inner: strategy }),
@@ -134,6 +135,10 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let result = ready!(this.future.poll(cx));
+        if result.is_ok() {
+            // What the item asks next, as agents do, is another question.
+            drop(this.item.state().remove::<Kept>());
+        }
         // An answer that is no JSON takes nothing away from an earlier one.
         let invalid = result.as_ref().err().and_then(|error| InvalidOutput::of(error));
         if let Some((faults, value)) =

@@ -128,7 +128,7 @@ impl Call {
         Ok(Work {
             asked,
             model,
-            delay: self.latency + self.chance.stall,
+            delay: self.latency.saturating_add(self.chance.stall),
             body_time: self.chance.body_time,
             fate,
             stall: if streamed {

@@ -20,8 +20,8 @@ pub enum Preset {
     #[default]
     Throttled,
     /// Everything at once: rejected calls that count, tokens by a fixed window, a concurrency limit, no hints; resets,
-    /// truncated and garbage bodies, slow bodies, streams that are cut or fail, an outage of five seconds. Retried with patience (`max_attempts` of 8
-    /// or more), nearly every item succeeds.
+    /// truncated and garbage bodies, slow bodies, streams that are cut or fail, an outage of five seconds. Retried with
+    /// patience (`max_attempts` of 8 or more), nearly every item succeeds.
     Chaos,
 }
 

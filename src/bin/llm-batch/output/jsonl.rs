@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::Row;
 
 /// The names of a row's own fields, which `--keep` cannot take.
-pub(crate) const RESERVED: [&str; 15] = [
+pub(crate) const RESERVED: [&str; 16] = [
     "id",
     "index",
     "ok",
@@ -22,6 +22,7 @@ pub(crate) const RESERVED: [&str; 15] = [
     "attempts",
     "calls",
     "latency_ms",
+    "first_token_ms",
     "model",
     "finish_reason",
     "tool_calls",
@@ -45,6 +46,8 @@ struct Line<'a> {
     calls: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     latency_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    first_token_ms: Option<u64>,
     #[serde(flatten)]
     answer: Option<Answer<'a>>,
     #[serde(flatten)]
@@ -81,6 +84,7 @@ struct Usage {
     output: u64,
     cached_input: u64,
     cache_write: u64,
+    cache_write_long: u64,
     reasoning: u64,
 }
 
@@ -91,6 +95,7 @@ impl From<TokenUsage> for Usage {
             output: usage.output,
             cached_input: usage.cached_input,
             cache_write: usage.cache_write,
+            cache_write_long: usage.cache_write_long,
             reasoning: usage.reasoning,
         }
     }
@@ -123,6 +128,7 @@ pub(super) fn line(row: &Row<'_>) -> io::Result<Vec<u8>> {
         attempts: row.report.attempts,
         calls: row.report.calls,
         latency_ms: row.result.is_ok().then(|| row.latency_ms()),
+        first_token_ms: row.result.ok().and_then(|_| row.first_token_ms()),
         answer: row.result.ok().map(|response| Answer {
             model: response.metadata.model.as_deref(),
             finish_reason: response

@@ -7,6 +7,7 @@ mod sink;
 mod table;
 
 use std::io;
+use std::time::Duration;
 
 use llm_batch::{ItemReport, LlmError, LlmResponse, Usd};
 use serde_json::{Map, Value};
@@ -50,8 +51,16 @@ impl Row<'_> {
     }
 
     fn latency_ms(&self) -> u64 {
-        u64::try_from(self.report.call_time.as_millis()).unwrap_or(u64::MAX)
+        milliseconds(self.report.call_time)
     }
+
+    fn first_token_ms(&self) -> Option<u64> {
+        self.report.time_to_first_token.map(milliseconds)
+    }
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Where the rows go.

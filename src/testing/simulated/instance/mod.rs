@@ -128,7 +128,7 @@ impl Maker<'_> {
     /// The fields of a part of `allOf`, references followed. The variants of a part are left to be chosen among.
     fn resolved(&mut self, part: &Value) -> Option<Map<String, Value>> {
         self.steps += 1;
-        if self.steps > MOST_STEPS {
+        if self.steps > MOST_STEPS || self.depth >= DEEPEST {
             return None;
         }
         let Value::Object(fields) = part else {
@@ -139,8 +139,11 @@ impl Maker<'_> {
         };
         let mut merged = without(fields, "$ref");
         let target = self.target(target);
-        let target = self.resolved(&target)?;
-        merge(&mut merged, target);
+        // References in a circle end by the depth, before the stack does.
+        self.depth += 1;
+        let target = self.resolved(&target);
+        self.depth -= 1;
+        merge(&mut merged, target?);
         Some(merged)
     }
 
@@ -313,6 +316,8 @@ mod tests {
         of(endless);
         let parts = json!({"allOf": [{"$ref": "#"}, {"$ref": "#"}]});
         of(parts);
+        let circle = json!({"$ref": "#/$defs/A"});
+        of(json!({"allOf": [circle], "$defs": {"A": circle}}));
     }
 
     #[test]
