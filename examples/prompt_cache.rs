@@ -50,7 +50,8 @@ async fn ask(cache: Option<CacheTtl>) -> Result<Ledger, BoxError> {
         .with_defaults(Prompt::default().with_system(manual));
     let model = StandardLayer::new().layer(model);
 
-    let mut questions = (1..=QUESTIONS).map(|number| Prompt::new(format!("What does paragraph {number} say?")));
+    let mut questions =
+        (1..=QUESTIONS).map(|number| Prompt::new(format!("What does paragraph {number} say?")));
     // The first question goes alone: calls that start together would each write the cache.
     if let Some(first) = questions.next() {
         model.clone().oneshot(LlmRequest::new(first)).await?;

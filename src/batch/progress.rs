@@ -328,7 +328,9 @@ impl Gate {
             };
             #[allow(clippy::match_wildcard_for_single_variants)] // the others are many, and say nothing here
             match event.kind {
-                EventKind::CooldownStarted { pause, .. } => self.closed_until = Some(Instant::now() + pause),
+                EventKind::CooldownStarted { pause, .. } => {
+                    self.closed_until = Instant::now().checked_add(pause)
+                }
                 EventKind::CooldownEnded { .. } => self.closed_until = None,
                 EventKind::Latched { kind } => self.latched = Some(kind),
                 EventKind::Reopened => self.latched = None,

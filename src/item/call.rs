@@ -83,7 +83,7 @@ impl CallGuard {
     }
 
     /// Notes which model of which provider (by its OpenTelemetry name) is asked, so that a failed call has its price, too.
-    pub fn set_model(&self, provider: &str, model: &str) {
+    pub fn set_model(&self, provider: impl Into<Arc<str>>, model: impl Into<Arc<str>>) {
         let asked = (provider.into(), model.into());
         if let Some(call) = self.item.record().open_call(self.number) {
             call.model = Some(asked);

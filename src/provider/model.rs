@@ -114,6 +114,7 @@ const MAX_CONTINUATIONS: usize = 8;
 #[derive(Clone)]
 pub struct Model {
     wire: Arc<dyn WireFormat>,
+    provider: Arc<str>,
     name: Arc<str>,
     defaults: Prompt,
     streaming: Option<Streaming>,
@@ -122,6 +123,7 @@ pub struct Model {
 impl Model {
     pub(crate) fn new(wire: Arc<dyn WireFormat>, name: impl Into<String>) -> Self {
         Self {
+            provider: wire.provider().into(),
             wire,
             name: name.into().into(),
             defaults: Prompt::default(),
@@ -162,7 +164,7 @@ impl Model {
 
     /// The provider, by its OpenTelemetry name (`openai`, `anthropic`, `gcp.gemini`, ...).
     pub fn provider(&self) -> &str {
-        self.wire.provider()
+        &self.provider
     }
 
     /// The request body that `prompt` would be sent as, for dry runs and tests.
@@ -367,8 +369,13 @@ impl Service<LlmRequest<Prompt>> for Model {
                 let call = request.open_call();
                 let model = strategy.model_of(request.input());
                 telemetry::record_request(strategy.provider(), model);
-                call.set_model(strategy.provider(), model);
                 let overridden = model != &*strategy.name;
+                let asked = if overridden {
+                    model.into()
+                } else {
+                    Arc::clone(&strategy.name)
+                };
+                call.set_model(Arc::clone(&strategy.provider), asked);
                 let (result, quota) = strategy.ask(request.input(), &call).await;
                 let result = result.map_err(|error| match error.kind() {
                     // This prompt's model is unknown; the strategy's own is not concerned.

@@ -67,11 +67,12 @@ fn joined(first: &Reply, next: &Reply) -> Option<Vec<u8>> {
     content.as_object_mut()?.insert("parts".to_owned(), parts.into());
 
     let body = next.as_object_mut()?;
-    let counts = body
-        .entry("usageMetadata")
-        .or_insert_with(|| Value::Object(Map::new()));
-    if let Some(counts) = counts.as_object_mut() {
-        usage::add(first.get("usageMetadata"), counts);
+    // A sum of which a part is not known is not known.
+    match (first.get("usageMetadata"), body.get_mut("usageMetadata")) {
+        (Some(Value::Object(before)), Some(Value::Object(counts))) => usage::add(before, counts),
+        _ => {
+            body.remove("usageMetadata");
+        }
     }
     serde_json::to_vec(&next).ok()
 }

@@ -36,8 +36,8 @@ pub(super) fn usage(reply: &Value) -> Option<TokenUsage> {
 }
 
 /// Adds the counts of an earlier part of an answer to those of a later one.
-pub(super) fn add(earlier: Option<&Value>, later: &mut Map<String, Value>) {
-    for (name, count) in earlier.and_then(Value::as_object).into_iter().flatten() {
+pub(super) fn add(earlier: &Map<String, Value>, later: &mut Map<String, Value>) {
+    for (name, count) in earlier {
         let Some(count) = number(count) else { continue };
         let own = later.get(name).and_then(number).unwrap_or_default();
         later.insert(name.clone(), own.saturating_add(count).into());

@@ -17,6 +17,10 @@ pub(super) struct Events {
 
 impl Assemble for Events {
     fn push(&mut self, name: &str, data: &str) -> Piece {
+        if self.response.is_some() {
+            // The answer is complete, whatever happens afterwards.
+            return Piece::End;
+        }
         let mut event: Json<'_> = match serde_json::from_str(data) {
             Ok(event @ Json::Object(_)) => event,
             _ if name == "error" => {
