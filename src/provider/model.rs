@@ -1,5 +1,6 @@
 //! The strategy: a prompt in, an answer out, over any wire.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -59,7 +60,7 @@ pub(crate) trait WireFormat: fmt::Debug + Send + Sync {
     fn provider(&self) -> &str;
 
     /// Where the question goes.
-    fn endpoint(&self, ask: &Ask<'_>) -> Result<Url, LlmError>;
+    fn endpoint(&self, ask: &Ask<'_>) -> Result<Cow<'_, Url>, LlmError>;
 
     /// The question as the wire wants it.
     fn body(&self, ask: &Ask<'_>) -> Result<Vec<u8>, LlmError>;
@@ -216,16 +217,26 @@ impl Model {
             throttled_before: call.item().was_throttled(),
             ..self.asked(prompt)
         };
-        let Some(making) = self.wire.context_cache(None) else {
-            return self.exchange(&ask, call).await;
-        };
+        match self.wire.context_cache(None) {
+            None => self.exchange(&ask, call).await,
+            // Boxed, so that every call's future is not as large as this rare one's.
+            Some(making) => Box::pin(self.ask_with_context_cache(&ask, making, call)).await,
+        }
+    }
+
+    async fn ask_with_context_cache(
+        &self,
+        ask: &Ask<'_>,
+        making: BoxFuture<'_, Result<Arc<str>, LlmError>>,
+        call: &CallGuard,
+    ) -> Answer {
         let name = match making.await {
             Ok(name) => name,
             Err(error) => return (Err(error), None),
         };
         let with_cache = |name| Ask {
             context_cache: Some(name),
-            ..ask
+            ..*ask
         };
         let answer = self.exchange(&with_cache(&name), call).await;
         let Err(missing) = &answer.0 else { return answer };
@@ -314,7 +325,8 @@ impl Model {
             None => http.post(url, body).await,
             Some(streaming) => {
                 let assembler = self.wire.assembler();
-                http.post_streamed(url, body, streaming, assembler, call).await
+                // Boxed for the same reason.
+                Box::pin(http.post_streamed(url, body, streaming, assembler, call)).await
             }
         }
     }

@@ -1,5 +1,6 @@
 //! The wire of Messages.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use reqwest::Url;
@@ -57,8 +58,8 @@ impl WireFormat for Messages {
         "anthropic"
     }
 
-    fn endpoint(&self, _: &Ask<'_>) -> Result<Url, LlmError> {
-        Ok(self.endpoint.clone())
+    fn endpoint(&self, _: &Ask<'_>) -> Result<Cow<'_, Url>, LlmError> {
+        Ok(Cow::Borrowed(&self.endpoint))
     }
 
     fn body(&self, ask: &Ask<'_>) -> Result<Vec<u8>, LlmError> {

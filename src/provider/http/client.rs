@@ -1,5 +1,6 @@
 //! The client itself.
 
+use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::io;
 use std::sync::Arc;
@@ -175,7 +176,7 @@ impl HttpClient {
     /// breaks.
     pub(crate) async fn request(&self, method: &Method, url: &Url, body: Bytes) -> Result<Reply, LlmError> {
         let key = self.key().await?;
-        let (response, call) = self.follow(method, url.clone(), body, key.as_deref()).await?;
+        let (response, call) = self.follow(method, url, body, key.as_deref()).await?;
         self.read(response, call, key).await
     }
 
@@ -190,9 +191,7 @@ impl HttpClient {
         item_call: &item::CallGuard,
     ) -> Result<Reply, LlmError> {
         let key = self.key().await?;
-        let (mut response, mut call) = self
-            .follow(&Method::POST, url.clone(), body, key.as_deref())
-            .await?;
+        let (mut response, mut call) = self.follow(&Method::POST, url, body, key.as_deref()).await?;
         if !(response.status().is_success() && events::are_in(response.headers())) {
             return self.read(response, call, key).await;
         }
@@ -234,14 +233,15 @@ impl HttpClient {
     async fn follow(
         &self,
         method: &Method,
-        mut url: Url,
+        url: &Url,
         body: Bytes,
         key: Option<&KeyHeader>,
     ) -> Result<(reqwest::Response, CallGuard), LlmError> {
+        let mut url = Cow::Borrowed(url);
         for _ in 0..MAX_REDIRECTS {
             let (response, call) = self.send(method, &url, &body, key).await?;
             match same_host_redirect(&url, &response)? {
-                Some(next) => url = next,
+                Some(next) => url = Cow::Owned(next),
                 None => return Ok((response, call)),
             }
         }
@@ -327,7 +327,8 @@ impl HttpClient {
             return Err(too_large());
         }
         let headers = std::mem::take(response.headers_mut());
-        let mut body = BytesMut::new();
+        // Most replies are one chunk, which need not be copied.
+        let (mut first, mut body) = (Bytes::new(), BytesMut::new());
         loop {
             let chunk = response.chunk().await.map_err(|error| {
                 LlmError::new(
@@ -339,17 +340,24 @@ impl HttpClient {
             })?;
             match chunk {
                 None => break,
-                Some(chunk) if body.len() + chunk.len() > self.max_response_bytes => return Err(too_large()),
-                Some(chunk) => body.extend_from_slice(&chunk),
+                Some(chunk) if first.len() + body.len() + chunk.len() > self.max_response_bytes => {
+                    return Err(too_large());
+                }
+                Some(chunk) if first.is_empty() && body.is_empty() => first = chunk,
+                Some(chunk) => {
+                    body.extend_from_slice(&std::mem::take(&mut first));
+                    body.extend_from_slice(&chunk);
+                }
             }
         }
+        let body = if body.is_empty() { first } else { body.freeze() };
         if keeps_alive(response.version(), &headers) {
             call.set_reusable();
         }
         Ok(Reply {
             status,
             headers,
-            body: body.freeze(),
+            body,
             streamed: false,
             key,
             secrets: Arc::clone(&self.secrets),

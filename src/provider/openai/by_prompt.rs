@@ -1,5 +1,7 @@
 //! Both wires of a client, for strategies that did not choose one.
 
+use std::borrow::Cow;
+
 use reqwest::Url;
 use serde_json::Value;
 
@@ -51,7 +53,7 @@ impl WireFormat for ByPrompt {
         self.chat.provider()
     }
 
-    fn endpoint(&self, ask: &Ask<'_>) -> Result<Url, LlmError> {
+    fn endpoint(&self, ask: &Ask<'_>) -> Result<Cow<'_, Url>, LlmError> {
         self.wire(ask).endpoint(ask)
     }
 

@@ -7,6 +7,7 @@ mod response;
 mod stream;
 mod usage;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
@@ -49,8 +50,10 @@ impl WireFormat for GenerateFormat {
         PROVIDER
     }
 
-    fn endpoint(&self, ask: &Ask<'_>) -> Result<Url, LlmError> {
-        self.client.generate_address(ask.model, ask.streamed)
+    fn endpoint(&self, ask: &Ask<'_>) -> Result<Cow<'_, Url>, LlmError> {
+        self.client
+            .generate_address(ask.model, ask.streamed)
+            .map(Cow::Owned)
     }
 
     fn body(&self, ask: &Ask<'_>) -> Result<Vec<u8>, LlmError> {

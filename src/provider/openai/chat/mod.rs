@@ -4,6 +4,7 @@ mod request;
 mod response;
 mod stream;
 
+use std::borrow::Cow;
 use std::fmt;
 
 use reqwest::Url;
@@ -47,8 +48,8 @@ impl WireFormat for ChatFormat {
         &self.client.inner.provider
     }
 
-    fn endpoint(&self, _: &Ask<'_>) -> Result<Url, LlmError> {
-        Ok(self.endpoint.clone())
+    fn endpoint(&self, _: &Ask<'_>) -> Result<Cow<'_, Url>, LlmError> {
+        Ok(Cow::Borrowed(&self.endpoint))
     }
 
     fn body(&self, ask: &Ask<'_>) -> Result<Vec<u8>, LlmError> {
