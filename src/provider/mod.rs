@@ -32,6 +32,8 @@ mod streaming;
 mod wire;
 #[cfg(fuzzing)]
 pub(crate) mod wire;
+#[cfg(feature = "reqwest")]
+mod wire_format;
 
 pub use classifier::HttpClassifier;
 #[cfg(feature = "reqwest")]

@@ -9,10 +9,10 @@ use super::options::Options;
 use super::{classification, pause, request, response, stream};
 use crate::error::LlmError;
 use crate::provider::http::Reply;
-use crate::provider::model::{Ask, WireFormat};
 use crate::provider::request::write;
 use crate::provider::settings::Client;
 use crate::provider::streaming::Assemble;
+use crate::provider::wire_format::{Ask, WireFormat};
 use crate::response::LlmResponse;
 
 /// The Messages of one client.

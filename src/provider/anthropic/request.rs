@@ -5,9 +5,9 @@ use serde_json::{Map, Value, json};
 use super::options::{CacheTtl, Options, Thinking};
 use crate::error::LlmError;
 use crate::prompt::{Message, Part, Role};
-use crate::provider::model::Ask;
 use crate::provider::request::refuse;
 use crate::provider::wire::schema::{Dialect, for_wire};
+use crate::provider::wire_format::Ask;
 
 /// The output token limit of a prompt that sets none.
 const DEFAULT_MAX_TOKENS: u32 = 8_192;

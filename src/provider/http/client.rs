@@ -1,21 +1,22 @@
 //! The client itself.
 
 use std::borrow::Cow;
-use std::error::Error as StdError;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{ACCEPT, CONNECTION, CONTENT_TYPE, LOCATION};
+use http::header::{ACCEPT, CONNECTION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue};
 use reqwest::{Method, Request, Url};
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::SecretString;
 
 use super::body::HeldBody;
 use super::connections::{CALL, CallGuard, ConnectWhenMissing, Connections, IDLE_TIMEOUT};
 use super::events;
 use super::key::{Key, KeyHeader};
+use super::redirect::same_host_redirect;
+use super::reply::Reply;
+use super::send_error::{SendError, cause};
 use crate::error::{Delivery, ErrorKind, LlmError};
 use crate::item;
 use crate::provider::streaming::{Assemble, Streaming};
@@ -25,10 +26,6 @@ const MAX_STALE_CONNECTIONS: usize = 4;
 
 /// How many redirects within the same host a call follows.
 const MAX_REDIRECTS: usize = 3;
-
-/// Shorter keys are no secrets: they are what servers without keys are given ("x", "none", "EMPTY"), and may be a part of any
-/// word of a reply.
-const SHORTEST_SECRET: usize = 8;
 
 /// How a server wants the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,56 +51,6 @@ pub(crate) struct HttpConfig {
     /// Off for a server on this machine, which no proxy can reach.
     pub(crate) system_proxy: bool,
     pub(crate) max_connections: Option<usize>,
-}
-
-/// A reply, whatever its status, read to its end.
-#[derive(Debug)]
-pub(crate) struct Reply {
-    pub(crate) status: u16,
-    pub(crate) headers: HeaderMap,
-    pub(crate) body: Bytes,
-    /// Whether it came as a stream, and was put together.
-    pub(crate) streamed: bool,
-    key: Option<Arc<KeyHeader>>,
-    secrets: Arc<[SecretString]>,
-}
-
-impl Reply {
-    #[cfg(any(fuzzing, all(test, feature = "gemini")))]
-    pub(crate) fn for_test(status: u16, body: Vec<u8>) -> Self {
-        Self {
-            status,
-            headers: HeaderMap::new(),
-            body: body.into(),
-            streamed: false,
-            key: None,
-            secrets: Arc::default(),
-        }
-    }
-
-    /// The same reply without the secrets that the request carried, if it echoes any: for errors that quote it.
-    pub(crate) fn redacted(&self) -> Option<Self> {
-        let text = String::from_utf8_lossy(&self.body);
-        let key = self.key.as_deref().map(KeyHeader::key);
-        let mut echoed = key
-            .into_iter()
-            .chain(&*self.secrets)
-            .map(|secret| secret.expose_secret())
-            .filter(|secret| secret.len() >= SHORTEST_SECRET && text.contains(*secret))
-            .peekable();
-        echoed.peek()?;
-        let clean = echoed.fold(text.clone().into_owned(), |text, secret| {
-            text.replace(secret, "[redacted]")
-        });
-        Some(Self {
-            status: self.status,
-            headers: self.headers.clone(),
-            body: clean.into(),
-            streamed: self.streamed,
-            key: None,
-            secrets: Arc::default(),
-        })
-    }
 }
 
 /// Posts bodies and reads bounded replies.
@@ -401,97 +348,4 @@ fn keeps_alive(version: http::Version, headers: &HeaderMap) -> bool {
     } else {
         !said("close")
     }
-}
-
-/// Where a redirect leads, if it stays on the host. The key never leaves for another one, and a POST never becomes a GET.
-fn same_host_redirect(from: &Url, response: &reqwest::Response) -> Result<Option<Url>, LlmError> {
-    let status = response.status();
-    if !status.is_redirection() {
-        return Ok(None);
-    }
-    let refuse = |what: &str| {
-        let message = format!("{what}; set the base URL to where the server is");
-        Err(LlmError::new(ErrorKind::InvalidRequest, message)
-            .with_status(status.as_u16())
-            .with_delivery(Delivery::Rejected))
-    };
-    let target = response
-        .headers()
-        .get(LOCATION)
-        .and_then(|target| target.to_str().ok());
-    let Some(target) = target.and_then(|target| from.join(target).ok()) else {
-        return refuse("the server redirects to nowhere");
-    };
-    let host = target.host_str().unwrap_or_default();
-    if !matches!(status.as_u16(), 307 | 308) {
-        refuse(&format!(
-            "the server redirects to {host}, and asks for a GET there"
-        ))
-    } else if from.origin() != target.origin() {
-        refuse(&format!(
-            "the server redirects to another place, {}://{host}",
-            target.scheme()
-        ))
-    } else {
-        Ok(Some(target))
-    }
-}
-
-/// Why there is no reply.
-enum SendError {
-    /// A kept connection was closed before the whole request was on it: not sent, and safe to repeat.
-    Stale,
-    Failed(LlmError),
-}
-
-impl SendError {
-    fn new(error: &reqwest::Error, handed_over: bool) -> Self {
-        let cause = cause(error);
-        if error.is_builder() {
-            let message = format!("the request cannot be sent: {cause}");
-            return Self::Failed(LlmError::new(ErrorKind::Configuration, message));
-        }
-        if error.is_connect() {
-            let message = if is_out_of_files(error) {
-                "no connection: too many open files; raise the limit (`ulimit -n`) or lower the concurrency"
-                    .to_owned()
-            } else {
-                format!("no connection: {cause}")
-            };
-            return Self::Failed(
-                LlmError::new(ErrorKind::Connection, message).with_delivery(Delivery::NotSent),
-            );
-        }
-        // A broken pipe comes from writing alone, so the end of the request never left.
-        if !handed_over || is_broken_pipe(error) {
-            return Self::Stale;
-        }
-        let message = format!("the connection broke before the reply: {cause}");
-        Self::Failed(LlmError::new(ErrorKind::Connection, message).with_delivery(Delivery::MaybeBilled))
-    }
-}
-
-/// The chain of errors below `error`.
-fn sources<'a>(error: &'a reqwest::Error) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
-    std::iter::successors(error.source(), |&error| error.source())
-}
-
-fn io_errors(error: &reqwest::Error) -> impl Iterator<Item = &io::Error> {
-    sources(error).filter_map(|source| source.downcast_ref())
-}
-
-fn is_broken_pipe(error: &reqwest::Error) -> bool {
-    io_errors(error).any(|error| error.kind() == io::ErrorKind::BrokenPipe)
-}
-
-/// `EMFILE` and `ENFILE`, which have no kind of their own. The numbers are those of every Unix.
-fn is_out_of_files(error: &reqwest::Error) -> bool {
-    cfg!(unix) && io_errors(error).any(|error| matches!(error.raw_os_error(), Some(23 | 24)))
-}
-
-/// The innermost error, which tells what happened. The outer ones name the URL, which may hold secrets.
-pub(super) fn cause(error: &reqwest::Error) -> String {
-    sources(error)
-        .last()
-        .map_or_else(|| "unknown".to_owned(), ToString::to_string)
 }

@@ -11,7 +11,7 @@ use serde_json::Value;
 use sse_stream::SseByteStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::client::cause;
+use super::send_error::cause;
 use crate::error::{Delivery, ErrorKind, LlmError};
 use crate::item::CallGuard;
 use crate::provider::streaming::{Assemble, Piece};

@@ -6,8 +6,12 @@ mod connections;
 mod events;
 mod key;
 mod open_files;
+mod redirect;
+mod reply;
+mod send_error;
 
-pub(crate) use client::{Authentication, HttpClient, HttpConfig, Reply};
+pub(crate) use client::{Authentication, HttpClient, HttpConfig};
 #[cfg(fuzzing)]
 pub(crate) use events::assemble;
 pub(crate) use key::Key;
+pub(crate) use reply::Reply;

@@ -5,7 +5,7 @@ use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use crate::prompt::Prompt;
-use crate::provider::model::Ask;
+use crate::provider::wire_format::Ask;
 
 /// Writes the user's own body, unchanged but for what the prompt sets besides, and for what a stream needs.
 pub(super) fn serialize_raw<S: Serializer>(

@@ -10,9 +10,9 @@ use super::chat::ChatFormat;
 use super::responses::ResponsesFormat;
 use crate::error::LlmError;
 use crate::provider::http::Reply;
-use crate::provider::model::{Ask, WireFormat};
 use crate::provider::settings::Client;
 use crate::provider::streaming::{Assemble, Piece};
+use crate::provider::wire_format::{Ask, WireFormat};
 use crate::response::LlmResponse;
 
 /// One wire by default, and for a raw body the one whose form it has: files of ready bodies go on working when the

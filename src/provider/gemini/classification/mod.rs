@@ -10,8 +10,8 @@ use crate::classify::{QuotaDimension, ReportedQuota};
 use crate::error::{ErrorKind, LlmError};
 use crate::prompt::{Part, Prompt};
 use crate::provider::http::Reply;
-use crate::provider::model::Ask;
 use crate::provider::wire::{self, ANY, Row};
+use crate::provider::wire_format::Ask;
 
 /// Google's own command line takes a longer wait for a quota that is used up.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);

@@ -15,8 +15,9 @@ use super::client::resource_name;
 use super::generate::{GenerateFormat, content_fields};
 use crate::error::LlmError;
 use crate::prompt::{Prompt, Role};
-use crate::provider::model::{Ask, Model};
+use crate::provider::model::Model;
 use crate::provider::request::refuse;
+use crate::provider::wire_format::Ask;
 
 /// The provider's own default.
 const DEFAULT_TIME_TO_LIVE: Duration = Duration::from_secs(3_600);

@@ -19,10 +19,10 @@ use super::Gemini;
 use super::context_cache::ContextCache;
 use crate::error::LlmError;
 use crate::provider::http::Reply;
-use crate::provider::model::{Ask, WireFormat};
 use crate::provider::request::write;
 use crate::provider::settings::Client;
 use crate::provider::streaming::Assemble;
+use crate::provider::wire_format::{Ask, WireFormat};
 use crate::response::LlmResponse;
 
 /// The provider's OpenTelemetry name.

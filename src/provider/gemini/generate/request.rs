@@ -8,9 +8,9 @@ use super::open_api;
 use crate::error::LlmError;
 use crate::prompt::{Message, Part, Prompt, Role};
 use crate::provider::gemini::options::{Options, SchemaForm};
-use crate::provider::model::Ask;
 use crate::provider::request::refuse;
 use crate::provider::wire::schema::{Dialect, for_wire};
+use crate::provider::wire_format::Ask;
 
 /// What a context cache holds in place of the question.
 const SHARED_FIELDS: [&str; 3] = ["systemInstruction", "tools", "toolConfig"];

@@ -9,10 +9,10 @@ use super::usage::usage;
 use crate::error::{ErrorKind, LlmError};
 use crate::provider::gemini::classification;
 use crate::provider::http::Reply;
-use crate::provider::model::Ask;
 use crate::provider::reply::{unreadable, with_usage};
 use crate::provider::streaming::Assemble as _;
 use crate::provider::wire;
+use crate::provider::wire_format::Ask;
 use crate::response::{FinishReason, LlmResponse, ResponseMetadata};
 use crate::usage::TokenUsage;
 

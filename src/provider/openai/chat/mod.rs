@@ -14,10 +14,10 @@ use super::reply::Reading;
 use super::schema::NamedSchema;
 use crate::error::LlmError;
 use crate::provider::http::Reply;
-use crate::provider::model::{Ask, WireFormat};
 use crate::provider::request::write;
 use crate::provider::settings::Client;
 use crate::provider::streaming::Assemble;
+use crate::provider::wire_format::{Ask, WireFormat};
 use crate::response::LlmResponse;
 
 /// Chat completions of one client.

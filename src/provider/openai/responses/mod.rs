@@ -15,10 +15,10 @@ use super::reply::Reading;
 use super::schema::NamedSchema;
 use crate::error::LlmError;
 use crate::provider::http::Reply;
-use crate::provider::model::{Ask, WireFormat};
 use crate::provider::request::{refuse, write};
 use crate::provider::settings::Client;
 use crate::provider::streaming::Assemble;
+use crate::provider::wire_format::{Ask, WireFormat};
 use crate::response::LlmResponse;
 
 /// Responses of one client.

@@ -4,9 +4,9 @@ use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
 use crate::prompt::{Message, Part, Role};
-use crate::provider::model::Ask;
 use crate::provider::openai::body::{Fields, serialize_raw};
 use crate::provider::openai::schema::NamedSchema;
+use crate::provider::wire_format::Ask;
 
 /// A request for a response, written straight from the prompt.
 pub(super) struct Body<'a> {

@@ -1,0 +1,78 @@
+//! What a wire format has to know, for a [`Model`](super::Model) to be everything else.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use reqwest::Url;
+
+use super::http::Reply;
+use super::settings::Client;
+use super::streaming::Assemble;
+use crate::error::LlmError;
+use crate::prompt::Prompt;
+use crate::response::LlmResponse;
+
+/// What is asked: the prompt, and what fills its gaps.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ask<'a> {
+    /// The strategy's model, or the prompt's own.
+    pub(crate) model: &'a str,
+    pub(crate) prompt: &'a Prompt,
+    pub(crate) defaults: &'a Prompt,
+    pub(crate) streamed: bool,
+    /// The provider's name of the context cache that the question refers to.
+    #[cfg_attr(not(feature = "gemini"), allow(dead_code))]
+    pub(crate) context_cache: Option<&'a str>,
+    /// Whether a call of the same item was throttled before.
+    #[cfg_attr(not(feature = "gemini"), allow(dead_code))]
+    pub(crate) throttled_before: bool,
+}
+
+impl<'a> Ask<'a> {
+    /// The schema that the answer has to follow; none for a raw body, whose meaning is the user's.
+    pub(crate) fn output_schema(&self) -> Option<&'a serde_json::Value> {
+        match self.prompt.raw_body() {
+            Some(_) => None,
+            None => self.prompt.output_schema().or(self.defaults.output_schema()),
+        }
+    }
+}
+
+/// What a wire format has to know. Everything around it (connections, redirects, accounts, streams) is the same for all.
+pub(crate) trait WireFormat: fmt::Debug + Send + Sync {
+    fn client(&self) -> &Client;
+
+    /// The provider's OpenTelemetry name.
+    fn provider(&self) -> &str;
+
+    /// Where the question goes.
+    fn endpoint(&self, ask: &Ask<'_>) -> Result<Cow<'_, Url>, LlmError>;
+
+    /// The question as the wire wants it.
+    fn body(&self, ask: &Ask<'_>) -> Result<Vec<u8>, LlmError>;
+
+    /// What a reply of any status means. It may quote the reply freely: what echoes a secret was taken out.
+    fn read(&self, reply: &Reply, ask: &Ask<'_>) -> Result<LlmResponse, LlmError>;
+
+    /// Puts a streamed reply together.
+    fn assembler(&self) -> Box<dyn Assemble>;
+
+    /// The next question where a reply is only the first part of the answer.
+    fn continuation(&self, _body: &[u8], _reply: &Reply) -> Option<Vec<u8>> {
+        None
+    }
+
+    /// Puts the first part of an answer before the next one, which then has the usage of both. `false` if the later reply
+    /// is no part of an answer.
+    fn join(&self, _first: &Reply, _next: &mut Reply) -> bool {
+        false
+    }
+
+    /// The name of the context cache that questions refer to, once the provider has it; none if they refer to none.
+    /// `gone` is a name that the provider did not know any more.
+    fn context_cache(&self, _gone: Option<Arc<str>>) -> Option<BoxFuture<'_, Result<Arc<str>, LlmError>>> {
+        None
+    }
+}
