@@ -18,7 +18,7 @@
 //! | embed texts, or send anything that is no prompt | an input of your own | [below](#embeddings) |
 //! | use `async-openai` | a strategy around it, or layers inside it | `examples/async_openai_strategy.rs`, `examples/async_openai.rs` |
 //! | use `genai` | a strategy around it | `examples/genai_strategy.rs` |
-//! | run agents | a strategy that calls a strategy | `examples/agent.rs`, [`rig` below](#agents) |
+//! | run agents | a framework as a strategy, or a strategy that calls a strategy | `examples/agentai_strategy.rs`, `examples/agent.rs`, [`rig` below](#agents) |
 //! | come from the Python package `async-batch-llm` | the [table of its names](migration) | |
 //!
 //! # Rotating keys
@@ -182,7 +182,7 @@
 //! see: inside, around the model, each of its calls passes the gate and is accounted; outside, around the agent, a time limit is the
 //! whole item's. `examples/agent.rs` is such an agent by hand, with a tool.
 //!
-//! An agent of a framework is a leaf. This one is of `rig` 0.46; it is **text, not compiled here**, because that version wants a newer
+//! An agent of a framework is a leaf. `examples/agentai_strategy.rs` is one of `agentai`. This one is of `rig` 0.46; it is **text, not compiled here**, because that version wants a newer
 //! Rust (1.97) than this crate does, and its names change from month to month:
 //!
 //! ```text

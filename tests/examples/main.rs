@@ -281,6 +281,14 @@ fn async_openai_strategy() {
 }
 
 #[test]
+fn agentai_strategy() {
+    assert_eq!(
+        output_of("agentai_strategy"),
+        "40 of 40 answered\ncalls: 50 at the provider, 50 accounted\ntokens: 3657 billed, 3657 accounted\n"
+    );
+}
+
+#[test]
 fn genai_strategy() {
     client_strategy("genai_strategy");
 }
