@@ -1,71 +1,11 @@
 //! What the outcome of a call means: the verdict that retry and the rate limiter act on.
 
-use std::any::Any;
-use std::fmt;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
-use crate::error::{BoxError, Delivery, ErrorKind, LlmError};
-
-/// What to do after a call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum Disposition {
-    /// It worked.
-    Success,
-    /// Ask again at once: the answer was bad, not the service. Counts as an attempt.
-    RetryNow,
-    /// Try again after a backoff. Counts as an attempt.
-    Backoff,
-    /// The provider limits the rate: everyone who shares the gate pauses. Does not count as an attempt.
-    Throttled,
-    /// No try will cure it for this item.
-    Fatal,
-    /// No try will cure it for any item of this account and model: the gate latches.
-    ScopeFatal,
-}
-
-/// A quota dimension of a provider.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum QuotaDimension {
-    /// Requests per unit of time.
-    Requests,
-    /// Tokens per unit of time.
-    Tokens,
-    /// Calls at the same time.
-    Concurrency,
-}
-
-/// One window of a reported quota. A value that the provider did not send, or sent as `-1` or garbage, is `None`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-#[non_exhaustive]
-pub struct QuotaWindow {
-    /// How much the window allows.
-    pub limit: Option<u64>,
-    /// How much of it is left.
-    pub remaining: Option<u64>,
-    /// Time until it is full again, counted from the reply.
-    #[serde(with = "crate::serde_seconds::option")]
-    pub reset: Option<Duration>,
-}
-
-/// What the rate-limit headers or the error body of a reply said.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-#[non_exhaustive]
-pub struct ReportedQuota {
-    /// The dimension that a rejection was about, where it said so.
-    pub dimension: Option<QuotaDimension>,
-    /// The window for requests.
-    pub requests: QuotaWindow,
-    /// The window for tokens.
-    pub tokens: QuotaWindow,
-}
+use crate::error::{
+    BoxError, Delivery, Disposition, ErrorKind, LlmError, OwnError, ReportedQuota, own_error,
+};
+use crate::layer::timeout::TimedOut;
 
 /// What a classifier makes of the outcome of one call.
 ///
@@ -157,6 +97,27 @@ impl From<&LlmError> for Verdict {
     }
 }
 
+impl From<&TimedOut> for Verdict {
+    /// A call that timed out may be repeated, though it may have been billed; an item that timed out is over.
+    fn from(error: &TimedOut) -> Self {
+        Self::new(error.disposition())
+            .with_kind(ErrorKind::TimedOut)
+            .with_maybe_billed(true)
+    }
+}
+
+impl From<OwnError<'_>> for Verdict {
+    fn from(error: OwnError<'_>) -> Self {
+        match error {
+            OwnError::Llm(error) => Self::from(error),
+            OwnError::TimedOut(error) => Self::from(error),
+            OwnError::Refused(_) | OwnError::Batch(_) | OwnError::MakeFailed(_) => {
+                Self::of_kind(error.kind())
+            }
+        }
+    }
+}
+
 /// Turns the outcome of a call into a [`Verdict`].
 ///
 /// Closures implement it:
@@ -204,80 +165,7 @@ impl<Res> Classify<Res, BoxError> for KindClassifier {
     fn classify(&self, outcome: Result<&Res, &BoxError>) -> Verdict {
         match outcome {
             Ok(_) => Verdict::SUCCESS,
-            Err(error) => known(&**error).unwrap_or(Verdict::of_kind(ErrorKind::Other)),
+            Err(error) => own_error(error).map_or(Verdict::of_kind(ErrorKind::Other), Verdict::from),
         }
     }
-}
-
-/// The verdict of the first error of this crate in the chain of sources.
-fn known(error: &(dyn std::error::Error + 'static)) -> Option<Verdict> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(error) = error.downcast_ref::<LlmError>() {
-            return Some(Verdict::from(error));
-        }
-        if let Some(error) = error.downcast_ref::<crate::layer::timeout::TimedOut>() {
-            return Some(error.verdict());
-        }
-        if let Some(error) = error.downcast_ref::<crate::layer::rate_limiter::Refused>() {
-            return Some(Verdict::of_kind(error.kind()));
-        }
-        if let Some(error) = error.downcast_ref::<crate::batch::BatchError>() {
-            return Some(Verdict::of_kind(error.kind()));
-        }
-        next = error.source();
-    }
-    None
-}
-
-/// The kind of an error of any type, for reports: by downcast to [`LlmError`] or [`BoxError`], else `Other`.
-pub(crate) fn kind_of<E: 'static>(error: &E) -> ErrorKind {
-    let error: &dyn Any = error;
-    if let Some(error) = error.downcast_ref::<LlmError>() {
-        error.kind()
-    } else if let Some(error) = error.downcast_ref::<BoxError>() {
-        known(&**error)
-            .and_then(|verdict| verdict.kind)
-            .unwrap_or(ErrorKind::Other)
-    } else if let Some(error) = error.downcast_ref::<crate::batch::BatchError>() {
-        error.kind()
-    } else {
-        ErrorKind::Other
-    }
-}
-
-/// An error of any type as this crate's, without its source: a copy of an [`LlmError`], else `kind` or what is known of
-/// it, and its text.
-pub(crate) fn describe<E: fmt::Display + 'static>(error: &E, kind: Option<ErrorKind>) -> LlmError {
-    let any: &dyn Any = error;
-    let own = any.downcast_ref::<LlmError>().or_else(|| {
-        any.downcast_ref::<BoxError>()
-            .and_then(|error| error.downcast_ref())
-    });
-    match own {
-        Some(error) => error.without_source(),
-        None => LlmError::new(kind.unwrap_or_else(|| kind_of(error)), error.to_string()),
-    }
-}
-
-/// Whether the call that failed with `error` may have reached the provider: all but what is known not to have.
-pub(crate) fn was_sent<E: 'static>(error: &E) -> bool {
-    let error: &dyn Any = error;
-    let mut next: Option<&(dyn std::error::Error + 'static)> = match error.downcast_ref::<BoxError>() {
-        Some(error) => Some(&**error),
-        None => error.downcast_ref::<LlmError>().map(|error| error as _),
-    };
-    while let Some(error) = next {
-        if let Some(error) = error.downcast_ref::<LlmError>() {
-            return error.delivery() != Delivery::NotSent;
-        }
-        if error.is::<crate::layer::rate_limiter::Refused>() || error.is::<crate::lazy::MakeFailed>() {
-            return false;
-        }
-        if let Some(crate::batch::BatchError::Source(_)) = error.downcast_ref() {
-            return false;
-        }
-        next = error.source();
-    }
-    true
 }

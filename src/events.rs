@@ -8,8 +8,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 use tokio::time::Instant;
 
-use crate::classify::QuotaDimension;
-use crate::error::ErrorKind;
+use crate::error::{ErrorKind, QuotaDimension};
 use crate::item::{Item, ItemId, ItemReport};
 use crate::usage::TokenUsage;
 

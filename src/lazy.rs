@@ -316,6 +316,15 @@ impl MakeFailed {
         Self(Some(Arc::new("its making panicked".into())))
     }
 
+    /// The category: that of an [`LlmError`] that the making failed with, else [`ErrorKind::Configuration`].
+    pub fn kind(&self) -> ErrorKind {
+        self.cause().map_or(ErrorKind::Configuration, LlmError::kind)
+    }
+
+    fn cause(&self) -> Option<&LlmError> {
+        self.0.as_ref()?.downcast_ref()
+    }
+
     /// Whether the strategy was closed, rather than failed to be made.
     pub const fn is_closed(&self) -> bool {
         self.0.is_none()

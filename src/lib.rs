@@ -150,10 +150,10 @@ pub use batch::{
     BatchError, BatchHandle, BatchSummary, BoxStrategy, IntoWorkItem, LlmBatch, LlmStreamExt, Outcome,
     StopMode, StrategyError, StrategyExt, Termination, WorkItem,
 };
-pub use classify::{
-    Classify, Disposition, KindClassifier, QuotaDimension, QuotaWindow, ReportedQuota, Verdict,
+pub use classify::{Classify, KindClassifier, Verdict};
+pub use error::{
+    BoxError, Delivery, Disposition, ErrorKind, LlmError, QuotaDimension, QuotaWindow, ReportedQuota,
 };
-pub use error::{BoxError, Delivery, ErrorKind, LlmError};
 pub use events::{Event, EventError, EventKind, EventReceiver, Events};
 pub use item::{CallGuard, FindItem, InRequest, Item, ItemId, ItemReport, Untracked, WaitReason, Waits};
 pub use layer::ServiceBuilderExt;

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::classify::Disposition;
+use super::Disposition;
 
 /// What kind of failure it was: the category that retry, gate, reports and metrics go by.
 ///

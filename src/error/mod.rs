@@ -7,12 +7,17 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::classify::{Disposition, ReportedQuota};
 use crate::usage::TokenUsage;
 
+mod disposition;
 mod kind;
+mod own;
+mod quota;
 
+pub use disposition::Disposition;
 pub use kind::{Delivery, ErrorKind};
+pub(crate) use own::{OwnError, chain, describe, kind_of, own_error, was_sent};
+pub use quota::{QuotaDimension, QuotaWindow, ReportedQuota};
 
 /// A boxed error that can cross threads: tower's `BoxError`.
 pub type BoxError = Box<dyn StdError + Send + Sync + 'static>;

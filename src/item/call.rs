@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::Item;
-use crate::classify::ReportedQuota;
+use crate::error::ReportedQuota;
 use crate::request::LlmRequest;
 use crate::usage::TokenUsage;
 use crate::usd::Usd;

@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::classify::ReportedQuota;
-use crate::error::LlmError;
+use crate::error::{LlmError, ReportedQuota};
 use crate::state::RetryState;
 use crate::usage::TokenUsage;
 use crate::usd::Usd;

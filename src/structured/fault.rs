@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::error::{BoxError, ErrorKind, LlmError};
+use crate::error::{BoxError, ErrorKind, LlmError, chain};
 
 /// One thing that is wrong with an answer.
 ///
@@ -91,14 +91,7 @@ impl InvalidOutput {
 
     /// What was wrong with the answer that `error` is about, in its chain of sources; `None` if it is about something else.
     pub fn of<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Self> {
-        let mut next = Some(error);
-        while let Some(error) = next {
-            if let Some(found) = error.downcast_ref() {
-                return Some(found);
-            }
-            next = error.source();
-        }
-        None
+        chain(error).find_map(|error| error.downcast_ref())
     }
 }
 

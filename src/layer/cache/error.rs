@@ -3,8 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::classify::describe;
-use crate::error::{BoxError, Delivery, ErrorKind, LlmError};
+use crate::error::{BoxError, Delivery, ErrorKind, LlmError, describe};
 use crate::usage::TokenUsage;
 
 /// The same request was under way and failed; this one shares the failure and sent nothing itself.

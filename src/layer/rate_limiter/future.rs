@@ -10,8 +10,8 @@ use tower_service::Service;
 
 use super::error::Refused;
 use super::grant::{Acquire, ActiveCall, Grant};
-use crate::classify::{Classify, Disposition, Verdict};
-use crate::error::Delivery;
+use crate::classify::{Classify, Verdict};
+use crate::error::{Delivery, Disposition};
 use crate::events::EventKind;
 use crate::item::{CallGuard, FindItem};
 

@@ -12,7 +12,8 @@ use super::state::{
 };
 use super::store::StateStore;
 use super::waits::Waited;
-use crate::classify::{Disposition, Verdict};
+use crate::classify::Verdict;
+use crate::error::Disposition;
 use crate::events::{EventKind, Events};
 use crate::item::Item;
 use crate::telemetry::Meter;

@@ -11,8 +11,8 @@ use tower::retry::budget::Budget;
 use super::backoff::Backoff;
 use super::future::RetryWait;
 use super::hook::{NoHook, OnError, OnErrorFn};
-use crate::classify::{Classify, Disposition, KindClassifier, Verdict, was_sent};
-use crate::error::{ErrorKind, LlmError};
+use crate::classify::{Classify, KindClassifier, Verdict};
+use crate::error::{Disposition, ErrorKind, LlmError, was_sent};
 use crate::events::{EventKind, Events};
 use crate::item::{FindItem, InRequest, Item, Untracked};
 use crate::prompt::Prompt;
@@ -345,7 +345,7 @@ where
 /// What the item failed with, to be named by a time limit. The error itself is gone by then.
 fn describe<E: fmt::Display + 'static>(verdict: &Verdict, error: Option<&E>) -> LlmError {
     match error {
-        Some(error) => crate::classify::describe(error, verdict.kind),
+        Some(error) => crate::error::describe(error, verdict.kind),
         None => {
             let kind = verdict.kind.unwrap_or(ErrorKind::Validation);
             LlmError::new(kind, "the response was not accepted")

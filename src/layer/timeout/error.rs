@@ -4,8 +4,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
 
-use crate::classify::{Disposition, Verdict};
-use crate::error::{BoxError, ErrorKind, LlmError};
+use crate::error::{BoxError, Disposition, ErrorKind, LlmError};
 
 /// Whose time ran out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -54,15 +53,11 @@ impl TimedOut {
         self.limit
     }
 
-    /// A call that timed out may be repeated, though it may have been billed; an item that timed out is over.
-    pub(crate) fn verdict(&self) -> Verdict {
-        let disposition = match self.scope {
+    pub(crate) const fn disposition(&self) -> Disposition {
+        match self.scope {
             TimeoutScope::Call => Disposition::Backoff,
             TimeoutScope::Item => Disposition::Fatal,
-        };
-        Verdict::new(disposition)
-            .with_kind(ErrorKind::TimedOut)
-            .with_maybe_billed(true)
+        }
     }
 }
 
@@ -89,7 +84,7 @@ impl StdError for TimedOut {
 
 impl From<TimedOut> for LlmError {
     fn from(error: TimedOut) -> Self {
-        let disposition = error.verdict().disposition;
+        let disposition = error.disposition();
         Self::new(ErrorKind::TimedOut, error.to_string())
             .with_disposition(disposition)
             .with_source(error)

@@ -7,8 +7,7 @@ use tokio::time::Instant;
 use tracing::Span;
 
 use super::Shared;
-use crate::classify::kind_of;
-use crate::error::ErrorKind;
+use crate::error::{ErrorKind, kind_of};
 use crate::events::EventKind;
 use crate::item::CallGuard;
 use crate::response::{ReportsUsage, ResponseMetadata};

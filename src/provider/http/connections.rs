@@ -34,8 +34,8 @@ const GRACE: Duration = Duration::from_millis(250);
 const MISSING_IN_A_ROW: u32 = 3;
 
 /// How long a request's body waits behind its head on a server that is known to close connections unasked: enough for
-/// a close that is under way on this machine to arrive.
-const PATIENCE: Duration = Duration::from_millis(2);
+/// a close that is under way on this machine to arrive, also when the machine is busy. A call of an LLM takes seconds.
+const PATIENCE: Duration = Duration::from_millis(10);
 
 /// An idle connection younger than this was in use a moment ago. Servers close idle ones after a second at the least.
 const FRESH: Duration = Duration::from_millis(500);

@@ -3,7 +3,7 @@
 use std::error::Error as StdError;
 use std::io;
 
-use crate::error::{Delivery, ErrorKind, LlmError};
+use crate::error::{Delivery, ErrorKind, LlmError, chain};
 
 /// Why there is no reply.
 pub(super) enum SendError {
@@ -41,7 +41,7 @@ impl SendError {
 
 /// The chain of errors below `error`.
 fn sources<'a>(error: &'a reqwest::Error) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
-    std::iter::successors(error.source(), |&error| error.source())
+    error.source().into_iter().flat_map(chain)
 }
 
 fn io_errors(error: &reqwest::Error) -> impl Iterator<Item = &io::Error> {

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use http::HeaderMap;
 
 use super::duration::parse_wait;
-use crate::classify::{QuotaWindow, ReportedQuota};
+use crate::error::{QuotaWindow, ReportedQuota};
 
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()

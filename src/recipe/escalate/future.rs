@@ -8,7 +8,8 @@ use std::task::{Context, Poll, ready};
 use pin_project::pin_project;
 
 use super::rungs::Step;
-use crate::classify::{Classify, Disposition, KindClassifier};
+use crate::classify::{Classify, KindClassifier};
+use crate::error::Disposition;
 
 /// The future of [`Escalate`](super::Escalate) and [`Ladder`](super::Ladder).
 #[pin_project]

@@ -14,7 +14,7 @@ use super::quota::Meter;
 use super::rejection::{GivenHint, Rejection};
 use super::wire::Asked;
 use super::{Clock, Inner, SimulatedProvider, State, TokenCharge};
-use crate::classify::{QuotaDimension, ReportedQuota};
+use crate::error::{QuotaDimension, ReportedQuota};
 use crate::usage::TokenUsage;
 
 /// A call that was received. Dropped without an [`end`](Self::end), its client has left.

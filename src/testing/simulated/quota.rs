@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::classify::QuotaWindow;
+use crate::error::QuotaWindow;
 
 /// A quota of requests or tokens over time.
 ///

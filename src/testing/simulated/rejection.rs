@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use super::hint::Hint;
 use super::ledger::End;
-use crate::classify::{QuotaDimension, ReportedQuota};
-use crate::error::ErrorKind;
+use crate::error::{ErrorKind, QuotaDimension, ReportedQuota};
 
 /// What a rejected call gets.
 #[derive(Debug)]

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::classify::{QuotaDimension, ReportedQuota};
-use crate::error::ErrorKind;
+use crate::error::{ErrorKind, QuotaDimension, ReportedQuota};
 
 mod linear_recovery;
 mod ramp;

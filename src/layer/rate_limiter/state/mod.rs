@@ -16,8 +16,8 @@ use super::quota::Bucket;
 use super::snapshot::RateLimiterSnapshot;
 use super::store::StoreReport;
 use super::waits::{Timeline, Waited};
-use crate::classify::{Disposition, Verdict};
-use crate::error::{Delivery, ErrorKind};
+use crate::classify::Verdict;
+use crate::error::{Delivery, Disposition, ErrorKind};
 use crate::events::EventKind;
 use crate::item::{WaitReason, Waits};
 

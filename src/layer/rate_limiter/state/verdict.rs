@@ -8,8 +8,8 @@ use tokio::time::Instant;
 use super::{
     Blocked, Closed, Closing, Effects, Probe, Settled, Started, State, Warning, is_answer, is_overload,
 };
-use crate::classify::{Disposition, Verdict};
-use crate::error::ErrorKind;
+use crate::classify::Verdict;
+use crate::error::{Disposition, ErrorKind};
 use crate::events::EventKind;
 use crate::layer::rate_limiter::error::Refused;
 use crate::layer::rate_limiter::pace::{Pacing, Ramp};

@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::classify::{QuotaDimension, ReportedQuota};
-use crate::error::{ErrorKind, LlmError};
+use crate::error::{ErrorKind, LlmError, QuotaDimension, ReportedQuota};
 use crate::prompt::{Part, Prompt};
 use crate::provider::http::Reply;
 use crate::provider::wire::{self, ANY, Row};

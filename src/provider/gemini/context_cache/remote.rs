@@ -8,8 +8,7 @@ use reqwest::{Method, Url};
 use serde_json::{Map, Value, json};
 use tokio::time::timeout;
 
-use crate::classify::Disposition;
-use crate::error::{Delivery, ErrorKind, LlmError};
+use crate::error::{Delivery, Disposition, ErrorKind, LlmError};
 use crate::provider::gemini::Gemini;
 use crate::provider::gemini::classification;
 use crate::provider::http::Reply;

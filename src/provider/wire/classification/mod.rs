@@ -6,8 +6,8 @@ use http::HeaderMap;
 
 use super::error_body::ErrorBody;
 use super::{headers, message};
-use crate::classify::{Disposition, QuotaDimension, ReportedQuota, Verdict};
-use crate::error::{Delivery, ErrorKind, LlmError};
+use crate::classify::Verdict;
+use crate::error::{Delivery, Disposition, ErrorKind, LlmError, QuotaDimension, ReportedQuota};
 
 mod table;
 

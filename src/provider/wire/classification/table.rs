@@ -7,8 +7,7 @@
 
 use std::time::Duration;
 
-use crate::classify::ReportedQuota;
-use crate::error::ErrorKind;
+use crate::error::{ErrorKind, ReportedQuota};
 use crate::provider::wire::error_body::ErrorBody;
 use crate::provider::wire::message;
 

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::super::answer::{Question, join};
 use super::super::rejection::Rejection;
 use super::{Asked, Refused, Reply, Wire, bearer, openai, pieces, schema, texts};
-use crate::classify::ReportedQuota;
+use crate::error::ReportedQuota;
 
 pub(in super::super) struct Chat;
 

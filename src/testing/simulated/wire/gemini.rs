@@ -10,7 +10,7 @@ use super::super::answer::{Question, join, tokens};
 use super::super::hint::Hint;
 use super::super::rejection::{Cause, Rejection};
 use super::{Asked, Refused, Reply, THOUGHT, Wire, header, insert, pieces, texts};
-use crate::classify::{QuotaDimension, ReportedQuota};
+use crate::error::{QuotaDimension, ReportedQuota};
 use crate::response::FinishReason;
 
 pub(in super::super) struct Gemini;

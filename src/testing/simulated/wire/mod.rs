@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 use super::answer::{Answer, Question};
 use super::cache::Mark;
 use super::rejection::Rejection;
-use crate::classify::ReportedQuota;
+use crate::error::ReportedQuota;
 
 pub(super) use self::chat::Chat;
 pub(super) use self::gemini::{Gemini, count_tokens as count_content_tokens, model_and_method, query};

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::super::hint::{Hint, moment, openai_duration, up_to_milliseconds, up_to_seconds};
 use super::super::rejection::{Cause, GivenHint, Rejection};
 use super::{Refused, insert};
-use crate::classify::{QuotaDimension, QuotaWindow, ReportedQuota};
+use crate::error::{QuotaDimension, QuotaWindow, ReportedQuota};
 
 /// `type` and `code` of the error body.
 pub(in super::super) fn kind_and_code(rejection: &Rejection) -> (&'static str, Option<&'static str>) {

@@ -15,7 +15,7 @@ use self::request::{check, marks, version};
 use super::super::hint::{Hint, moment, up_to_seconds};
 use super::super::rejection::{Cause, GivenHint, Rejection};
 use super::{Asked, Refused, Reply, Wire, bearer, event, header, insert, openai};
-use crate::classify::{QuotaDimension, QuotaWindow, ReportedQuota};
+use crate::error::{QuotaDimension, QuotaWindow, ReportedQuota};
 
 pub(in super::super) use self::request::count_tokens;
 pub(super) use self::request::question;

@@ -1,0 +1,117 @@
+//! The one look-up of this crate's own errors inside an error of any type.
+
+use std::any::Any;
+use std::error::Error as StdError;
+use std::fmt;
+
+use super::{BoxError, Delivery, ErrorKind, LlmError};
+use crate::batch::BatchError;
+use crate::layer::rate_limiter::Refused;
+use crate::layer::timeout::TimedOut;
+use crate::lazy::MakeFailed;
+
+/// How far down a chain of sources is looked: an error may be its own source.
+const DEEPEST: usize = 64;
+
+/// An error of this crate.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum OwnError<'a> {
+    Llm(&'a LlmError),
+    TimedOut(&'a TimedOut),
+    Refused(&'a Refused),
+    Batch(&'a BatchError),
+    MakeFailed(&'a MakeFailed),
+}
+
+/// `value` as one of this crate's errors. Both `dyn Error` and `dyn Any` have the method.
+macro_rules! downcast {
+    ($value:expr) => {
+        None.or_else(|| $value.downcast_ref().map(OwnError::Llm))
+            .or_else(|| $value.downcast_ref().map(OwnError::TimedOut))
+            .or_else(|| $value.downcast_ref().map(OwnError::Refused))
+            .or_else(|| $value.downcast_ref().map(OwnError::Batch))
+            .or_else(|| $value.downcast_ref().map(OwnError::MakeFailed))
+    };
+}
+
+impl<'a> OwnError<'a> {
+    fn of(error: &'a (dyn StdError + 'static)) -> Option<Self> {
+        downcast!(error)
+    }
+
+    pub(crate) fn kind(self) -> ErrorKind {
+        match self {
+            Self::Llm(error) => error.kind(),
+            Self::TimedOut(_) => ErrorKind::TimedOut,
+            Self::Refused(error) => error.kind(),
+            Self::Batch(error) => error.kind(),
+            Self::MakeFailed(error) => error.kind(),
+        }
+    }
+
+    /// Whether the call that failed so may have reached the provider; `None` leaves it to the source.
+    fn was_sent(self) -> Option<bool> {
+        match self {
+            Self::Llm(error) => Some(error.delivery() != Delivery::NotSent),
+            Self::Refused(_) | Self::MakeFailed(_) | Self::Batch(BatchError::Source(_)) => Some(false),
+            Self::TimedOut(_) | Self::Batch(_) => None,
+        }
+    }
+}
+
+/// `error` and its chain of sources, at most 64 of them.
+pub(crate) fn chain<'a>(
+    error: &'a (dyn StdError + 'static),
+) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    std::iter::successors(Some(error), |&error| error.source()).take(DEEPEST)
+}
+
+/// `error` as an error whose sources can be followed: a [`BoxError`], or one of this crate's own.
+fn as_error<E: 'static>(error: &E) -> Option<&(dyn StdError + 'static)> {
+    let any: &dyn Any = error;
+    if let Some(error) = any.downcast_ref::<BoxError>() {
+        return Some(&**error);
+    }
+    let own: Option<OwnError<'_>> = downcast!(any);
+    Some(match own? {
+        OwnError::Llm(error) => error,
+        OwnError::TimedOut(error) => error,
+        OwnError::Refused(error) => error,
+        OwnError::Batch(error) => error,
+        OwnError::MakeFailed(error) => error,
+    })
+}
+
+/// The first error of this crate in `error` and its chain of sources. Looks into [`BoxError`] and this crate's own types.
+pub(crate) fn own_error<E: 'static>(error: &E) -> Option<OwnError<'_>> {
+    chain(as_error(error)?).find_map(OwnError::of)
+}
+
+/// The kind of an error of any type, for reports: [`ErrorKind::Other`] where nothing is known of it.
+pub(crate) fn kind_of<E: 'static>(error: &E) -> ErrorKind {
+    own_error(error).map_or(ErrorKind::Other, OwnError::kind)
+}
+
+/// Whether the call that failed with `error` may have reached the provider: all but what is known not to have.
+pub(crate) fn was_sent<E: 'static>(error: &E) -> bool {
+    as_error(error)
+        .into_iter()
+        .flat_map(chain)
+        .filter_map(OwnError::of)
+        .find_map(OwnError::was_sent)
+        .unwrap_or(true)
+}
+
+/// An error of any type as this crate's, without its source: a copy of an [`LlmError`], else `kind` or what is known of
+/// it, and its text.
+pub(crate) fn describe<E: fmt::Display + 'static>(error: &E, kind: Option<ErrorKind>) -> LlmError {
+    let any: &dyn Any = error;
+    let own = any.downcast_ref::<LlmError>().or_else(|| {
+        any.downcast_ref::<BoxError>()
+            .and_then(|error| error.downcast_ref())
+    });
+    match own {
+        Some(error) => error.without_source(),
+        None => LlmError::new(kind.unwrap_or_else(|| kind_of(error)), error.to_string()),
+    }
+}

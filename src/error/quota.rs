@@ -1,0 +1,45 @@
+//! What a provider says about its quotas.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// A quota dimension of a provider.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum QuotaDimension {
+    /// Requests per unit of time.
+    Requests,
+    /// Tokens per unit of time.
+    Tokens,
+    /// Calls at the same time.
+    Concurrency,
+}
+
+/// One window of a reported quota. A value that the provider did not send, or sent as `-1` or garbage, is `None`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct QuotaWindow {
+    /// How much the window allows.
+    pub limit: Option<u64>,
+    /// How much of it is left.
+    pub remaining: Option<u64>,
+    /// Time until it is full again, counted from the reply.
+    #[serde(with = "crate::serde_seconds::option")]
+    pub reset: Option<Duration>,
+}
+
+/// What the rate-limit headers or the error body of a reply said.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct ReportedQuota {
+    /// The dimension that a rejection was about, where it said so.
+    pub dimension: Option<QuotaDimension>,
+    /// The window for requests.
+    pub requests: QuotaWindow,
+    /// The window for tokens.
+    pub tokens: QuotaWindow,
+}
