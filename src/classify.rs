@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::error::{
     BoxError, Delivery, Disposition, ErrorKind, LlmError, OwnError, ReportedQuota, own_error,
 };
+use crate::layer::rate_limiter::Refused;
 use crate::layer::timeout::TimedOut;
 
 /// What a classifier makes of the outcome of one call.
@@ -111,6 +112,8 @@ impl From<OwnError<'_>> for Verdict {
         match error {
             OwnError::Llm(error) => Self::from(error),
             OwnError::TimedOut(error) => Self::from(error),
+            // The item is over.
+            OwnError::Refused(Refused::Item(_)) => Self::new(Disposition::Fatal).with_kind(error.kind()),
             OwnError::Refused(_) | OwnError::Batch(_) | OwnError::MakeFailed(_) => {
                 Self::of_kind(error.kind())
             }

@@ -3,24 +3,27 @@
 use std::error::Error as StdError;
 use std::fmt;
 use std::future::Future;
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::{Context, Poll};
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use pin_project::pin_project;
+use tokio::runtime::Handle;
 use tower::util::Oneshot;
 use tower_service::Service;
 
 use crate::error::{BoxError, Delivery, ErrorKind, LlmError};
+use crate::item::{CallContext, CallHold, CallRefused};
+use crate::request::{FindItem, InRequest, Untracked};
 
 /// A strategy that `make` makes at the first call, once for all clones.
 ///
-/// Callers that come while it is being made wait for the same making, and share its failure if it fails; the next call after
-/// a failure makes it again. If it has something to release, say how with [`Lazy::on_close`], and call
-/// [`Lazy::close`] when the batch is done.
+/// Callers that come meanwhile share one initialisation, and its failure if it fails; the next call after a failure tries
+/// again. Waiting for it is not part of a call: an item that a stop or a time limit ends meanwhile has sent nothing. If the
+/// strategy has something to release, say how with [`Lazy::on_close`], and call [`Lazy::close`] when the batch is done.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
@@ -40,8 +43,8 @@ use crate::error::{BoxError, Delivery, ErrorKind, LlmError};
 /// ```
 ///
 /// # Cancel safety
-/// A caller that goes away while the strategy is being made does not stop the making for the others. If all go away, it rests
-/// until the next call and goes on then.
+/// A caller that is dropped while the strategy is being made does not stop the initialisation for the others. It pauses if every
+/// caller is dropped, and the next call continues it.
 pub fn lazy<S, M, Fut, E>(make: M) -> Lazy<S>
 where
     M: Fn() -> Fut + Send + Sync + 'static,
@@ -49,96 +52,127 @@ where
     S: Clone + Send + Sync + 'static,
     E: Into<BoxError>,
 {
+    let make = Arc::new(make);
     let make = move || {
-        // The closure itself may panic too.
-        match std::panic::catch_unwind(AssertUnwindSafe(&make)) {
-            Ok(making) => AssertUnwindSafe(making)
-                .catch_unwind()
-                .map(|made| match made {
-                    Ok(Ok(strategy)) => Ok(strategy),
-                    Ok(Err(error)) => Err(MakeFailed(Some(Arc::new(error.into())))),
-                    Err(_) => Err(MakeFailed::panicked()),
-                })
-                .boxed()
-                .shared(),
-            Err(_) => futures::future::ready(Err(MakeFailed::panicked()))
-                .boxed()
-                .shared(),
-        }
+        let make = Arc::clone(&make);
+        // The closure itself may panic, too.
+        let making = async move { make().await };
+        AssertUnwindSafe(making)
+            .catch_unwind()
+            .map(|made| match made {
+                Ok(Ok(strategy)) => Ok(Arc::new(strategy)),
+                Ok(Err(error)) => Err(MakeFailed(Some(Arc::new(error.into())))),
+                Err(_) => Err(MakeFailed::panicked()),
+            })
+            .boxed()
     };
     Lazy {
         cell: Arc::new(Cell {
-            make: Box::new(make),
-            release: None,
+            make: Arc::new(make),
+            release: Mutex::new(None),
             state: Mutex::new(State::New),
+            runtime: OnceLock::new(),
         }),
+        find: InRequest,
     }
 }
 
-type Making<S> = Shared<BoxFuture<'static, Result<S, MakeFailed>>>;
-type Release<S> = Arc<dyn Fn(S) -> BoxFuture<'static, ()> + Send + Sync>;
+type Make<S> = Arc<dyn Fn() -> BoxFuture<'static, Result<Arc<S>, MakeFailed>> + Send + Sync>;
+type Making<S> = Shared<BoxFuture<'static, Result<Arc<S>, MakeFailed>>>;
+type Release<S> = Arc<dyn Fn(Arc<S>) -> BoxFuture<'static, ()> + Send + Sync>;
 
 /// A strategy made at its first call; see [`lazy`].
-pub struct Lazy<S> {
+pub struct Lazy<S, F = InRequest> {
     cell: Arc<Cell<S>>,
+    find: F,
 }
 
 struct Cell<S> {
-    make: Box<dyn Fn() -> Making<S> + Send + Sync>,
-    release: Option<Release<S>>,
+    make: Make<S>,
+    release: Mutex<Option<Release<S>>>,
+    // No code of the user's runs under it, neither a clone nor a drop.
     state: Mutex<State<S>>,
+    /// Where the strategy was made, to release it there if it is dropped without [`Lazy::close`].
+    runtime: OnceLock<Handle>,
 }
 
 enum State<S> {
     New,
     Making(Making<S>),
-    Made(S),
+    Made(Arc<S>),
     Closed(Shared<BoxFuture<'static, ()>>),
 }
 
-impl<S> Cell<S> {
-    fn state(&self) -> MutexGuard<'_, State<S>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs the release, whose panic concerns no caller.
+async fn run_release<S>(release: Release<S>, strategy: Arc<S>) {
+    let released = AssertUnwindSafe(async { release(strategy).await })
+        .catch_unwind()
+        .await;
+    if released.is_err() {
+        tracing::error!("the release of a lazy strategy panicked");
     }
 }
 
-impl<S: Clone + Send + Sync + 'static> Lazy<S> {
-    /// What [`close`](Self::close) does with the strategy, if one was made.
+/// All handles are gone: what was made is released in a task, if there is a runtime.
+impl<S> Drop for Cell<S> {
+    fn drop(&mut self) {
+        let state = std::mem::replace(&mut *lock(&self.state), State::New);
+        let (State::Made(strategy), Some(release)) = (state, lock(&self.release).take()) else {
+            return;
+        };
+        match Handle::try_current().ok().or_else(|| self.runtime.take()) {
+            // The closure may panic, which must not leave this drop.
+            Some(runtime) => match catch_unwind(AssertUnwindSafe(|| release(strategy))) {
+                Ok(releasing) => drop(runtime.spawn(releasing)),
+                Err(_) => tracing::error!("the release of a lazy strategy panicked"),
+            },
+            None => tracing::warn!(
+                "a lazy strategy was dropped without a runtime to release it in; call `Lazy::close` before"
+            ),
+        }
+    }
+}
+
+impl<S: Clone + Send + Sync + 'static, F> Lazy<S, F> {
+    /// What [`close`](Self::close) does with the strategy, if one was made. It holds for all clones of the handle; the one set
+    /// last counts.
     ///
-    /// To be called before the handle is cloned.
+    /// It also runs, in a task, when the last handle is dropped without [`close`](Self::close), provided that the runtime in
+    /// which the strategy was made still runs. Only `close` says when it has ended.
     #[must_use]
     pub fn on_close<R, Fut>(self, release: R) -> Self
     where
         R: Fn(S) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = ()> + Send + 'static,
     {
-        let release: Release<S> = Arc::new(move |strategy| release(strategy).boxed());
-        match Arc::try_unwrap(self.cell) {
-            Ok(cell) => Self {
-                cell: Arc::new(Cell {
-                    release: Some(release),
-                    ..cell
-                }),
-            },
-            Err(cell) => Self { cell },
+        let release: Release<S> = Arc::new(move |strategy| release((*strategy).clone()).boxed());
+        if matches!(&*lock(&self.cell.state), State::Closed(_)) {
+            tracing::warn!("`Lazy::on_close` comes after `close`, so the release never runs");
         }
+        let old = lock(&self.cell.release).replace(release);
+        drop(old);
+        self
     }
 
-    /// Ends the strategy for all clones: what was made is released, once, and later calls fail. A making under
+    /// Ends the strategy for all clones: what was made is released, once, and later calls fail. An initialisation under
     /// way is awaited first. Closing again waits for the first closing and does nothing else.
     ///
     /// Calls that are under way are not waited for: close when the batch is done.
     ///
     /// # Cancel safety
-    /// Dropped before its end, the release rests where it is until somebody closes again.
+    /// Dropped before its end, the release pauses until the next call of `close`.
     pub async fn close(&self) {
         let closing = {
-            let mut state = self.cell.state();
-            let release = self.cell.release.clone();
-            let closing: BoxFuture<'static, ()> = match std::mem::replace(&mut *state, State::New) {
+            let mut state = lock(&self.cell.state);
+            let release = lock(&self.cell.release).clone();
+            match std::mem::replace(&mut *state, State::New) {
                 State::Closed(closing) => {
                     *state = State::Closed(closing.clone());
-                    closing.boxed()
+                    closing
                 }
                 old => {
                     let closing = async move {
@@ -148,32 +182,42 @@ impl<S: Clone + Send + Sync + 'static> Lazy<S> {
                             State::New | State::Closed(_) => None,
                         };
                         if let (Some(strategy), Some(release)) = (made, release) {
-                            release(strategy).await;
+                            run_release(release, strategy).await;
                         }
                     }
                     .boxed()
                     .shared();
                     *state = State::Closed(closing.clone());
-                    closing.boxed()
+                    closing
                 }
-            };
-            closing
+            }
         };
         closing.await;
     }
 }
 
-impl<S> Clone for Lazy<S> {
-    fn clone(&self) -> Self {
-        Self {
-            cell: Arc::clone(&self.cell),
+impl<S, F> Lazy<S, F> {
+    /// For requests of other crates, which carry no item.
+    pub fn untracked(self) -> Lazy<S, Untracked> {
+        Lazy {
+            cell: self.cell,
+            find: Untracked,
         }
     }
 }
 
-impl<S> fmt::Debug for Lazy<S> {
+impl<S, F: Clone> Clone for Lazy<S, F> {
+    fn clone(&self) -> Self {
+        Self {
+            cell: Arc::clone(&self.cell),
+            find: self.find.clone(),
+        }
+    }
+}
+
+impl<S, F> fmt::Debug for Lazy<S, F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = match &*self.cell.state() {
+        let state = match &*lock(&self.cell.state) {
             State::New => "new",
             State::Making(_) => "being made",
             State::Made(_) => "made",
@@ -183,10 +227,11 @@ impl<S> fmt::Debug for Lazy<S> {
     }
 }
 
-impl<S, Req> Service<Req> for Lazy<S>
+impl<S, F, Req> Service<Req> for Lazy<S, F>
 where
     S: Service<Req> + Clone + Send + Sync + 'static,
     S::Error: From<MakeFailed>,
+    F: FindItem<Req>,
 {
     type Response = S::Response;
     type Error = S::Error;
@@ -197,27 +242,43 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Req) -> Self::Future {
-        let mut state = self.cell.state();
-        let step = match &mut *state {
-            State::Made(strategy) => Step::Calling {
-                call: Oneshot::new(strategy.clone(), request),
-            },
-            State::Closed(_) => Step::Failed {
-                error: Some(MakeFailed(None)),
-            },
-            State::Making(making) => Step::Making {
-                making: making.clone(),
-                request: Some(request),
-            },
-            State::New => {
-                let making = (self.cell.make)();
-                *state = State::Making(making.clone());
-                Step::Making {
-                    making,
-                    request: Some(request),
+    fn call(&mut self, mut request: Req) -> Self::Future {
+        enum Found<S> {
+            Making(Making<S>),
+            Made(Arc<S>),
+            Closed,
+        }
+        let found = {
+            let mut state = lock(&self.cell.state);
+            match &*state {
+                State::Made(strategy) => Found::Made(Arc::clone(strategy)),
+                State::Closed(_) => Found::Closed,
+                State::Making(making) => Found::Making(making.clone()),
+                State::New => {
+                    // The closure runs at the first poll, outside the lock.
+                    let make = Arc::clone(&self.cell.make);
+                    let making = async move { make().await }.boxed().shared();
+                    *state = State::Making(making.clone());
+                    Found::Making(making)
                 }
             }
+        };
+        let step = match found {
+            Found::Made(strategy) => Step::Calling {
+                call: Oneshot::new((*strategy).clone(), request),
+            },
+            Found::Closed => {
+                // Nothing is sent.
+                drop(self.find.context_mut(&mut request).map(CallContext::hold));
+                Step::Failed {
+                    error: Some(MakeFailed(None)),
+                }
+            }
+            Found::Making(making) => Step::Making {
+                making,
+                hold: self.find.context_mut(&mut request).map(CallContext::hold),
+                request: Some(request),
+            },
         };
         LazyFuture {
             step,
@@ -239,6 +300,8 @@ enum Step<S: Service<Req>, Req> {
     Making {
         #[pin]
         making: Making<S>,
+        /// Says in the item's record that nothing is sent yet.
+        hold: Option<CallHold>,
         request: Option<Req>,
     },
     Calling {
@@ -261,25 +324,49 @@ where
         let mut this = self.project();
         loop {
             let next = match this.step.as_mut().project() {
-                StepProjection::Making { making, request } => {
+                StepProjection::Making {
+                    making,
+                    hold,
+                    request,
+                } => {
                     let this_making = making.as_ref().get_ref().clone();
-                    let made = ready!(making.poll(cx));
-                    let mut state = this.cell.state();
-                    // Only the first of those who waited moves the state on; a later making is not theirs.
-                    if let State::Making(current) = &*state
-                        && current.ptr_eq(&this_making)
+                    if let Some(hold) = hold.as_ref()
+                        && hold.item().stop_requested()
                     {
-                        *state = match &made {
-                            Ok(strategy) => State::Made(strategy.clone()),
-                            Err(_) => State::New,
-                        };
+                        return Poll::Ready(Err(MakeFailed::refused(CallRefused::Stopped).into()));
                     }
-                    drop(state);
-                    match (made, request.take()) {
-                        (Ok(strategy), Some(request)) => Step::Calling {
-                            call: Oneshot::new(strategy, request),
+                    let Poll::Ready(made) = making.poll(cx) else {
+                        if let Some(hold) = hold {
+                            hold.item().wake_at_stop(cx);
+                        }
+                        return Poll::Pending;
+                    };
+                    if let Ok(runtime) = Handle::try_current() {
+                        let _ = this.cell.runtime.set(runtime);
+                    }
+                    let next = match &made {
+                        Ok(strategy) => State::Made(Arc::clone(strategy)),
+                        Err(_) => State::New,
+                    };
+                    let old = {
+                        let mut state = lock(&this.cell.state);
+                        // Only the first of those that waited moves the state on; a later initialisation is not theirs.
+                        match &*state {
+                            State::Making(current) if current.ptr_eq(&this_making) => {
+                                std::mem::replace(&mut *state, next)
+                            }
+                            _ => next,
+                        }
+                    };
+                    drop(old);
+                    match (made, request.take(), hold.take().map(CallHold::release)) {
+                        (Ok(_), _, Some(Err(refused))) => Step::Failed {
+                            error: Some(MakeFailed::refused(refused)),
                         },
-                        (made, _) => Step::Failed { error: made.err() },
+                        (Ok(strategy), Some(request), _) => Step::Calling {
+                            call: Oneshot::new((*strategy).clone(), request),
+                        },
+                        (made, _, _) => Step::Failed { error: made.err() },
                     }
                 }
                 StepProjection::Calling { call } => return call.poll(cx),
@@ -314,6 +401,11 @@ pub struct MakeFailed(Option<Arc<BoxError>>);
 impl MakeFailed {
     fn panicked() -> Self {
         Self(Some(Arc::new("its making panicked".into())))
+    }
+
+    /// The strategy is there, but the item may not begin a call any more.
+    fn refused(refused: CallRefused) -> Self {
+        Self(Some(Arc::new(LlmError::from(refused).into())))
     }
 
     /// The category: that of an [`LlmError`] that the making failed with, else [`ErrorKind::Configuration`].
@@ -352,31 +444,16 @@ impl StdError for MakeFailed {
 /// that says; any other failure is [`ErrorKind::Configuration`].
 impl From<MakeFailed> for LlmError {
     fn from(error: MakeFailed) -> Self {
-        let cause = error
-            .0
-            .as_ref()
-            .and_then(|error| error.downcast_ref::<Self>())
-            .map(|cause| {
-                (
-                    cause.kind(),
-                    cause.disposition(),
-                    cause.status(),
-                    cause.retry_after(),
-                )
-            });
-        let mut failed = match cause {
-            Some((kind, disposition, status, retry_after)) => {
-                let mut failed = Self::new(kind, error.to_string()).with_disposition(disposition);
-                if let Some(status) = status {
-                    failed = failed.with_status(status);
-                }
-                if let Some(wait) = retry_after {
-                    failed = failed.with_retry_after(wait);
-                }
-                failed
+        let mut failed = Self::new(error.kind(), error.to_string());
+        if let Some(cause) = error.cause() {
+            failed = failed.with_disposition(cause.disposition());
+            if let Some(status) = cause.status() {
+                failed = failed.with_status(status);
             }
-            None => Self::new(ErrorKind::Configuration, error.to_string()),
-        };
+            if let Some(wait) = cause.retry_after() {
+                failed = failed.with_retry_after(wait);
+            }
+        }
         failed = failed.with_delivery(Delivery::NotSent);
         failed.with_source(error)
     }

@@ -155,7 +155,7 @@ pub use error::{
     BoxError, Delivery, Disposition, ErrorKind, LlmError, QuotaDimension, QuotaWindow, ReportedQuota,
 };
 pub use events::{Event, EventError, EventKind, EventReceiver, Events};
-pub use item::{CallGuard, FindItem, InRequest, Item, ItemId, ItemReport, Untracked, WaitReason, Waits};
+pub use item::{CallContext, CallGuard, CallHold, CallRefused, Item, ItemId, ItemReport, WaitReason, Waits};
 pub use layer::ServiceBuilderExt;
 pub use layer::rate_limiter::{RateLimiter, RateLimiterLayer};
 pub use layer::retry::{RetryLayer, RetryPolicy};
@@ -180,7 +180,7 @@ pub use provider::openai::OpenAi;
 #[cfg(feature = "reqwest")]
 #[cfg_attr(docsrs, doc(cfg(feature = "reqwest")))]
 pub use provider::{Model, strategy};
-pub use request::{CharacterEstimate, Estimate, LlmRequest};
+pub use request::{CharacterEstimate, Estimate, FindItem, InRequest, LlmRequest, Untracked};
 pub use response::{FinishReason, InResponse, LlmResponse, ReportsUsage, ResponseMetadata};
 pub use state::RetryState;
 #[cfg(feature = "structured")]

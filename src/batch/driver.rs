@@ -4,49 +4,34 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use futures_core::Stream;
 use tokio::task::coop::poll_proceed;
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::Instant;
 use tracing::Span;
 
-use super::ending::{Failure, close, report_end, text_of};
+use super::ending::{Failure, caught_text, judge, report_end, text_of};
 use super::error::BatchError;
 use super::finished::Finished;
-use super::handle::{Shared, StopRequest};
+use super::options::Options;
 use super::outcome::Outcome;
+use super::shared::Shared;
 use super::slots::{Slot, Slots};
 use super::strategy::{BatchItem, Parts, StrategyError, sealed};
-use super::task::{End, ItemFuture};
-use super::tasks::{EndedOf, Tasks};
+use super::task::{End, FailFast, ItemFuture};
+use super::tasks::{BoxFuture, EndedOf, Tasks};
 use super::termination::{StopMode, Termination};
-use crate::error::{ErrorKind, kind_of, was_sent};
-use crate::events::{EventKind, Events};
+use crate::error::ErrorKind;
+use crate::events::EventKind;
 use crate::item::{Item, ItemId};
 use crate::request::LlmRequest;
-use crate::telemetry::{Meter, item_span};
+use crate::telemetry::item_span;
 
 /// Items started in one poll at most, so that a long run of ready items leaves the executor to others.
 const STARTS_PER_POLL: usize = 128;
 
 pub(super) type OutcomeOf<B> =
     Outcome<<B as BatchItem>::Response, <B as BatchItem>::Error, <B as BatchItem>::Context>;
-
-type BoxFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
-
-/// What the builder methods set.
-pub(super) struct Options {
-    pub(super) in_order: bool,
-    pub(super) reorder_buffer: usize,
-    pub(super) timeout: Option<Duration>,
-    pub(super) stop_when: Vec<ErrorKind>,
-    pub(super) stop_mode: StopMode,
-    pub(super) stop_on: Option<BoxFuture>,
-    pub(super) on_complete: Option<BoxFuture>,
-    pub(super) events: Option<Events>,
-    pub(super) meter: Meter,
-}
 
 pub(super) struct Driver<B: BatchItem, T: Tasks<B>> {
     pub(super) options: Options,
@@ -56,8 +41,9 @@ pub(super) struct Driver<B: BatchItem, T: Tasks<B>> {
     slots: Slots<B::Context>,
     finished: Finished<OutcomeOf<B>>,
     accepted: u64,
-    timer: Option<Pin<Box<Sleep>>>,
-    stop: Option<Stop>,
+    /// Stops the batch; polled here where no task of its own does that.
+    signal: Option<BoxFuture>,
+    fail_fast: Option<Arc<FailFast>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,34 +54,18 @@ pub(super) enum Phase {
     Done,
 }
 
-/// The batch is stopping.
-struct Stop {
-    mode: StopMode,
-    reason: String,
-}
-
 impl<B: BatchItem, T: Tasks<B>> Driver<B, T> {
     pub(super) fn new(concurrency: usize) -> Self {
         Self {
-            options: Options {
-                in_order: false,
-                reorder_buffer: 0,
-                timeout: None,
-                stop_when: Vec::new(),
-                stop_mode: StopMode::default(),
-                stop_on: None,
-                on_complete: None,
-                events: None,
-                meter: Meter::new(None),
-            },
+            options: Options::new(),
             shared: Shared::new(concurrency),
             phase: Phase::New,
             tasks: T::new(),
             slots: Slots::default(),
             finished: Finished::default(),
             accepted: 0,
-            timer: None,
-            stop: None,
+            signal: None,
+            fail_fast: None,
         }
     }
 
@@ -146,7 +116,7 @@ where
             self.start_batch(size_of(source.as_ref()));
         }
         if self.phase == Phase::Running {
-            self.poll_stop(source.as_mut(), cx);
+            self.poll_signal(cx);
             if let Poll::Ready(outcome) = self.poll_items(source.as_mut(), cx) {
                 return Poll::Ready(Some(outcome));
             }
@@ -155,9 +125,13 @@ where
             }
             self.end_batch();
         }
-        if let Some(on_complete) = &mut self.options.on_complete {
-            ready!(on_complete.as_mut().poll(cx));
+        if let Some(work) = &mut self.options.on_complete {
+            let worked = ready!(poll_caught(work.as_mut(), cx));
             self.options.on_complete = None;
+            if let Err(panic) = worked {
+                self.phase = Phase::Done;
+                resume_unwind(panic);
+            }
         }
         self.phase = Phase::Done;
         Poll::Ready(None)
@@ -166,11 +140,18 @@ where
     fn start_batch(&mut self, size: (usize, Option<usize>)) {
         self.phase = Phase::Running;
         self.finished.in_order = self.options.in_order;
-        self.timer = self.options.timeout.map(|limit| Box::pin(sleep(limit)));
-        let mut statistics = self.shared.statistics();
-        statistics.start(Instant::now());
-        statistics.set_remaining(size);
-        drop(statistics);
+        self.shared.start_batch(Instant::now(), size);
+        let kinds = std::mem::take(&mut self.options.stop_when);
+        if !kinds.is_empty() {
+            self.fail_fast = Some(Arc::new(FailFast {
+                kinds,
+                shared: Arc::clone(&self.shared),
+            }));
+        }
+        self.signal = self
+            .options
+            .stop_signal(&self.shared)
+            .and_then(|signal| self.tasks.watch(signal));
         self.emit(None, || EventKind::BatchStarted {
             expected: size.1.map(|upper| upper as u64),
         });
@@ -178,76 +159,37 @@ where
 
     fn end_batch(&mut self) {
         self.phase = Phase::Completing;
-        self.timer = None;
-        self.options.stop_on = None;
-        let mut statistics = self.shared.statistics();
-        statistics.terminate(Termination::Completed);
-        statistics.end(Instant::now());
-        drop(statistics);
-        self.emit(None, || match &self.stop {
+        self.signal = None;
+        self.tasks.end_watch();
+        self.shared.end_batch(Instant::now(), Termination::Completed);
+        self.emit(None, || match self.shared.stop_cause() {
             None => EventKind::BatchCompleted,
-            Some(stop) => EventKind::BatchAborted {
-                reason: stop.reason.clone(),
+            Some(cause) => EventKind::BatchAborted {
+                reason: cause.to_string(),
             },
         });
     }
 
-    /// Sees whether something asks for a stop, or for a harder one.
-    fn poll_stop<St: Stream<Item = B>>(&mut self, source: Pin<&mut Option<St>>, cx: &mut Context<'_>) {
-        let mode = self.options.stop_mode;
-        let stop = match (&self.stop, self.shared.stop_request()) {
-            (Some(stop), _) if stop.mode == StopMode::Cancel => return,
-            (_, Some(StopRequest::Cancel)) => Some((Termination::Stopped, StopMode::Cancel)),
-            (Some(_), _) => return,
-            (None, Some(StopRequest::Stop)) => Some((Termination::Stopped, mode)),
-            (None, None) => None,
-        };
-        let stop = stop.or_else(|| {
-            let stop_on = self.options.stop_on.as_mut()?;
-            stop_on.as_mut().poll(cx).is_ready().then(|| {
-                self.options.stop_on = None;
-                (Termination::Stopped, mode)
-            })
-        });
-        let stop = stop.or_else(|| {
-            let timer = self.timer.as_mut()?;
-            timer.as_mut().poll(cx).is_ready().then(|| {
-                self.timer = None;
-                (Termination::BatchTimeout, mode)
-            })
-        });
-        if let Some((cause, mode)) = stop {
-            self.stop(source, cause, mode);
+    /// Looks for what stops the batch. Its panic goes on to the consumer, once, and stops nothing.
+    fn poll_signal(&mut self, cx: &mut Context<'_>) {
+        if let Some(signal) = &mut self.signal
+            && signal.as_mut().poll(cx).is_ready()
+        {
+            self.signal = None;
+        }
+        if let Some(panic) = self.shared.take_panic() {
+            resume_unwind(panic);
         }
     }
 
-    /// Takes no further item and ends what is in flight, according to `mode`. The first cause is kept.
-    fn stop<St: Stream<Item = B>>(
-        &mut self,
-        mut source: Pin<&mut Option<St>>,
-        cause: Termination,
-        mode: StopMode,
-    ) {
-        let reason = match self.stop.take() {
-            Some(stop) => stop.reason,
-            None => {
-                let left = source.as_ref().as_pin_ref().map(|source| source.size_hint());
-                let mut statistics = self.shared.statistics();
-                statistics.terminate(cause);
-                if let Some(left) = left {
-                    statistics.set_not_reached(left);
-                    statistics.set_remaining((0, Some(0)));
-                }
-                cause.to_string()
-            }
-        };
-        self.stop = Some(Stop { mode, reason });
-        let slots = &self.slots;
-        self.tasks.abort(|slot| {
-            let under_way = slots.get(slot).is_some_and(|slot| slot.item.request_stop());
-            mode == StopMode::Cancel || !under_way
-        });
-        source.set(None);
+    /// After a stop no further item is taken.
+    fn leave_source<St: Stream<Item = B>>(&mut self, mut source: Pin<&mut Option<St>>) {
+        if self.shared.is_stopping()
+            && let Some(left) = source.as_ref().as_pin_ref()
+        {
+            self.shared.end_source(Some(left.size_hint()));
+            source.set(None);
+        }
     }
 
     /// Starts what there is room for and gives the next outcome.
@@ -259,6 +201,7 @@ where
         let mut starts = 0;
         let mut intake_over = false;
         loop {
+            self.leave_source(source.as_mut());
             while !intake_over && source.is_some() && self.has_room() && !self.shared.is_paused() {
                 if starts == STARTS_PER_POLL {
                     intake_over = true;
@@ -274,26 +217,23 @@ where
                         coop.made_progress();
                         starts += 1;
                         let size = size_of(source.as_ref());
-                        if let Some(kind) = self.accept(item, size) {
-                            self.fail_fast(source.as_mut(), kind);
-                        }
+                        self.accept(item, size);
+                        self.leave_source(source.as_mut());
                     }
                     Poll::Ready(None) => {
-                        self.shared.statistics().set_remaining((0, Some(0)));
+                        self.shared.end_source(None);
                         source.set(None);
                     }
                     Poll::Pending => intake_over = true,
                 }
             }
             if let Some((outcome, at)) = self.finished.take() {
-                self.shared.statistics().taken_after(at.elapsed());
+                self.shared.taken_after(at.elapsed());
                 return Poll::Ready(outcome);
             }
             let (slot, ended) = ready!(self.tasks.poll_ended(cx));
-            if let Some(Slot { item, context }) = self.slots.remove(slot)
-                && let Some(kind) = self.finish(&item, context, ended)
-            {
-                self.fail_fast(source.as_mut(), kind);
+            if let Some(Slot { item, context }) = self.slots.remove(slot) {
+                self.finish(slot, &item, context, ended);
             }
         }
     }
@@ -309,19 +249,15 @@ where
             None => Poll::Ready(None),
         }));
         polled.unwrap_or_else(|panic| {
-            self.stop(source, Termination::SourcePanicked, StopMode::Cancel);
+            self.shared
+                .stop(Termination::SourcePanicked, Some(StopMode::Cancel));
+            self.leave_source(source);
             resume_unwind(panic)
         })
     }
 
-    fn fail_fast<St: Stream<Item = B>>(&mut self, source: Pin<&mut Option<St>>, kind: ErrorKind) {
-        if self.stop.is_none() && self.options.stop_when.contains(&kind) {
-            self.stop(source, Termination::FailFast, self.options.stop_mode);
-        }
-    }
-
-    /// Starts an item. One whose input could not be read has its outcome at once; then its kind is returned.
-    fn accept(&mut self, item: B, size: (usize, Option<usize>)) -> Option<ErrorKind> {
+    /// Starts an item. One whose input could not be read has its outcome at once.
+    fn accept(&mut self, item: B, size: (usize, Option<usize>)) {
         let Parts {
             id,
             input,
@@ -331,81 +267,101 @@ where
         let index = self.accepted;
         self.accepted += 1;
         let item = Item::new(id.unwrap_or(ItemId::Index(index)), index);
-        let mut statistics = self.shared.statistics();
-        statistics.accept();
-        statistics.set_remaining(size);
-        drop(statistics);
         self.options.meter.item_started();
-        self.emit(Some(&item), || EventKind::ItemStarted);
         match input {
             Ok(input) => {
-                let request = LlmRequest::for_item(input, Arc::clone(&item));
+                let slot = self.slots.insert(Slot {
+                    item: Arc::clone(&item),
+                    context,
+                });
+                self.shared.accept(size, Some((slot, &item)));
+                self.emit(Some(&item), || EventKind::ItemStarted);
+                let request = LlmRequest::of_driver(input, Arc::clone(&item));
                 let mut span = item_span(&item);
                 if span.is_disabled() {
                     span = Span::current();
                 }
-                let future = ItemFuture::new(strategy, request, Arc::clone(&item), span);
-                let slot = self.slots.insert(Slot { item, context });
+                let future = ItemFuture::new(strategy, request, item, span, self.fail_fast.clone());
                 self.tasks.start(slot, future);
-                None
             }
             Err(error) => {
-                let message = error.to_string();
-                let error = BatchError::Source(error);
+                self.shared.accept(size, None);
+                self.emit(Some(&item), || EventKind::ItemStarted);
                 let failure = Failure {
-                    kind: error.kind(),
-                    message: Some(message),
+                    kind: ErrorKind::Source,
+                    message: Some(caught_text(&error)),
                 };
-                self.publish(&item, context, Err(error.into()), Some(failure), Instant::now())
+                self.publish(
+                    None,
+                    &item,
+                    context,
+                    Err(Unanswered::Driver(BatchError::Source(error))),
+                    Some(failure),
+                    Instant::now(),
+                );
+                if let Some(fail_fast) = &self.fail_fast {
+                    fail_fast.see(ErrorKind::Source);
+                }
             }
         }
     }
 
-    /// Makes the outcome of an item that ran. Returns the kind of its failure.
-    fn finish(&mut self, item: &Item, context: B::Context, ended: EndedOf<B>) -> Option<ErrorKind> {
+    /// Makes the outcome of an item that ran.
+    fn finish(&mut self, slot: usize, item: &Item, context: B::Context, ended: EndedOf<B>) {
         let of_driver = |error: BatchError| {
             let failure = Failure {
                 kind: error.kind(),
                 message: Some(error.to_string()),
             };
-            (Err(error.into()), Some(failure))
+            (Err(Unanswered::Driver(error)), Some(failure))
         };
-        let (result, failure): (Result<B::Response, B::Error>, _) = match ended.end {
-            End::Answered(Ok(response)) => (Ok(response), None),
-            End::Answered(Err(error)) => {
-                let failure = Failure {
-                    kind: kind_of(&error),
-                    message: None,
-                };
-                (Err(error), Some(failure))
+        let (result, failure) = match ended.end {
+            End::Answered(Ok(response)) => {
+                item.settle_call(true, true);
+                (Ok(response), None)
             }
-            End::Panicked(message) => of_driver(BatchError::Panicked { message }),
+            End::Answered(Err(error)) => {
+                let (kind, sent) = judge(&error);
+                item.settle_call(sent, false);
+                let failure = Failure { kind, message: None };
+                (Err(Unanswered::Strategy(error)), Some(failure))
+            }
+            End::Panicked(message) => {
+                item.settle_call(true, false);
+                of_driver(BatchError::Panicked { message })
+            }
             End::Aborted => {
-                let reason = match &self.stop {
-                    Some(stop) => stop.reason.clone(),
+                item.settle_call(true, false);
+                let reason = match self.shared.stop_cause() {
+                    Some(cause) => cause.to_string(),
                     None => "its task was dropped with the runtime".to_owned(),
                 };
                 of_driver(BatchError::Aborted { reason })
             }
         };
-        self.publish(item, context, result, failure, ended.at)
+        self.publish(Some(slot), item, context, result, failure, ended.at);
     }
 
     /// Closes an item's accounts and puts its outcome where the consumer takes it.
     fn publish(
         &mut self,
+        slot: Option<usize>,
         item: &Item,
         context: B::Context,
-        result: Result<B::Response, B::Error>,
+        result: Result<B::Response, Unanswered<B::Error>>,
         failure: Option<Failure>,
         at: Instant,
-    ) -> Option<ErrorKind> {
+    ) {
         let kind = failure.as_ref().map(|failure| failure.kind);
-        let sent = result.as_ref().err().is_none_or(was_sent);
-        let report = close(item, at, sent);
-        self.shared.statistics().finish(item, &report, kind);
-        report_end(&self.options, item, at, report, failure, || {
-            result.as_ref().err().and_then(text_of)
+        let report = self.shared.finish(slot, item, at, kind);
+        report_end(&self.options, item, at, report, failure, || match &result {
+            Err(Unanswered::Strategy(error)) => text_of(error),
+            _ => None,
+        });
+        let result = result.map_err(|unanswered| match unanswered {
+            Unanswered::Strategy(error) => error,
+            // Last, as it may be code of the user's.
+            Unanswered::Driver(error) => error.into(),
         });
         let outcome = Outcome {
             index: item.index(),
@@ -415,7 +371,23 @@ where
             report,
         };
         self.finished.put(outcome.index, outcome, at);
-        kind
+    }
+}
+
+/// Who failed the item.
+enum Unanswered<E> {
+    Strategy(E),
+    Driver(BatchError),
+}
+
+/// One poll of work that may panic.
+fn poll_caught(
+    work: Pin<&mut (dyn Future<Output = ()> + Send)>,
+    cx: &mut Context<'_>,
+) -> Poll<std::thread::Result<()>> {
+    match catch_unwind(AssertUnwindSafe(|| work.poll(cx))) {
+        Ok(polled) => polled.map(Ok),
+        Err(panic) => Poll::Ready(Err(panic)),
     }
 }
 
@@ -426,31 +398,31 @@ fn size_of<St: Stream>(source: Pin<&Option<St>>) -> (usize, Option<usize>) {
         .map_or((0, Some(0)), |source| source.size_hint())
 }
 
-/// The stream was dropped: nobody takes outcomes any more, but the accounts and the events are complete.
+/// The stream was dropped, and its outcomes with it, but the accounts and the events are complete.
 impl<B: BatchItem, T: Tasks<B>> Drop for Driver<B, T> {
     fn drop(&mut self) {
-        if matches!(self.phase, Phase::Completing | Phase::Done) {
+        let phase = self.phase;
+        if matches!(phase, Phase::New | Phase::Done) {
             return;
         }
-        self.tasks.abort(|_| true);
-        let at = Instant::now();
-        let reason = Termination::Dropped.to_string();
-        let mut statistics = self.shared.statistics();
-        statistics.terminate(Termination::Dropped);
-        statistics.end(at);
-        drop(statistics);
-        for Slot { item, .. } in self.slots.drain() {
-            let report = close(&item, at, true);
-            let kind = ErrorKind::Aborted;
-            self.shared.statistics().finish(&item, &report, Some(kind));
-            let failure = Failure {
-                kind,
-                message: Some(reason.clone()),
-            };
-            report_end(&self.options, &item, at, report, Some(failure), || None);
-        }
-        if self.phase == Phase::Running {
+        if phase == Phase::Running {
+            self.shared.stop(Termination::Dropped, Some(StopMode::Cancel));
+            let at = Instant::now();
+            let reason = Termination::Dropped.to_string();
+            for (slot, Slot { item, .. }) in self.slots.drain() {
+                // What ends from now on is not counted, here or in a ledger, as more than a call of unknown usage.
+                item.settle_call(true, false);
+                let kind = ErrorKind::Aborted;
+                let report = self.shared.finish(Some(slot), &item, at, Some(kind));
+                let failure = Failure {
+                    kind,
+                    message: Some(reason.clone()),
+                };
+                report_end(&self.options, &item, at, report, Some(failure), || None);
+            }
+            self.shared.end_batch(at, Termination::Dropped);
             self.emit(None, || EventKind::BatchAborted { reason });
         }
+        self.tasks.leave(self.options.on_complete.take());
     }
 }

@@ -1,14 +1,17 @@
-//! The end of an item: its final accounts, its one terminal event, its metrics.
+//! The end of an item: what is known of its failure, its one terminal event, its metrics.
 
 use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use tokio::time::Instant;
 
-use super::driver::Options;
-use crate::error::{BoxError, ErrorKind, LlmError};
+use super::options::Options;
+use crate::error::{BoxError, ErrorKind, LlmError, kind_of, was_sent};
 use crate::events::EventKind;
 use crate::item::{Item, ItemReport};
 use crate::telemetry::ItemEnd;
+
+pub(super) use crate::error::caught_text;
 
 /// Why an item failed.
 pub(super) struct Failure {
@@ -17,18 +20,9 @@ pub(super) struct Failure {
     pub(super) message: Option<String>,
 }
 
-/// An item's final accounts. A call that no layer observed counts as one of unknown usage, never as no call.
-pub(super) fn close(item: &Item, at: Instant, sent: bool) -> ItemReport {
-    let unwatched = item.is_unwatched();
-    if unwatched {
-        item.settle_last_call(sent);
-    }
-    let mut report = item.final_report(at);
-    if unwatched && report.calls > 0 {
-        // Nobody timed its calls; what was not a wait was spent in them.
-        report.call_time = report.total_time.saturating_sub(report.waits.total());
-    }
-    report
+/// The kind of a strategy's error, and whether its call was sent. What the error says of itself may panic.
+pub(super) fn judge<E: 'static>(error: &E) -> (ErrorKind, bool) {
+    catch_unwind(AssertUnwindSafe(|| (kind_of(error), was_sent(error)))).unwrap_or((ErrorKind::Other, true))
 }
 
 /// The one terminal event of an item, and its metrics.
@@ -68,8 +62,8 @@ pub(super) fn report_end(
 pub(super) fn text_of<E: 'static>(error: &E) -> Option<String> {
     let error: &dyn Any = error;
     if let Some(error) = error.downcast_ref::<LlmError>() {
-        Some(error.to_string())
+        Some(caught_text(error))
     } else {
-        error.downcast_ref::<BoxError>().map(ToString::to_string)
+        error.downcast_ref::<BoxError>().map(|error| caught_text(error))
     }
 }

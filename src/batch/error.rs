@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::error::{BoxError, Delivery, ErrorKind, LlmError};
+use crate::error::{BoxError, Delivery, ErrorKind, LlmError, caught_text};
 
 /// The driver ended an item without an answer of its strategy.
 #[derive(Debug)]
@@ -58,7 +58,7 @@ impl From<BatchError> for LlmError {
             BatchError::Source(_) => Delivery::NotSent,
             BatchError::Aborted { .. } | BatchError::Panicked { .. } => Delivery::MaybeBilled,
         };
-        Self::new(error.kind(), error.to_string())
+        Self::new(error.kind(), caught_text(&error))
             .with_delivery(delivery)
             .with_source(error)
     }

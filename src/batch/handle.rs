@@ -1,90 +1,17 @@
 //! Watching and steering a batch from outside.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
-use futures::task::AtomicWaker;
-
-use super::statistics::Statistics;
+use super::shared::Shared;
 use super::summary::BatchSummary;
-use super::termination::Termination;
-
-/// What the stream and its handles share.
-pub(super) struct Shared {
-    concurrency: AtomicUsize,
-    paused: AtomicBool,
-    stop: AtomicU8,
-    // The task that polls the stream.
-    waker: AtomicWaker,
-    statistics: Mutex<Statistics>,
-}
-
-/// A stop asked for through a handle.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum StopRequest {
-    /// In the mode of the batch.
-    Stop,
-    /// Without waiting for calls.
-    Cancel,
-}
-
-const NO_STOP: u8 = 0;
-const STOP: u8 = 1;
-const CANCEL: u8 = 2;
-
-impl Shared {
-    pub(super) fn new(concurrency: usize) -> Arc<Self> {
-        Arc::new(Self {
-            concurrency: AtomicUsize::new(concurrency),
-            paused: AtomicBool::new(false),
-            stop: AtomicU8::new(NO_STOP),
-            waker: AtomicWaker::new(),
-            statistics: Mutex::default(),
-        })
-    }
-
-    pub(super) fn statistics(&self) -> MutexGuard<'_, Statistics> {
-        self.statistics.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn summary(&self) -> BatchSummary {
-        // The percentiles are read outside the lock, which the driver takes for every item.
-        let statistics = self.statistics().clone();
-        statistics.summary(self.concurrency())
-    }
-
-    pub(super) fn concurrency(&self) -> usize {
-        self.concurrency.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn is_paused(&self) -> bool {
-        self.paused.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn stop_request(&self) -> Option<StopRequest> {
-        match self.stop.load(Ordering::Acquire) {
-            NO_STOP => None,
-            STOP => Some(StopRequest::Stop),
-            _ => Some(StopRequest::Cancel),
-        }
-    }
-
-    /// Registers the polling task; what handles set before this call is seen by the poll that made it.
-    pub(super) fn register(&self, waker: &std::task::Waker) {
-        self.waker.register(waker);
-    }
-
-    fn request_stop(&self, request: u8) {
-        self.stop.fetch_max(request, Ordering::AcqRel);
-        self.waker.wake();
-    }
-}
+use super::termination::{StopMode, Termination};
 
 /// Watches and steers a batch, also when a combinator has consumed its stream. Clones are the same handle.
 ///
-/// What is set takes effect at the stream's next poll, for which the handle wakes its task. While the consumer is busy
-/// elsewhere no item starts, but those in flight go on.
+/// A stop takes effect at once, on whatever thread and whether or not the consumer polls: no call begins after it. What else is
+/// set takes effect at the stream's next poll, for which the handle wakes its task. While the consumer is busy elsewhere no item
+/// starts, but those in flight go on.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
@@ -115,13 +42,12 @@ impl BatchHandle {
 
     /// Starts no further item until [`resume`](Self::resume); items in flight go on, their later calls too.
     pub fn pause(&self) {
-        self.shared.paused.store(true, Ordering::Relaxed);
+        self.shared.set_paused(true);
     }
 
     /// Ends a pause.
     pub fn resume(&self) {
-        self.shared.paused.store(false, Ordering::Relaxed);
-        self.shared.waker.wake();
+        self.shared.set_paused(false);
     }
 
     /// Whether the batch is paused.
@@ -137,8 +63,7 @@ impl BatchHandle {
     #[track_caller]
     pub fn set_concurrency(&self, n: usize) {
         assert_concurrency(n);
-        self.shared.concurrency.store(n, Ordering::Relaxed);
-        self.shared.waker.wake();
+        self.shared.set_concurrency(n);
     }
 
     /// How many items may be in flight.
@@ -149,18 +74,18 @@ impl BatchHandle {
     /// Ends the batch in its [`stop_mode`](crate::LlmBatch::stop_mode): no new item, no new call. Every accepted item
     /// still has its outcome, so go on taking them.
     pub fn stop(&self) {
-        self.shared.request_stop(STOP);
+        self.shared.stop(Termination::Stopped, None);
     }
 
     /// Ends the batch at once, whatever its mode and also while it drains: items in flight are aborted, and their
     /// calls may still be billed.
     pub fn cancel(&self) {
-        self.shared.request_stop(CANCEL);
+        self.shared.stop(Termination::Stopped, Some(StopMode::Cancel));
     }
 
     /// Why the batch ended, or is ending; `None` while it runs.
     pub fn termination(&self) -> Option<Termination> {
-        self.shared.statistics().termination()
+        self.shared.termination()
     }
 }
 

@@ -69,9 +69,11 @@ mod error;
 mod ext;
 mod finished;
 mod handle;
+mod options;
 mod outcome;
 #[cfg(feature = "progress")]
 mod progress;
+mod shared;
 mod slots;
 mod statistics;
 mod strategy;

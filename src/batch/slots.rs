@@ -42,10 +42,6 @@ impl<C> Slots<C> {
         }
     }
 
-    pub(super) fn get(&self, position: usize) -> Option<&Slot<C>> {
-        self.slots.get(position)?.as_ref()
-    }
-
     pub(super) fn remove(&mut self, position: usize) -> Option<Slot<C>> {
         let slot = self.slots.get_mut(position)?.take()?;
         self.free.push(position);
@@ -53,9 +49,10 @@ impl<C> Slots<C> {
         Some(slot)
     }
 
-    pub(super) fn drain(&mut self) -> impl Iterator<Item = Slot<C>> {
+    pub(super) fn drain(&mut self) -> impl Iterator<Item = (usize, Slot<C>)> + use<C> {
         self.free.clear();
         self.len = 0;
-        std::mem::take(&mut self.slots).into_iter().flatten()
+        let slots = std::mem::take(&mut self.slots).into_iter().enumerate();
+        slots.filter_map(|(position, slot)| slot.map(|slot| (position, slot)))
     }
 }

@@ -101,7 +101,12 @@ impl Statistics {
 
     /// How many items the source still has, at most, where it knows.
     pub(super) fn set_remaining(&mut self, (_, upper): (usize, Option<usize>)) {
-        self.expected = upper.map(|left| self.accepted + left as u64);
+        self.expected = upper.map(|left| self.accepted.saturating_add(left as u64));
+    }
+
+    /// Whether the source says that it has no more items.
+    pub(super) fn is_source_exhausted(&self) -> bool {
+        self.expected == Some(self.accepted)
     }
 
     /// The source was dropped before its end, and said that it had this many more.

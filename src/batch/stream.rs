@@ -69,8 +69,9 @@ where
         self
     }
 
-    /// Stops the batch this long after its first poll; none by default. Like every stop it takes effect when the stream
-    /// is polled, for which the timer wakes the consumer's task.
+    /// Stops the batch this long after its first poll; none by default. It takes effect at once, from a task of its own, also
+    /// while the consumer is busy elsewhere; with `llm_batch_local`, when the stream is polled. A batch whose items have all
+    /// ended by then is complete.
     ///
     /// With [`StopMode::Drain`], the default, calls under way then still finish.
     pub fn batch_timeout(mut self, limit: Duration) -> Self {
@@ -86,12 +87,14 @@ where
     }
 
     /// What a stop does to the items in flight. Default [`StopMode::Drain`].
-    pub fn stop_mode(mut self, mode: StopMode) -> Self {
-        self.driver.options.stop_mode = mode;
+    pub fn stop_mode(self, mode: StopMode) -> Self {
+        self.driver.shared.set_stop_mode(mode);
         self
     }
 
-    /// Stops the batch when `signal` is done, with whatever output. It is polled with the stream.
+    /// Stops the batch when `signal` is done, with whatever output. It runs on a task of its own, so that the stop takes effect at
+    /// once; with `llm_batch_local` it is polled with the stream. A signal that panics stops nothing; its panic reaches the
+    /// consumer once.
     ///
     /// ```no_run
     /// # use futures::{Stream, StreamExt};
@@ -108,7 +111,9 @@ where
     }
 
     /// Runs `work` once, after the last outcome was taken and before the stream ends: for closing what the strategies
-    /// share. It runs after an early stop too, but not when the stream is dropped before its end.
+    /// share. It runs after an early stop too. If the stream is dropped before its end, `work` runs in a task of the runtime, once
+    /// all items have ended, provided that the runtime still runs; [`close`](Self::close) waits for it. It does not run if
+    /// the stream was never polled. Its panic reaches the consumer once, and is logged where there is none.
     pub fn on_complete(mut self, work: impl Future<Output = ()> + Send + 'static) -> Self {
         self.driver.options.on_complete = Some(Box::pin(work));
         self
@@ -124,6 +129,26 @@ where
     pub fn name(mut self, name: &str) -> Self {
         self.driver.options.meter = Meter::new(Some(name));
         self
+    }
+
+    /// Leaves the batch early: cancels what is in flight, drops the outcomes that were not taken, and runs
+    /// [`on_complete`](Self::on_complete) to its end. The account stays with the [handle](Self::handle).
+    ///
+    /// # Panics
+    /// If the work of `on_complete` panics, or the source.
+    ///
+    /// # Cancel safety
+    /// Dropped, it is the dropped stream.
+    pub async fn close(self)
+    where
+        St::Item: BatchItem<Error: StrategyError>,
+    {
+        self.handle().cancel();
+        let mut stream = std::pin::pin!(self);
+        while std::future::poll_fn(|cx| stream.as_mut().poll_next(cx))
+            .await
+            .is_some()
+        {}
     }
 
     /// A handle to watch and steer the batch, also when the stream was consumed.

@@ -11,6 +11,10 @@ use tokio::time::Instant;
 use tower_service::Service;
 use tracing::Span;
 
+use super::ending::judge;
+use super::shared::Shared;
+use super::termination::Termination;
+use crate::error::ErrorKind;
 use crate::item::Item;
 use crate::request::LlmRequest;
 
@@ -48,6 +52,21 @@ pub struct ItemFuture<I, S, F> {
     state: State<I, S, F>,
     item: Arc<Item>,
     span: Span,
+    fail_fast: Option<Arc<FailFast>>,
+}
+
+/// Stops the batch when an item has failed for good with one of these kinds.
+pub(super) struct FailFast {
+    pub(super) kinds: Vec<ErrorKind>,
+    pub(super) shared: Arc<Shared>,
+}
+
+impl FailFast {
+    pub(super) fn see(&self, kind: ErrorKind) {
+        if self.kinds.contains(&kind) {
+            self.shared.stop(Termination::FailFast, None);
+        }
+    }
 }
 
 #[pin_project(project = StateProjection)]
@@ -64,7 +83,13 @@ enum State<I, S, F> {
 }
 
 impl<I, S, F> ItemFuture<I, S, F> {
-    pub(super) fn new(strategy: S, request: LlmRequest<I>, item: Arc<Item>, span: Span) -> Self {
+    pub(super) fn new(
+        strategy: S,
+        request: LlmRequest<I>,
+        item: Arc<Item>,
+        span: Span,
+        fail_fast: Option<Arc<FailFast>>,
+    ) -> Self {
         Self {
             state: State::Preparing {
                 strategy,
@@ -72,6 +97,7 @@ impl<I, S, F> ItemFuture<I, S, F> {
             },
             item,
             span,
+            fail_fast,
         }
     }
 
@@ -82,32 +108,42 @@ impl<I, S, F> ItemFuture<I, S, F> {
         // A panic here was reported by the panic hook; the item's outcome stands without it.
         let _ = catch_unwind(AssertUnwindSafe(|| this.state.set(State::Done)));
     }
-
-    /// Whether the batch is stopping and the item is in no call.
-    fn must_end(&self) -> bool {
-        self.item.stop_requested() && !self.item.call_under_way()
-    }
 }
 
 impl<I, S, F, R, E> Future for ItemFuture<I, S, F>
 where
     S: Service<LlmRequest<I>, Response = R, Error = E, Future = F>,
     F: Future<Output = Result<R, E>>,
+    E: 'static,
 {
     type Output = Ended<R, E>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         // Before the poll, so that a permit granted after a stop starts no call.
-        let end = if self.must_end() {
+        let end = if self.item.must_end() {
             End::Aborted
         } else {
             match self.as_mut().poll_caught(cx) {
                 Ok(Poll::Ready(end)) => end,
-                Ok(Poll::Pending) if self.must_end() => End::Aborted,
-                Ok(Poll::Pending) => return Poll::Pending,
+                Ok(Poll::Pending) => {
+                    // Registered before the look, so that no stop is missed.
+                    self.item.run_by(cx.waker());
+                    if !self.item.must_end() {
+                        return Poll::Pending;
+                    }
+                    End::Aborted
+                }
                 Err(panic) => End::Panicked(panic_message(&*panic)),
             }
         };
+        if let Some(fail_fast) = &self.fail_fast {
+            match &end {
+                End::Answered(Err(error)) => fail_fast.see(judge(error).0),
+                End::Panicked(_) => fail_fast.see(ErrorKind::Panicked),
+                End::Answered(Ok(_)) | End::Aborted => {}
+            }
+        }
+        self.item.set_ended();
         self.cancel();
         Poll::Ready(Ended::now(end))
     }
@@ -146,7 +182,7 @@ where
                     return Poll::Ready(End::Answered(Err(error)));
                 }
                 match request.take() {
-                    Some(request) if item.set_called() => strategy.call(request),
+                    Some(request) if item.hand_over().is_ok() => strategy.call(request),
                     _ => return Poll::Ready(End::Aborted),
                 }
             }

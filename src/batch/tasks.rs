@@ -1,6 +1,5 @@
 //! Where items run: each on a task of its own, or all in the task of the consumer.
 
-use std::collections::VecDeque;
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -8,6 +7,7 @@ use std::task::{Context, Poll};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use pin_project::{pin_project, pinned_drop};
+use tokio::runtime::Handle;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::AbortHandle;
 
@@ -49,7 +49,7 @@ where
 }
 
 #[diagnostic::do_not_recommend]
-impl<B: BatchItem> Placement<B> for InPlace {
+impl<B: BatchItem<Error: 'static>> Placement<B> for InPlace {
     type Tasks = InPlaceTasks<B>;
 }
 
@@ -60,9 +60,15 @@ pub trait Tasks<B: BatchItem> {
     fn start(&mut self, slot: usize, future: Running<B>);
     /// The next item that has ended. Every started one ends once.
     fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<(usize, EndedOf<B>)>;
-    /// Aborts the started items for whose slot `which` answers yes; they end as aborted unless they just ended.
-    fn abort(&mut self, which: impl FnMut(usize) -> bool);
+    /// Runs `signal` beside the items until [`end_watch`](Self::end_watch), or gives it back to be polled.
+    fn watch(&mut self, signal: BoxFuture) -> Option<BoxFuture>;
+    fn end_watch(&mut self);
+    /// Ends all items, and then runs `work`, where there is a runtime to run it.
+    fn leave(&mut self, work: Option<BoxFuture>);
 }
+
+/// Work of the user's, or a signal.
+pub(super) type BoxFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 #[doc(hidden)]
 #[allow(missing_debug_implementations)]
@@ -71,6 +77,8 @@ pub struct SpawnedTasks<B: BatchItem> {
     ended: UnboundedReceiver<(usize, EndedOf<B>)>,
     // By slot.
     handles: Vec<Option<AbortHandle>>,
+    watch: Option<AbortHandle>,
+    runtime: Option<Handle>,
 }
 
 impl<B> Tasks<B> for SpawnedTasks<B>
@@ -89,6 +97,8 @@ where
             sender,
             ended,
             handles: Vec::new(),
+            watch: None,
+            runtime: None,
         }
     }
 
@@ -98,6 +108,9 @@ where
             slot,
             sender: self.sender.clone(),
         });
+        if self.runtime.is_none() {
+            self.runtime = Handle::try_current().ok();
+        }
         if self.handles.len() <= slot {
             self.handles.resize(slot + 1, None);
         }
@@ -115,23 +128,39 @@ where
         }
     }
 
-    fn abort(&mut self, mut which: impl FnMut(usize) -> bool) {
-        for (slot, handle) in self.handles.iter().enumerate() {
-            if let Some(handle) = handle
-                && which(slot)
-            {
-                handle.abort();
-            }
+    fn watch(&mut self, signal: BoxFuture) -> Option<BoxFuture> {
+        self.watch = Some(tokio::spawn(signal).abort_handle());
+        None
+    }
+
+    fn end_watch(&mut self) {
+        if let Some(watch) = self.watch.take() {
+            watch.abort();
         }
+    }
+
+    fn leave(&mut self, work: Option<BoxFuture>) {
+        self.end_watch();
+        for handle in self.handles.drain(..).flatten() {
+            handle.abort();
+        }
+        let Some(work) = work else { return };
+        let Some(runtime) = Handle::try_current().ok().or_else(|| self.runtime.take()) else {
+            return warn_of_lost_work();
+        };
+        let (_, none) = unbounded_channel();
+        let mut ended = std::mem::replace(&mut self.ended, none);
+        // Only those of the tasks are left, so that the end of the channel is the end of the last task.
+        self.sender = unbounded_channel().0;
+        runtime.spawn(async move {
+            while ended.recv().await.is_some() {}
+            work.await;
+        });
     }
 }
 
-impl<B: BatchItem> Drop for SpawnedTasks<B> {
-    fn drop(&mut self) {
-        for handle in self.handles.iter().flatten() {
-            handle.abort();
-        }
-    }
+fn warn_of_lost_work() {
+    tracing::warn!("the batch was dropped without a runtime to run its `on_complete` in");
 }
 
 /// Reports the end of an item, also when its task is dropped by an abort or with its runtime.
@@ -154,7 +183,7 @@ where
         if let Some(future) = this.future.as_mut().as_pin_mut() {
             let ended = std::task::ready!(future.poll(cx));
             this.future.set(None);
-            // The receiver is gone when the stream was dropped; nobody wants the answer then.
+            // The receiver is gone when the stream was dropped; the answer is not wanted then.
             let _ = this.sender.send((*this.slot, ended));
         }
         Poll::Ready(())
@@ -176,7 +205,6 @@ impl<I, S, F, R, E> PinnedDrop for Reporting<I, S, F, R, E> {
 #[allow(missing_debug_implementations)]
 pub struct InPlaceTasks<B: BatchItem> {
     running: FuturesUnordered<Slotted<B::Input, B::Strategy, B::Future>>,
-    aborted: VecDeque<usize>,
     item: PhantomData<fn() -> B>,
 }
 
@@ -185,8 +213,6 @@ struct Slotted<I, S, F> {
     #[pin]
     future: ItemFuture<I, S, F>,
     slot: usize,
-    // Its end was already told; the emptied future stays until the stream goes.
-    told: bool,
 }
 
 impl<I, S, F, R, E> Future for Slotted<I, S, F>
@@ -197,48 +223,44 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        if *this.told {
-            return Poll::Pending;
-        }
         this.future.poll(cx).map(|ended| (*this.slot, ended))
     }
 }
 
-impl<B: BatchItem> Tasks<B> for InPlaceTasks<B> {
+impl<B: BatchItem<Error: 'static>> Tasks<B> for InPlaceTasks<B> {
     fn new() -> Self {
         Self {
             running: FuturesUnordered::new(),
-            aborted: VecDeque::new(),
             item: PhantomData,
         }
     }
 
     fn start(&mut self, slot: usize, future: Running<B>) {
-        self.running.push(Slotted {
-            future,
-            slot,
-            told: false,
-        });
+        self.running.push(Slotted { future, slot });
     }
 
     fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<(usize, EndedOf<B>)> {
-        if let Some(slot) = self.aborted.pop_front() {
-            return Poll::Ready((slot, Ended::now(End::Aborted)));
-        }
         match self.running.poll_next_unpin(cx) {
             Poll::Ready(Some(ended)) => Poll::Ready(ended),
             Poll::Ready(None) | Poll::Pending => Poll::Pending,
         }
     }
 
-    fn abort(&mut self, mut which: impl FnMut(usize) -> bool) {
+    fn watch(&mut self, signal: BoxFuture) -> Option<BoxFuture> {
+        Some(signal)
+    }
+
+    fn end_watch(&mut self) {}
+
+    fn leave(&mut self, work: Option<BoxFuture>) {
         for task in Pin::new(&mut self.running).iter_pin_mut() {
-            let task = task.project();
-            if !*task.told && which(*task.slot) {
-                *task.told = true;
-                task.future.cancel();
-                self.aborted.push_back(*task.slot);
-            }
+            task.project().future.cancel();
+        }
+        self.running.clear();
+        match (work, Handle::try_current()) {
+            (Some(work), Ok(runtime)) => drop(runtime.spawn(work)),
+            (Some(_), Err(_)) => warn_of_lost_work(),
+            (None, _) => {}
         }
     }
 }

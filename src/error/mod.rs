@@ -16,7 +16,7 @@ mod quota;
 
 pub use disposition::Disposition;
 pub use kind::{Delivery, ErrorKind};
-pub(crate) use own::{OwnError, chain, describe, kind_of, own_error, was_sent};
+pub(crate) use own::{OwnError, caught_text, chain, describe, kind_of, own_error, was_sent};
 pub use quota::{QuotaDimension, QuotaWindow, ReportedQuota};
 
 /// A boxed error that can cross threads: tower's `BoxError`.
@@ -377,7 +377,7 @@ impl From<BoxError> for LlmError {
     fn from(error: BoxError) -> Self {
         match error.downcast::<Self>() {
             Ok(own) => *own,
-            Err(other) => Self::new(ErrorKind::Other, other.to_string()).with_source(other),
+            Err(other) => Self::new(ErrorKind::Other, caught_text(&other)).with_source(other),
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::error::Error as StdError;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::{BoxError, Delivery, ErrorKind, LlmError};
 use crate::batch::BatchError;
@@ -112,6 +113,12 @@ pub(crate) fn describe<E: fmt::Display + 'static>(error: &E, kind: Option<ErrorK
     });
     match own {
         Some(error) => error.without_source(),
-        None => LlmError::new(kind.unwrap_or_else(|| kind_of(error)), error.to_string()),
+        None => LlmError::new(kind.unwrap_or_else(|| kind_of(error)), caught_text(error)),
     }
+}
+
+/// The text of a value whose `Display` may panic.
+pub(crate) fn caught_text(value: &impl fmt::Display) -> String {
+    catch_unwind(AssertUnwindSafe(|| value.to_string()))
+        .unwrap_or_else(|_| "(its text is unknown: its Display panicked)".to_owned())
 }

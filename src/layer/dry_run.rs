@@ -8,7 +8,8 @@ use std::task::{Context, Poll};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::item::{FindItem, InRequest, Untracked};
+use crate::item::CallContext;
+use crate::request::{FindItem, InRequest, Untracked};
 
 /// Answers in place of the stack inside, which is never asked: no call, no quota, usage unknown.
 ///
@@ -135,10 +136,9 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Req) -> Self::Future {
-        if let Some(item) = self.find.item(&request) {
-            item.set_answered_without_call();
-        }
+    fn call(&mut self, mut request: Req) -> Self::Future {
+        // Nothing is sent.
+        drop(self.find.context_mut(&mut request).map(CallContext::hold));
         ready(Ok(self.answer.answer(&request)))
     }
 }

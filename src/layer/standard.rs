@@ -12,7 +12,7 @@ use super::timeout::{CallTimeout, CallTimeoutLayer, ItemTimeout, ItemTimeoutLaye
 use super::token_accounting::{TokenAccounting, TokenAccountingLayer, TokenLedger};
 use crate::classify::KindClassifier;
 use crate::events::Events;
-use crate::item::InRequest;
+use crate::request::InRequest;
 
 /// The recommended stack: item timeout, retry, rate limiter, token accounting, call timeout, from the outside in.
 ///

@@ -17,7 +17,7 @@ use super::streaming::Streaming;
 use super::wire;
 use super::wire_format::{Ask, WireFormat};
 use crate::error::{Delivery, Disposition, ErrorKind, LlmError, ReportedQuota};
-use crate::item::CallGuard;
+use crate::item::{CallContext, CallGuard};
 use crate::prompt::Prompt;
 use crate::request::LlmRequest;
 use crate::response::LlmResponse;
@@ -184,9 +184,13 @@ impl Model {
         };
         // The question is asked once more. What was refused stands in the item's record as a call of its own, so that the
         // open one can take the usage of the repeat.
-        let refused = LlmRequest::for_item((), Arc::clone(call.item())).open_call();
-        refused.observe(missing.usage());
-        drop(refused);
+        match CallContext::new(Arc::clone(call.item())).begin_call() {
+            Ok(refused) => {
+                refused.observe(missing.usage());
+            }
+            // The batch is stopping, so there is no repeat.
+            Err(_) => return answer,
+        }
         match making.await {
             Ok(name) => self.exchange(&with_cache(&name), call).await,
             Err(error) => (Err(error), None),
@@ -283,7 +287,9 @@ impl Model {
     pub(crate) async fn read_events_for_fuzzing(&self, body: &[u8]) {
         const LARGEST: usize = 1 << 20;
         let response = http::Response::new(reqwest::Body::from(body.to_vec())).into();
-        let call = LlmRequest::new("question").open_call();
+        let call = LlmRequest::new("question")
+            .begin_call()
+            .expect("nothing stops it");
         let assembler = self.wire.assembler();
         if let Ok((body, _)) = super::http::assemble(response, LARGEST, None, assembler, &call).await {
             self.read_for_fuzzing(200, &body);
@@ -314,7 +320,7 @@ impl Service<LlmRequest<Prompt>> for Model {
         let strategy = self.clone();
         ResponseFuture {
             inner: Box::pin(async move {
-                let call = request.open_call();
+                let call = request.begin_call()?;
                 let model = strategy.model_of(request.input());
                 telemetry::record_request(strategy.provider(), model);
                 let overridden = model != &*strategy.name;

@@ -10,10 +10,10 @@ use std::task::{Context, Poll};
 use pin_project::pin_project;
 use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
-use tokio::time::Instant;
 use tower::util::Oneshot;
 use tower_service::Service;
 
+use crate::error::was_sent;
 use crate::item::Item;
 use crate::layer::rate_limiter::RateLimiter;
 use crate::request::LlmRequest;
@@ -135,6 +135,7 @@ impl<A, B> Fallback<A, B> {
 impl<A, B, I> Service<LlmRequest<I>> for Fallback<A, B>
 where
     A: Service<LlmRequest<I>> + Clone,
+    A::Error: 'static,
     B: Service<LlmRequest<I>, Response = A::Response, Error = A::Error> + Clone,
     I: Clone,
 {
@@ -208,6 +209,7 @@ enum Step<First, Second> {
 impl<A, B, I> Future for FallbackFuture<A, B, I>
 where
     A: Service<LlmRequest<I>>,
+    A::Error: 'static,
     B: Service<LlmRequest<I>, Response = A::Response, Error = A::Error>,
 {
     type Output = Result<A::Response, A::Error>;
@@ -223,13 +225,11 @@ where
             let result = run.poll(cx);
             match (&result, watch) {
                 (Poll::Ready(Ok(_)), _) | (Poll::Pending, None) => return result,
-                (Poll::Ready(Err(_)), _) => {
+                (Poll::Ready(Err(error)), _) => {
+                    this.item.settle_call(was_sent(error), false);
                     // Others may queue at the gate that this item's failure has closed.
                     let _ = watch.map(Watch::is_closed);
-                    let deadline = this.item.deadline();
-                    if deadline.is_some_and(|deadline| deadline <= Instant::now())
-                        || this.item.stop_requested()
-                    {
+                    if this.item.hand_over().is_err() {
                         return result;
                     }
                 }
@@ -243,7 +243,7 @@ where
                     {
                         this.told.set(Some(watch.told()));
                     }
-                    if !watch.is_closed() || this.item.call_under_way() {
+                    if !watch.is_closed() || this.item.call_under_way() || this.item.hand_over().is_err() {
                         return result;
                     }
                 }
@@ -252,12 +252,12 @@ where
         let Some((second, request)) = this.spare.take() else {
             panic!("`FallbackFuture` polled after completion");
         };
+        this.item.start_over();
         // The first one is dropped before: it leaves the queue of its gate.
         this.step.set(Step::Second {
             run: Oneshot::new(second, request),
         });
         this.told.set(None);
-        this.item.hand_over();
         match this.step.project() {
             StepProjection::Second { run } => run.poll(cx),
             StepProjection::First { .. } => unreachable!("the second strategy was set above"),

@@ -127,7 +127,7 @@ impl<O: Clone + Send + Sync + 'static> ResponseCache<O> {
         self,
         key: String,
         inner: S,
-        request: LlmRequest<I>,
+        mut request: LlmRequest<I>,
     ) -> Result<LlmResponse<O>, S::Error>
     where
         S: Service<LlmRequest<I>, Response = LlmResponse<O>>,
@@ -135,9 +135,9 @@ impl<O: Clone + Send + Sync + 'static> ResponseCache<O> {
     {
         let counters = &*self.counters;
         let item = Arc::clone(request.item());
+        let mut hold = Some(request.context_mut().hold());
         if let Some(answer) = self.answers.get(&key).await {
             counters.hits.fetch_add(1, Ordering::Relaxed);
-            item.set_answered_without_call();
             return Ok(without_cost(&answer));
         }
         let mut pending = Some((inner, request));
@@ -148,6 +148,9 @@ impl<O: Clone + Send + Sync + 'static> ResponseCache<O> {
                 let Some((inner, request)) = pending.take_if(|_| !item.stop_requested()) else {
                     return Err(SharedFailure::stopped());
                 };
+                if hold.take().is_some_and(|hold| hold.release().is_err()) {
+                    return Err(SharedFailure::stopped());
+                }
                 counters.misses.fetch_add(1, Ordering::Relaxed);
                 match Oneshot::new(inner, request).await {
                     Ok(answer) => Ok(Arc::new(answer)),
@@ -166,11 +169,10 @@ impl<O: Clone + Send + Sync + 'static> ResponseCache<O> {
                 Ok(answer) if pending.is_none() => return Ok((*answer).clone()),
                 Ok(answer) => {
                     counters.joined.fetch_add(1, Ordering::Relaxed);
-                    item.set_answered_without_call();
                     return Ok(without_cost(&answer));
                 }
                 // Who asked had to stop; this one need not, and goes on in its place.
-                Err(failure) if failure.is_stopped() && !item.stop_requested() => {}
+                Err(failure) if failure.is_stopped() && !item.stop_requested() && pending.is_some() => {}
                 Err(failure) => {
                     counters.joined.fetch_add(1, Ordering::Relaxed);
                     return Err(SharedFailure::clone(&failure).into());

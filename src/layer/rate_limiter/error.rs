@@ -3,7 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::error::{Delivery, ErrorKind, LlmError};
+use crate::error::{Delivery, Disposition, ErrorKind, LlmError};
+use crate::item::CallRefused;
 
 /// The gate refused a call without sending it.
 #[derive(Clone, Debug)]
@@ -25,16 +26,19 @@ pub enum Refused {
     },
     /// The call would have had to wait, and there is no running tokio runtime with a timer.
     Closed,
+    /// The batch is stopping, or the item's deadline has passed.
+    Item(CallRefused),
 }
 
 impl Refused {
-    /// The category: the latching failure's, [`ErrorKind::InvalidRequest`] for a request that is too large, or
+    /// The category: the latching failure's, [`ErrorKind::InvalidRequest`] for a request that is too large, the item's, or
     /// [`ErrorKind::Aborted`].
     pub const fn kind(&self) -> ErrorKind {
         match self {
             Self::Latched { kind, .. } => *kind,
             Self::TooLarge { .. } => ErrorKind::InvalidRequest,
             Self::Closed => ErrorKind::Aborted,
+            Self::Item(refused) => refused.kind(),
         }
     }
 }
@@ -56,6 +60,7 @@ impl fmt::Display for Refused {
             Self::Closed => f.write_str(
                 "not sent: waiting at the gate needs a running tokio runtime with its timer enabled",
             ),
+            Self::Item(refused) => refused.fmt(f),
         }
     }
 }
@@ -64,9 +69,18 @@ impl std::error::Error for Refused {}
 
 impl From<Refused> for LlmError {
     fn from(error: Refused) -> Self {
-        Self::new(error.kind(), error.to_string())
-            .with_delivery(Delivery::NotSent)
-            .with_source(error)
+        let made = Self::new(error.kind(), error.to_string());
+        let made = match error {
+            Refused::Item(_) => made.with_disposition(Disposition::Fatal),
+            _ => made,
+        };
+        made.with_delivery(Delivery::NotSent).with_source(error)
+    }
+}
+
+impl From<CallRefused> for Refused {
+    fn from(refused: CallRefused) -> Self {
+        Self::Item(refused)
     }
 }
 

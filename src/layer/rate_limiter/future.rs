@@ -3,6 +3,8 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use pin_project::pin_project;
@@ -11,9 +13,10 @@ use tower_service::Service;
 use super::error::Refused;
 use super::grant::{Acquire, ActiveCall, Grant};
 use crate::classify::{Classify, Verdict};
-use crate::error::{Delivery, Disposition};
+use crate::error::{Delivery, Disposition, was_sent};
 use crate::events::EventKind;
-use crate::item::{CallGuard, FindItem};
+use crate::item::{CallContext, CallGuard, CallHold};
+use crate::request::FindItem;
 
 /// The future of [`RateLimited`](super::RateLimited).
 ///
@@ -28,9 +31,18 @@ where
     #[pin]
     step: Step<S::Future>,
     /// What is needed to make the call; gone once it is made.
-    pending: Option<(S, Req)>,
+    pending: Option<Pending<S, Req>>,
     classify: C,
     find: F,
+    calls_begin_inside: Arc<AtomicBool>,
+}
+
+/// A call that has not begun.
+pub(super) struct Pending<S, Req> {
+    pub(super) service: S,
+    pub(super) request: Req,
+    /// Says in the item's record that nothing is sent.
+    pub(super) hold: Option<CallHold>,
 }
 
 #[pin_project(project = StepProj)]
@@ -50,12 +62,19 @@ impl<S, Req, C, F> RateLimitedFuture<S, Req, C, F>
 where
     S: Service<Req>,
 {
-    pub(super) const fn new(acquire: Acquire, service: S, request: Req, classify: C, find: F) -> Self {
+    pub(super) const fn new(
+        acquire: Acquire,
+        pending: Pending<S, Req>,
+        classify: C,
+        find: F,
+        calls_begin_inside: Arc<AtomicBool>,
+    ) -> Self {
         Self {
             step: Step::Waiting(acquire),
-            pending: Some((service, request)),
+            pending: Some(pending),
             classify,
             find,
+            calls_begin_inside,
         }
     }
 }
@@ -63,7 +82,7 @@ where
 impl<S, Req, C, F> Future for RateLimitedFuture<S, Req, C, F>
 where
     S: Service<Req> + Clone,
-    S::Error: From<Refused>,
+    S::Error: From<Refused> + 'static,
     C: Classify<S::Response, S::Error>,
     F: FindItem<Req>,
 {
@@ -78,28 +97,51 @@ where
                     Err(refused) => return Poll::Ready(Err(refused.into())),
                 },
                 StepProj::Granted(grant) => {
-                    let Some((service, _)) = this.pending.as_mut() else {
+                    let Some(pending) = this.pending.as_mut() else {
                         panic!("`RateLimitedFuture` polled after completion");
                     };
-                    if let Err(error) = ready!(service.poll_ready(cx)) {
+                    if let Err(error) = ready!(pending.service.poll_ready(cx)) {
                         *grant = None;
                         *this.pending = None;
                         return Poll::Ready(Err(error));
                     }
-                    let (Some(grant), Some((mut service, mut request))) = (grant.take(), this.pending.take())
-                    else {
+                    let (Some(grant), Some(mut pending)) = (grant.take(), this.pending.take()) else {
                         panic!("`RateLimitedFuture` polled after completion");
+                    };
+                    // Refused, the grant is dropped and goes back.
+                    let guard = this
+                        .find
+                        .context_mut(&mut pending.request)
+                        .map(CallContext::begin_call)
+                        .transpose();
+                    let guard = match guard {
+                        Ok(guard) => guard,
+                        Err(refused) => return Poll::Ready(Err(Refused::from(refused).into())),
                     };
                     match grant.start() {
                         Ok(mut call) => {
-                            open(&mut call, this.find, &mut request);
+                            if let Some(guard) = &guard {
+                                guard.set_started(call.started_at());
+                            }
+                            call.set_guard(guard);
+                            let Pending {
+                                mut service,
+                                request,
+                                hold,
+                            } = pending;
+                            drop(hold);
                             let future = service.call(request);
+                            announce(&call, this.calls_begin_inside);
                             let call = Some(call);
                             this.step.set(Step::Calling { future, call });
                         }
                         Err(acquire) => {
+                            if let Some(guard) = guard {
+                                guard.retract();
+                            }
                             // A fresh clone holds nothing of the service inside while this waits again.
-                            *this.pending = Some((service.clone(), request));
+                            pending.service = pending.service.clone();
+                            *this.pending = Some(pending);
                             this.step.set(Step::Waiting(acquire));
                         }
                     }
@@ -107,7 +149,9 @@ where
                 StepProj::Calling { future, call } => {
                     let result = ready!(future.poll(cx));
                     if let Some(call) = call.take() {
-                        settle(call, this.classify.classify(result.as_ref()));
+                        let verdict = this.classify.classify(result.as_ref());
+                        let sent = result.as_ref().err().is_none_or(was_sent);
+                        settle(call, verdict, sent, this.calls_begin_inside);
                     }
                     return Poll::Ready(result);
                 }
@@ -116,25 +160,43 @@ where
     }
 }
 
-/// Opens the call in the item's record, as of the instant of the last look.
-fn open<Req>(call: &mut ActiveCall, find: &impl FindItem<Req>, request: &mut Req) {
-    let at = call.started_at();
-    let guard = find.call_at(request, at);
-    if let Some(guard) = guard.as_ref().filter(|guard| guard.is_opener()) {
-        call.gate().emit(at, Some(guard.item()), || {
-            guard.set_start_told();
-            EventKind::CallStarted {
-                call: guard.number(),
-                attempt: guard.item().attempt(),
-            }
-        });
+/// Sends the event of the call's start, as of the instant of the last look, unless what is inside sends it when the call begins there.
+fn announce(call: &ActiveCall, calls_begin_inside: &AtomicBool) {
+    let Some(guard) = call.guard() else { return };
+    if guard.is_joined() {
+        calls_begin_inside.store(true, Ordering::Relaxed);
+    } else if calls_begin_inside.load(Ordering::Relaxed) {
+        return;
     }
-    call.set_guard(guard);
+    if guard.is_held() || guard.is_announced() {
+        return;
+    }
+    call.gate().emit(call.started_at(), Some(guard.item()), || {
+        guard.set_announced();
+        EventKind::CallStarted {
+            call: guard.number(),
+            attempt: guard.item().attempt(),
+        }
+    });
 }
 
-fn settle(call: ActiveCall, mut verdict: Verdict) {
+fn settle(call: ActiveCall, mut verdict: Verdict, sent: bool, calls_begin_inside: &AtomicBool) {
     let throttled = verdict.disposition == Disposition::Throttled;
+    let success = verdict.disposition == Disposition::Success;
+    let mut unsent = false;
+    if let Some(guard) = call.guard() {
+        if guard.is_joined() {
+            calls_begin_inside.store(true, Ordering::Relaxed);
+        } else if !sent || (!success && calls_begin_inside.load(Ordering::Relaxed)) {
+            guard.retract();
+        }
+        unsent = guard.is_held();
+        if success {
+            guard.set_answered();
+        }
+    }
     let used = match call.guard().and_then(CallGuard::observed) {
+        _ if unsent => Some(0),
         Some(usage) => usage.map(|usage| usage.total()),
         // Nobody looked. A call that was not sent or was turned away took nothing.
         None if throttled => Some(0),

@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -15,7 +15,7 @@ use super::gate::Gate;
 use super::state::{Admission, Answer, Ask, Reply, Started, Ticket};
 use crate::classify::Verdict;
 use crate::events::EventKind;
-use crate::item::{CallGuard, Item, WaitReason};
+use crate::item::{CallGuard, CallRefused, Item, WaitReason};
 
 /// The future of [`RateLimiter::acquire`](super::RateLimiter::acquire): waits for its turn.
 ///
@@ -105,6 +105,12 @@ impl Future for Acquire {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
+        if let Some(item) = &this.item
+            && item.stop_requested()
+        {
+            this.leave();
+            return Poll::Ready(Err(CallRefused::Stopped.into()));
+        }
         loop {
             match &mut this.step {
                 Step::Asking => match this.ask() {
@@ -124,28 +130,37 @@ impl Future for Acquire {
                     Answer::Queued(ticket, receiver) => this.step = Step::Queued(ticket, receiver),
                 },
                 Step::Holding(since, sleep) => {
-                    ready!(sleep.as_mut().poll(cx));
+                    if sleep.as_mut().poll(cx).is_pending() {
+                        this.wake_at_stop(cx);
+                        return Poll::Pending;
+                    }
                     let since = *since;
                     this.record_hold(since);
                     this.step = Step::Asking;
                 }
-                Step::Queued(ticket, receiver) => match ready!(Pin::new(receiver).poll(cx)) {
-                    Ok(Ok(admission)) => return Poll::Ready(Ok(this.granted(admission))),
-                    Ok(Err(refused)) => {
-                        this.step = Step::Done;
-                        return Poll::Ready(Err(refused));
+                Step::Queued(ticket, receiver) => match Pin::new(receiver).poll(cx) {
+                    Poll::Pending => {
+                        this.wake_at_stop(cx);
+                        return Poll::Pending;
                     }
-                    // The pump it counted on has died with its runtime. Another one may serve it, but where that
-                    // dies too there is none to be had: the runtime shuts down, or has no timer.
-                    Err(_) if this.orphaned => {
-                        this.step = Step::Done;
-                        return Poll::Ready(Err(Refused::Closed));
-                    }
-                    Err(_) => {
-                        this.orphaned = true;
-                        this.ticket = Some(*ticket);
-                        this.step = Step::Asking;
-                    }
+                    Poll::Ready(answer) => match answer {
+                        Ok(Ok(admission)) => return Poll::Ready(Ok(this.granted(admission))),
+                        Ok(Err(refused)) => {
+                            this.step = Step::Done;
+                            return Poll::Ready(Err(refused));
+                        }
+                        // The pump it counted on has died with its runtime. Another one may serve it, but where that
+                        // dies too there is none to be had: the runtime shuts down, or has no timer.
+                        Err(_) if this.orphaned => {
+                            this.step = Step::Done;
+                            return Poll::Ready(Err(Refused::Closed));
+                        }
+                        Err(_) => {
+                            this.orphaned = true;
+                            this.ticket = Some(*ticket);
+                            this.step = Step::Asking;
+                        }
+                    },
                 },
                 Step::Done => panic!("`Acquire` polled after completion"),
             }
@@ -153,8 +168,15 @@ impl Future for Acquire {
     }
 }
 
-impl Drop for Acquire {
-    fn drop(&mut self) {
+impl Acquire {
+    fn wake_at_stop(&self, cx: &Context<'_>) {
+        if let Some(item) = &self.item {
+            item.wake_at_stop(cx);
+        }
+    }
+
+    /// Leaves the queue.
+    fn leave(&mut self) {
         match std::mem::replace(&mut self.step, Step::Done) {
             Step::Queued(ticket, receiver) => {
                 if let Some(waited) = self.gate.cancel(ticket, receiver) {
@@ -164,6 +186,12 @@ impl Drop for Acquire {
             Step::Holding(since, _) => self.record_hold(since),
             Step::Asking | Step::Done => {}
         }
+    }
+}
+
+impl Drop for Acquire {
+    fn drop(&mut self) {
+        self.leave();
     }
 }
 

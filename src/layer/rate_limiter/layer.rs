@@ -1,6 +1,8 @@
 //! The layer, its options, and the service it makes.
 
 use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::task::{Context, Poll};
 
 use tower_layer::Layer;
@@ -8,12 +10,12 @@ use tower_service::Service;
 
 use super::RateLimiter;
 use super::error::Refused;
-use super::future::RateLimitedFuture;
+use super::future::{Pending, RateLimitedFuture};
 use super::grant::Acquire;
 use super::select::SelectLimiter;
 use crate::classify::{Classify, KindClassifier};
-use crate::item::{FindItem, InRequest, Untracked};
-use crate::request::{CharacterEstimate, Estimate};
+use crate::item::CallContext;
+use crate::request::{CharacterEstimate, Estimate, FindItem, InRequest, Untracked};
 
 /// Sends every call through a [`RateLimiter`]. See the [module](super).
 ///
@@ -126,6 +128,7 @@ impl<S, C: Clone, F: Clone, E: Clone, L: Clone> Layer<S> for RateLimiterLayer<C,
         RateLimited {
             inner,
             parts: self.parts.clone(),
+            calls_begin_inside: Arc::default(),
         }
     }
 }
@@ -146,6 +149,8 @@ impl<C, F, E, L: fmt::Debug> fmt::Debug for RateLimiterLayer<C, F, E, L> {
 pub struct RateLimited<S, C = KindClassifier, F = InRequest, E = CharacterEstimate, L = RateLimiter> {
     inner: S,
     parts: Parts<C, F, E, L>,
+    /// Something inside joins the calls, so that a call which it did not join was not sent.
+    calls_begin_inside: Arc<AtomicBool>,
 }
 
 impl<S, C, F, E, L> RateLimited<S, C, F, E, L> {
@@ -168,7 +173,7 @@ impl<S, C, F, E, L> RateLimited<S, C, F, E, L> {
 impl<S, C, F, E, L, Req> Service<Req> for RateLimited<S, C, F, E, L>
 where
     S: Service<Req> + Clone,
-    S::Error: From<Refused>,
+    S::Error: From<Refused> + 'static,
     C: Classify<S::Response, S::Error> + Clone,
     F: FindItem<Req> + Clone,
     E: Estimate<Req>,
@@ -182,28 +187,34 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Req) -> Self::Future {
+    fn call(&mut self, mut request: Req) -> Self::Future {
         let Parts {
             classify,
             find,
             estimate,
             limiter,
         } = &self.parts;
+        // Before any code of the user's: from here on nothing is sent unless the call begins.
+        let hold = find.context_mut(&mut request).map(CallContext::hold);
         let limiter = limiter.select(&request);
         let mut acquire = Acquire::new(limiter.gate, estimate.estimate(&request));
         if let Some(item) = find.item(&request) {
-            item.set_observed();
             if let Some(until) = item.take_throttled_until() {
                 acquire = acquire.held_until(until);
             }
             acquire = acquire.for_item(item.clone());
         }
+        let pending = Pending {
+            service: self.inner.clone(),
+            request,
+            hold,
+        };
         RateLimitedFuture::new(
             acquire,
-            self.inner.clone(),
-            request,
+            pending,
             classify.clone(),
             find.clone(),
+            Arc::clone(&self.calls_begin_inside),
         )
     }
 }

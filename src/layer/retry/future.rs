@@ -4,57 +4,48 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use pin_project::{pin_project, pinned_drop};
 use tokio::time::{Instant, Sleep};
 
-use crate::item::{Item, WaitReason};
+use crate::item::{CallContext, CallHold, CallRefused, Item, WaitReason};
 use crate::telemetry::Meter;
 
 /// The wait of a [`RetryPolicy`](super::RetryPolicy) before the next call. It holds nothing but a timer.
+///
+/// If the batch stops, it never ends: the next call may not begin, and the driver ends the item.
 #[pin_project(PinnedDrop)]
 #[must_use = "futures do nothing unless polled"]
 pub struct RetryWait {
     // None: no wait.
     #[pin]
     sleep: Option<Sleep>,
-    record: Option<Record>,
-}
-
-struct Record {
     since: Instant,
-    item: Option<Arc<Item>>,
-    meter: Meter,
-}
-
-impl Record {
-    fn write(self) {
-        let now = Instant::now();
-        if let Some(item) = &self.item {
-            item.add_wait(WaitReason::Backoff, self.since, now);
-        }
-        self.meter.waited(WaitReason::Backoff, now - self.since);
-    }
+    hold: Option<CallHold>,
+    meter: Option<Meter>,
 }
 
 impl RetryWait {
-    pub(super) const NONE: Self = Self {
-        sleep: None,
-        record: None,
-    };
-
-    pub(super) fn new(wait: Duration, item: Option<Arc<Item>>, meter: Meter) -> Self {
+    pub(super) fn new(wait: Duration, item: Option<Arc<Item>>, meter: &Meter) -> Self {
         Self {
-            sleep: Some(tokio::time::sleep(wait)),
-            record: Some(Record {
-                since: Instant::now(),
-                item,
-                meter,
-            }),
+            sleep: (!wait.is_zero()).then(|| tokio::time::sleep(wait)),
+            since: Instant::now(),
+            hold: item.map(|item| CallContext::new(item).hold()),
+            meter: (!wait.is_zero()).then(|| meter.clone()),
         }
     }
+}
+
+/// Writes the wait down, once.
+fn record(since: Instant, hold: Option<&CallHold>, meter: &mut Option<Meter>) {
+    let Some(meter) = meter.take() else { return };
+    let now = Instant::now();
+    if let Some(hold) = hold {
+        hold.item().add_wait(WaitReason::Backoff, since, now);
+    }
+    meter.waited(WaitReason::Backoff, now.saturating_duration_since(since));
 }
 
 impl Future for RetryWait {
@@ -62,11 +53,24 @@ impl Future for RetryWait {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.project();
-        if let Some(sleep) = this.sleep.as_pin_mut() {
-            ready!(sleep.poll(cx));
+        if let Some(sleep) = this.sleep.as_pin_mut()
+            && sleep.poll(cx).is_pending()
+        {
+            let Some(hold) = this.hold else {
+                return Poll::Pending;
+            };
+            if !hold.item().stop_requested() {
+                hold.item().wake_at_stop(cx);
+                return Poll::Pending;
+            }
         }
-        if let Some(record) = this.record.take() {
-            record.write();
+        record(*this.since, this.hold.as_ref(), this.meter);
+        if let Some(hold) = this.hold.take() {
+            let item = Arc::clone(hold.item());
+            if let Err(CallRefused::Stopped) = hold.release() {
+                item.abandon();
+                return Poll::Pending;
+            }
         }
         Poll::Ready(())
     }
@@ -75,9 +79,8 @@ impl Future for RetryWait {
 #[pinned_drop]
 impl PinnedDrop for RetryWait {
     fn drop(self: Pin<&mut Self>) {
-        if let Some(record) = self.project().record.take() {
-            record.write();
-        }
+        let this = self.project();
+        record(*this.since, this.hold.as_ref(), this.meter);
     }
 }
 
@@ -85,6 +88,6 @@ impl fmt::Debug for RetryWait {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RetryWait")
             .field("until", &self.sleep.as_ref().map(Sleep::deadline))
-            .finish()
+            .finish_non_exhaustive()
     }
 }

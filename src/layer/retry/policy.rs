@@ -14,9 +14,9 @@ use super::hook::{NoHook, OnError, OnErrorFn};
 use crate::classify::{Classify, KindClassifier, Verdict};
 use crate::error::{Disposition, ErrorKind, LlmError, was_sent};
 use crate::events::{EventKind, Events};
-use crate::item::{FindItem, InRequest, Item, Untracked};
+use crate::item::Item;
 use crate::prompt::Prompt;
-use crate::request::LlmRequest;
+use crate::request::{FindItem, InRequest, LlmRequest, Untracked};
 use crate::telemetry::Meter;
 
 /// When to call again, and how long to wait before.
@@ -305,7 +305,8 @@ where
         let verdict = self.classifier.classify(result.as_ref());
         self.progress.calls = self.progress.calls.saturating_add(1);
         if let Some(item) = self.find.item(request) {
-            item.settle_call(result.as_ref().err().is_none_or(was_sent));
+            let success = verdict.disposition == Disposition::Success;
+            item.settle_call(result.as_ref().err().is_none_or(was_sent), success);
         }
         if verdict.disposition == Disposition::Success {
             if let Some(budget) = &self.config.budget {
@@ -326,19 +327,26 @@ where
         if let Some(events) = &self.config.events {
             events.emit(item.as_deref(), || EventKind::RetryScheduled { attempt, wait });
         }
-        Some(if wait.is_zero() {
-            RetryWait::NONE
-        } else {
-            RetryWait::new(wait, item, self.config.meter.clone())
-        })
+        Some(RetryWait::new(wait, item, &self.config.meter))
     }
 
     fn clone_request(&mut self, request: &Req) -> Option<Req> {
         // tower asks for a clone right before each call.
-        if let Some(item) = self.find.item(request) {
+        if let Some(item) = self.item_of_own(request) {
             item.expect_call();
         }
         Some(request.clone())
+    }
+}
+
+impl<C, F, H> RetryPolicy<C, F, H> {
+    /// The item, if the calls below are the policy's own to watch: inside a call that an outer layer began, they are that layer's.
+    fn item_of_own<'a, Req>(&self, request: &'a Req) -> Option<&'a Arc<Item>>
+    where
+        F: FindItem<Req>,
+    {
+        let context = self.find.context(request)?;
+        context.call_number().is_none().then(|| context.item())
     }
 }
 

@@ -13,7 +13,8 @@ use tower_service::Service;
 
 use super::{TimedOut, TimeoutScope};
 use crate::error::BoxError;
-use crate::item::{FindItem, InRequest, Item, Untracked};
+use crate::item::Item;
+use crate::request::{FindItem, InRequest, Untracked};
 
 /// Limits the time of a whole item: every call and every wait. Place it outermost.
 ///
@@ -178,11 +179,15 @@ where
             }
             // Dropped before the error is returned, so that whoever reads the item's accounts next finds the call closed.
             this.run.set(None);
+            if let Some(item) = this.item {
+                // What no layer watched was cut.
+                item.settle_call(true, false);
+            }
         } else if !std::mem::take(this.late) {
             // Polled after its end.
             return Poll::Pending;
         } else if let Some(item) = this.item {
-            item.settle_call(false);
+            item.settle_call(false, false);
         }
         let cause = this.item.as_ref().and_then(|item| {
             item.set_deadline_missed();

@@ -9,7 +9,7 @@ use tracing::Span;
 use super::Shared;
 use crate::error::{ErrorKind, kind_of};
 use crate::events::EventKind;
-use crate::item::CallGuard;
+use crate::item::{CallGuard, EndedCall};
 use crate::response::{ReportsUsage, ResponseMetadata};
 use crate::telemetry::{self, CallEnd};
 use crate::usage::TokenUsage;
@@ -35,10 +35,10 @@ impl Call {
             None => Span::none(),
         };
         if let (Some(events), Some(guard)) = (&shared.events, &guard)
-            && !guard.start_is_told()
+            && !guard.is_announced()
         {
             events.emit(Some(guard.item()), || {
-                guard.set_start_told();
+                guard.set_announced();
                 EventKind::CallStarted {
                     call: guard.number(),
                     attempt: guard.item().attempt(),
@@ -83,30 +83,51 @@ impl Call {
         metadata: Option<&ResponseMetadata>,
     ) -> Option<TokenUsage> {
         self.ended = true;
-        // The strategy, or a layer further in, may have said it first; then that is what the item's record has. What
-        // is not known is not said: a layer further out may know.
+        // The strategy, or a layer further in, may have reported it first; then that is what the item's record has. What
+        // is not known is not reported: a layer further out may know.
         let now = Instant::now();
-        let usage = match &self.guard {
+        let ended = match &self.guard {
             Some(guard) => guard.end(reported, now),
-            None => reported,
+            None => EndedCall::of(reported),
         };
+        let usage = ended.usage;
         let kind = match end {
             CallEnd::Failure(kind) => kind,
             CallEnd::Success | CallEnd::Cancelled => None,
         };
-        if let (Some(guard), Some(ErrorKind::RateLimit)) = (&self.guard, kind) {
-            guard.set_throttled();
-        }
-        let known = self.guard.as_ref().and_then(CallGuard::cost);
-        let cost = known.or_else(|| {
-            let guard = self.guard.as_ref();
-            let cost = self.shared.prices.cost(guard, metadata, usage);
-            if let (Some(guard), Some(cost)) = (guard, cost) {
-                guard.observe_cost(cost);
+        if let Some(guard) = &self.guard {
+            if kind == Some(ErrorKind::RateLimit) {
+                guard.set_throttled();
             }
-            cost
-        });
-        self.shared.ledger.add(end != CallEnd::Success, usage, cost);
+            if end == CallEnd::Success {
+                guard.set_answered();
+            }
+        }
+        let cost = if ended.outlived {
+            None
+        } else {
+            let known = self.guard.as_ref().and_then(CallGuard::cost);
+            known.or_else(|| {
+                let guard = self.guard.as_ref();
+                let cost = self.shared.prices.cost(guard, metadata, usage);
+                if let (Some(guard), Some(cost)) = (guard, cost) {
+                    guard.observe_cost(cost);
+                }
+                cost
+            })
+        };
+        let ledger = &self.shared.ledger;
+        if ended.counts
+            && self
+                .guard
+                .as_ref()
+                .is_none_or(|guard| guard.claim_ledger(ledger.address()))
+        {
+            ledger.add(end != CallEnd::Success, usage, cost);
+        }
+        if !ended.counts {
+            return usage;
+        }
         let Some(started) = self.started else {
             return usage;
         };

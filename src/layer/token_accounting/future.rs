@@ -15,7 +15,7 @@ use crate::response::ReportsUsage;
 pub struct TokenAccountingFuture<Fut, U> {
     // Dropped before the account, so that what the strategy observes at its end still counts.
     #[pin]
-    future: Fut,
+    future: Option<Fut>,
     call: Option<Call>,
     usage: U,
 }
@@ -23,8 +23,18 @@ pub struct TokenAccountingFuture<Fut, U> {
 impl<Fut, U> TokenAccountingFuture<Fut, U> {
     pub(super) const fn new(future: Fut, call: Call, usage: U) -> Self {
         Self {
-            future,
+            future: Some(future),
             call: Some(call),
+            usage,
+        }
+    }
+
+    /// Of a call that may not begin. There is no error to fail with: what refused it, the driver or a time limit, ends the
+    /// item around this.
+    pub(super) const fn refused(usage: U) -> Self {
+        Self {
+            future: None,
+            call: None,
             usage,
         }
     }
@@ -40,9 +50,12 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
+        let Some(future) = this.future.as_pin_mut() else {
+            return Poll::Pending;
+        };
         let result = {
             let _entered = this.call.as_ref().map(Call::enter);
-            ready!(this.future.poll(cx))
+            ready!(future.poll(cx))
         };
         if let Some(call) = this.call.take() {
             call.end(result.as_ref(), this.usage);

@@ -7,7 +7,7 @@ use tower_layer::Layer;
 
 use super::{Prices, Shared, TokenAccounting, TokenLedger};
 use crate::events::Events;
-use crate::item::{InRequest, Untracked};
+use crate::request::{InRequest, Untracked};
 use crate::response::InResponse;
 use crate::telemetry::Meter;
 

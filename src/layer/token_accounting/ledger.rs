@@ -79,11 +79,20 @@ impl TokenLedger {
         }
     }
 
+    /// The same for all clones, and for no other ledger.
+    pub(super) fn address(&self) -> usize {
+        Arc::as_ptr(&self.totals) as usize
+    }
+
     pub(super) fn add(&self, failed: bool, usage: Option<TokenUsage>, cost: Option<Usd>) {
         let totals = &*self.totals;
+        // Saturating, as the sums of items are: a provider's nonsense must not wrap the totals.
         let add = |total: &AtomicU64, count: u64| {
             if count > 0 {
-                total.fetch_add(count, Ordering::Relaxed);
+                let old = total.fetch_add(count, Ordering::Relaxed);
+                if old.checked_add(count).is_none() {
+                    total.store(u64::MAX, Ordering::Relaxed);
+                }
             }
         };
         match usage {

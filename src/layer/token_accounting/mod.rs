@@ -45,7 +45,7 @@ use std::task::{Context, Poll};
 use tower_service::Service;
 
 use crate::events::Events;
-use crate::item::{FindItem, InRequest};
+use crate::request::{FindItem, InRequest};
 use crate::response::{InResponse, ReportsUsage};
 use crate::telemetry::Meter;
 
@@ -116,8 +116,18 @@ where
     }
 
     fn call(&mut self, mut request: Req) -> Self::Future {
+        let guard = match self.find.context_mut(&mut request) {
+            Some(context) => match context.begin_call() {
+                Ok(guard) => Some(guard),
+                Err(_) => {
+                    context.item().abandon();
+                    return TokenAccountingFuture::refused(self.usage.clone());
+                }
+            },
+            None => None,
+        };
         // Before the call: a strategy that panics in `call` has been called.
-        let call = Call::start(&self.shared, self.find.call(&mut request));
+        let call = Call::start(&self.shared, guard);
         let future = {
             let _entered = call.enter();
             self.inner.call(request)

@@ -43,7 +43,10 @@ impl Service<LlmRequest> for SimulatedService {
     }
 
     fn call(&mut self, mut request: LlmRequest) -> Self::Future {
-        let guard = request.open_call();
+        let guard = match request.begin_call() {
+            Ok(guard) => guard,
+            Err(refused) => return Box::pin(std::future::ready(Err(refused.into()))),
+        };
         let mut call = self.provider.receive();
         let admitted = if call.is_reset_unread() {
             None
@@ -73,7 +76,7 @@ impl Service<LlmRequest> for SimulatedService {
                 }
             };
             // Layers outside observe the call; without any this is the outermost place that sees it.
-            if guard.is_opener() {
+            if guard.is_outermost() {
                 guard.observe(match &result {
                     Ok(response) => response.usage,
                     Err(error) => error.usage(),

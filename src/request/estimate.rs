@@ -1,0 +1,55 @@
+//! How many tokens a request will probably take.
+
+use std::any::Any;
+
+use super::LlmRequest;
+use crate::prompt::Prompt;
+
+/// Tells how many tokens a request will probably take, input and output together.
+///
+/// A token quota reserves the estimate before the call and settles with what was really used, so an estimate need
+/// only be roughly right. Closures implement it.
+///
+/// ```
+/// use llm_batch::Estimate;
+/// let by_length = |request: &String| request.len() as u64 / 4;
+/// assert_eq!(by_length.estimate(&"x".repeat(400)), 100);
+/// ```
+pub trait Estimate<Req> {
+    /// Tokens that `request` will probably take.
+    fn estimate(&self, request: &Req) -> u64;
+}
+
+impl<Req, F: Fn(&Req) -> u64> Estimate<Req> for F {
+    fn estimate(&self, request: &Req) -> u64 {
+        self(request)
+    }
+}
+
+/// The default [`Estimate`]: four characters a token, plus the output token limit, or 256 where none is set.
+///
+/// It knows [`LlmRequest`]s of [`Prompt`], `String` and `&'static str`; for any other request it says 0, which
+/// turns the token quota off. Four characters a token is OpenAI's rule of thumb for English; the 256 is about what an
+/// unbounded chat answer takes, and settlement corrects both.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CharacterEstimate;
+
+/// Output tokens assumed where no limit is set.
+const DEFAULT_OUTPUT: u64 = 256;
+
+impl<Req: 'static> Estimate<Req> for CharacterEstimate {
+    fn estimate(&self, request: &Req) -> u64 {
+        let request: &dyn Any = request;
+        let text = |text: &str| (text.chars().count() as u64).div_ceil(4) + DEFAULT_OUTPUT;
+        if let Some(request) = request.downcast_ref::<LlmRequest<Prompt>>() {
+            let prompt = request.input();
+            prompt.characters().div_ceil(4) + prompt.max_output_tokens().map_or(DEFAULT_OUTPUT, u64::from)
+        } else if let Some(request) = request.downcast_ref::<LlmRequest<String>>() {
+            text(request.input())
+        } else if let Some(request) = request.downcast_ref::<LlmRequest<&'static str>>() {
+            text(request.input())
+        } else {
+            0
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! The request that flows down the stack.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use crate::item::{CallContext, CallGuard, CallRefused, Item, ItemId};
+use crate::prompt::Prompt;
+use crate::state::RetryState;
+
+mod estimate;
+mod find;
+
+pub use estimate::{CharacterEstimate, Estimate};
+pub use find::{FindItem, InRequest, Untracked};
+
+/// One item on its way down the stack.
+///
+/// In a batch the driver makes it; outside one, [`LlmRequest::new`] does, which makes a single call with the
+/// whole stack's resilience a `oneshot`:
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// use llm_batch::{LlmError, LlmRequest, LlmResponse, Prompt};
+/// use tower::{ServiceExt, service_fn};
+///
+/// let strategy = service_fn(async |request: LlmRequest| {
+///     Ok::<_, LlmError>(LlmResponse::new(format!("call {}", request.call_number())))
+/// });
+/// let answer = strategy.oneshot(LlmRequest::new(Prompt::from("hi"))).await.unwrap();
+/// # assert_eq!(answer.output, "call 0");
+/// # }
+/// ```
+///
+/// A clone stands for the same item, and shares its accounts and state. Where an outer layer has begun a call, the first of the
+/// clones that is sent is that call, and each further one is a call of its own.
+#[derive(Clone, Debug)]
+pub struct LlmRequest<I = Prompt> {
+    input: I,
+    context: CallContext,
+}
+
+impl<I> LlmRequest<I> {
+    /// A request outside a batch: index 0, no deadline.
+    pub fn new(input: I) -> Self {
+        Self::for_item(input, Item::new(ItemId::Index(0), 0))
+    }
+
+    /// A request for an item that the caller keeps, to read its accounts later.
+    ///
+    /// From now on the item may be in a call: see [`Item::report`].
+    pub fn for_item(input: I, item: Arc<Item>) -> Self {
+        item.expect_call();
+        Self::of_driver(input, item)
+    }
+
+    /// A request that is not sent before [`Item::hand_over`].
+    pub(crate) const fn of_driver(input: I, item: Arc<Item>) -> Self {
+        Self {
+            input,
+            context: CallContext::new(item),
+        }
+    }
+
+    /// The item's identifier.
+    pub fn id(&self) -> &ItemId {
+        self.item().id()
+    }
+
+    /// The item's position in the input, from 0.
+    pub fn index(&self) -> u64 {
+        self.item().index()
+    }
+
+    /// What to send.
+    pub fn input(&self) -> &I {
+        &self.input
+    }
+
+    /// What to send, to change it.
+    pub fn input_mut(&mut self) -> &mut I {
+        &mut self.input
+    }
+
+    /// Takes the input out.
+    pub fn into_input(self) -> I {
+        self.input
+    }
+
+    /// The same request with another input.
+    pub fn map_input<J>(self, f: impl FnOnce(I) -> J) -> LlmRequest<J> {
+        LlmRequest {
+            input: f(self.input),
+            context: self.context,
+        }
+    }
+
+    /// The attempt, from 1: what the retry budget counts. A throttled call does not advance it.
+    pub fn attempt(&self) -> u32 {
+        self.item().attempt()
+    }
+
+    /// The physical call, from 1; 0 before the first one has begun.
+    pub fn call_number(&self) -> u32 {
+        self.context.call_number().unwrap_or_else(|| self.item().calls())
+    }
+
+    /// What the item remembers from call to call.
+    pub fn state(&self) -> &RetryState {
+        self.item().state()
+    }
+
+    /// When the item must be done, if it has a deadline.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.item().deadline()
+    }
+
+    /// The item's identity and accounts.
+    pub const fn item(&self) -> &Arc<Item> {
+        self.context.item()
+    }
+
+    /// For authors of layers: the item and the call that the request belongs to.
+    pub const fn context(&self) -> &CallContext {
+        &self.context
+    }
+
+    /// The same, to begin a call or to hold it back.
+    pub const fn context_mut(&mut self) -> &mut CallContext {
+        &mut self.context
+    }
+
+    /// For authors of strategies: begins the call of this request, or joins the one that an outer layer has begun. See
+    /// [`CallContext::begin_call`].
+    ///
+    /// # Errors
+    /// If no call may begin, because the batch is stopping or the item's deadline has passed. Then send nothing.
+    pub fn begin_call(&mut self) -> Result<CallGuard, CallRefused> {
+        self.context.begin_call()
+    }
+}
