@@ -163,7 +163,7 @@ where
         self.tasks.end_watch();
         self.shared.end_batch(Instant::now(), Termination::Completed);
         self.emit(None, || match self.shared.stop_cause() {
-            None => EventKind::BatchCompleted,
+            None | Some(Termination::Completed) => EventKind::BatchCompleted,
             Some(cause) => EventKind::BatchAborted {
                 reason: cause.to_string(),
             },

@@ -133,11 +133,13 @@ impl Shared {
                     return;
                 }
                 stop.mode = mode;
-            } else if state.is_done() {
-                // The consumer has not seen that it is over.
-                state.statistics.terminate(Termination::Completed);
-                return;
             } else {
+                // It may be over, though the consumer has not seen it.
+                let cause = if state.is_done() {
+                    Termination::Completed
+                } else {
+                    cause
+                };
                 state.statistics.terminate(cause);
                 state.stop = Some(Stop { cause, mode });
             }

@@ -16,15 +16,16 @@ use crate::support::{Sleeper, all};
 
 /// A strategy that keeps accounts like the layers do: it waits 300 ms for the request quota, then calls for 100 ms; item
 /// 2 is throttled once and waits out a pause, item 3 fails.
-async fn accounted(request: LlmRequest) -> Result<LlmResponse, LlmError> {
+async fn accounted(mut request: LlmRequest) -> Result<LlmResponse, LlmError> {
     let item = Arc::clone(request.item());
-    item.set_observed();
+    let hold = request.context_mut().hold();
     let since = Instant::now();
     sleep(Duration::from_millis(300)).await;
     item.add_wait(WaitReason::Requests, since, Instant::now());
+    drop(hold);
     if request.index() == 2 {
         let mut first = request.clone();
-        let call = first.open_call();
+        let call = first.begin_call().unwrap();
         call.set_throttled();
         call.observe(Some(TokenUsage::ZERO));
         drop(call);
@@ -33,7 +34,7 @@ async fn accounted(request: LlmRequest) -> Result<LlmResponse, LlmError> {
         item.add_wait(WaitReason::Cooldown, since, Instant::now());
     }
     let mut request = request.clone();
-    let call = request.open_call();
+    let call = request.begin_call().unwrap();
     sleep(Duration::from_millis(100)).await;
     let mut usage = TokenUsage::new(1_000, 200);
     usage.cached_input = 400;

@@ -94,11 +94,11 @@ async fn panics_anywhere_in_the_strategy_stay_inside_the_item() {
 async fn what_was_billed_before_a_panic_is_in_the_report() {
     let strategy = service_fn(async |request: LlmRequest| {
         let mut first = request.clone();
-        let call = first.open_call();
+        let call = first.begin_call().unwrap();
         call.observe(Some(TokenUsage::new(10, 5)));
         drop(call);
         let mut second = request.clone();
-        let _open = second.open_call();
+        let _open = second.begin_call().unwrap();
         sleep(Duration::from_millis(1)).await;
         panic!("in the second call");
         #[allow(unreachable_code)]
@@ -113,12 +113,12 @@ async fn what_was_billed_before_a_panic_is_in_the_report() {
 
 #[tokio::test(start_paused = true)]
 async fn a_call_that_nobody_observed_is_unknown_and_one_that_was_not_sent_is_none() {
-    let strategy = service_fn(async |request: LlmRequest| match request.index() {
+    let strategy = service_fn(async |mut request: LlmRequest| match request.index() {
         0 => Ok(LlmResponse::new(String::new())),
         1 => Err(LlmError::new(ErrorKind::Configuration, "no key")),
         2 => Err(LlmError::new(ErrorKind::ServerError, "oops")),
         _ => {
-            request.item().set_answered_without_call();
+            drop(request.context_mut().hold());
             Ok(LlmResponse::new(String::new()))
         }
     });

@@ -45,11 +45,12 @@ impl Service<LlmRequest> for OneAtATime {
     }
 
     fn call(&mut self, mut request: LlmRequest) -> Self::Future {
-        request.item().set_observed();
+        let hold = request.context_mut().hold();
         let Self { permits, calls } = self.clone();
         Box::pin(async move {
             let _permit = permits.acquire().await;
-            let call = request.open_call();
+            let call = request.begin_call()?;
+            drop(hold);
             calls.fetch_add(1, Ordering::SeqCst);
             sleep(Duration::from_millis(100)).await;
             call.observe(Some(TokenUsage::new(1, 1)));
@@ -248,7 +249,7 @@ async fn a_foreign_retry_loop_ends_when_its_call_has() {
     let strategy = service_fn(async |request: LlmRequest| {
         loop {
             let mut attempt = request.clone();
-            let _call = attempt.open_call();
+            let _call = attempt.begin_call().unwrap();
             sleep(Duration::from_millis(10)).await;
             drop(_call);
             tokio::task::yield_now().await;

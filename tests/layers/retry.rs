@@ -403,14 +403,14 @@ async fn calls_that_nobody_watched_are_unknown() {
         .oneshot(request(&one))
         .await
         .unwrap();
-    one.settle_last_call(true);
+    one.settle_call(true, true);
     let report = one.report();
     assert_eq!((report.calls, report.unknown_usage_calls), (2, 2));
 
     let one = item();
     let model = (policy(), TokenAccountingLayer::new(TokenLedger::new())).layer(Script::says(outcomes()));
     model.oneshot(request(&one)).await.unwrap();
-    one.settle_last_call(true);
+    one.settle_call(true, true);
     let report = one.report();
     assert_eq!(
         (report.calls, report.unknown_usage_calls, report.usage.total()),
@@ -422,7 +422,7 @@ async fn calls_that_nobody_watched_are_unknown() {
     let model = policy().layer(Script::new([Step::Say(invalid()), Step::Hang]));
     let cut = tokio::time::timeout(seconds(4), model.oneshot(request(&one))).await;
     assert!(cut.is_err());
-    one.settle_last_call(true);
+    one.settle_call(true, true);
     assert_eq!(one.report().unknown_usage_calls, 2);
 }
 

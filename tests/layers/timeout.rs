@@ -96,7 +96,7 @@ async fn an_item_without_time_left_is_not_sent() {
         .await;
     assert_eq!(result.unwrap_err().kind(), ErrorKind::TimedOut);
     assert_eq!(script.count(), 0);
-    one.settle_last_call(true);
+    one.settle_call(true, true);
     assert_eq!(one.report().calls, 0);
 }
 

@@ -169,7 +169,7 @@ async fn every_wire_tells_the_classes_that_have_prices() {
 
 /// Answers by the attempt: invalid, out of order, then right. Each call says which model it asks.
 async fn third_time_lucky(mut request: LlmRequest) -> Result<LlmResponse, LlmError> {
-    let call = request.open_call();
+    let call = request.begin_call().unwrap();
     call.set_model("openai", "owl-mini");
     match call.number() {
         1 => Err(LlmError::validation("no number").with_usage(TokenUsage::new(1_000, 100))),
@@ -257,7 +257,7 @@ async fn a_call_that_runs_out_of_time_has_unknown_cost_unless_it_is_known() {
             .layer(TokenAccountingLayer::new(TokenLedger::new()).prices(public()))
             .layer(CallTimeoutLayer::new(Duration::from_secs(1)))
             .service(service_fn(move |mut request: LlmRequest| async move {
-                let call = request.open_call();
+                let call = request.begin_call().unwrap();
                 call.set_model("openai", "owl-mini");
                 if known {
                     call.observe(Some(TokenUsage::new(1_000_000, 0)));
@@ -296,7 +296,7 @@ async fn the_name_that_is_asked_counts_before_the_one_that_answers() {
         let model = TokenAccountingLayer::new(TokenLedger::new())
             .prices(table)
             .layer(service_fn(move |mut request: LlmRequest| async move {
-                let call = request.open_call();
+                let call = request.begin_call().unwrap();
                 call.set_model("openai", asked);
                 let answer = LlmResponse::new("hi".to_owned()).with_usage(TokenUsage::new(1_000_000, 0));
                 Ok::<_, LlmError>(answer.with_metadata(metadata("openai", "owl-mini-2026-03-01")))

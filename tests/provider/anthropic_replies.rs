@@ -39,7 +39,7 @@ async fn recorded_replies_are_read() {
     let text = format!("\n\n{body}\n");
     let server = Server::start(move |_| Reply::new(200, &headers, &text)).await;
     let mut request = LlmRequest::new(Prompt::new("What is 2 + 2?"));
-    let call = request.open_call();
+    let call = request.begin_call().unwrap();
     let model = builder(&server).keep_raw_body(true).build().unwrap().model("m");
     let reply = model.oneshot(request).await.unwrap();
     assert_eq!(reply.output, "2 + 2 = 4");

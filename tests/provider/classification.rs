@@ -344,7 +344,7 @@ async fn a_wait_on_a_success_is_ignored_and_its_quota_is_noted() {
     let server =
         Server::start(move |_| Reply::new(200, &headers, crate::server::completion("ok").to_string())).await;
     let mut request = LlmRequest::new(Prompt::new("x"));
-    let call = request.open_call();
+    let call = request.begin_call().unwrap();
     let answer = server.model().oneshot(request).await.unwrap();
     assert_eq!(answer.output, "ok");
     let quota = call.quota().unwrap();

@@ -292,7 +292,7 @@ async fn what_was_observed_before_a_call_was_cut_counts() {
     let service = RateLimiterLayer::new(limiter.clone())
         .estimate_with(|_: &LlmRequest| 100)
         .layer_on(service_fn(async |mut request: LlmRequest| {
-            let call = request.open_call();
+            let call = request.begin_call().unwrap();
             call.observe(Some(TokenUsage::new(30, 0)));
             std::future::pending::<()>().await;
             Ok::<_, LlmError>(answer(1))
@@ -387,7 +387,7 @@ async fn quota_headers_on_the_call_reach_the_verdict() {
     let service = RateLimiterLayer::new(limiter).layer_on(service_fn(async |mut request: LlmRequest| {
         let mut quota = ReportedQuota::default();
         quota.dimension = Some(QuotaDimension::Tokens);
-        request.open_call().set_quota(quota);
+        request.begin_call().unwrap().set_quota(quota);
         Err::<Response, _>(LlmError::rate_limit("", None))
     }));
     service.oneshot(request()).await.unwrap_err();

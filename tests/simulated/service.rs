@@ -214,7 +214,7 @@ async fn the_record_of_an_item_without_layers_is_kept_and_headers_reach_it() {
     let provider = provider(|sim| sim.requests_per_minute(60));
     let item = Item::new(ItemId::Index(0), 0);
     let mut request = LlmRequest::for_item("hi".into(), item.clone());
-    let outer = request.open_call();
+    let outer = request.begin_call().unwrap();
     let response = provider.service().oneshot(request).await.unwrap();
     let quota = outer.quota().unwrap();
     assert_eq!(
