@@ -171,10 +171,10 @@ impl Drop for CallGuard {
         let mut record = self.item.record();
         if let Some(call) = record.close_call(self.number) {
             let ended = call.ended.unwrap_or_else(Instant::now);
+            let time = ended.saturating_duration_since(call.started);
+            record.add_call_time(time);
             let report = &mut record.report;
-            report.call_time = report
-                .call_time
-                .saturating_add(ended.saturating_duration_since(call.started));
+            report.call_time = report.call_time.saturating_add(time);
             if let Some(first) = call.first_token {
                 report.time_to_first_token = Some(first.saturating_duration_since(call.started));
             }

@@ -120,6 +120,15 @@ impl Record {
         unseen || self.open.is_some() || !self.more_open.is_empty()
     }
 
+    /// Keeps how long an ended call took.
+    fn add_call_time(&mut self, time: Duration) {
+        if self.first_call_time.is_none() {
+            self.first_call_time = Some(time);
+        } else {
+            self.more_call_times.push(time);
+        }
+    }
+
     fn open_call(&mut self, number: u32) -> Option<&mut OpenCall> {
         self.open
             .iter_mut()

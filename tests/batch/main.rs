@@ -7,5 +7,6 @@ mod failure;
 mod properties;
 mod stop;
 
+mod summary;
 mod support;
 mod traits;
