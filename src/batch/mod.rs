@@ -63,6 +63,7 @@
 //! With [`llm_batch_local`](LlmStreamExt::llm_batch_local) the same holds, except that items stand still while the
 //! stream is not polled: keeping a `next()` undone parks their calls.
 
+mod bottleneck;
 mod driver;
 mod ending;
 mod error;
@@ -82,6 +83,7 @@ mod tasks;
 mod termination;
 mod work_item;
 
+pub use bottleneck::{Bottleneck, BottleneckCause};
 pub use error::BatchError;
 pub use ext::{LlmStreamExt, WithStrategy};
 pub use handle::BatchHandle;

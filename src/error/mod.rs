@@ -223,7 +223,8 @@ impl LlmError {
         self.inner.status
     }
 
-    /// The provider's own error code, if it sent one.
+    /// The provider's own error code, if it sent one. For [`ErrorKind::Configuration`] it says what is wrong, such as
+    /// `missing_base_url`; `strategy` (any provider's feature) lists the codes.
     pub fn code(&self) -> Option<&str> {
         self.inner.code.as_deref()
     }

@@ -76,7 +76,7 @@ async fn the_summary_accounts_for_everything() {
     let calls = summary.call_percentiles.unwrap();
     assert!(calls.p99.abs_diff(Duration::from_millis(100)) <= Duration::from_millis(1));
     assert_eq!(
-        summary.bottleneck().unwrap(),
+        summary.bottleneck().unwrap().to_string(),
         "69 % waiting for RPM: raise requests_per_minute or use a second key"
     );
 }
@@ -110,6 +110,7 @@ async fn the_closing_line_names_what_the_time_went_to() {
             .summary()
             .bottleneck()
             .unwrap()
+            .to_string()
             .starts_with("100 % inside calls: raise the concurrency")
     );
 
@@ -124,7 +125,7 @@ async fn the_closing_line_names_what_the_time_went_to() {
     while results.next().await.is_some() {
         sleep(Duration::from_millis(500)).await;
     }
-    let line = results.summary().bottleneck().unwrap();
+    let line = results.summary().bottleneck().unwrap().to_string();
     assert!(line.contains("finished and waiting to be taken"), "{line}");
 
     // Nothing at all.
