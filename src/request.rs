@@ -11,18 +11,18 @@ use crate::state::RetryState;
 
 /// One item on its way down the stack.
 ///
-/// In a batch the driver makes it; outside one, [`LlmRequest::new`] does, which makes a single call with the
+/// In a batch the driver makes it; outside one, [`LlmRequest::prompt`] does (or [`LlmRequest::new`] for inputs of other types), which makes a single call with the
 /// whole stack's resilience a `oneshot`:
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
-/// use llm_batch::{LlmError, LlmRequest, LlmResponse, Prompt};
+/// use llm_batch::{LlmError, LlmRequest, LlmResponse};
 /// use tower::{ServiceExt, service_fn};
 ///
 /// let strategy = service_fn(async |request: LlmRequest| {
 ///     Ok::<_, LlmError>(LlmResponse::new(format!("call {}", request.call_number())))
 /// });
-/// let answer = strategy.oneshot(LlmRequest::new(Prompt::from("hi"))).await.unwrap();
+/// let answer = strategy.oneshot(LlmRequest::prompt("hi")).await.unwrap();
 /// # assert_eq!(answer.output, "call 0");
 /// # }
 /// ```
@@ -47,8 +47,16 @@ impl<I: Clone> Clone for LlmRequest<I> {
     }
 }
 
+impl LlmRequest {
+    /// A request of a prompt outside a batch: index 0, no deadline.
+    pub fn prompt(prompt: impl Into<Prompt>) -> Self {
+        Self::new(prompt.into())
+    }
+}
+
 impl<I> LlmRequest<I> {
-    /// A request outside a batch: index 0, no deadline.
+    /// A request outside a batch, of an input whose type is what the strategy takes: index 0, no deadline. For texts
+    /// and prompts see [`prompt`](LlmRequest::prompt).
     pub fn new(input: I) -> Self {
         Self::for_item(input, Item::new(ItemId::Index(0), 0))
     }
@@ -122,6 +130,13 @@ impl<I> LlmRequest<I> {
     }
 }
 
+/// A request of this prompt outside a batch, as [`LlmRequest::prompt`] makes it.
+impl<P: Into<Prompt>> From<P> for LlmRequest {
+    fn from(prompt: P) -> Self {
+        Self::prompt(prompt)
+    }
+}
+
 /// Tells how many tokens a request will probably take, input and output together.
 ///
 /// A token quota reserves the estimate before the call and settles with what was really used, so an estimate need
@@ -132,11 +147,17 @@ impl<I> LlmRequest<I> {
 /// let by_length = |request: &String| request.len() as u64 / 4;
 /// assert_eq!(by_length.estimate(&"x".repeat(400)), 100);
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot estimate the tokens of a request `{Req}`",
+    label = "`{Self}` does not estimate this request",
+    note = "give the layer a closure whose argument has its type written out: `.estimate_with(|request: &{Req}| 1_000)`"
+)]
 pub trait Estimate<Req> {
     /// Tokens that `request` will probably take.
     fn estimate(&self, request: &Req) -> u64;
 }
 
+#[diagnostic::do_not_recommend]
 impl<Req, F: Fn(&Req) -> u64> Estimate<Req> for F {
     fn estimate(&self, request: &Req) -> u64 {
         self(request)

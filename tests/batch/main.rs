@@ -5,6 +5,7 @@ mod account;
 mod concurrency;
 mod failure;
 mod properties;
+mod result;
 mod stop;
 
 mod summary;
