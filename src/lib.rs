@@ -43,7 +43,8 @@
 //! # }
 //! ```
 //!
-//! The same stack in one line: `StandardLayer::new().layer(strategy("openai:gpt-4o-mini")?)`.
+//! The same stack in one line: `StandardLayer::new().layer(strategy("openai:gpt-4o-mini")?)`. A single call with all of its
+//! resilience: `model.oneshot(LlmRequest::prompt("hi"))`. A batch that fits in memory: `.llm_batch(10).into_result().await`.
 //!
 //! # Two words
 //!
@@ -74,6 +75,11 @@
 //! | `structured` | typed answers (feature `structured`) |
 //! | [`telemetry`] | the names of metrics, spans and fields |
 //! | `testing` | scripted fakes and the simulated provider (feature `testing`) |
+//!
+//! # Names of methods
+//! Builders, layers, policies and streams are set up by methods named after the setting (`max_throttles(5)`). Values that have a
+//! getter of that name, and [`StandardLayer`], take `with_` before it (`prompt.with_temperature(0.2)`). One that takes a closure has
+//! `_with` after it (`estimate_with(|request| ..)`), and so has the form of a method that takes any types (`on_error_with`).
 //!
 //! # Cancel safety and money
 //!

@@ -137,7 +137,7 @@ impl<I: fmt::Debug, C: fmt::Debug, S> fmt::Debug for WorkItem<I, C, S> {
 /// | [`WorkItem`] | itself: for inputs of other types |
 /// | `Result` of any of these | an `Err` becomes a failed outcome without a call, with the context type's default |
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` is no piece of work",
+    message = "`{Self}` cannot be used as a work item",
     label = "this stream yields `{Self}`",
     note = "yield `&str`, `String`, `Prompt`, `(id, prompt)`, `(id, prompt, context)`, a `Result` of one of these, or \
             `WorkItem::new(input)` for an input of another type"

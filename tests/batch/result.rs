@@ -109,7 +109,7 @@ async fn any_source_works_in_the_loop() {
 async fn one_call_of_a_prompt_needs_no_conversion() {
     let strategy =
         service_fn(async |request: LlmRequest| Ok::<_, LlmError>(LlmResponse::new(request.into_input())));
-    let answer = strategy.clone().oneshot(LlmRequest::prompt("hi")).await.unwrap();
+    let answer = strategy.oneshot(LlmRequest::prompt("hi")).await.unwrap();
     assert_eq!(answer.output, "hi".into());
     let answer = strategy.oneshot("hi".into()).await.unwrap();
     assert_eq!(answer.output, "hi".into());
