@@ -136,11 +136,19 @@ impl From<OwnError<'_>> for Verdict {
 /// };
 /// assert_eq!(by_status.classify(Ok(&429)).disposition, Disposition::Throttled);
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot judge the outcomes of calls with the response `{Res}` and the error `{Err}`",
+    label = "`{Self}` does not classify these outcomes",
+    note = "the default classifier knows the errors `LlmError` and `BoxError`: wrap the strategy of another crate with \
+            `.map_err(BoxError::from)`, or give the layer a closure whose argument has its type written out: \
+            `.classify_with(|outcome: Result<&{Res}, &{Err}>| ...)`"
+)]
 pub trait Classify<Res, Err> {
     /// The verdict on one outcome. Called once per call and layer; should be quick and must not panic.
     fn classify(&self, outcome: Result<&Res, &Err>) -> Verdict;
 }
 
+#[diagnostic::do_not_recommend]
 impl<Res, Err, F> Classify<Res, Err> for F
 where
     F: Fn(Result<&Res, &Err>) -> Verdict,

@@ -1,7 +1,9 @@
 //! Typed events of a run, for progress bars, logs and tests.
 
 use std::fmt;
-use std::sync::Arc;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -17,8 +19,10 @@ const DEFAULT_CAPACITY: usize = 4096;
 
 /// A handle to the events of one run: give clones of it to the stream and to the layers.
 ///
-/// Sending never waits. Each subscriber may be behind by the capacity (4096 by default); one that is further
-/// behind loses the oldest events and learns how many. Without subscribers an event costs one atomic read.
+/// There are two ways to receive. A [subscriber](Self::subscribe) receives in a task of its own; it may be behind by the
+/// capacity (4096 by default), and one that is further behind loses the oldest events and learns how many. A
+/// [hook](Self::on_event) is called for every event where it happens, and loses none. Without either an event costs two
+/// atomic reads.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
@@ -39,7 +43,12 @@ pub struct Events {
 struct Inner {
     sender: broadcast::Sender<Event>,
     created: Instant,
+    has_hooks: AtomicBool,
+    // Replaced as a whole, so that no hook runs under the lock.
+    hooks: Mutex<Arc<[Hook]>>,
 }
+
+type Hook = Arc<dyn Fn(&Event) + Send + Sync>;
 
 impl Events {
     /// A handle with the default capacity.
@@ -58,8 +67,40 @@ impl Events {
             inner: Arc::new(Inner {
                 sender,
                 created: Instant::now(),
+                has_hooks: AtomicBool::new(false),
+                hooks: Mutex::new(Arc::new([])),
             }),
         }
+    }
+
+    /// Calls `hook` for every event from now on, of this handle and its clones, as long as any of them lives. Nothing is lost.
+    ///
+    /// The hook runs where the event happens: in the task of an item or of the consumer, on several threads at a time,
+    /// and never under a lock of this crate. What it does is waited for, so count, or send to a channel, and do not block.
+    /// A panic in it is caught and costs nothing else; the next event is passed to it again. It must not
+    /// [`emit`](Self::emit) to the same handle.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// use std::sync::Arc;
+    /// use std::sync::atomic::{AtomicU64, Ordering};
+    /// use llm_batch::{EventKind, Events};
+    ///
+    /// let retries = Arc::new(AtomicU64::new(0));
+    /// let events = Events::new();
+    /// let counter = Arc::clone(&retries);
+    /// events.on_event(move |event| {
+    ///     if let EventKind::RetryScheduled { .. } = event.kind {
+    ///         counter.fetch_add(1, Ordering::Relaxed);
+    ///     }
+    /// });
+    /// # }
+    /// ```
+    pub fn on_event(&self, hook: impl Fn(&Event) + Send + Sync + 'static) {
+        let mut hooks = self.inner.hooks.lock().unwrap_or_else(PoisonError::into_inner);
+        let hook: Hook = Arc::new(hook);
+        *hooks = hooks.iter().cloned().chain([hook]).collect();
+        self.inner.has_hooks.store(true, Ordering::Release);
     }
 
     /// A receiver of all events from now on.
@@ -69,14 +110,14 @@ impl Events {
         }
     }
 
-    /// Sends an event that happens now. `make` runs only if somebody listens.
+    /// Sends an event that happens now. `make` runs only if there is a subscriber or a hook.
     pub fn emit(&self, item: Option<&Item>, make: impl FnOnce() -> EventKind) {
         if self.is_observed() {
             self.emit_at(Instant::now(), item, make);
         }
     }
 
-    /// Sends an event that happened at `at`. `make` runs only if somebody listens.
+    /// Sends an event that happened at `at`. `make` runs only if there is a subscriber or a hook.
     pub fn emit_at(&self, at: Instant, item: Option<&Item>, make: impl FnOnce() -> EventKind) {
         if !self.is_observed() {
             return;
@@ -87,13 +128,20 @@ impl Events {
             index: item.map(Item::index),
             kind: make(),
         };
+        if self.inner.has_hooks.load(Ordering::Acquire) {
+            let hooks = Arc::clone(&self.inner.hooks.lock().unwrap_or_else(PoisonError::into_inner));
+            for hook in hooks.iter() {
+                // The panic hook has reported it.
+                let _ = catch_unwind(AssertUnwindSafe(|| hook(&event)));
+            }
+        }
         // The only failure is that the last receiver has gone.
         let _ = self.inner.sender.send(event);
     }
 
-    /// Whether anybody listens.
+    /// Whether there is a subscriber or a hook.
     pub fn is_observed(&self) -> bool {
-        self.inner.sender.receiver_count() > 0
+        self.inner.has_hooks.load(Ordering::Acquire) || self.inner.sender.receiver_count() > 0
     }
 }
 

@@ -43,7 +43,8 @@
 //! # }
 //! ```
 //!
-//! The same stack in one line: `StandardLayer::new().layer(strategy("openai:gpt-4o-mini")?)`.
+//! The same stack in one line: `StandardLayer::new().layer(strategy("openai:gpt-4o-mini")?)`. A single call with all of its
+//! resilience: `model.oneshot(LlmRequest::prompt("hi"))`. A batch that fits in memory: `.llm_batch(10).into_result().await`.
 //!
 //! # Two words
 //!
@@ -74,6 +75,11 @@
 //! | `structured` | typed answers (feature `structured`) |
 //! | [`telemetry`] | the names of metrics, spans and fields |
 //! | `testing` | scripted fakes and the simulated provider (feature `testing`) |
+//!
+//! # Names of methods
+//! Builders, layers, policies and streams are set up by methods named after the setting (`max_throttles(5)`). Values that have a
+//! getter of that name, and [`StandardLayer`], take `with_` before it (`prompt.with_temperature(0.2)`). One that takes a closure has
+//! `_with` after it (`estimate_with(|request| ..)`), and so has the form of a method that takes any types (`on_error_with`).
 //!
 //! # Cancel safety and money
 //!
@@ -109,6 +115,13 @@
 //! | `garde` | rules of the type's own, by `garde`, for typed answers | |
 //! | `cache` | a cache of answers, as a layer | |
 //! | `cli` | the command line `llm-batch` | |
+//!
+//! # Semantic versioning
+//! Types of other crates stand in this crate's signatures: of `tower` 0.5, `tower-service` and `tower-layer` 0.3,
+//! `futures-core` 0.3, `http` 1, `serde_json` 1 and `tokio` 1; with features also of `schemars` 1 (`structured`), `reqwest` 0.13
+//! ([`HttpClassifier`] judges its responses) and `garde` 0.23 (`validate_with_garde`). A new major version of one of them (for 0.x:
+//! a new minor one) comes only with a version of this crate that may break, such as 0.2 after 0.1. Use [`tower`], [`futures`],
+//! [`http`] and `schemars` as re-exported here to have the version that fits. Every other dependency may change in any release.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![forbid(unsafe_code)]
 
@@ -145,49 +158,83 @@ mod usd;
 
 #[cfg(feature = "progress")]
 #[cfg_attr(docsrs, doc(cfg(feature = "progress")))]
+#[doc(inline)]
 pub use batch::Progress;
+#[doc(inline)]
 pub use batch::{
-    BatchError, BatchHandle, BatchSummary, BoxStrategy, IntoWorkItem, LlmBatch, LlmStreamExt, Outcome,
-    StopMode, StrategyError, StrategyExt, Termination, WorkItem,
+    BatchError, BatchHandle, BatchResult, BatchSummary, BoxStrategy, IntoWorkItem, LlmBatch, LlmStreamExt,
+    Outcome, StopMode, StrategyError, StrategyExt, Termination, WorkItem,
 };
+#[doc(inline)]
 pub use classify::{Classify, KindClassifier, Verdict};
+#[doc(inline)]
 pub use error::{
     BoxError, Delivery, Disposition, ErrorKind, LlmError, QuotaDimension, QuotaWindow, ReportedQuota,
 };
+#[doc(inline)]
 pub use events::{Event, EventError, EventKind, EventReceiver, Events};
+#[doc(inline)]
 pub use item::{CallContext, CallGuard, CallHold, CallRefused, Item, ItemId, ItemReport, WaitReason, Waits};
+#[doc(inline)]
 pub use layer::ServiceBuilderExt;
+#[doc(inline)]
 pub use layer::rate_limiter::{RateLimiter, RateLimiterLayer};
+#[doc(inline)]
 pub use layer::retry::{RetryLayer, RetryPolicy};
+#[doc(inline)]
 pub use layer::standard::StandardLayer;
+#[doc(inline)]
 pub use layer::timeout::{CallTimeoutLayer, ItemTimeoutLayer};
+#[doc(inline)]
 pub use layer::token_accounting::{TokenAccountingLayer, TokenLedger};
+#[doc(inline)]
 pub use lazy::{Lazy, LazyFuture, MakeFailed, lazy};
 #[cfg(feature = "prices")]
 #[cfg_attr(docsrs, doc(cfg(feature = "prices")))]
+#[doc(inline)]
 pub use price::PriceTable;
+#[doc(inline)]
 pub use prompt::{Message, Part, Prompt, Role};
+#[doc(inline)]
 pub use provider::HttpClassifier;
 #[cfg(feature = "anthropic")]
 #[cfg_attr(docsrs, doc(cfg(feature = "anthropic")))]
+#[doc(inline)]
 pub use provider::anthropic::Anthropic;
 #[cfg(feature = "gemini")]
 #[cfg_attr(docsrs, doc(cfg(feature = "gemini")))]
+#[doc(inline)]
 pub use provider::gemini::Gemini;
 #[cfg(feature = "openai")]
 #[cfg_attr(docsrs, doc(cfg(feature = "openai")))]
+#[doc(inline)]
 pub use provider::openai::OpenAi;
 #[cfg(feature = "reqwest")]
 #[cfg_attr(docsrs, doc(cfg(feature = "reqwest")))]
+#[doc(inline)]
 pub use provider::{Model, strategy};
+#[doc(inline)]
 pub use request::{CharacterEstimate, Estimate, FindItem, InRequest, LlmRequest, Untracked};
+#[doc(inline)]
 pub use response::{FinishReason, InResponse, LlmResponse, ReportsUsage, ResponseMetadata};
+#[doc(inline)]
 pub use state::RetryState;
 #[cfg(feature = "structured")]
 #[cfg_attr(docsrs, doc(cfg(feature = "structured")))]
+#[doc(inline)]
 pub use structured::{Fault, InvalidOutput, StructuredExt};
+#[doc(inline)]
 pub use usage::TokenUsage;
+#[doc(inline)]
 pub use usd::Usd;
+
+// The crates whose types one has to name: with the version that this crate's signatures mean.
+#[doc(no_inline)]
+pub use ::{futures, http, tower};
+#[cfg(feature = "structured")]
+#[cfg_attr(docsrs, doc(cfg(feature = "structured")))]
+#[doc(no_inline)]
+pub use ::schemars;
 
 /// The README's programs, compiled.
 #[cfg(all(doctest, feature = "openai", feature = "structured"))]

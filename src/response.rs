@@ -221,6 +221,12 @@ impl<'de> Deserialize<'de> for FinishReason {
 /// let reply = Reply { tokens_in: 3, tokens_out: 4 };
 /// assert_eq!(usage.reported_usage(Ok(&reply)), Some(TokenUsage::new(3, 4)));
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot read the usage of calls with the response `{Res}` and the error `{Err}`",
+    label = "`{Self}` does not read this usage",
+    note = "the default reads the usage of an `LlmResponse`: for another response give the layer a closure whose argument has \
+            its type written out: `.usage_with(|outcome: Result<&{Res}, &{Err}>| ...)`"
+)]
 pub trait ReportsUsage<Res, Err> {
     /// What the call used, as far as its outcome tells.
     fn reported_usage(&self, outcome: Result<&Res, &Err>) -> Option<TokenUsage>;
@@ -231,6 +237,7 @@ pub trait ReportsUsage<Res, Err> {
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl<Res, Err, F> ReportsUsage<Res, Err> for F
 where
     F: Fn(Result<&Res, &Err>) -> Option<TokenUsage>,

@@ -21,6 +21,25 @@
 //! # }
 //! ```
 //!
+//! # After each item
+//! A batch is a stream, so a hook that sees an item with its result is one line of [`StreamExt`](futures::StreamExt); what it is to
+//! see of the item beside its id goes along as the context:
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")] async fn main() {
+//! use futures::{StreamExt, stream};
+//! use llm_batch::{LlmError, LlmRequest, LlmResponse, LlmStreamExt};
+//! # let model = tower::service_fn(async |_: LlmRequest| Ok::<_, LlmError>(LlmResponse::new("hi".to_owned())));
+//!
+//! let items = ["short", "rather long"].map(|text| (text, text, text.len()));
+//! let batch = stream::iter(items).with_strategy(model).llm_batch(10);
+//! let handle = batch.handle();
+//! let mut results = batch.inspect(|outcome| println!("{} of {} bytes: {}", outcome.id, outcome.context, outcome.is_ok()));
+//! while results.next().await.is_some() {}
+//! println!("{}", handle.statistics());
+//! # }
+//! ```
+//!
 //! # What runs when
 //! - Nothing happens until the stream is polled. A poll pulls items while there are free slots and starts each on a
 //!   tokio task of its own; nothing is taken from the source, and nothing reserved, without a free slot.
@@ -63,6 +82,7 @@
 //! With [`llm_batch_local`](LlmStreamExt::llm_batch_local) the same holds, except that items stand still while the
 //! stream is not polled: keeping a `next()` undone parks their calls.
 
+mod bottleneck;
 mod driver;
 mod ending;
 mod error;
@@ -73,6 +93,7 @@ mod options;
 mod outcome;
 #[cfg(feature = "progress")]
 mod progress;
+mod result;
 mod shared;
 mod slots;
 mod statistics;
@@ -84,6 +105,7 @@ mod tasks;
 mod termination;
 mod work_item;
 
+pub use bottleneck::{Bottleneck, BottleneckCause};
 pub use error::BatchError;
 pub use ext::{LlmStreamExt, WithStrategy};
 pub use handle::BatchHandle;
@@ -91,6 +113,7 @@ pub use outcome::Outcome;
 #[cfg(feature = "progress")]
 #[cfg_attr(docsrs, doc(cfg(feature = "progress")))]
 pub use progress::{Progress, RunningProgress};
+pub use result::BatchResult;
 pub use strategy::{BatchItem, BoxStrategy, StrategyError, StrategyExt};
 pub use stream::LlmBatch;
 pub use summary::{BatchSummary, FailureGroup, Percentiles};

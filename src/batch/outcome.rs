@@ -46,4 +46,35 @@ impl<R, E, C> Outcome<R, E, C> {
     pub const fn is_ok(&self) -> bool {
         self.result.is_ok()
     }
+
+    /// Whether there is none.
+    pub const fn is_err(&self) -> bool {
+        self.result.is_err()
+    }
+
+    /// Takes the answer out, if there is one.
+    pub fn ok(self) -> Option<R> {
+        self.result.ok()
+    }
+
+    /// Takes the error out, if there is one.
+    pub fn err(self) -> Option<E> {
+        self.result.err()
+    }
+
+    /// The answer, if there is one.
+    pub const fn response(&self) -> Option<&R> {
+        match &self.result {
+            Ok(response) => Some(response),
+            Err(_) => None,
+        }
+    }
+
+    /// The error, if there is one.
+    pub const fn error(&self) -> Option<&E> {
+        match &self.result {
+            Ok(_) => None,
+            Err(error) => Some(error),
+        }
+    }
 }

@@ -12,11 +12,11 @@ use crate::response::LlmResponse;
 
 /// The error of a strategy: anything that a [`BatchError`] can become, because the driver has to fail items too.
 ///
-/// [`LlmError`] and [`BoxError`] are ones. An error of your own needs one `From<BatchError>` (`#[from]` with
+/// [`LlmError`] and [`BoxError`] implement it. An error of your own needs one `From<BatchError>` (`#[from]` with
 /// `thiserror`), a foreign one `.map_err(BoxError::from)` around its service.
 #[diagnostic::on_unimplemented(
     message = "the strategy's error `{Self}` cannot say that an item was stopped or panicked",
-    label = "`{Self}` is no `StrategyError`",
+    label = "`{Self}` does not implement `StrategyError`",
     note = "implement `From<BatchError>` for your own error (it must be `Send + 'static` too), or wrap the strategy of \
             another crate with `.map_err(BoxError::from)`"
 )]

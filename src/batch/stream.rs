@@ -1,6 +1,7 @@
 //! The stream of outcomes and its options.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -10,6 +11,7 @@ use pin_project::pin_project;
 
 use super::driver::{Driver, OutcomeOf, Phase};
 use super::handle::{BatchHandle, assert_concurrency};
+use super::result::BatchResult;
 use super::strategy::{BatchItem, StrategyError};
 use super::summary::BatchSummary;
 use super::tasks::{Placement, Spawned};
@@ -17,6 +19,10 @@ use super::termination::StopMode;
 use crate::error::ErrorKind;
 use crate::events::Events;
 use crate::telemetry::Meter;
+
+type ResponseOf<St> = <<St as Stream>::Item as BatchItem>::Response;
+type ErrorOf<St> = <<St as Stream>::Item as BatchItem>::Error;
+type ContextOf<St> = <<St as Stream>::Item as BatchItem>::Context;
 
 /// The stream of [`Outcome`](crate::Outcome)s: what [`llm_batch`](crate::LlmStreamExt::llm_batch) and
 /// [`llm_batch_local`](crate::LlmStreamExt::llm_batch_local) return.
@@ -35,8 +41,8 @@ where
     St::Item: BatchItem,
     P: Placement<St::Item>,
 {
-    #[pin]
-    source: Option<St>,
+    // Boxed, so that the batch is `Unpin` over any source, and `results.next()` works.
+    source: Pin<Box<Option<St>>>,
     driver: Driver<St::Item, P::Tasks>,
 }
 
@@ -50,7 +56,7 @@ where
     pub(super) fn new(source: St, concurrency: usize) -> Self {
         assert_concurrency(concurrency);
         Self {
-            source: Some(source),
+            source: Box::pin(Some(source)),
             driver: Driver::new(concurrency),
         }
     }
@@ -158,6 +164,43 @@ where
         }
     }
 
+    /// Runs the batch to its end and keeps every outcome, in the order of the input: for batches that fit in memory.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// use futures::stream;
+    /// use llm_batch::{LlmError, LlmRequest, LlmResponse, LlmStreamExt};
+    /// use tower::service_fn;
+    ///
+    /// let model = service_fn(async |request: LlmRequest| match request.index() {
+    ///     1 => Err(LlmError::fatal("no")),
+    ///     index => Ok(LlmResponse::new(format!("answer {index}"))),
+    /// });
+    /// let prompts = stream::iter([("a", "?"), ("b", "?"), ("c", "?")]);
+    /// let result = prompts.with_strategy(model).llm_batch(10).into_result().await;
+    /// assert_eq!(result.successes().map(|(outcome, _)| outcome.index).collect::<Vec<_>>(), [0, 2]);
+    /// assert_eq!(result.by_id()[&"c".into()].response().unwrap().output, "answer 2");
+    /// println!("{}", result.summary);
+    /// # }
+    /// ```
+    ///
+    /// # Cancel safety
+    /// Dropped before its end it drops the batch, and the outcomes it has collected.
+    pub async fn into_result(mut self) -> BatchResult<ResponseOf<St>, ErrorOf<St>, ContextOf<St>>
+    where
+        St::Item: BatchItem<Error: StrategyError>,
+    {
+        let mut outcomes = Vec::with_capacity(self.size_hint().1.unwrap_or(0).min(1 << 16));
+        while let Some(outcome) = poll_fn(|cx| Pin::new(&mut self).poll_next(cx)).await {
+            outcomes.push(outcome);
+        }
+        outcomes.sort_by_key(|outcome| outcome.index);
+        BatchResult {
+            outcomes,
+            summary: self.summary(),
+        }
+    }
+
     /// The account of the batch up to now.
     pub fn summary(&self) -> BatchSummary {
         self.driver.shared.summary()
@@ -174,7 +217,7 @@ where
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.project();
-        this.driver.poll_next(this.source, cx)
+        this.driver.poll_next(this.source.as_mut(), cx)
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
@@ -183,6 +226,7 @@ where
         let left = self
             .source
             .as_ref()
+            .as_pin_ref()
             .map_or(Some(0), |source| source.size_hint().1);
         (accepted, left.and_then(|left| left.checked_add(accepted)))
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::bottleneck::{Bottleneck, percent};
 use super::termination::Termination;
 use crate::error::ErrorKind;
 use crate::item::{ItemId, WaitReason, Waits};
@@ -14,7 +15,8 @@ use crate::usd::Usd;
 /// The account of a batch: [`LlmBatch::summary`](crate::LlmBatch::summary) and
 /// [`BatchHandle::statistics`](crate::BatchHandle::statistics).
 ///
-/// `Display` is for people: a few aligned lines, the last of which says what the time went to and which knob to turn.
+/// `Display` is for people: a few aligned lines, the last of which is the [`Bottleneck`]; the alternate form (`{:#}`)
+/// leaves that one out.
 /// Serde is for machines: durations are in seconds.
 ///
 /// ```
@@ -122,52 +124,6 @@ pub struct Percentiles {
     pub p99: Duration,
 }
 
-/// What the time of items and outcomes went to.
-#[derive(Clone, Copy)]
-enum Spent {
-    Calls,
-    Waiting(WaitReason),
-    Untaken,
-}
-
-impl Spent {
-    /// What it is, and what makes it less.
-    const fn words(self) -> (&'static str, &'static str) {
-        match self {
-            Self::Calls => (
-                "inside calls",
-                "raise the concurrency of llm_batch(n), or use a faster model",
-            ),
-            Self::Waiting(WaitReason::Cooldown) => (
-                "waiting out throttles",
-                "set requests_per_minute and tokens_per_minute to what the provider grants, or ask it for more",
-            ),
-            Self::Waiting(WaitReason::Requests) => {
-                ("waiting for RPM", "raise requests_per_minute or use a second key")
-            }
-            Self::Waiting(WaitReason::Tokens) => (
-                "waiting for TPM",
-                "raise tokens_per_minute, lower max_output_tokens or use a second key",
-            ),
-            Self::Waiting(WaitReason::InFlight) => {
-                ("waiting for the cap on calls in flight", "raise max_in_flight")
-            }
-            Self::Waiting(WaitReason::Pace) => (
-                "waiting for the gate's pace",
-                "let it start faster if the provider allows, or set its quotas so that it is not throttled",
-            ),
-            Self::Waiting(WaitReason::Backoff) => (
-                "backing off after failures",
-                "look at the failures first, then lower the backoff",
-            ),
-            Self::Untaken => (
-                "finished and waiting to be taken",
-                "do less between two outcomes, or hand them to another task; with in_order, set a reorder_buffer",
-            ),
-        }
-    }
-}
-
 impl BatchSummary {
     /// Items that have their outcome.
     pub const fn finished(&self) -> u64 {
@@ -175,35 +131,9 @@ impl BatchSummary {
     }
 
     /// What most of the items' time went to, and what makes it less. `None` without a call, or if no time passed.
-    pub fn bottleneck(&self) -> Option<String> {
-        if self.calls == 0 {
-            return None;
-        }
-        let total = self.item_time.saturating_add(self.untaken_time);
-        let (spent, time) = [
-            (Spent::Calls, self.call_time),
-            (Spent::Untaken, self.untaken_time),
-        ]
-        .into_iter()
-        .chain(
-            self.waits
-                .iter()
-                .map(|(reason, time)| (Spent::Waiting(reason), time)),
-        )
-        .max_by_key(|(_, time)| *time)?;
-        let share = share(time, total)?;
-        let (what, knob) = spent.words();
-        (share > 0).then(|| format!("{share} % {what}: {knob}"))
+    pub fn bottleneck(&self) -> Option<Bottleneck> {
+        Bottleneck::of(self)
     }
-}
-
-/// A part of the whole in full per cent.
-fn share(part: Duration, whole: Duration) -> Option<u64> {
-    (!whole.is_zero()).then(|| {
-        (part.as_secs_f64() / whole.as_secs_f64() * 100.0)
-            .round()
-            .min(100.0) as u64
-    })
 }
 
 impl fmt::Display for BatchSummary {
@@ -288,13 +218,13 @@ impl fmt::Display for BatchSummary {
                     WaitReason::InFlight => "in flight",
                     WaitReason::Cooldown | WaitReason::Pace | WaitReason::Backoff => reason.as_str(),
                 };
-                write!(f, "{before}{name} {} %", share(time, total).unwrap_or(0))?;
+                write!(f, "{before}{name} {} %", percent(time, total).unwrap_or(0))?;
             }
         }
         if !self.paused.is_zero() {
             write!(f, "\n  {:<10} {}", "paused", Seconds(self.paused))?;
         }
-        if let Some(bottleneck) = self.bottleneck() {
+        if let (Some(bottleneck), false) = (self.bottleneck(), f.alternate()) {
             write!(f, "\n{bottleneck}")?;
         }
         Ok(())

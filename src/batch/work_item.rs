@@ -135,9 +135,9 @@ impl<I: fmt::Debug, C: fmt::Debug, S> fmt::Debug for WorkItem<I, C, S> {
 /// | `(id, prompt)` | a prompt with an id; [`ItemId`] lists what an id may be |
 /// | `(id, prompt, context)` | the same with a context that comes back with the outcome |
 /// | [`WorkItem`] | itself: for inputs of other types |
-/// | `Result` of any of these | an `Err` becomes a failed outcome without a call; contexts come back in an `Option` |
+/// | `Result` of any of these | an `Err` becomes a failed outcome without a call, with the context type's default |
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` is no piece of work",
+    message = "`{Self}` cannot be used as a work item",
     label = "this stream yields `{Self}`",
     note = "yield `&str`, `String`, `Prompt`, `(id, prompt)`, `(id, prompt, context)`, a `Result` of one of these, or \
             `WorkItem::new(input)` for an input of another type"
@@ -194,27 +194,18 @@ impl<I, C> IntoWorkItem for WorkItem<I, C> {
     }
 }
 
-impl<T: IntoWorkItem, E: Into<BoxError>> IntoWorkItem for Result<T, E> {
+impl<T, E> IntoWorkItem for Result<T, E>
+where
+    T: IntoWorkItem<Context: Default>,
+    E: Into<BoxError>,
+{
     type Input = T::Input;
-    type Context = Option<T::Context>;
+    type Context = T::Context;
 
-    fn into_work_item(self) -> WorkItem<T::Input, Option<T::Context>> {
+    fn into_work_item(self) -> WorkItem<T::Input, T::Context> {
         match self {
-            Ok(item) => {
-                let WorkItem {
-                    id,
-                    input,
-                    context,
-                    strategy,
-                } = item.into_work_item();
-                WorkItem {
-                    id,
-                    input,
-                    context: Some(context),
-                    strategy,
-                }
-            }
-            Err(error) => WorkItem::failed(error).with_context(None),
+            Ok(item) => item.into_work_item(),
+            Err(error) => WorkItem::failed(error).with_context(T::Context::default()),
         }
     }
 }

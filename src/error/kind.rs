@@ -70,6 +70,36 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
+    /// Every kind.
+    pub const ALL: &'static [Self] = &[
+        Self::RateLimit,
+        Self::QuotaExhausted,
+        Self::InsufficientBalance,
+        Self::Overloaded,
+        Self::ServerError,
+        Self::Timeout,
+        Self::Connection,
+        Self::Authentication,
+        Self::PermissionDenied,
+        Self::NotFound,
+        Self::CacheMissing,
+        Self::InvalidRequest,
+        Self::ContextLength,
+        Self::ContentFilter,
+        Self::ModelFault,
+        Self::Truncated,
+        Self::Validation,
+        Self::Conflict,
+        Self::ResponseTooLarge,
+        Self::TimedOut,
+        Self::Aborted,
+        Self::BudgetExceeded,
+        Self::Panicked,
+        Self::Source,
+        Self::Configuration,
+        Self::Other,
+    ];
+
     /// The name in logs, metrics and JSON: `rate_limit`, `server_error`, ...
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -178,6 +208,9 @@ impl fmt::Display for ErrorKind {
         Ok(())
     }
 }
+
+// `Other` is the last kind, so that none is missing from the list.
+const _: () = assert!(ErrorKind::ALL.len() == ErrorKind::Other as usize + 1);
 
 /// How far a failed call got, which decides whether it may have cost something.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -42,11 +43,12 @@ const MESSAGE_LIMIT: usize = 500;
 /// let again = LlmError::validation("expected a number");
 /// assert_eq!(again.disposition(), Disposition::RetryNow);
 /// ```
+#[derive(Clone)]
 pub struct LlmError {
     inner: Box<Inner>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Inner {
     kind: ErrorKind,
     message: Cow<'static, str>,
@@ -70,7 +72,7 @@ struct Inner {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     raw_output: Option<String>,
     #[serde(skip)]
-    source: Option<BoxError>,
+    source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
 impl LlmError {
@@ -174,10 +176,10 @@ impl LlmError {
         self
     }
 
-    /// The error underneath.
+    /// The error underneath. Clones share it.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<BoxError>) -> Self {
-        self.inner.source = Some(source.into());
+        self.inner.source = Some(source.into().into());
         self
     }
 
@@ -228,7 +230,8 @@ impl LlmError {
         self.inner.status
     }
 
-    /// The provider's own error code, if it sent one.
+    /// The provider's own error code, if it sent one. For [`ErrorKind::Configuration`] it says what is wrong, such as
+    /// `missing_base_url`; `strategy` (any provider's feature) lists the codes.
     pub fn code(&self) -> Option<&str> {
         self.inner.code.as_deref()
     }

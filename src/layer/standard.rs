@@ -1,30 +1,39 @@
 //! The recommended stack as one layer.
 
 use std::fmt;
+use std::sync::{Arc, Once};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tower::retry::{Retry, RetryLayer};
-use tower_layer::Layer;
+use tower_layer::{Identity, Layer, Stack};
+use tower_service::Service;
 
 use super::rate_limiter::{RateLimited, RateLimiter, RateLimiterLayer};
-use super::retry::{NoHook, RetryPolicy};
+use super::retry::RetryPolicy;
 use super::timeout::{CallTimeout, CallTimeoutLayer, ItemTimeout, ItemTimeoutLayer};
 use super::token_accounting::{TokenAccounting, TokenAccountingLayer, TokenLedger};
-use crate::classify::KindClassifier;
 use crate::events::Events;
-use crate::request::InRequest;
+use crate::request::{CharacterEstimate, InRequest};
+
+const ITEM_TIMEOUT: Duration = Duration::from_secs(900);
+const CALL_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// The recommended stack: item timeout, retry, rate limiter, token accounting, call timeout, from the outside in.
 ///
 /// Everything that one layer made shares one limiter and one ledger; so do its clones. For a strategy of another
-/// account or model make another layer. Whoever needs more knobs than these composes the layers with
+/// account or model make another layer. For other options (a gate per model, other accounts) compose the layers with
 /// [`ServiceBuilder`](tower::ServiceBuilder) as the [crate documentation](crate) shows.
 ///
 /// | part | default |
 /// |---|---|
 /// | [item timeout](Self::with_item_timeout) | 900 s |
 /// | [retry](Self::with_max_attempts) | 3 attempts, 20 throttles |
+/// | [classifier](Self::with_classifier) | [`KindClassifier`](crate::KindClassifier) |
+/// | [layers around attempts](Self::with_attempt_layer) | none; the place of a budget |
 /// | [rate limiter](Self::with_limiter) | no quotas; cools down and paces when the provider throttles |
+/// | [estimate](Self::with_estimate) of tokens, for a token quota | [`CharacterEstimate`] |
+/// | [layers around calls](Self::with_call_layer) | none |
 /// | [ledger](Self::with_ledger) | a new one |
 /// | prices (`with_prices`, feature `prices`) | none |
 /// | [call timeout](Self::with_call_timeout) | 600 s, what OpenAI's own clients wait |
@@ -46,40 +55,107 @@ use crate::request::InRequest;
 /// assert_eq!(standard.ledger().snapshot().usage.total(), 12);
 /// # }
 /// ```
+///
+/// The type parameters (retry policy, estimate, layers around attempts, layers around calls) are set by methods and
+/// seldom written: a function that returns a layer may say `StandardLayer` where nothing was changed, and
+/// `impl Layer<S, Service = ..>` elsewhere.
 #[derive(Clone)]
-pub struct StandardLayer<H = NoHook> {
-    item_timeout: ItemTimeoutLayer,
-    call_timeout: CallTimeoutLayer,
-    policy: RetryPolicy<KindClassifier, InRequest, H>,
+pub struct StandardLayer<P = RetryPolicy, E = CharacterEstimate, A = Identity, B = Identity> {
+    settings: Settings,
+    policy: P,
+    estimate: E,
+    around_attempts: A,
+    around_calls: B,
+}
+
+/// What needs no type parameter.
+#[derive(Clone)]
+struct Settings {
+    item_timeout: Option<Duration>,
+    call_timeout: Option<Duration>,
+    /// The user's own; none of its settings are touched.
+    own_limiter: bool,
     limiter: RateLimiter,
     ledger: TokenLedger,
+    name: Option<Arc<str>>,
     events: Option<Events>,
     #[cfg(feature = "prices")]
     prices: Option<crate::price::PriceTable>,
+    warned: Arc<Once>,
 }
 
-/// What [`StandardLayer`] makes of a strategy.
-pub type Standard<S, H = NoHook> = ItemTimeout<
-    Retry<RetryPolicy<KindClassifier, InRequest, H>, RateLimited<TokenAccounting<CallTimeout<S>>>>,
->;
+impl Settings {
+    /// Lets the default limiter report under the name and to the events that were set.
+    fn name_limiter(&mut self) {
+        if self.own_limiter {
+            return;
+        }
+        let mut builder = RateLimiter::builder();
+        if let Some(name) = &self.name {
+            builder = builder.name(Arc::clone(name));
+        }
+        if let Some(events) = &self.events {
+            builder = builder.events(events);
+        }
+        // Without quotas nothing can be refused.
+        self.limiter = builder.build().unwrap_or_default();
+    }
+
+    /// Warns once of a call timeout that the item timeout makes pointless. The default ones are not meant.
+    fn check_timeouts(&self) {
+        let item_timeout = self.item_timeout.unwrap_or(ITEM_TIMEOUT);
+        if let Some(call_timeout) = self.call_timeout.filter(|limit| *limit > item_timeout) {
+            self.warned.call_once(|| {
+                tracing::warn!(
+                    ?call_timeout,
+                    ?item_timeout,
+                    "the call timeout is above the item timeout and never fires; raise with_item_timeout"
+                );
+            });
+        }
+    }
+
+    fn accounting(&self) -> TokenAccountingLayer {
+        let mut accounting = TokenAccountingLayer::new(self.ledger.clone());
+        #[cfg(feature = "prices")]
+        if let Some(prices) = &self.prices {
+            accounting = accounting.prices(prices.clone());
+        }
+        if let Some(events) = &self.events {
+            accounting = accounting.events(events);
+        }
+        if let Some(name) = &self.name {
+            accounting = accounting.name(name);
+        }
+        accounting
+    }
+}
 
 impl StandardLayer {
     /// The stack with its defaults.
     pub fn new() -> Self {
         Self {
-            item_timeout: ItemTimeoutLayer::new(Duration::from_secs(900)),
-            call_timeout: CallTimeoutLayer::new(Duration::from_secs(600)),
+            settings: Settings {
+                item_timeout: None,
+                call_timeout: None,
+                own_limiter: false,
+                limiter: RateLimiter::default(),
+                ledger: TokenLedger::new(),
+                name: None,
+                events: None,
+                #[cfg(feature = "prices")]
+                prices: None,
+                warned: Arc::new(Once::new()),
+            },
             policy: RetryPolicy::new(3),
-            limiter: RateLimiter::default(),
-            ledger: TokenLedger::new(),
-            events: None,
-            #[cfg(feature = "prices")]
-            prices: None,
+            estimate: CharacterEstimate,
+            around_attempts: Identity::new(),
+            around_calls: Identity::new(),
         }
     }
 }
 
-impl<H> StandardLayer<H> {
+impl<C, H, E, A, B> StandardLayer<RetryPolicy<C, InRequest, H>, E, A, B> {
     /// How many attempts an item has.
     ///
     /// # Panics
@@ -95,17 +171,100 @@ impl<H> StandardLayer<H> {
         self
     }
 
-    /// Another retry policy: more throttles, another backoff, a hook.
-    pub fn with_retry<G>(self, policy: RetryPolicy<KindClassifier, InRequest, G>) -> StandardLayer<G> {
+    /// Judges outcomes by `classifier`, such as a closure `Fn(Result<&Res, &Err>) -> Verdict`: for the retries and for the
+    /// gate.
+    ///
+    /// ```
+    /// use llm_batch::{Classify, Disposition, KindClassifier, LlmError, LlmResponse, StandardLayer, Verdict};
+    ///
+    /// let standard = StandardLayer::new().with_classifier(|outcome: Result<&LlmResponse, &LlmError>| match outcome {
+    ///     Ok(response) if response.output.is_empty() => Verdict::new(Disposition::RetryNow),
+    ///     outcome => KindClassifier.classify(outcome),
+    /// });
+    /// # let _ = standard;
+    /// ```
+    pub fn with_classifier<D>(self, classifier: D) -> StandardLayer<RetryPolicy<D, InRequest, H>, E, A, B> {
+        self.map_policy(|policy| policy.classify_with(classifier))
+    }
+
+    fn map_policy<Q>(
+        self,
+        change: impl FnOnce(RetryPolicy<C, InRequest, H>) -> Q,
+    ) -> StandardLayer<Q, E, A, B> {
         StandardLayer {
-            item_timeout: self.item_timeout,
-            call_timeout: self.call_timeout,
+            settings: self.settings,
+            policy: change(self.policy),
+            estimate: self.estimate,
+            around_attempts: self.around_attempts,
+            around_calls: self.around_calls,
+        }
+    }
+}
+
+impl<P, E, A, B> StandardLayer<P, E, A, B> {
+    /// Another retry policy: more throttles, another backoff, a hook. Its classifier serves the gate too.
+    pub fn with_retry<C, H>(
+        self,
+        policy: RetryPolicy<C, InRequest, H>,
+    ) -> StandardLayer<RetryPolicy<C, InRequest, H>, E, A, B> {
+        StandardLayer {
+            settings: self.settings,
             policy,
-            limiter: self.limiter,
-            ledger: self.ledger,
-            events: self.events,
-            #[cfg(feature = "prices")]
-            prices: self.prices,
+            estimate: self.estimate,
+            around_attempts: self.around_attempts,
+            around_calls: self.around_calls,
+        }
+    }
+
+    /// Estimates the tokens of a request by `estimate`, such as a closure `Fn(&Req) -> u64`: for a token quota and inputs
+    /// of another type than [`Prompt`](crate::Prompt) or text.
+    pub fn with_estimate<F>(self, estimate: F) -> StandardLayer<P, F, A, B> {
+        StandardLayer {
+            settings: self.settings,
+            policy: self.policy,
+            estimate,
+            around_attempts: self.around_attempts,
+            around_calls: self.around_calls,
+        }
+    }
+
+    /// Puts `layer` between the retries and the gate: it sees each call before it waits for its quota, and holds nothing
+    /// there. A budget belongs here, which refuses calls that it cannot pay. Of several layers the first is the outermost.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// use llm_batch::{LlmError, LlmRequest, LlmResponse, StandardLayer};
+    /// use tower::util::MapRequestLayer;
+    /// use tower::{Layer, ServiceExt, service_fn};
+    ///
+    /// let standard = StandardLayer::new().with_attempt_layer(MapRequestLayer::new(|request: LlmRequest| {
+    ///     println!("{}: attempt {}", request.id(), request.attempt());
+    ///     request
+    /// }));
+    /// let strategy = service_fn(async |_: LlmRequest| Ok::<_, LlmError>(LlmResponse::new("42".to_owned())));
+    /// standard.layer(strategy).oneshot(LlmRequest::new("6 times 7?".into())).await.unwrap();
+    /// # }
+    /// ```
+    pub fn with_attempt_layer<L>(self, layer: L) -> StandardLayer<P, E, Stack<L, A>, B> {
+        StandardLayer {
+            settings: self.settings,
+            policy: self.policy,
+            estimate: self.estimate,
+            around_attempts: Stack::new(layer, self.around_attempts),
+            around_calls: self.around_calls,
+        }
+    }
+
+    /// Puts `layer` between the gate and the accounting: it sees each call that the gate has admitted. What it refuses is
+    /// not sent and not accounted. Its own time counts against the gate's cap on calls in flight, not against the call
+    /// timeout; for a layer inside that, wrap the strategy. Of several layers the first is the outermost.
+    pub fn with_call_layer<L>(self, layer: L) -> StandardLayer<P, E, A, Stack<L, B>> {
+        StandardLayer {
+            settings: self.settings,
+            policy: self.policy,
+            estimate: self.estimate,
+            around_attempts: self.around_attempts,
+            around_calls: Stack::new(layer, self.around_calls),
         }
     }
 
@@ -116,18 +275,20 @@ impl<H> StandardLayer<H> {
     #[must_use]
     #[track_caller]
     pub fn with_item_timeout(mut self, limit: Duration) -> Self {
-        self.item_timeout = ItemTimeoutLayer::new(limit);
+        assert!(!limit.is_zero(), "an item timeout of zero lets no item through");
+        self.settings.item_timeout = Some(limit);
         self
     }
 
-    /// How long one call may take.
+    /// How long one call may take. One above the item timeout never fires, of which the log warns once.
     ///
     /// # Panics
     /// If `limit` is zero.
     #[must_use]
     #[track_caller]
     pub fn with_call_timeout(mut self, limit: Duration) -> Self {
-        self.call_timeout = CallTimeoutLayer::new(limit);
+        assert!(!limit.is_zero(), "a call timeout of zero lets no call through");
+        self.settings.call_timeout = Some(limit);
         self
     }
 
@@ -135,14 +296,15 @@ impl<H> StandardLayer<H> {
     /// which then share the scope.
     #[must_use]
     pub fn with_limiter(mut self, limiter: RateLimiter) -> Self {
-        self.limiter = limiter;
+        self.settings.limiter = limiter;
+        self.settings.own_limiter = true;
         self
     }
 
     /// The ledger to feed.
     #[must_use]
     pub fn with_ledger(mut self, ledger: TokenLedger) -> Self {
-        self.ledger = ledger;
+        self.settings.ledger = ledger;
         self
     }
 
@@ -152,26 +314,38 @@ impl<H> StandardLayer<H> {
     #[cfg_attr(docsrs, doc(cfg(feature = "prices")))]
     #[must_use]
     pub fn with_prices(mut self, table: crate::price::PriceTable) -> Self {
-        self.prices = Some(table);
+        self.settings.prices = Some(table);
         self
     }
 
-    /// Where retries and calls are told. The limiter has its own setting, as it may be shared:
-    /// [`RateLimiterBuilder::events`](super::rate_limiter::RateLimiterBuilder::events).
+    /// The name in [metrics](crate::telemetry) and logs, of retries, calls and the default gate. `default` by default. A
+    /// limiter of your own has its own name, as it may be shared:
+    /// [`RateLimiterBuilder::name`](super::rate_limiter::RateLimiterBuilder::name). Items take theirs from
+    /// [`LlmBatch::name`](crate::LlmBatch::name).
+    #[must_use]
+    pub fn with_name(mut self, name: &str) -> Self {
+        self.settings.name = Some(name.into());
+        self.settings.name_limiter();
+        self
+    }
+
+    /// Where the events of retries, calls and the default gate are sent. A limiter of your own has its own setting, as it
+    /// may be shared: [`RateLimiterBuilder::events`](super::rate_limiter::RateLimiterBuilder::events).
     #[must_use]
     pub fn with_events(mut self, events: &Events) -> Self {
-        self.events = Some(events.clone());
+        self.settings.events = Some(events.clone());
+        self.settings.name_limiter();
         self
     }
 
     /// The limiter's handle: for its snapshot, to reopen it, or to share it.
     pub const fn limiter(&self) -> &RateLimiter {
-        &self.limiter
+        &self.settings.limiter
     }
 
     /// The ledger's handle.
     pub const fn ledger(&self) -> &TokenLedger {
-        &self.ledger
+        &self.settings.ledger
     }
 }
 
@@ -181,39 +355,120 @@ impl Default for StandardLayer {
     }
 }
 
-impl<S, H: Clone> Layer<S> for StandardLayer<H> {
-    type Service = Standard<S, H>;
+impl<S, P, E, A, B> Layer<S> for StandardLayer<P, E, A, B>
+where
+    Self: sealed::Nest<S>,
+{
+    type Service = Standard<S, Self>;
 
     fn layer(&self, strategy: S) -> Self::Service {
-        let mut policy = self.policy.clone();
-        let mut accounting = TokenAccountingLayer::new(self.ledger.clone());
-        #[cfg(feature = "prices")]
-        if let Some(prices) = &self.prices {
-            accounting = accounting.prices(prices.clone());
+        self.settings.check_timeouts();
+        Standard {
+            nested: sealed::Nest::nest(self, strategy),
         }
-        if let Some(events) = &self.events {
-            policy = policy.events(events);
-            accounting = accounting.events(events);
-        }
-        (
-            self.item_timeout,
-            RetryLayer::new(policy),
-            RateLimiterLayer::new(self.limiter.clone()),
-            accounting,
-            self.call_timeout,
-        )
-            .layer(strategy)
     }
 }
 
-impl<H> fmt::Debug for StandardLayer<H> {
+impl<P: fmt::Debug, E, A, B> fmt::Debug for StandardLayer<P, E, A, B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let settings = &self.settings;
         f.debug_struct("StandardLayer")
-            .field("item_timeout", &self.item_timeout)
-            .field("call_timeout", &self.call_timeout)
+            .field("item_timeout", &settings.item_timeout.unwrap_or(ITEM_TIMEOUT))
+            .field("call_timeout", &settings.call_timeout.unwrap_or(CALL_TIMEOUT))
             .field("policy", &self.policy)
-            .field("limiter", &self.limiter)
-            .field("ledger", &self.ledger)
+            .field("limiter", &settings.limiter)
+            .field("ledger", &settings.ledger)
             .finish_non_exhaustive()
+    }
+}
+
+mod sealed {
+    /// What the layers make of a strategy: not part of the public interface.
+    pub trait Nest<S> {
+        type Nested;
+
+        fn nest(&self, strategy: S) -> Self::Nested;
+    }
+}
+
+type Called<S, B> = <B as Layer<TokenAccounting<CallTimeout<S>>>>::Service;
+type Admitted<S, C, E, B> = RateLimited<Called<S, B>, C, InRequest, E>;
+type Attempted<S, C, E, A, B> = <A as Layer<Admitted<S, C, E, B>>>::Service;
+
+impl<S, C, H, E, A, B> sealed::Nest<S> for StandardLayer<RetryPolicy<C, InRequest, H>, E, A, B>
+where
+    C: Clone,
+    H: Clone,
+    E: Clone,
+    A: Layer<Admitted<S, C, E, B>>,
+    B: Layer<TokenAccounting<CallTimeout<S>>>,
+{
+    type Nested = ItemTimeout<Retry<RetryPolicy<C, InRequest, H>, Attempted<S, C, E, A, B>>>;
+
+    fn nest(&self, strategy: S) -> Self::Nested {
+        let settings = &self.settings;
+        let mut policy = self.policy.clone();
+        if let Some(events) = &settings.events {
+            policy = policy.events(events);
+        }
+        if let Some(name) = &settings.name {
+            policy = policy.name(name);
+        }
+        let gate = RateLimiterLayer::new(settings.limiter.clone())
+            .classify_with(policy.classifier().clone())
+            .estimate_with(self.estimate.clone());
+        let call_timeout = CallTimeoutLayer::new(settings.call_timeout.unwrap_or(CALL_TIMEOUT));
+        let item_timeout = ItemTimeoutLayer::new(settings.item_timeout.unwrap_or(ITEM_TIMEOUT));
+
+        let called = settings.accounting().layer(call_timeout.layer(strategy));
+        let admitted = gate.layer(self.around_calls.layer(called));
+        let attempted = self.around_attempts.layer(admitted);
+        item_timeout.layer(RetryLayer::new(policy).layer(attempted))
+    }
+}
+
+/// What [`StandardLayer`] makes of a strategy `S`; what is inside may change.
+///
+/// ```
+/// use llm_batch::layer::standard::Standard;
+/// use llm_batch::BoxStrategy;
+///
+/// struct Application {
+///     model: Standard<BoxStrategy>,
+/// }
+/// # let _ = |application: Application| application.model;
+/// ```
+pub struct Standard<S, L: sealed::Nest<S> = StandardLayer> {
+    nested: L::Nested,
+}
+
+impl<S, L: sealed::Nest<S, Nested: Clone>> Clone for Standard<S, L> {
+    fn clone(&self) -> Self {
+        Self {
+            nested: self.nested.clone(),
+        }
+    }
+}
+
+impl<S, L, Req> Service<Req> for Standard<S, L>
+where
+    L: sealed::Nest<S, Nested: Service<Req>>,
+{
+    type Response = <L::Nested as Service<Req>>::Response;
+    type Error = <L::Nested as Service<Req>>::Error;
+    type Future = <L::Nested as Service<Req>>::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.nested.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Req) -> Self::Future {
+        self.nested.call(request)
+    }
+}
+
+impl<S, L: sealed::Nest<S, Nested: fmt::Debug>> fmt::Debug for Standard<S, L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Standard").field(&self.nested).finish()
     }
 }

@@ -122,9 +122,10 @@ impl Settings {
             Some(name) => match variable(name)? {
                 Some(key) => Key::fixed(&key),
                 None => {
-                    return Err(configuration(format!(
-                        "{name} is not set; set it to your API key"
-                    )));
+                    return Err(configuration(
+                        Misconfigured::MissingApiKey,
+                        format!("{name} is not set; set it to your API key"),
+                    ));
                 }
             },
         };
@@ -135,7 +136,12 @@ impl Settings {
             .map(|(name, value)| (name.as_str(), value.0.as_str()));
         let mut headers = HeaderMap::new();
         for (name, value) in own.chain(extra) {
-            let malformed = |what| configuration(format!("the {what} of the header {name:?} is malformed"));
+            let malformed = |what| {
+                configuration(
+                    Misconfigured::MalformedHeader,
+                    format!("the {what} of the header {name:?} is malformed"),
+                )
+            };
             let mut value = HeaderValue::try_from(value).map_err(|_| malformed("value"))?;
             value.set_sensitive(true);
             headers.insert(HeaderName::try_from(name).map_err(|_| malformed("name"))?, value);
@@ -194,8 +200,36 @@ impl fmt::Debug for Client {
     }
 }
 
-pub(crate) fn configuration(message: impl Into<String>) -> LlmError {
-    LlmError::new(ErrorKind::Configuration, message.into())
+/// What is set up wrongly. Its code is public: [`LlmError::code`] of errors of the kind `Configuration`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Misconfigured {
+    UnknownProvider,
+    MissingModel,
+    MissingBaseUrl,
+    MalformedBaseUrl,
+    MissingApiKey,
+    MalformedVariable,
+    MalformedHeader,
+    InvalidOption,
+}
+
+impl Misconfigured {
+    const fn code(self) -> &'static str {
+        match self {
+            Self::UnknownProvider => "unknown_provider",
+            Self::MissingModel => "missing_model",
+            Self::MissingBaseUrl => "missing_base_url",
+            Self::MalformedBaseUrl => "malformed_base_url",
+            Self::MissingApiKey => "missing_api_key",
+            Self::MalformedVariable => "malformed_variable",
+            Self::MalformedHeader => "malformed_header",
+            Self::InvalidOption => "invalid_option",
+        }
+    }
+}
+
+pub(crate) fn configuration(wrong: Misconfigured, message: impl Into<String>) -> LlmError {
+    LlmError::new(ErrorKind::Configuration, message.into()).with_code(wrong.code())
 }
 
 /// A variable's value; an empty one counts as not set.
@@ -203,16 +237,20 @@ pub(crate) fn variable(name: &str) -> Result<Option<String>, LlmError> {
     match env::var(name) {
         Ok(value) => Ok(Some(value).filter(|value| !value.trim().is_empty())),
         Err(env::VarError::NotPresent) => Ok(None),
-        Err(env::VarError::NotUnicode(_)) => Err(configuration(format!("{name} is not valid Unicode"))),
+        Err(env::VarError::NotUnicode(_)) => Err(configuration(
+            Misconfigured::MalformedVariable,
+            format!("{name} is not valid Unicode"),
+        )),
     }
 }
 
 fn base_url(text: &str) -> Result<Url, LlmError> {
     // The text itself stays out of the message: it may hold a password.
     let malformed = |what: &str| {
-        configuration(format!(
-            "the base URL {what}; it should look like https://api.openai.com/v1"
-        ))
+        configuration(
+            Misconfigured::MalformedBaseUrl,
+            format!("the base URL {what}; it should look like https://api.openai.com/v1"),
+        )
     };
     let mut url = Url::parse(text.trim()).map_err(|error| malformed(&format!("is malformed ({error})")))?;
     if !matches!(url.scheme(), "http" | "https") {

@@ -1,7 +1,7 @@
 //! Strategies from a line of text.
 
 use super::model::Model;
-use super::settings::{Settings, configuration, settings_methods};
+use super::settings::{Misconfigured, Settings, configuration, settings_methods};
 use crate::error::LlmError;
 
 /// A strategy from `PROVIDER:MODEL`, set up by the environment: `Model::builder(name).build()`.
@@ -40,7 +40,9 @@ use crate::error::LlmError;
 ///
 /// # Errors
 /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration) if the prefix is unknown, the model is missing or a
-/// variable is not set; the message names the valid prefixes or the variable.
+/// variable is not set; the message names the valid prefixes or the variable. Its [`code`](LlmError::code) says which:
+/// `unknown_provider`, `missing_model`, `missing_base_url`, `malformed_base_url`, `missing_api_key`, `malformed_variable`,
+/// `malformed_header` or `invalid_option`.
 pub fn strategy(name: &str) -> Result<Model, LlmError> {
     Model::builder(name).build()
 }
@@ -84,15 +86,16 @@ impl ModelBuilder {
     pub fn build(self) -> Result<Model, LlmError> {
         let Self { name, settings } = self;
         let (prefix, model) = name.split_once(':').ok_or_else(|| {
-            configuration(format!(
-                "{name:?} is not PROVIDER:MODEL; providers are {}",
-                prefixes()
-            ))
+            configuration(
+                Misconfigured::UnknownProvider,
+                format!("{name:?} is not PROVIDER:MODEL; providers are {}", prefixes()),
+            )
         })?;
         if model.trim().is_empty() && known().contains(&prefix) {
-            return Err(configuration(format!(
-                "{name:?} names no model; write `{prefix}:MODEL`"
-            )));
+            return Err(configuration(
+                Misconfigured::MissingModel,
+                format!("{name:?} names no model; write `{prefix}:MODEL`"),
+            ));
         }
         match prefix {
             #[cfg(feature = "openai")]
@@ -112,10 +115,10 @@ impl ModelBuilder {
                 .environment()
                 .and_then(|builder| builder.build())
                 .map(|client| client.model(model)),
-            _ => Err(configuration(format!(
-                "{prefix:?} is no known provider; providers are {}",
-                prefixes()
-            ))),
+            _ => Err(configuration(
+                Misconfigured::UnknownProvider,
+                format!("{prefix:?} is no known provider; providers are {}", prefixes()),
+            )),
         }
     }
 }

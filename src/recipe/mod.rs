@@ -95,30 +95,30 @@
 //! ```
 //!
 //! # Watching the cost
-//! Whoever subscribes to the [`Events`](crate::Events) of a run sees the usage of every call as it ends, failed ones too. What is
+//! A hook of the [`Events`](crate::Events) of a run sees the usage of every call as it ends, failed ones too, and misses none. What is
 //! unknown is counted as that, not as zero. The prices of many models are in a `PriceTable` (feature `prices`).
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")] async fn main() {
+//! use std::sync::{Arc, Mutex};
+//!
 //! use futures::{StreamExt, stream};
 //! use llm_batch::testing::FakeStrategy;
-//! use llm_batch::{ErrorKind, EventError, EventKind, Events, LlmRequest, LlmStreamExt, StandardLayer, TokenUsage};
+//! use llm_batch::{EventKind, Events, LlmRequest, LlmStreamExt, StandardLayer, TokenUsage};
 //! use tower::Layer;
 //!
+//! let spent = Arc::new(Mutex::new((0.0, 0)));
 //! let events = Events::new();
-//! let mut receiver = events.subscribe();
-//! let tracker = tokio::spawn(async move {
-//!     let (mut dollars, mut unknown) = (0.0, 0);
-//!     loop {
-//!         let usage = match receiver.recv().await.map(|event| event.kind) {
-//!             Ok(EventKind::CallCompleted { usage, .. } | EventKind::CallFailed { usage, .. }) => usage,
-//!             Ok(EventKind::BatchCompleted) | Err(EventError::Closed) => return (dollars, unknown),
-//!             Ok(_) => continue,
-//!             Err(error) => panic!("{error}"),
+//! events.on_event({
+//!     let spent = Arc::clone(&spent);
+//!     move |event| {
+//!         let (EventKind::CallCompleted { usage, .. } | EventKind::CallFailed { usage, .. }) = event.kind else {
+//!             return;
 //!         };
+//!         let mut spent = spent.lock().unwrap();
 //!         match usage {
-//!             Some(usage) => dollars += (usage.input as f64 * 0.15 + usage.output as f64 * 0.60) / 1e6,
-//!             None => unknown += 1,
+//!             Some(usage) => spent.0 += (usage.input as f64 * 0.15 + usage.output as f64 * 0.60) / 1e6,
+//!             None => spent.1 += 1,
 //!         }
 //!     }
 //! });
@@ -131,7 +131,7 @@
 //!     .llm_batch(1)
 //!     .events(&events);
 //! assert_eq!(results.collect::<Vec<_>>().await.len(), 4);
-//! let (dollars, unknown) = tracker.await.unwrap();
+//! let (dollars, unknown) = *spent.lock().unwrap();
 //! assert_eq!((format!("{dollars:.5}"), unknown), ("0.00180".to_owned(), 1));
 //! # }
 //! ```

@@ -15,11 +15,17 @@ use crate::prompt::Prompt;
 /// let by_length = |request: &String| request.len() as u64 / 4;
 /// assert_eq!(by_length.estimate(&"x".repeat(400)), 100);
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot estimate the tokens of a request `{Req}`",
+    label = "`{Self}` does not estimate this request",
+    note = "give the layer a closure whose argument has its type written out: `.estimate_with(|request: &{Req}| 1_000)`"
+)]
 pub trait Estimate<Req> {
     /// Tokens that `request` will probably take.
     fn estimate(&self, request: &Req) -> u64;
 }
 
+#[diagnostic::do_not_recommend]
 impl<Req, F: Fn(&Req) -> u64> Estimate<Req> for F {
     fn estimate(&self, request: &Req) -> u64 {
         self(request)

@@ -16,18 +16,18 @@ pub use find::{FindItem, InRequest, Untracked};
 
 /// One item on its way down the stack.
 ///
-/// In a batch the driver makes it; outside one, [`LlmRequest::new`] does, which makes a single call with the
-/// whole stack's resilience a `oneshot`:
+/// In a batch the driver makes it. Outside one, [`LlmRequest::prompt`] does, or [`LlmRequest::new`] for inputs of other types, so
+/// that a single call with the whole stack's resilience is a `oneshot`:
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
-/// use llm_batch::{LlmError, LlmRequest, LlmResponse, Prompt};
+/// use llm_batch::{LlmError, LlmRequest, LlmResponse};
 /// use tower::{ServiceExt, service_fn};
 ///
 /// let strategy = service_fn(async |request: LlmRequest| {
 ///     Ok::<_, LlmError>(LlmResponse::new(format!("call {}", request.call_number())))
 /// });
-/// let answer = strategy.oneshot(LlmRequest::new(Prompt::from("hi"))).await.unwrap();
+/// let answer = strategy.oneshot(LlmRequest::prompt("hi")).await.unwrap();
 /// # assert_eq!(answer.output, "call 0");
 /// # }
 /// ```
@@ -40,8 +40,23 @@ pub struct LlmRequest<I = Prompt> {
     context: CallContext,
 }
 
+impl LlmRequest {
+    /// A request of a prompt outside a batch: index 0, no deadline.
+    pub fn prompt(prompt: impl Into<Prompt>) -> Self {
+        Self::new(prompt.into())
+    }
+}
+
+/// A request of this prompt outside a batch, as [`LlmRequest::prompt`] makes it.
+impl<P: Into<Prompt>> From<P> for LlmRequest {
+    fn from(prompt: P) -> Self {
+        Self::prompt(prompt)
+    }
+}
+
 impl<I> LlmRequest<I> {
-    /// A request outside a batch: index 0, no deadline.
+    /// A request outside a batch, of an input whose type is what the strategy takes: index 0, no deadline. For texts
+    /// and prompts see [`prompt`](LlmRequest::prompt).
     pub fn new(input: I) -> Self {
         Self::for_item(input, Item::new(ItemId::Index(0), 0))
     }

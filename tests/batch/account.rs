@@ -77,7 +77,7 @@ async fn the_summary_accounts_for_everything() {
     let calls = summary.call_percentiles.unwrap();
     assert!(calls.p99.abs_diff(Duration::from_millis(100)) <= Duration::from_millis(1));
     assert_eq!(
-        summary.bottleneck().unwrap(),
+        summary.bottleneck().unwrap().to_string(),
         "69 % waiting for RPM: raise requests_per_minute or use a second key"
     );
 }
@@ -111,6 +111,7 @@ async fn the_closing_line_names_what_the_time_went_to() {
             .summary()
             .bottleneck()
             .unwrap()
+            .to_string()
             .starts_with("100 % inside calls: raise the concurrency")
     );
 
@@ -125,7 +126,7 @@ async fn the_closing_line_names_what_the_time_went_to() {
     while results.next().await.is_some() {
         sleep(Duration::from_millis(500)).await;
     }
-    let line = results.summary().bottleneck().unwrap();
+    let line = results.summary().bottleneck().unwrap().to_string();
     assert!(line.contains("finished and waiting to be taken"), "{line}");
 
     // Nothing at all.
@@ -350,4 +351,45 @@ async fn progress_that_is_dropped_early_says_where_it_stood() {
     let lines = lines.get();
     assert_eq!(lines.len(), 1);
     assert!(lines[0].starts_with("1/10 items (10 %)"), "{lines:#?}");
+}
+
+/// A hook sees every event, however many there are at once; what it does wrong costs nothing.
+#[tokio::test(start_paused = true)]
+async fn a_hook_loses_no_event_and_its_panic_costs_nothing() {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let events = Events::with_capacity(2);
+    let mut lossy = events.subscribe();
+    let hooked = Arc::clone(&seen);
+    events.on_event(|event| assert!(!matches!(event.kind, EventKind::ItemStarted), "as asked"));
+    // Another handle and another hook from inside a hook: no lock is held.
+    let inner = events.clone();
+    events.on_event(move |event| {
+        assert!(inner.is_observed());
+        inner.clone().on_event(|_| ());
+        hooked.lock().unwrap().push(event.clone());
+    });
+    let results = stream::iter(vec!["hi"; 20])
+        .with_strategy(Sleeper::millis(1))
+        .llm_batch(10)
+        .events(&events);
+    assert_eq!(
+        all(results)
+            .await
+            .iter()
+            .filter(|outcome| outcome.is_ok())
+            .count(),
+        20
+    );
+    let seen = seen.lock().unwrap();
+    let count = |wanted: fn(&EventKind) -> bool| seen.iter().filter(|event| wanted(&event.kind)).count();
+    assert_eq!(count(|kind| matches!(kind, EventKind::ItemStarted)), 20);
+    assert_eq!(count(|kind| matches!(kind, EventKind::ItemCompleted { .. })), 20);
+    assert_eq!(
+        (
+            seen.len(),
+            count(|kind| matches!(kind, EventKind::BatchCompleted))
+        ),
+        (42, 1)
+    );
+    assert!(lossy.try_recv().is_err(), "the subscriber lags");
 }

@@ -145,9 +145,9 @@ async fn an_error_of_the_source_is_an_outcome_without_a_call() {
     let outcomes = all(source.with_strategy(strategy).llm_batch(2).in_order()).await;
     assert_eq!(outcomes.len(), 3);
     assert_eq!(counts.started(), 2);
-    assert_eq!(outcomes[0].context, Some(7));
+    assert_eq!(outcomes[0].context, 7);
     let failed = &outcomes[1];
-    assert_eq!((failed.context, failed.id.clone()), (None, 1_u64.into()));
+    assert_eq!((failed.context, failed.id.clone()), (0, 1_u64.into()));
     let error = failed.result.as_ref().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Source);
     assert!(error.message().contains("disk on fire"), "{error}");

@@ -5,7 +5,9 @@ mod account;
 mod concurrency;
 mod failure;
 mod properties;
+mod result;
 mod stop;
 
+mod summary;
 mod support;
 mod traits;

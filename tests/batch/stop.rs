@@ -249,7 +249,7 @@ async fn a_foreign_retry_loop_ends_when_its_call_has() {
     let strategy = service_fn(async |request: LlmRequest| {
         loop {
             let mut attempt = request.clone();
-            let _call = attempt.begin_call().unwrap();
+            let _call = attempt.begin_call()?;
             sleep(Duration::from_millis(10)).await;
             drop(_call);
             tokio::task::yield_now().await;

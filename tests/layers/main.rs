@@ -8,6 +8,7 @@ mod dry_run;
 mod lazy;
 mod retry;
 mod stack;
+mod standard;
 mod support;
 mod telemetry;
 mod timeout;

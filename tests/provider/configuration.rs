@@ -1,7 +1,7 @@
 //! Setting up clients by hand, by name and by the environment.
 
 use llm_batch::provider::Model;
-use llm_batch::{ErrorKind, LlmRequest, OpenAi, strategy};
+use llm_batch::{ErrorKind, LlmError, LlmRequest, OpenAi, strategy};
 use tower::ServiceExt;
 
 use crate::in_process::describe_in;
@@ -37,6 +37,31 @@ fn malformed_settings_are_refused_with_what_to_do() {
     assert!(error(local().header("bad name", "x")).contains("bad name"));
     let text = error(local().header("x-key", "line\nbreak"));
     assert!(text.contains("x-key") && !text.contains("break"), "{text}");
+}
+
+/// What is wrong has a code, so that a program need not read the message.
+#[test]
+fn what_is_wrong_has_a_code() {
+    let code = |error: LlmError| {
+        assert_eq!(error.kind(), ErrorKind::Configuration);
+        error.code().unwrap().to_owned()
+    };
+    let named = |name: &str| code(strategy(name).unwrap_err());
+    assert_eq!(named("gpt-4o"), "unknown_provider");
+    assert_eq!(named("openia:gpt-4o"), "unknown_provider");
+    assert_eq!(named("openai:"), "missing_model");
+    let built = |builder: llm_batch::provider::openai::OpenAiBuilder| code(builder.build().unwrap_err());
+    assert_eq!(built(OpenAi::builder()), "missing_api_key");
+    assert_eq!(
+        built(OpenAi::builder().api_key_env("LLM_BATCH_TEST_NO_SUCH_KEY")),
+        "missing_api_key"
+    );
+    let local = || OpenAi::builder().base_url("http://localhost/v1");
+    assert_eq!(
+        built(OpenAi::builder().base_url("nonsense")),
+        "malformed_base_url"
+    );
+    assert_eq!(built(local().header("bad name", "x")), "malformed_header");
 }
 
 #[test]

@@ -2,7 +2,8 @@
 
 use std::io;
 
-use llm_batch::{BatchSummary, Termination, Usd};
+use llm_batch::batch::{Bottleneck, BottleneckCause};
+use llm_batch::{BatchSummary, Termination, Usd, WaitReason};
 
 use crate::args;
 use crate::console::Console;
@@ -67,18 +68,24 @@ impl Ending {
     }
 }
 
-/// What the library's summary advises, in the words of the command line.
-const OPTIONS: [(&str, &str); 6] = [
-    (
-        "do less between two outcomes, or hand them to another task; with in_order, set a reorder_buffer",
-        "who reads the output is slow: write to a file with --output, or leave out --in-order",
-    ),
-    ("the concurrency of llm_batch(n)", "--concurrency"),
-    ("requests_per_minute", "--rpm"),
-    ("tokens_per_minute", "--tpm"),
-    ("max_output_tokens", "--max-output-tokens"),
-    ("max_in_flight", "--max-in-flight"),
-];
+/// What makes the largest share of the time less, in the options of the command line.
+const fn advice(cause: BottleneckCause) -> &'static str {
+    match cause {
+        BottleneckCause::Calls => "raise --concurrency, or use a faster model",
+        BottleneckCause::Waiting(WaitReason::Cooldown) => {
+            "set --rpm and --tpm to what the provider grants, or ask it for more"
+        }
+        BottleneckCause::Waiting(WaitReason::Requests) => "raise --rpm or use a second key",
+        BottleneckCause::Waiting(WaitReason::Tokens) => {
+            "raise --tpm, lower --max-output-tokens or use a second key"
+        }
+        BottleneckCause::Waiting(WaitReason::InFlight) => "raise --max-in-flight",
+        BottleneckCause::Untaken => {
+            "the reader of the output is slow: write to a file with --output, or leave out --in-order"
+        }
+        other => other.advice(),
+    }
+}
 
 /// The closing account. With `priced` somebody wants to know the cost. `kept` rows were there before; with `resumable` the
 /// run can be gone on with.
@@ -92,11 +99,10 @@ pub(crate) fn print_summary(
 ) {
     match form {
         args::Summary::Text => {
-            let mut text = summary.to_string();
-            for (name, option) in OPTIONS {
-                text = text.replace(name, option);
+            console.line(format_args!("{summary:#}"));
+            if let Some(Bottleneck { cause, percent, .. }) = summary.bottleneck() {
+                console.line(format_args!("{percent} % {cause}: {}", advice(cause)));
             }
-            console.line(text);
             if priced && summary.cost == Usd::ZERO && summary.unknown_cost_calls > 0 {
                 console.line("the cost is not known: --prices does not list the model");
             }

@@ -177,9 +177,9 @@ fn strategy(args: &RunArgs, name: &str, base_url: Option<&str>) -> Result<Strate
     }
     let model = builder.build().map_err(|error| {
         // The library knows neither the simulated provider nor this program's options.
-        let also = match error.message() {
-            message if message.contains("providers are") => ", and sim: for a simulated one",
-            message if message.contains("needs a base URL") => ", or give it by --base-url",
+        let also = match error.code() {
+            Some("unknown_provider") => ", and sim: for a simulated one",
+            Some("missing_base_url") => ", or give it by --base-url",
             _ => "",
         };
         UsageError::new(format!("--model: {}{also}", error.message()))

@@ -280,12 +280,6 @@ impl Plan<'_> {
 
 /// Kinds that say that no further item of this account and model can succeed.
 fn scope_fatal() -> impl Iterator<Item = ErrorKind> {
-    [
-        ErrorKind::QuotaExhausted,
-        ErrorKind::InsufficientBalance,
-        ErrorKind::Authentication,
-        ErrorKind::NotFound,
-    ]
-    .into_iter()
-    .filter(|kind| kind.disposition() == Disposition::ScopeFatal)
+    let kinds = ErrorKind::ALL.iter().copied();
+    kinds.filter(|kind| kind.disposition() == Disposition::ScopeFatal)
 }

@@ -8,6 +8,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::{RateLimiter, RateLimiterSnapshot};
 
 /// How a layer picks the gate for a request: one [`RateLimiter`] for all, or a closure.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot pick the gate of a request `{Req}`",
+    label = "`{Self}` does not pick a gate for this request",
+    note = "write out the type of the closure's argument: `RateLimiterLayer::keyed(|request: &{Req}| ...)`"
+)]
 pub trait SelectLimiter<Req> {
     /// The gate that `request` has to pass. Called once per call.
     fn select(&self, request: &Req) -> RateLimiter;
@@ -19,6 +24,7 @@ impl<Req> SelectLimiter<Req> for RateLimiter {
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl<Req, F: Fn(&Req) -> RateLimiter> SelectLimiter<Req> for F {
     fn select(&self, request: &Req) -> RateLimiter {
         self(request)

@@ -4,6 +4,12 @@
 ///
 /// [`RetryPolicy::on_error`](super::RetryPolicy::on_error) takes a closure. What has to survive from call to call
 /// belongs into the request's [`RetryState`](crate::RetryState).
+#[diagnostic::on_unimplemented(
+    message = "the hook `{Self}` does not take the error `{E}` and the request `{Req}`",
+    label = "`{Self}` does not take these types",
+    note = "`on_error` takes `LlmError` and `LlmRequest<Prompt>`; for other types write them out: \
+            `.on_error_with(|error: &{E}, next: &mut {Req}| ...)`"
+)]
 pub trait OnError<Req, E> {
     /// The call failed with `error`; `next` is what the next call will send, if there is one.
     fn on_error(&self, error: &E, next: &mut Req);
@@ -21,6 +27,7 @@ impl<Req, E> OnError<Req, E> for NoHook {
 #[derive(Clone, Copy)]
 pub struct OnErrorFn<G>(pub(super) G);
 
+#[diagnostic::do_not_recommend]
 impl<Req, E, G: Fn(&E, &mut Req)> OnError<Req, E> for OnErrorFn<G> {
     fn on_error(&self, error: &E, next: &mut Req) {
         (self.0)(error, next);

@@ -105,6 +105,10 @@ impl<C, F, H> RetryPolicy<C, F, H> {
         self
     }
 
+    pub(in crate::layer) const fn classifier(&self) -> &C {
+        &self.classifier
+    }
+
     pub(in crate::layer) fn max_attempts(self, max_attempts: u32) -> Self {
         self.set(|config| config.max_attempts = max_attempts)
     }

@@ -8,7 +8,7 @@ use super::options::{CacheTtl, Effort, Options, Thinking};
 use crate::error::LlmError;
 use crate::provider::http::Authentication;
 use crate::provider::model::Model;
-use crate::provider::settings::{Server, Settings, configuration, settings_methods};
+use crate::provider::settings::{Misconfigured, Server, Settings, configuration, settings_methods};
 
 const DEFAULT_BASE_URL: &str = "https://api.anthropic.com";
 
@@ -122,6 +122,7 @@ impl AnthropicBuilder {
         let has_key = settings.read_environment("ANTHROPIC_BASE_URL", &["ANTHROPIC_API_KEY"])?;
         if !has_key && settings.base_url.is_none() {
             return Err(configuration(
+                Misconfigured::MissingApiKey,
                 "ANTHROPIC_API_KEY is not set; set it to your API key, or ANTHROPIC_BASE_URL to a server that needs none",
             ));
         }
@@ -188,9 +189,12 @@ impl AnthropicBuilder {
         if let Some(Thinking::Enabled { budget_tokens }) = self.options.thinking
             && budget_tokens < SMALLEST_THINKING_BUDGET
         {
-            return Err(configuration(format!(
-                "a thinking budget of {budget_tokens} tokens is too small; Anthropic wants {SMALLEST_THINKING_BUDGET} at least"
-            )));
+            return Err(configuration(
+                Misconfigured::InvalidOption,
+                format!(
+                    "a thinking budget of {budget_tokens} tokens is too small; Anthropic wants {SMALLEST_THINKING_BUDGET} at least"
+                ),
+            ));
         }
         // A header of the user's own replaces ours, so the version that counts is the one in it.
         let own = self.settings.headers.iter();
@@ -211,6 +215,7 @@ impl AnthropicBuilder {
         })?;
         if !client.has_key && client.base_url.host_str() == Some("api.anthropic.com") {
             return Err(configuration(
+                Misconfigured::MissingApiKey,
                 "Anthropic needs an API key; set ANTHROPIC_API_KEY and use Anthropic::from_env, or give one to the builder",
             ));
         }

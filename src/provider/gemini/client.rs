@@ -15,7 +15,7 @@ use crate::prompt::Prompt;
 use crate::provider::http::Authentication;
 use crate::provider::model::Model;
 use crate::provider::request::refuse;
-use crate::provider::settings::{Client, Server, Settings, configuration, settings_methods};
+use crate::provider::settings::{Client, Misconfigured, Server, Settings, configuration, settings_methods};
 
 const DEFAULT_BASE_URL: &str = "https://generativelanguage.googleapis.com";
 const BASE_URL_VARIABLE: &str = "GEMINI_BASE_URL";
@@ -225,10 +225,13 @@ impl GeminiBuilder {
             .read_environment(BASE_URL_VARIABLE, &KEY_VARIABLES)?;
         if !has_key && self.settings.base_url.is_none() {
             let [first, second] = KEY_VARIABLES;
-            return Err(configuration(format!(
-                "{first} is not set, and neither is {second}; set one to your API key, or {BASE_URL_VARIABLE} to a \
+            return Err(configuration(
+                Misconfigured::MissingApiKey,
+                format!(
+                    "{first} is not set, and neither is {second}; set one to your API key, or {BASE_URL_VARIABLE} to a \
                  server that needs none"
-            )));
+                ),
+            ));
         }
         Ok(self)
     }
@@ -247,6 +250,7 @@ impl GeminiBuilder {
         let host = client.base_url.host_str().unwrap_or_default();
         if !client.has_key && host.ends_with("googleapis.com") {
             return Err(configuration(
+                Misconfigured::MissingApiKey,
                 "Gemini needs an API key; set GEMINI_API_KEY and use Gemini::from_env, or give one to the builder",
             ));
         }

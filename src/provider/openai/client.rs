@@ -12,7 +12,9 @@ use super::responses::ResponsesFormat;
 use crate::error::LlmError;
 use crate::provider::http::Authentication;
 use crate::provider::model::Model;
-use crate::provider::settings::{Client, Server, Settings, configuration, settings_methods, variable};
+use crate::provider::settings::{
+    Client, Misconfigured, Server, Settings, configuration, settings_methods, variable,
+};
 
 const DEFAULT_BASE_URL: &str = "https://api.openai.com/v1";
 
@@ -239,19 +241,25 @@ impl OpenAiBuilder {
             .settings
             .read_environment(preset.base_url_variable, &[preset.key_variable])?;
         if !has_key && preset.needs_key && self.settings.base_url.is_none() {
-            return Err(configuration(format!(
-                "{} is not set; set it to your API key, or {} to a server that needs none",
-                preset.key_variable, preset.base_url_variable
-            )));
+            return Err(configuration(
+                Misconfigured::MissingApiKey,
+                format!(
+                    "{} is not set; set it to your API key, or {} to a server that needs none",
+                    preset.key_variable, preset.base_url_variable
+                ),
+            ));
         }
         if self.settings.base_url.is_none() {
             self.settings.base_url = preset.base_url.map(str::to_owned);
         }
         if self.settings.base_url.is_none() {
-            return Err(configuration(format!(
-                "`{}:` needs a base URL; set {} to it",
-                preset.prefix, preset.base_url_variable
-            )));
+            return Err(configuration(
+                Misconfigured::MissingBaseUrl,
+                format!(
+                    "`{}:` needs a base URL; set {} to it",
+                    preset.prefix, preset.base_url_variable
+                ),
+            ));
         }
         if preset.name == OPENAI.name {
             self.organization = self
@@ -290,12 +298,15 @@ impl OpenAiBuilder {
                 .collect(),
         })?;
         if !client.has_key && told.is_some_and(|preset| preset.needs_key) {
-            return Err(configuration(format!(
-                "{} needs an API key; set {} (read for `{}:`), or give one to the builder",
-                client.base_url.host_str().unwrap_or(preset.prefix),
-                preset.key_variable,
-                preset.prefix
-            )));
+            return Err(configuration(
+                Misconfigured::MissingApiKey,
+                format!(
+                    "{} needs an API key; set {} (read for `{}:`), or give one to the builder",
+                    client.base_url.host_str().unwrap_or(preset.prefix),
+                    preset.key_variable,
+                    preset.prefix
+                ),
+            ));
         }
         if let Some(path) = preset.path
             && client.base_url.path() == "/"

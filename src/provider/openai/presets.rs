@@ -4,7 +4,7 @@ use reqwest::Url;
 
 use super::TokenLimitField;
 use crate::error::LlmError;
-use crate::provider::settings::configuration;
+use crate::provider::settings::{Misconfigured, configuration};
 
 /// What a strategy asks a server for unless the user says so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -223,10 +223,13 @@ pub(super) fn find(prefix: &str) -> Result<&'static Preset, LlmError> {
         .iter()
         .find(|preset| preset.prefix == prefix)
         .ok_or_else(|| {
-            configuration(format!(
-                "{prefix:?} is no known server; servers are {}",
-                prefixes().join(", ")
-            ))
+            configuration(
+                Misconfigured::UnknownProvider,
+                format!(
+                    "{prefix:?} is no known server; servers are {}",
+                    prefixes().join(", ")
+                ),
+            )
         })
 }
 

@@ -1,0 +1,140 @@
+//! What most of a batch's time went to, and which setting makes it less.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::summary::BatchSummary;
+use crate::item::WaitReason;
+
+/// What most of the items' time went to: the closing line of a [`BatchSummary`], as a value.
+///
+/// `Display` is that line: the share, what it is, and the advice.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
+/// use futures::{StreamExt, stream};
+/// use llm_batch::batch::BottleneckCause;
+/// use llm_batch::{LlmError, LlmRequest, LlmResponse, LlmStreamExt};
+/// use tower::service_fn;
+///
+/// let slow = service_fn(async |_: LlmRequest| {
+///     tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+///     Ok::<_, LlmError>(LlmResponse::new("hi".to_owned()))
+/// });
+/// let mut results = stream::iter(["a", "b"]).with_strategy(slow).llm_batch(1);
+/// while results.next().await.is_some() {}
+///
+/// let bottleneck = results.summary().bottleneck().unwrap();
+/// assert_eq!((bottleneck.percent, bottleneck.cause), (100, BottleneckCause::Calls));
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Bottleneck {
+    /// What the time went to.
+    pub cause: BottleneckCause,
+    /// Its share of the time that items took and outcomes waited to be taken, from 1 to 100.
+    pub percent: u8,
+}
+
+/// What time went to. `Display` names it without the advice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum BottleneckCause {
+    /// Inside calls.
+    Calls,
+    /// One of the waits that layers record.
+    Waiting(WaitReason),
+    /// Finished outcomes waited to be taken from the stream.
+    Untaken,
+    /// None of these: items were in layers of the user's own, waited for the answer of another item (a cache) or for a
+    /// strategy to be made ([`lazy`](crate::lazy)).
+    Elsewhere,
+}
+
+impl BottleneckCause {
+    /// Which setting makes it less, in the names of this library.
+    pub const fn advice(self) -> &'static str {
+        match self {
+            Self::Calls => "raise the concurrency of llm_batch(n), or use a faster model",
+            Self::Waiting(WaitReason::Cooldown) => {
+                "set requests_per_minute and tokens_per_minute to what the provider grants, or ask it for more"
+            }
+            Self::Waiting(WaitReason::Requests) => "raise requests_per_minute or use a second key",
+            Self::Waiting(WaitReason::Tokens) => {
+                "raise tokens_per_minute, lower max_output_tokens or use a second key"
+            }
+            Self::Waiting(WaitReason::InFlight) => "raise max_in_flight",
+            Self::Waiting(WaitReason::Pace) => {
+                "let it start faster if the provider allows, or set its quotas so that it is not throttled"
+            }
+            Self::Waiting(WaitReason::Backoff) => "look at the failures first, then lower the backoff",
+            Self::Untaken => {
+                "do less between two outcomes, or hand them to another task; with in_order, set a reorder_buffer"
+            }
+            Self::Elsewhere => {
+                "in layers of your own, waiting for another item's answer, or while a lazy strategy was made"
+            }
+        }
+    }
+}
+
+impl fmt::Display for BottleneckCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Calls => "inside calls",
+            Self::Waiting(WaitReason::Cooldown) => "waiting out throttles",
+            Self::Waiting(WaitReason::Requests) => "waiting for RPM",
+            Self::Waiting(WaitReason::Tokens) => "waiting for TPM",
+            Self::Waiting(WaitReason::InFlight) => "waiting for the cap on calls in flight",
+            Self::Waiting(WaitReason::Pace) => "waiting for the gate's pace",
+            Self::Waiting(WaitReason::Backoff) => "backing off after failures",
+            Self::Untaken => "finished and waiting to be taken",
+            Self::Elsewhere => "elsewhere",
+        })
+    }
+}
+
+impl fmt::Display for Bottleneck {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { cause, percent } = self;
+        write!(f, "{percent} % {cause}: {}", cause.advice())
+    }
+}
+
+impl Bottleneck {
+    /// The largest share of the batch's time.
+    pub(super) fn of(summary: &BatchSummary) -> Option<Self> {
+        if summary.calls == 0 {
+            return None;
+        }
+        // What no layer accounts for. Hedged calls and waits of one item overlap, so the parts may exceed the whole.
+        let elsewhere = summary
+            .item_time
+            .saturating_sub(summary.call_time)
+            .saturating_sub(summary.waits.total());
+        let waits = summary.waits.iter();
+        let (cause, time) = waits
+            .map(|(reason, time)| (BottleneckCause::Waiting(reason), time))
+            .chain([
+                (BottleneckCause::Elsewhere, elsewhere),
+                (BottleneckCause::Untaken, summary.untaken_time),
+                (BottleneckCause::Calls, summary.call_time),
+            ])
+            .max_by_key(|(_, time)| *time)?;
+        let percent = percent(time, summary.item_time.saturating_add(summary.untaken_time))?;
+        (percent > 0).then_some(Self { cause, percent })
+    }
+}
+
+/// A part of the whole in full per cent.
+pub(super) fn percent(part: Duration, whole: Duration) -> Option<u8> {
+    (!whole.is_zero()).then(|| {
+        (part.as_secs_f64() / whole.as_secs_f64() * 100.0)
+            .round()
+            .min(100.0) as u8
+    })
+}

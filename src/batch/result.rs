@@ -1,0 +1,65 @@
+//! A batch that was run to its end and kept.
+
+use std::collections::HashMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::outcome::Outcome;
+use super::summary::BatchSummary;
+use crate::error::LlmError;
+use crate::item::ItemId;
+use crate::response::LlmResponse;
+
+/// Every outcome of a batch, with its account: what [`into_result`](crate::LlmBatch::into_result) gives.
+///
+/// ```
+/// # fn example(result: llm_batch::batch::BatchResult) {
+/// for (outcome, response) in result.successes() {
+///     println!("{}: {}", outcome.id, response.output);
+/// }
+/// for (outcome, error) in result.failures() {
+///     eprintln!("{}: {error}", outcome.id);
+/// }
+/// # }
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct BatchResult<R = LlmResponse, E = LlmError, C = ()> {
+    /// The outcomes in the order of the input.
+    pub outcomes: Vec<Outcome<R, E, C>>,
+    /// The account of the batch.
+    pub summary: BatchSummary,
+}
+
+impl<R, E, C> BatchResult<R, E, C> {
+    /// The outcomes with an answer, each with it.
+    pub fn successes(&self) -> impl Iterator<Item = (&Outcome<R, E, C>, &R)> {
+        let answered = |outcome| Outcome::response(outcome).map(|response| (outcome, response));
+        self.outcomes.iter().filter_map(answered)
+    }
+
+    /// The outcomes without an answer, each with its error.
+    pub fn failures(&self) -> impl Iterator<Item = (&Outcome<R, E, C>, &E)> {
+        let failed = |outcome| Outcome::error(outcome).map(|error| (outcome, error));
+        self.outcomes.iter().filter_map(failed)
+    }
+
+    /// The outcomes by their ids. An id need not be unique: the first item that has it counts.
+    pub fn by_id(&self) -> HashMap<&ItemId, &Outcome<R, E, C>> {
+        let mut by_id = HashMap::with_capacity(self.outcomes.len());
+        for outcome in &self.outcomes {
+            by_id.entry(&outcome.id).or_insert(outcome);
+        }
+        by_id
+    }
+}
+
+impl<R, E, C> IntoIterator for BatchResult<R, E, C> {
+    type Item = Outcome<R, E, C>;
+    type IntoIter = std::vec::IntoIter<Outcome<R, E, C>>;
+
+    /// The outcomes in the order of the input.
+    fn into_iter(self) -> Self::IntoIter {
+        self.outcomes.into_iter()
+    }
+}
