@@ -187,7 +187,6 @@ fn readiness_is_that_of_the_service_inside() {
 
     // The timers want a runtime.
     tokio_test::block_on(async {
-        passes_on(ItemTimeoutLayer::new(Duration::from_secs(9)));
         passes_on(CallTimeoutLayer::new(Duration::from_secs(9)));
         passes_on(TokenAccountingLayer::new(TokenLedger::new()));
         passes_on(RetryLayer::new(RetryPolicy::new(3)));

@@ -14,6 +14,11 @@ use super::{TimedOut, TimeoutScope};
 
 /// Limits the time of each physical call. Place it innermost, right on the strategy.
 ///
+/// Use it to give up on a call that hangs, so that a retry can make another; use
+/// [`ItemTimeoutLayer`](super::ItemTimeoutLayer) to limit the item as a whole. See the [module](super) for which to use when.
+///
+/// The clock starts when the request is sent. A wait for the service inside to be ready is no part of the call.
+///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
 /// use std::time::Duration;
@@ -43,6 +48,13 @@ impl CallTimeoutLayer {
     pub const fn new(limit: Duration) -> Self {
         assert!(!limit.is_zero(), "a call timeout of zero lets no call through");
         Self { limit }
+    }
+}
+
+impl CallTimeoutLayer {
+    /// The limit.
+    pub const fn limit(&self) -> Duration {
+        self.limit
     }
 }
 
