@@ -259,7 +259,12 @@ impl<S: Service<R>, R> Service<R> for ReadyAfter<S> {
 #[tokio::test(start_paused = true)]
 async fn the_item_limit_covers_the_wait_for_readiness() {
     // Ready before, at and after the limit of 5 s: at the limit it is too late to send anything.
-    for (wait, called) in [(seconds(4), 1), (seconds(5), 0), (seconds(6), 0), (Duration::MAX, 0)] {
+    for (wait, called) in [
+        (seconds(4), 1),
+        (seconds(5), 0),
+        (seconds(6), 0),
+        (Duration::MAX, 0),
+    ] {
         for retries in [false, true] {
             let one = item();
             let script = Script::says([answer()]);
