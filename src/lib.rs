@@ -157,6 +157,7 @@ pub use error::{BoxError, Delivery, ErrorKind, LlmError};
 pub use events::{Event, EventError, EventKind, EventReceiver, Events};
 pub use item::{CallGuard, FindItem, InRequest, Item, ItemId, ItemReport, Untracked, WaitReason, Waits};
 pub use layer::ServiceBuilderExt;
+pub use layer::http::HttpCallLayer;
 pub use layer::rate_limiter::{RateLimiter, RateLimiterLayer};
 pub use layer::retry::{RetryLayer, RetryPolicy};
 pub use layer::standard::StandardLayer;
