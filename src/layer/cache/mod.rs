@@ -37,7 +37,7 @@
 //!
 //! # How much it holds
 //! 64 MiB by default ([`ResponseCacheBuilder::max_bytes`]). An answer counts with its output, the texts of its metadata, and 512
-//! bytes for its key and the bookkeeping. Of a request nothing is kept but the SHA-256 of its key. When there is no room for
+//! bytes for its key and the bookkeeping. Of a request only the SHA-256 of its key is kept. When there is no room for
 //! a new answer, those that were asked for least go, or the new one is not kept.
 //!
 //! # What a hit costs

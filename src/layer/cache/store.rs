@@ -220,7 +220,7 @@ impl<O: Clone + Send + Sync + 'static> ResponseCache<O> {
                 return Ok(without_cost(&stored.answer));
             }
             let landing = match shared.flights.join(key) {
-                // Whoever asked before may have stored the answer since the look above.
+                // An earlier one may have stored the answer since the look above.
                 Role::Asks(_) if shared.answers.contains_key(&key) => continue,
                 Role::Asks(flight) => break flight,
                 Role::Waits(landing) => landing,

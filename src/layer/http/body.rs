@@ -140,7 +140,7 @@ impl<B> PinnedDrop for HttpCallBody<B> {
         let Some(call) = this.call.take() else { return };
         let mut call = call.into_inner().unwrap_or_else(PoisonError::into_inner);
         if !std::thread::panicking() {
-            // One last look: the end may have arrived unread. It is no part of the task that drops, so it has a budget of its own.
+            // One last look: the end may have arrived unread. It is not part of the task that drops, so it has its own budget.
             this.passage.leave();
             let end = std::future::poll_fn(|cx| call.as_mut().poll_end(cx));
             let mut cx = Context::from_waker(Waker::noop());

@@ -16,7 +16,7 @@ pub struct FinishedBody {
 
 impl FinishedBody {
     /// The last bytes of the body: all of it, unless it was longer than what is
-    /// [kept](super::HttpCallLayer::keep_bytes). Empty for a reply that is no success, whose body had not passed.
+    /// [kept](super::HttpCallLayer::keep_bytes). Empty for a reply without a success status, whose body had not passed.
     pub fn tail(&self) -> &[u8] {
         &self.tail
     }

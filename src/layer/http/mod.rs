@@ -56,7 +56,7 @@
 //! - As response an [`http::Response`] of [`FinishedBody`]: status, version and headers of the reply, and what passed through its
 //!   body. [`HttpClassifier`](crate::HttpClassifier) judges it; a closure for
 //!   [`usage_with`](crate::TokenAccountingLayer::usage_with) reads the usage from [`FinishedBody::json`].
-//! - A reply whose status is no success (a 429, say) ends the call with its head, as does an empty body (`HEAD`, 204), so that
+//! - A reply without a success status (a 429, say) ends the call with its head, as does an empty body (`HEAD`, 204), so that
 //!   the gate knows of a throttle at once. Such a body is not carried.
 //! - A body that breaks is an error, [`BodyFailed`], which the service's error type has to be made from. [`BoxError`](crate::BoxError) and
 //!   [`LlmError`](crate::LlmError) are.
@@ -70,7 +70,7 @@
 //!
 //! # Where retries belong
 //! Outside. A retry between would make its next call only after the caller has seen the first one's body, which is refused. (A
-//! reply that is no success may be retried inside: its head is held back until the layers have seen it.)
+//! reply without a success status may be retried inside: its head is held back until the layers have seen it.)
 //!
 //! # Errors
 //! A layer between that calls the service in another task (tower's `Buffer`) gets a [`BodyFailed`]: nothing is sent.

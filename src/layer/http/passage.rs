@@ -191,6 +191,6 @@ impl<B> Passage<B> {
 
     /// Of what the exchange has not read yet.
     pub(super) fn hint(&self) -> SizeHint {
-        self.state().hint.clone()
+        self.state().hint
     }
 }

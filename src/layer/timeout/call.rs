@@ -17,7 +17,9 @@ use super::{TimedOut, TimeoutScope};
 /// Use it to give up on a call that hangs, so that a retry can make another; use
 /// [`ItemTimeoutLayer`](super::ItemTimeoutLayer) to limit the item as a whole. See the [module](super) for which to use when.
 ///
-/// The clock starts when the request is sent. A wait for the service inside to be ready is no part of the call.
+/// The clock starts when the request is sent. A wait for the service inside to be ready is not part of the call. Around an HTTP
+/// client the call ends with the head of the reply, unless [`HttpCallLayer`](crate::HttpCallLayer) carries it to the end of the
+/// body.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
@@ -147,7 +149,7 @@ where
         if !super::passed(this.sleep, this.started.checked_add(*this.limit), cx) {
             return Poll::Pending;
         }
-        // Dropped before the error is returned, so that whoever reads the item's accounts next finds the call closed.
+        // Dropped before the error is returned, so that what reads the item's accounts next finds the call closed.
         this.call.set(None);
         Poll::Ready(Err(TimedOut::new(TimeoutScope::Call, *this.limit).into()))
     }

@@ -232,7 +232,7 @@ where
             if !late && !super::passed(this.sleep.as_mut(), *this.deadline, cx) {
                 return Poll::Pending;
             }
-            // Dropped before the error is returned, so that whatever reads the item's accounts next finds the call closed.
+            // Dropped before the error is returned, so that what reads the item's accounts next finds the call closed.
             this.step.set(Step::Done);
             let cause = this.item.as_ref().and_then(|item| {
                 item.set_deadline_missed();
