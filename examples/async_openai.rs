@@ -8,7 +8,9 @@ use async_openai::middleware::ReqwestService;
 use async_openai::types::chat::{ChatCompletionRequestUserMessageArgs, CreateChatCompletionRequestArgs};
 use futures::{StreamExt, stream};
 use llm_batch::testing::{Preset, SimulatedProvider};
-use llm_batch::{BoxError, HttpClassifier, RateLimiter, RateLimiterLayer, RetryLayer, RetryPolicy};
+use llm_batch::{
+    BoxError, HttpCallLayer, HttpClassifier, RateLimiter, RateLimiterLayer, RetryLayer, RetryPolicy,
+};
 use tower::{ServiceBuilder, ServiceExt};
 
 #[tokio::main]
@@ -28,11 +30,12 @@ async fn main() -> Result<(), BoxError> {
         .layer(RetryLayer::new(
             RetryPolicy::new(8).classify_with(HttpClassifier).untracked(),
         ))
-        .layer(
+        // A call lasts until its body, streamed or not, has been read.
+        .layer(HttpCallLayer::new(
             RateLimiterLayer::new(limiter.clone())
                 .classify_with(HttpClassifier)
                 .untracked(),
-        )
+        ))
         .service(ReqwestService::default().map_err(BoxError::from));
     let config = OpenAIConfig::new()
         .with_api_base(server.base_url())

@@ -7,7 +7,8 @@ use std::time::Duration;
 use futures::{StreamExt, stream};
 use llm_batch::testing::SimulatedProvider;
 use llm_batch::{
-    BoxError, CallTimeoutLayer, HttpClassifier, RateLimiter, RateLimiterLayer, RetryLayer, RetryPolicy,
+    BoxError, CallTimeoutLayer, HttpCallLayer, HttpClassifier, RateLimiter, RateLimiterLayer, RetryLayer,
+    RetryPolicy,
 };
 use serde_json::{Value, json};
 use tower::{ServiceBuilder, ServiceExt};
@@ -37,12 +38,13 @@ async fn main() -> Result<(), BoxError> {
         .layer(RetryLayer::new(
             RetryPolicy::new(8).classify_with(HttpClassifier).untracked(),
         ))
-        .layer(
+        // What works per call sees the call until its body has been read.
+        .layer(HttpCallLayer::new((
             RateLimiterLayer::new(RateLimiter::default())
                 .classify_with(HttpClassifier)
                 .untracked(),
-        )
-        .layer(CallTimeoutLayer::new(Duration::from_secs(60)))
+            CallTimeoutLayer::new(Duration::from_secs(60)),
+        )))
         .service(tower::service_fn(move |body: Value| {
             let (client, request) = (client.clone(), request(body));
             async move { Ok::<_, BoxError>(client.execute(request?).await?) }

@@ -16,7 +16,7 @@ async fn main() -> Result<(), BoxError> {
         .latency(Duration::from_millis(20))
         .build()?;
     let cache = ResponseCache::builder()
-        .capacity(10_000)
+        .max_bytes(16 * 1024 * 1024)
         .time_to_live(Duration::from_secs(3_600))
         .build();
     let standard = StandardLayer::new();

@@ -93,6 +93,7 @@
 //! | a wait for the gate | its place in the queue; a grant that was not used is given back whole | nothing |
 //! | a backoff | the item's next attempt | nothing |
 //! | a call timeout firing | the answer to come | that call, counted with unknown usage |
+//! | a response, or its body, of an [`HttpCallLayer`] | the rest of the body | that call, counted with unknown usage |
 //! | the [`EventReceiver`]'s `recv` | nothing | nothing |
 //!
 //! A call is never repeated behind your back: the one retry policy of the stack decides. An HTTP provider repeats a request by
@@ -177,6 +178,8 @@ pub use events::{Event, EventError, EventKind, EventReceiver, Events};
 pub use item::{CallContext, CallGuard, CallHold, CallRefused, Item, ItemId, ItemReport, WaitReason, Waits};
 #[doc(inline)]
 pub use layer::ServiceBuilderExt;
+#[doc(inline)]
+pub use layer::http::HttpCallLayer;
 #[doc(inline)]
 pub use layer::rate_limiter::{RateLimiter, RateLimiterLayer};
 #[doc(inline)]

@@ -5,6 +5,7 @@
 #[cfg_attr(docsrs, doc(cfg(feature = "cache")))]
 pub mod cache;
 pub mod dry_run;
+pub mod http;
 pub mod rate_limiter;
 pub mod retry;
 pub mod standard;

@@ -11,7 +11,8 @@ use crate::error::{BoxError, ErrorKind, LlmError};
 /// It serves `http::Response` with any body, and `reqwest::Response` with the feature `reqwest`, beside any error
 /// type: an error of this crate is judged as [`KindClassifier`] would, a `reqwest::Error` by how far the call got, and
 /// any other error is [`ErrorKind::Other`], retried after a backoff. Bodies are not read, so a 429 is always a rate
-/// limit; a closure that reads the body can tell more.
+/// limit; a closure that reads the body can tell more. Around such a client, [`HttpCallLayer`](crate::HttpCallLayer) makes a call last
+/// until its body has ended.
 ///
 /// ```
 /// use std::convert::Infallible;

@@ -3,5 +3,8 @@
 
 mod apalis_worker;
 mod openai_client;
+mod openai_streams;
 mod reqwest_client;
 mod server;
+#[path = "../layers/streaming_server.rs"]
+mod streaming_server;

@@ -1,7 +1,7 @@
 //! The cache of answers.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures::{FutureExt, StreamExt, stream};
@@ -18,7 +18,7 @@ use tower::{Layer, ServiceExt, service_fn};
 use crate::support::{Request, Script, Step, answer, invalid, item, request, throttled};
 
 fn cache() -> ResponseCache {
-    ResponseCache::new(1_000)
+    ResponseCache::new()
 }
 
 /// By the input, which in these tests is a text.
@@ -202,16 +202,20 @@ async fn the_first_ones_cancel_lets_another_one_ask() {
 
 #[tokio::test(start_paused = true)]
 async fn a_panic_is_its_items_alone() {
-    let script = Script::new([Step::Panic, Step::Say(answer())]);
-    let model = by_input(&cache()).layer(script.clone());
-    let calls = [(); 3].map(|()| {
-        let call = model.clone().oneshot(request(&item()));
-        std::panic::AssertUnwindSafe(call).catch_unwind()
-    });
-    let ended: Vec<_> = futures::future::join_all(calls).await;
-    assert!(ended[0].is_err());
-    assert!(ended[1..].iter().all(|ended| matches!(ended, Ok(Ok(_)))));
-    assert_eq!(script.count(), 2);
+    // However many of those that wait panic in their turn.
+    for panics in [1, 300] {
+        let script = Script::new((0..panics).map(|_| Step::Panic));
+        let model = by_input(&cache()).layer(script.clone());
+        let calls = (0..panics + 2).map(|_| {
+            let call = model.clone().oneshot(request(&item()));
+            std::panic::AssertUnwindSafe(call).catch_unwind()
+        });
+        let ended: Vec<_> = futures::future::join_all(calls).await;
+        let failed = ended.iter().filter(|ended| ended.is_err()).count();
+        assert_eq!(failed, panics);
+        assert!(ended.iter().flatten().all(Result::is_ok));
+        assert_eq!(script.count(), panics + 1);
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -265,29 +269,89 @@ async fn answers_live_as_long_as_they_were_told_to() {
     assert_eq!(long.snapshot().misses, 2);
 }
 
-#[tokio::test]
-async fn the_capacity_bounds_what_is_kept() {
-    let asked = Arc::new(AtomicU32::new(0));
-    let count = Arc::clone(&asked);
-    let leaf = service_fn(move |request: LlmRequest<u32>| {
-        count.fetch_add(1, Ordering::Relaxed);
-        async move { Ok::<_, LlmError>(LlmResponse::new(*request.input())) }
-    });
-    let cache = ResponseCache::new(10);
-    let model = CacheLayer::new(cache.clone())
-        .key_with(|request: &LlmRequest<u32>| Some(request.input().to_string()))
-        .layer(leaf.clone());
-    for _ in 0..2 {
-        for n in 0..2_000 {
-            let answer = model.clone().oneshot(LlmRequest::new(n)).await.unwrap();
-            assert_eq!(answer.output, n);
-        }
-    }
-    // Evictions lag behind by some writes.
-    assert!(cache.snapshot().hits < 500, "{cache:?}");
+/// An answer of as many bytes as are asked for.
+fn sized() -> impl tower::Service<
+    LlmRequest<usize>,
+    Response = LlmResponse,
+    Error = LlmError,
+    Future = impl Future<Output = Result<LlmResponse, LlmError>> + Send,
+> + Clone
++ Send
++ 'static {
+    service_fn(async |request: LlmRequest<usize>| Ok(LlmResponse::new("x".repeat(*request.input()))))
+}
 
-    // Without room nothing is kept, but alike requests in flight are one all the same.
-    let none = ResponseCache::new(0);
+#[tokio::test]
+async fn the_bytes_of_all_answers_are_bounded() {
+    let max = 1_000_000;
+    let cache = ResponseCache::builder().max_bytes(max).build();
+    let number = Arc::new(AtomicU32::new(0));
+    let model = CacheLayer::new(cache.clone())
+        .key_with(move |_: &LlmRequest<usize>| Some(number.fetch_add(1, Ordering::Relaxed).to_string()));
+    let model = model.layer(sized());
+    // Small ones, large ones, and one that alone is too large.
+    for (bytes, count) in [(3, 3_000), (50_000, 100), (2_000_000, 1)] {
+        for _ in 0..count {
+            let answer = model.clone().oneshot(LlmRequest::new(bytes)).await.unwrap();
+            assert_eq!(answer.output.len(), bytes);
+            assert!(cache.snapshot().bytes <= max, "{:?}", cache.snapshot());
+        }
+        let held = cache.snapshot();
+        // An answer counts with what it takes beside its text.
+        let least = held.answers * (bytes as u64 + 100).min(50_000);
+        assert!(held.answers > 0 && held.bytes >= least.min(max / 2), "{held:?}");
+    }
+    assert_eq!(cache.snapshot().misses, 3_101);
+}
+
+#[tokio::test]
+async fn an_answer_counts_with_all_its_texts_and_not_with_its_key() {
+    let cache = cache();
+    let bytes = async |key: &str, answer: LlmResponse| {
+        let before = cache.snapshot().bytes;
+        let key = key.to_owned();
+        CacheLayer::new(cache.clone())
+            .key_with(move |_: &Request| Some(key.clone()))
+            .layer(service_fn(move |_: Request| {
+                std::future::ready(Ok::<_, LlmError>(answer.clone()))
+            }))
+            .oneshot(request(&item()))
+            .await
+            .unwrap();
+        cache.snapshot().bytes - before
+    };
+    let answer = || LlmResponse::new("abc".to_owned());
+    let short = bytes("a", answer()).await;
+    assert!((300..2_000).contains(&short), "{short}");
+    assert_eq!(bytes(&"b".repeat(100_000), answer()).await, short);
+    assert_eq!(bytes("c", LlmResponse::new("abcd".to_owned())).await, short + 1);
+    let with = |change: fn(&mut LlmResponse)| {
+        let mut answer = answer();
+        change(&mut answer);
+        answer
+    };
+    let model = with(|answer| answer.metadata.model = Some("m".repeat(1_000)));
+    assert_eq!(bytes("d", model).await, short + 1_000);
+    let call = with(|answer| {
+        let call = serde_json::json!({"arguments": ["x".repeat(1_000)]});
+        answer.metadata.tool_calls = vec![call];
+    });
+    assert!(bytes("e", call).await > short + 1_000);
+    let raw = with(|answer| {
+        let body = format!("{:1000}", 7);
+        answer.metadata.raw_body = Some(serde_json::value::RawValue::from_string(body).unwrap());
+    });
+    // The spaces around the number do not belong to it.
+    assert!(bytes("f", raw).await > short);
+    let extension = with(|answer| {
+        answer.metadata.extensions.insert(7_u64);
+    });
+    assert!(bytes("g", extension).await > short);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_room_requests_in_flight_are_shared_all_the_same() {
+    let none = ResponseCache::builder().max_bytes(0).build_sized_by(|_: &u32| 0);
     let slow = service_fn(async |request: LlmRequest<u32>| {
         tokio::time::sleep(Duration::from_millis(5)).await;
         Ok::<_, LlmError>(LlmResponse::new(*request.input()))
@@ -297,7 +361,103 @@ async fn the_capacity_bounds_what_is_kept() {
         .layer(slow);
     let alike = (0..10).map(|_| model.clone().oneshot(LlmRequest::new(7)));
     assert!(futures::future::try_join_all(alike).await.is_ok());
-    assert_eq!((none.snapshot().misses, none.snapshot().joined), (1, 9));
+    let counted = none.snapshot();
+    assert_eq!((counted.misses, counted.joined), (1, 9));
+    assert_eq!((counted.answers, counted.bytes), (0, 0));
+    model.oneshot(LlmRequest::new(7)).await.unwrap();
+    assert_eq!(none.snapshot().misses, 2);
+}
+
+/// An answer whose clone, and whose size, run a callback.
+struct Answer(fn());
+
+static CACHE: OnceLock<ResponseCache<Answer>> = OnceLock::new();
+
+impl Clone for Answer {
+    fn clone(&self) -> Self {
+        (self.0)();
+        Self(self.0)
+    }
+}
+
+fn by_number(
+    cache: &ResponseCache<Answer>,
+) -> CacheLayer<Answer, impl Fn(&LlmRequest<u32>) -> Option<String> + Clone + use<>> {
+    CacheLayer::new(cache.clone()).key_with(|request: &LlmRequest<u32>| Some(request.input().to_string()))
+}
+
+#[tokio::test(start_paused = true)]
+async fn user_code_may_use_the_cache() {
+    fn look() {
+        CACHE.get().unwrap().snapshot();
+        CACHE.get().unwrap().clear();
+    }
+    let cache = ResponseCache::builder().build_sized_by(|answer: &Answer| {
+        (answer.0)();
+        0
+    });
+    CACHE.set(cache.clone()).ok().unwrap();
+    let leaf = service_fn(async |_: LlmRequest<u32>| {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        Ok::<_, LlmError>(LlmResponse::new(Answer(look)))
+    });
+    let layer = CacheLayer::new(cache.clone()).key_with(|_: &LlmRequest<u32>| {
+        look();
+        Some(String::new())
+    });
+    let model = layer.layer(leaf);
+    let alike = (0..10).map(|_| model.clone().oneshot(LlmRequest::new(7)));
+    assert!(futures::future::try_join_all(alike).await.is_ok());
+    assert_eq!((cache.snapshot().misses, cache.snapshot().joined), (1, 9));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_of_user_code_is_its_items_alone() {
+    // Of the key: the items with the number 3.
+    let leaf = service_fn(async |request: LlmRequest<u32>| {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        Ok::<_, LlmError>(LlmResponse::new(request.input().to_string()))
+    });
+    let cache: ResponseCache = ResponseCache::new();
+    let layer = CacheLayer::new(cache.clone()).key_with(|request: &LlmRequest<u32>| {
+        assert_ne!(*request.input(), 3, "no key");
+        Some(request.input().to_string())
+    });
+    let numbers = || stream::iter((0..40).map(|n| WorkItem::new(n % 4)));
+    let results = numbers().with_strategy(layer.layer(leaf)).llm_batch(40);
+    let outcomes: Vec<_> = results.collect().await;
+    for outcome in outcomes {
+        assert_eq!(outcome.result.is_ok(), outcome.index % 4 != 3);
+    }
+    assert_eq!((cache.snapshot().misses, cache.snapshot().joined), (3, 27));
+
+    // Of the size: every item has its answer, and none is kept.
+    let leaf = service_fn(async |_: LlmRequest<u32>| {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        Ok::<_, LlmError>(LlmResponse::new(Answer(|| {})))
+    });
+    let unsized_ = ResponseCache::builder().build_sized_by(|_: &Answer| panic!("no size"));
+    let model = by_number(&unsized_).layer(leaf);
+    for misses in [1, 2] {
+        let alike = (0..10).map(|_| model.clone().oneshot(LlmRequest::new(7)));
+        assert!(futures::future::try_join_all(alike).await.is_ok());
+        assert_eq!(unsized_.snapshot().misses, misses);
+    }
+
+    // Of the clone: those who need one fail, and nobody hangs.
+    let leaf = service_fn(async |_: LlmRequest<u32>| {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        Ok::<_, LlmError>(LlmResponse::new(Answer(|| panic!("no clone"))))
+    });
+    let cloned = ResponseCache::builder()
+        .max_bytes(0)
+        .build_sized_by(|_: &Answer| 0);
+    let model = by_number(&cloned).layer(leaf);
+    let alike = (0..10).map(|_| model.clone().oneshot(LlmRequest::new(7)));
+    let alike = alike.map(|call| std::panic::AssertUnwindSafe(call).catch_unwind());
+    let ended = futures::future::join_all(alike).await;
+    assert!(ended[1..].iter().all(Result::is_err));
+    assert_eq!((cloned.snapshot().misses, cloned.snapshot().joined), (1, 9));
 }
 
 #[tokio::test(start_paused = true)]

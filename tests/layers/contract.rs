@@ -115,7 +115,7 @@ async fn token_accounting_holds_the_contract() {
 /// A layer that answers one request for many is asked a different thing every time, or nobody would be called.
 fn cache() -> CacheLayer<String, impl Fn(&Request) -> Option<String> + Clone> {
     let asked = Arc::new(AtomicUsize::new(0));
-    CacheLayer::new(ResponseCache::new(10_000)).key_with(move |_: &Request| {
+    CacheLayer::new(ResponseCache::new()).key_with(move |_: &Request| {
         let number = asked.fetch_add(1, Ordering::SeqCst);
         Some(number.to_string())
     })
@@ -187,7 +187,6 @@ fn readiness_is_that_of_the_service_inside() {
 
     // The timers want a runtime.
     tokio_test::block_on(async {
-        passes_on(ItemTimeoutLayer::new(Duration::from_secs(9)));
         passes_on(CallTimeoutLayer::new(Duration::from_secs(9)));
         passes_on(TokenAccountingLayer::new(TokenLedger::new()));
         passes_on(RetryLayer::new(RetryPolicy::new(3)));

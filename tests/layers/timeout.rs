@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use llm_batch::layer::retry::{RetryLayer, RetryPolicy};
@@ -9,6 +10,7 @@ use llm_batch::layer::timeout::{CallTimeoutLayer, ItemTimeoutLayer, TimedOut, Ti
 use llm_batch::layer::token_accounting::{TokenAccountingLayer, TokenLedger};
 use llm_batch::{BoxError, ErrorKind, Item, ItemId, LlmError, LlmRequest};
 use tokio::time::Instant;
+use tower::limit::ConcurrencyLimit;
 use tower::{Layer, Service, ServiceExt, service_fn};
 
 use crate::support::{Script, Step, answer, item, request, throttled, unavailable};
@@ -219,4 +221,138 @@ async fn nothing_is_left_of_a_call_whose_time_is_up() {
         2,
         "the service holds one, and the test"
     );
+}
+
+/// A service that is ready after `wait`.
+#[derive(Clone)]
+struct ReadyAfter<S> {
+    wait: Arc<std::sync::Mutex<std::pin::Pin<Box<tokio::time::Sleep>>>>,
+    inner: S,
+}
+
+impl<S> ReadyAfter<S> {
+    fn new(wait: Duration, inner: S) -> Self {
+        let sleep = Box::pin(tokio::time::sleep(wait));
+        let wait = Arc::new(std::sync::Mutex::new(sleep));
+        Self { wait, inner }
+    }
+}
+
+impl<S: Service<R>, R> Service<R> for ReadyAfter<S> {
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, cx: &mut std::task::Context<'_>) -> Poll<Result<(), S::Error>> {
+        let mut wait = self.wait.lock().unwrap();
+        if !wait.is_elapsed() {
+            std::task::ready!(Future::poll(wait.as_mut(), cx));
+        }
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: R) -> S::Future {
+        self.inner.call(request)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_item_limit_covers_the_wait_for_readiness() {
+    // Ready before, at and after the limit of 5 s: at the limit it is too late to send anything.
+    for (wait, called) in [
+        (seconds(4), 1),
+        (seconds(5), 0),
+        (seconds(6), 0),
+        (Duration::MAX, 0),
+    ] {
+        for retries in [false, true] {
+            let one = item();
+            let script = Script::says([answer()]);
+            let limit = ItemTimeoutLayer::new(seconds(5));
+            let inner = ReadyAfter::new(wait, script.clone());
+            let start = Instant::now();
+            let result = if retries {
+                let model = (limit, RetryLayer::new(RetryPolicy::new(3))).layer(inner);
+                model.oneshot(request(&one)).await
+            } else {
+                limit.layer(inner).oneshot(request(&one)).await
+            };
+            assert_eq!(start.elapsed(), wait.min(seconds(5)));
+            assert_eq!(script.count(), called, "ready after {wait:?}");
+            match result {
+                Ok(_) => assert_eq!(called, 1),
+                Err(error) => {
+                    assert_eq!(timed_out(&error).scope(), TimeoutScope::Item);
+                    assert_eq!(called, 0);
+                }
+            }
+            // What was not sent is not counted, what was sent is.
+            one.settle_last_call(true);
+            assert_eq!(one.report().calls as usize, called);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn items_that_wait_for_a_permit_end_in_time_and_give_it_back() {
+    let permits = Arc::new(tokio::sync::Semaphore::new(1));
+    let script = Script::new((0..10).map(|_| Step::After(seconds(4), answer())));
+    let limited = ConcurrencyLimit::with_semaphore(script.clone(), Arc::clone(&permits));
+    let model = ItemTimeoutLayer::new(seconds(5)).layer(limited);
+    let start = Instant::now();
+    let calls = (0..10).map(|_| model.clone().oneshot(request(&item())));
+    let results = futures::future::join_all(calls).await;
+    assert_eq!(start.elapsed(), seconds(5));
+    assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 1);
+    // The second got the permit at 4 s and was cut at 5 s; the others were never sent.
+    assert_eq!(script.count(), 2);
+    assert_eq!(permits.available_permits(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_of_readiness_is_the_items_error() {
+    let (service, mut handle) = tower_test::mock::pair::<LlmRequest<u8>, u8>();
+    handle.allow(0);
+    handle.send_error("out of order");
+    let error = ItemTimeoutLayer::new(seconds(5))
+        .layer(service)
+        .oneshot(LlmRequest::new(1))
+        .await
+        .unwrap_err();
+    assert_eq!(error.to_string(), "out of order");
+}
+
+/// A call that always has more to do, as one that reads a fast endless stream: it uses up tokio's budget at each poll.
+async fn endless() -> Result<u8, LlmError> {
+    let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
+    sender.send(()).unwrap();
+    loop {
+        receiver.recv().await.unwrap();
+        sender.send(()).unwrap();
+    }
+}
+
+/// The clock is real here: a paused one never advances while a task is always ready.
+#[test]
+fn a_call_that_is_always_ready_is_cut_too() {
+    // On a thread of its own, so that a limit that does not hold fails the test in place of hanging it.
+    let (done, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .unwrap();
+        let limit = Duration::from_millis(20);
+        let call = CallTimeoutLayer::new(limit).layer(service_fn(|_: LlmRequest<u8>| endless()));
+        let item = ItemTimeoutLayer::new(limit).layer(service_fn(|_: LlmRequest<u8>| endless()));
+        let scopes = runtime.block_on(async {
+            // Tasks, since a budget counts in those only.
+            let call = tokio::spawn(call.oneshot(LlmRequest::new(1))).await.unwrap();
+            let item = tokio::spawn(item.oneshot(LlmRequest::new(1))).await.unwrap();
+            [call, item].map(|result| timed_out(&result.unwrap_err()).scope())
+        });
+        let _ = done.send(scopes);
+    });
+    let scopes = ended.recv_timeout(seconds(60)).expect("the limits did not hold");
+    assert_eq!(scopes, [TimeoutScope::Call, TimeoutScope::Item]);
 }

@@ -1,11 +1,23 @@
 //! What makes two requests the same.
 
+use sha2::{Digest, Sha256};
+
 use crate::prompt::Prompt;
 use crate::request::LlmRequest;
 
+/// The form in which a key is stored, whatever its length: its SHA-256. Two keys with the same digest cannot be found even on
+/// purpose, so a prompt of a stranger cannot be made to collect another prompt's answer, and no secret has to be kept for that.
+pub(super) type KeyDigest = [u8; 32];
+
+pub(super) fn digest(key: &str) -> KeyDigest {
+    Sha256::digest(key).into()
+}
+
 /// Tells which requests are the same: those with equal keys. Closures implement it.
 pub trait CacheKey<Req> {
-    /// The key, or `None` for a request that is neither looked up nor stored.
+    /// The key, or `None` for a request that is neither looked up nor stored. The cache keeps only a digest of it.
+    ///
+    /// Called once per request, under no lock. A panic fails that request alone.
     fn key(&self, request: &Req) -> Option<String>;
 }
 

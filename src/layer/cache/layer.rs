@@ -31,7 +31,7 @@ impl<O, K> CacheLayer<O, K> {
     /// use llm_batch::LlmRequest;
     /// use llm_batch::layer::cache::{CacheLayer, ResponseCache, prompt_key};
     ///
-    /// let cache: ResponseCache = ResponseCache::new(10_000);
+    /// let cache: ResponseCache = ResponseCache::new();
     /// // Of answers that vary by nature, every item gets one of its own.
     /// let layer = CacheLayer::new(cache).key_with(|request: &LlmRequest| {
     ///     let prompt = request.input();
@@ -40,7 +40,7 @@ impl<O, K> CacheLayer<O, K> {
     /// # let _ = layer;
     ///
     /// // Texts to embed.
-    /// let vectors: ResponseCache<Vec<f32>> = ResponseCache::new(10_000);
+    /// let vectors = ResponseCache::builder().build_sized_by(|vector: &Vec<f32>| size_of_val(&**vector));
     /// let layer = CacheLayer::new(vectors).key_with(|request: &LlmRequest<String>| Some(request.input().clone()));
     /// # let _ = layer;
     /// ```

@@ -10,7 +10,7 @@
 //! use llm_batch::{LlmError, LlmRequest, LlmResponse, StandardLayer, TokenUsage};
 //! use tower::{ServiceBuilder, ServiceExt, service_fn};
 //!
-//! let cache = ResponseCache::new(10_000);
+//! let cache = ResponseCache::new();
 //! let model = ServiceBuilder::new()
 //!     .layer(CacheLayer::new(cache.clone()))
 //!     .layer(StandardLayer::new())
@@ -35,7 +35,12 @@
 //! schema, extra fields. For other inputs give the layer a closure ([`CacheLayer::key_with`]); it may also keep requests out of the
 //! cache. Note that the answer to a prompt at a temperature above zero is then the same every time it is asked.
 //!
-//! # What it costs
+//! # How much it holds
+//! 64 MiB by default ([`ResponseCacheBuilder::max_bytes`]). An answer counts with its output, the texts of its metadata, and 512
+//! bytes for its key and the bookkeeping. Of a request only the SHA-256 of its key is kept. When there is no room for
+//! a new answer, those that were asked for least go, or the new one is not kept.
+//!
+//! # What a hit costs
 //! Nothing: no call is opened in the item's record, and the answer's usage and cost are zero. What the answer took when it was asked
 //! for is in its [`Cached`] extension. [`ResponseCache::snapshot`] counts hits and misses.
 //!
@@ -46,8 +51,9 @@
 //! limit of the one that asks that counts.
 //!
 //! # Panics
-//! A request whose call panics does so alone. Only if it is one of more than 200 in a row that were cut or panicked does one that
-//! waited panic too, as the 201st would.
+//! A request whose call or whose key panics does so alone: of those that waited for it one asks in its place. An answer
+//! that panics when it is cloned fails the request that it was cloned for. An answer whose size panics is handed on and not kept.
+//! Neither key, size nor clone is taken under a lock; the destructor of an answer that has to go may run under one.
 //!
 //! # Time
 //! [`ResponseCacheBuilder::time_to_live`] is measured by the system's clock, not by tokio's, which tests may pause.
@@ -69,8 +75,10 @@ use crate::request::LlmRequest;
 use crate::response::LlmResponse;
 
 mod error;
+mod flight;
 mod key;
 mod layer;
+mod size;
 mod store;
 
 pub use error::SharedFailure;
@@ -130,7 +138,9 @@ where
     fn call(&mut self, request: LlmRequest<I>) -> Self::Future {
         let inner = self.inner.clone();
         match self.key.key(&request) {
-            Some(key) => self.cache.clone().answer(key, inner, request).boxed(),
+            Some(key) => (self.cache.clone())
+                .answer(key::digest(&key), inner, request)
+                .boxed(),
             None => Oneshot::new(inner, request).boxed(),
         }
     }

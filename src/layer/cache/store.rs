@@ -1,22 +1,29 @@
 //! The answers.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use moka::future::Cache as Answers;
+use moka::sync::Cache as Answers;
 use serde::{Deserialize, Serialize};
 use tower::util::Oneshot;
 use tower_service::Service;
 
 use super::error::SharedFailure;
+use super::flight::{Flight, Flights, Role};
+use super::key::KeyDigest;
+use super::size;
 use crate::request::LlmRequest;
 use crate::response::LlmResponse;
 use crate::usage::TokenUsage;
 
 /// The longest time to live that the store takes: a thousand years.
 const LONGEST: Duration = Duration::from_secs(1_000 * 365 * 24 * 3_600);
+
+/// 64 MiB.
+const MAX_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Answers by what was asked. Cloning is cheap; all clones hold the same answers. See the [module](super).
 ///
@@ -25,14 +32,28 @@ const LONGEST: Duration = Duration::from_secs(1_000 * 365 * 24 * 3_600);
 /// use llm_batch::layer::cache::ResponseCache;
 ///
 /// let cache: ResponseCache = ResponseCache::builder()
-///     .capacity(100_000)
+///     .max_bytes(256 * 1024 * 1024)
 ///     .time_to_live(Duration::from_secs(3_600))
 ///     .build();
-/// assert_eq!(cache.snapshot().misses, 0);
+/// assert_eq!(cache.snapshot().bytes, 0);
 /// ```
 pub struct ResponseCache<O = String> {
-    answers: Answers<String, Arc<LlmResponse<O>>>,
-    counters: Arc<Counters>,
+    shared: Arc<Shared<O>>,
+}
+
+struct Shared<O> {
+    answers: Answers<KeyDigest, Stored<O>>,
+    flights: Flights<Result<Arc<LlmResponse<O>>, SharedFailure>>,
+    counters: Counters,
+    max_bytes: u64,
+    /// The bytes that an output holds outside of itself.
+    size: Box<dyn Fn(&O) -> usize + Send + Sync>,
+}
+
+/// An answer with its size, which is taken before the store locks anything.
+struct Stored<O> {
+    answer: Arc<LlmResponse<O>>,
+    bytes: u32,
 }
 
 #[derive(Default)]
@@ -46,15 +67,15 @@ struct Counters {
 #[derive(Clone, Copy, Debug)]
 #[must_use = "call build"]
 pub struct ResponseCacheBuilder {
-    capacity: u64,
+    max_bytes: u64,
     time_to_live: Option<Duration>,
 }
 
 impl ResponseCacheBuilder {
-    /// How many answers are kept; 10,000 by default. Beyond that the least used ones go. 0 keeps none, but requests in
-    /// flight are shared all the same.
-    pub const fn capacity(mut self, answers: u64) -> Self {
-        self.capacity = answers;
+    /// How many bytes the answers may take together, keys and bookkeeping included; 64 MiB by default. 0 keeps none, but
+    /// requests in flight are shared all the same.
+    pub const fn max_bytes(mut self, bytes: u64) -> Self {
+        self.max_bytes = bytes;
         self
     }
 
@@ -64,15 +85,45 @@ impl ResponseCacheBuilder {
         self
     }
 
-    /// The cache.
-    pub fn build<O: Clone + Send + Sync + 'static>(self) -> ResponseCache<O> {
-        let mut answers = Answers::builder().max_capacity(self.capacity);
+    /// The cache, for outputs that are text or bytes (`String`, `Vec<u8>`, `Bytes`). For others see
+    /// [`build_sized_by`](Self::build_sized_by).
+    pub fn build<O>(self) -> ResponseCache<O>
+    where
+        O: AsRef<[u8]> + Clone + Send + Sync + 'static,
+    {
+        self.build_sized_by(|output: &O| output.as_ref().len())
+    }
+
+    /// The cache, for outputs of any type: `size` returns how many bytes an output holds on the heap. An estimate will do, such as
+    /// the length of its JSON; 0 is right for a number.
+    ///
+    /// `size` is called once for each answer, under no lock. Where it panics, the answer is handed on and not kept.
+    ///
+    /// ```
+    /// use llm_batch::layer::cache::ResponseCache;
+    ///
+    /// let vectors = ResponseCache::builder().build_sized_by(|vector: &Vec<f32>| size_of_val(&**vector));
+    /// # let _: ResponseCache<Vec<f32>> = vectors;
+    /// ```
+    pub fn build_sized_by<O, Z>(self, size: Z) -> ResponseCache<O>
+    where
+        O: Clone + Send + Sync + 'static,
+        Z: Fn(&O) -> usize + Send + Sync + 'static,
+    {
+        let mut answers = Answers::builder()
+            .max_capacity(self.max_bytes)
+            .weigher(|_: &KeyDigest, stored: &Stored<O>| stored.bytes);
         if let Some(time) = self.time_to_live {
             answers = answers.time_to_live(time.min(LONGEST));
         }
         ResponseCache {
-            answers: answers.build(),
-            counters: Arc::default(),
+            shared: Arc::new(Shared {
+                answers: answers.build(),
+                flights: Flights::default(),
+                counters: Counters::default(),
+                max_bytes: self.max_bytes,
+                size: Box::new(size),
+            }),
         }
     }
 }
@@ -88,6 +139,10 @@ pub struct CacheSnapshot {
     pub joined: u64,
     /// Requests that asked the strategy.
     pub misses: u64,
+    /// Answers that are kept.
+    pub answers: u64,
+    /// What they take, keys and bookkeeping included.
+    pub bytes: u64,
 }
 
 /// Beside an answer that cost nothing: what it took when it was asked for. In
@@ -105,27 +160,50 @@ impl ResponseCache<String> {
     /// Options for a new cache.
     pub const fn builder() -> ResponseCacheBuilder {
         ResponseCacheBuilder {
-            capacity: 10_000,
+            max_bytes: MAX_BYTES,
             time_to_live: None,
         }
     }
 }
 
-impl<O: Clone + Send + Sync + 'static> ResponseCache<O> {
-    /// A cache for `capacity` answers, which are kept as long as there is room.
-    pub fn new(capacity: u64) -> Self {
-        ResponseCache::builder().capacity(capacity).build()
+impl<O: AsRef<[u8]> + Clone + Send + Sync + 'static> ResponseCache<O> {
+    /// A cache of 64 MiB, in which answers are kept as long as there is room. See [`builder`](ResponseCache::builder) for more.
+    pub fn new() -> Self {
+        ResponseCache::builder().build()
     }
+}
 
+impl<O: AsRef<[u8]> + Clone + Send + Sync + 'static> Default for ResponseCache<O> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<O: Clone + Send + Sync + 'static> ResponseCache<O> {
     /// Forgets all answers. Requests under way are not touched.
     pub fn clear(&self) {
-        self.answers.invalidate_all();
+        self.shared.answers.invalidate_all();
+    }
+
+    /// What it has done so far, and what it holds.
+    pub fn snapshot(&self) -> CacheSnapshot {
+        let Shared {
+            answers, counters, ..
+        } = &*self.shared;
+        answers.run_pending_tasks();
+        CacheSnapshot {
+            hits: counters.hits.load(Ordering::Relaxed),
+            joined: counters.joined.load(Ordering::Relaxed),
+            misses: counters.misses.load(Ordering::Relaxed),
+            answers: answers.entry_count(),
+            bytes: answers.weighted_size(),
+        }
     }
 
     /// The answer to a request that was not asked before is `inner`'s.
     pub(super) async fn answer<S, I>(
         self,
-        key: String,
+        key: KeyDigest,
         inner: S,
         mut request: LlmRequest<I>,
     ) -> Result<LlmResponse<O>, S::Error>
@@ -133,64 +211,89 @@ impl<O: Clone + Send + Sync + 'static> ResponseCache<O> {
         S: Service<LlmRequest<I>, Response = LlmResponse<O>>,
         S::Error: From<SharedFailure> + fmt::Display + 'static,
     {
-        let counters = &*self.counters;
+        let shared = &*self.shared;
         let item = Arc::clone(request.item());
-        let mut hold = Some(request.context_mut().hold());
-        if let Some(answer) = self.answers.get(&key).await {
-            counters.hits.fetch_add(1, Ordering::Relaxed);
-            return Ok(without_cost(&answer));
-        }
-        let mut pending = Some((inner, request));
-        let mut own_failure = None;
-        loop {
-            let ask = async {
-                // Of all that are the same only one comes here; the others wait.
-                let Some((inner, request)) = pending.take_if(|_| !item.stop_requested()) else {
-                    return Err(SharedFailure::stopped());
-                };
-                if hold.take().is_some_and(|hold| hold.release().is_err()) {
-                    return Err(SharedFailure::stopped());
-                }
-                counters.misses.fetch_add(1, Ordering::Relaxed);
-                match Oneshot::new(inner, request).await {
-                    Ok(answer) => Ok(Arc::new(answer)),
-                    Err(error) => {
-                        let shared = SharedFailure::of(&error, item.stop_requested());
-                        own_failure = Some(error);
-                        Err(shared)
-                    }
-                }
-            };
-            let result = self.answers.try_get_with_by_ref(&key, ask).await;
-            if let Some(error) = own_failure {
-                return Err(error);
+        // Nothing is sent while it looks and waits.
+        let hold = request.context_mut().hold();
+        let flight = loop {
+            if let Some(stored) = shared.answers.get(&key) {
+                shared.counters.hits.fetch_add(1, Ordering::Relaxed);
+                return Ok(without_cost(&stored.answer));
             }
-            match result {
-                Ok(answer) if pending.is_none() => return Ok((*answer).clone()),
-                Ok(answer) => {
-                    counters.joined.fetch_add(1, Ordering::Relaxed);
+            let landing = match shared.flights.join(key) {
+                // An earlier one may have stored the answer since the look above.
+                Role::Asks(_) if shared.answers.contains_key(&key) => continue,
+                Role::Asks(flight) => break flight,
+                Role::Waits(landing) => landing,
+            };
+            match landing.result().await {
+                Some(Ok(answer)) => {
+                    shared.counters.joined.fetch_add(1, Ordering::Relaxed);
                     return Ok(without_cost(&answer));
                 }
-                // Who asked had to stop; this one need not, and goes on in its place.
-                Err(failure) if failure.is_stopped() && !item.stop_requested() && pending.is_some() => {}
-                Err(failure) => {
-                    counters.joined.fetch_add(1, Ordering::Relaxed);
-                    return Err(SharedFailure::clone(&failure).into());
+                // The one that asked was cut, or had to stop. This one goes on in its place, unless it has to stop, too.
+                None => {}
+                Some(Err(failure)) if failure.is_stopped() && !item.stop_requested() => {}
+                Some(Err(failure)) => {
+                    shared.counters.joined.fetch_add(1, Ordering::Relaxed);
+                    return Err(failure.into());
                 }
             }
+        };
+        if hold.release().is_err() {
+            drop(flight);
+            return Err(SharedFailure::stopped().into());
         }
+        shared.ask(flight, key, inner, request).await
     }
 }
 
-impl<O> ResponseCache<O> {
-    /// What it has done so far.
-    pub fn snapshot(&self) -> CacheSnapshot {
-        let Counters { hits, joined, misses } = &*self.counters;
-        CacheSnapshot {
-            hits: hits.load(Ordering::Relaxed),
-            joined: joined.load(Ordering::Relaxed),
-            misses: misses.load(Ordering::Relaxed),
+impl<O: Clone + Send + Sync + 'static> Shared<O> {
+    async fn ask<S, I>(
+        &self,
+        flight: Flight<'_, Result<Arc<LlmResponse<O>>, SharedFailure>>,
+        key: KeyDigest,
+        inner: S,
+        request: LlmRequest<I>,
+    ) -> Result<LlmResponse<O>, S::Error>
+    where
+        S: Service<LlmRequest<I>, Response = LlmResponse<O>>,
+        S::Error: From<SharedFailure> + fmt::Display + 'static,
+    {
+        self.counters.misses.fetch_add(1, Ordering::Relaxed);
+        let item = Arc::clone(request.item());
+        match Oneshot::new(inner, request).await {
+            Ok(answer) => {
+                let answer = Arc::new(answer);
+                // Stored before it lands, so that no later request finds neither.
+                self.store(key, &answer);
+                flight.land(Ok(Arc::clone(&answer)));
+                Ok(Arc::unwrap_or_clone(answer))
+            }
+            Err(error) => {
+                flight.land(Err(SharedFailure::of(&error, item.stop_requested())));
+                Err(error)
+            }
         }
+    }
+
+    fn store(&self, key: KeyDigest, answer: &Arc<LlmResponse<O>>) {
+        let Ok(output) = catch_unwind(AssertUnwindSafe(|| (self.size)(&answer.output))) else {
+            tracing::warn!(
+                target: "llm_batch::layer::cache",
+                "an answer is not kept, because its size could not be taken: the function given to `build_sized_by` panicked"
+            );
+            return;
+        };
+        // One of 4 GiB or more counts as 4 GiB.
+        let bytes = u32::try_from(size::of_answer(answer, output)).unwrap_or(u32::MAX);
+        let stored = Stored {
+            answer: Arc::clone(answer),
+            bytes,
+        };
+        self.answers.insert(key, stored);
+        // What has to go for it goes now, so that the bound holds at once.
+        self.answers.run_pending_tasks();
     }
 }
 
@@ -208,14 +311,24 @@ fn without_cost<O: Clone>(answer: &LlmResponse<O>) -> LlmResponse<O> {
 impl<O> Clone for ResponseCache<O> {
     fn clone(&self) -> Self {
         Self {
-            answers: self.answers.clone(),
-            counters: Arc::clone(&self.counters),
+            shared: Arc::clone(&self.shared),
+        }
+    }
+}
+
+impl<O> Clone for Stored<O> {
+    fn clone(&self) -> Self {
+        Self {
+            answer: Arc::clone(&self.answer),
+            bytes: self.bytes,
         }
     }
 }
 
 impl<O> fmt::Debug for ResponseCache<O> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("ResponseCache").field(&self.snapshot()).finish()
+        f.debug_struct("ResponseCache")
+            .field("max_bytes", &self.shared.max_bytes)
+            .finish_non_exhaustive()
     }
 }

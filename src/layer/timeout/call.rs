@@ -14,6 +14,13 @@ use super::{TimedOut, TimeoutScope};
 
 /// Limits the time of each physical call. Place it innermost, right on the strategy.
 ///
+/// Use it to give up on a call that hangs, so that a retry can make another; use
+/// [`ItemTimeoutLayer`](super::ItemTimeoutLayer) to limit the item as a whole. See the [module](super) for which to use when.
+///
+/// The clock starts when the request is sent. A wait for the service inside to be ready is not part of the call. Around an HTTP
+/// client the call ends with the head of the reply, unless [`HttpCallLayer`](crate::HttpCallLayer) carries it to the end of the
+/// body.
+///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
 /// use std::time::Duration;
@@ -43,6 +50,13 @@ impl CallTimeoutLayer {
     pub const fn new(limit: Duration) -> Self {
         assert!(!limit.is_zero(), "a call timeout of zero lets no call through");
         Self { limit }
+    }
+}
+
+impl CallTimeoutLayer {
+    /// The limit.
+    pub const fn limit(&self) -> Duration {
+        self.limit
     }
 }
 
@@ -135,7 +149,7 @@ where
         if !super::passed(this.sleep, this.started.checked_add(*this.limit), cx) {
             return Poll::Pending;
         }
-        // Dropped before the error is returned, so that whoever reads the item's accounts next finds the call closed.
+        // Dropped before the error is returned, so that what reads the item's accounts next finds the call closed.
         this.call.set(None);
         Poll::Ready(Err(TimedOut::new(TimeoutScope::Call, *this.limit).into()))
     }

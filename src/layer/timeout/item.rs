@@ -1,5 +1,6 @@
 //! The limit on a whole item.
 
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,13 +14,19 @@ use tower_service::Service;
 
 use super::{TimedOut, TimeoutScope};
 use crate::error::BoxError;
-use crate::item::Item;
+use crate::item::{CallContext, CallHold, CallRefused, Item};
 use crate::request::{FindItem, InRequest, Untracked};
 
 /// Limits the time of a whole item: every call and every wait. Place it outermost.
 ///
+/// Use it to promise an answer, or an error, within a time; use [`CallTimeoutLayer`](super::CallTimeoutLayer) to give up on
+/// one call that hangs and try again. See the [module](super) for which to use when.
+///
 /// The clock starts when the item is picked up ([`Item::started`]), and retry policies below see the deadline in
 /// the request, so a wait that would not fit is not begun. The error's source is what the item last failed with.
+///
+/// It waits in its future: `poll_ready` is always ready and does not touch the service inside, so that the limit also covers
+/// a service that is not ready (a `ConcurrencyLimit` without a free permit, a connection that is being made).
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
@@ -58,6 +65,11 @@ impl ItemTimeoutLayer {
 }
 
 impl<F> ItemTimeoutLayer<F> {
+    /// The limit.
+    pub const fn limit(&self) -> Duration {
+        self.limit
+    }
+
     /// For requests of other crates: the clock starts with the request.
     pub fn untracked(self) -> ItemTimeoutLayer<Untracked> {
         ItemTimeoutLayer {
@@ -106,32 +118,30 @@ impl<S, F> ItemTimeout<S, F> {
 
 impl<S, F, Req> Service<Req> for ItemTimeout<S, F>
 where
-    S: Service<Req>,
+    S: Service<Req> + Clone,
     S::Error: From<TimedOut> + Into<BoxError>,
     F: FindItem<Req>,
 {
     type Response = S::Response;
     type Error = S::Error;
-    type Future = ItemTimeoutFuture<S::Future>;
+    type Future = ItemTimeoutFuture<S, Req>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.inner.poll_ready(cx)
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Req) -> Self::Future {
-        let item = self.find.item(&request).cloned();
-        let now = Instant::now();
-        let started = item.as_ref().map_or(now, |item| item.started());
-        // None: so far away that it cannot be told.
+    fn call(&mut self, mut request: Req) -> Self::Future {
+        // Until the service inside is ready no call is under way.
+        let hold = self.find.context_mut(&mut request).map(CallContext::hold);
+        let item = hold.as_ref().map(|hold| Arc::clone(hold.item()));
+        let started = item.as_ref().map_or_else(Instant::now, |item| item.started());
+        // None: too far away to be represented.
         let deadline = started.checked_add(self.limit);
         if let (Some(item), Some(deadline)) = (&item, deadline) {
             item.limit_deadline(deadline);
         }
-        // Without time left nothing may be sent.
-        let late = deadline.is_some_and(|deadline| deadline <= now);
         ItemTimeoutFuture {
-            run: (!late).then(|| self.inner.call(request)),
-            late,
+            step: Step::Waiting(Some((self.inner.clone(), request, hold))),
             sleep: None,
             deadline,
             limit: self.limit,
@@ -141,12 +151,17 @@ where
 }
 
 /// The future of [`ItemTimeout`].
+///
+/// # Cancel safety
+/// Dropped while it waits for the service inside to be ready, nothing has been sent. Dropped later, a call that was
+/// under way may still be billed.
 #[pin_project]
-#[derive(Debug)]
-pub struct ItemTimeoutFuture<Fut> {
+pub struct ItemTimeoutFuture<S, Req>
+where
+    S: Service<Req>,
+{
     #[pin]
-    run: Option<Fut>,
-    late: bool,
+    step: Step<S, Req, S::Future>,
     #[pin]
     sleep: Option<Sleep>,
     deadline: Option<Instant>,
@@ -154,18 +169,70 @@ pub struct ItemTimeoutFuture<Fut> {
     item: Option<Arc<Item>>,
 }
 
-impl<Fut, Res, E> Future for ItemTimeoutFuture<Fut>
+#[pin_project(project = StepProj)]
+enum Step<S, Req, Fut> {
+    /// Waits for the service inside. Empty once the request is on its way.
+    Waiting(Option<(S, Req, Option<CallHold>)>),
+    Running(#[pin] Fut),
+    Done,
+}
+
+impl<S, Req> Future for ItemTimeoutFuture<S, Req>
 where
-    Fut: Future<Output = Result<Res, E>>,
-    E: From<TimedOut> + Into<BoxError>,
+    S: Service<Req>,
+    S::Error: From<TimedOut> + Into<BoxError>,
 {
-    type Output = Result<Res, E>;
+    type Output = Result<S::Response, S::Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        let timed_out = TimedOut::new(TimeoutScope::Item, *this.limit);
-        if let Some(run) = this.run.as_mut().as_pin_mut() {
-            if let Poll::Ready(result) = run.poll(cx) {
+        let mut late = false;
+        loop {
+            let result = match this.step.as_mut().project() {
+                StepProj::Waiting(waiting) => {
+                    // Without time left nothing may be sent.
+                    late = this.deadline.is_some_and(|deadline| deadline <= Instant::now());
+                    let ready = match waiting {
+                        Some((service, _, _)) if !late => service.poll_ready(cx),
+                        _ => Poll::Pending,
+                    };
+                    match ready {
+                        Poll::Ready(Ok(())) => {
+                            // The instance that is ready is the one that is called.
+                            let Some((mut service, request, hold)) = waiting.take() else {
+                                return Poll::Pending;
+                            };
+                            match hold.map(CallHold::release).transpose() {
+                                Ok(_) => {
+                                    this.step.set(Step::Running(service.call(request)));
+                                    continue;
+                                }
+                                Err(CallRefused::DeadlinePassed) => {
+                                    late = true;
+                                    None
+                                }
+                                // There is no error to fail with: the driver ends the item.
+                                Err(CallRefused::Stopped) => {
+                                    if let Some(item) = this.item {
+                                        item.abandon();
+                                    }
+                                    return Poll::Pending;
+                                }
+                            }
+                        }
+                        Poll::Ready(Err(error)) => Some(Err(error)),
+                        Poll::Pending => None,
+                    }
+                }
+                StepProj::Running(run) => match run.poll(cx) {
+                    Poll::Ready(result) => Some(result),
+                    Poll::Pending => None,
+                },
+                StepProj::Done => panic!("`ItemTimeoutFuture` polled after completion"),
+            };
+            let timed_out = TimedOut::new(TimeoutScope::Item, *this.limit);
+            if let Some(result) = result {
+                this.step.set(Step::Done);
                 // A retry policy that gave up early hands its last error up.
                 let gave_up =
                     result.is_err() && this.item.as_ref().is_some_and(|item| item.deadline_missed());
@@ -174,29 +241,36 @@ where
                     result => result,
                 });
             }
-            if !super::passed(this.sleep, *this.deadline, cx) {
+            if !late && !super::passed(this.sleep.as_mut(), *this.deadline, cx) {
                 return Poll::Pending;
             }
-            // Dropped before the error is returned, so that whoever reads the item's accounts next finds the call closed.
-            this.run.set(None);
+            // Dropped before the error is returned, so that what reads the item's accounts next finds the call closed.
+            this.step.set(Step::Done);
             if let Some(item) = this.item {
                 // What no layer watched was cut.
                 item.settle_call(true, false);
             }
-        } else if !std::mem::take(this.late) {
-            // Polled after its end.
-            return Poll::Pending;
-        } else if let Some(item) = this.item {
-            item.settle_call(false, false);
+            let cause = this.item.as_ref().and_then(|item| {
+                item.set_deadline_missed();
+                item.take_last_failure()
+            });
+            return Poll::Ready(Err(match cause {
+                Some(cause) => timed_out.with_source(cause),
+                None => timed_out,
+            }
+            .into()));
         }
-        let cause = this.item.as_ref().and_then(|item| {
-            item.set_deadline_missed();
-            item.take_last_failure()
-        });
-        Poll::Ready(Err(match cause {
-            Some(cause) => timed_out.with_source(cause),
-            None => timed_out,
-        }
-        .into()))
+    }
+}
+
+impl<S, Req> fmt::Debug for ItemTimeoutFuture<S, Req>
+where
+    S: Service<Req>,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ItemTimeoutFuture")
+            .field("limit", &self.limit)
+            .field("item", &self.item)
+            .finish_non_exhaustive()
     }
 }

@@ -1,0 +1,54 @@
+//! How many bytes an answer takes.
+
+use serde_json::Value;
+
+use crate::response::{FinishReason, LlmResponse, ResponseMetadata};
+
+/// The key, and the store's bookkeeping for one answer.
+const ENTRY: usize = 512;
+
+/// Counted for each extension, whose size cannot be known.
+const EXTENSION: usize = 256;
+
+/// The bytes that an answer takes in the cache; `output` of them belong to its output, outside of the value itself.
+pub(super) fn of_answer<O>(answer: &LlmResponse<O>, output: usize) -> usize {
+    (ENTRY + size_of_val(answer))
+        .saturating_add(output)
+        .saturating_add(of_metadata(&answer.metadata))
+}
+
+fn of_metadata(metadata: &ResponseMetadata) -> usize {
+    let ResponseMetadata {
+        provider,
+        model,
+        response_id,
+        finish_reason,
+        cost: _,
+        tool_calls,
+        raw_body,
+        extensions,
+    } = metadata;
+    let texts = [provider, model, response_id].into_iter().flatten();
+    let reason = match finish_reason {
+        Some(FinishReason::Other(reason)) => reason.len(),
+        _ => 0,
+    };
+    texts.map(String::len).sum::<usize>()
+        + reason
+        + tool_calls.iter().map(of_value).sum::<usize>()
+        + raw_body.as_ref().map_or(0, |body| body.get().len())
+        + extensions.len() * EXTENSION
+}
+
+fn of_value(value: &Value) -> usize {
+    let outside = match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+        Value::String(text) => text.len(),
+        Value::Array(values) => values.iter().map(of_value).sum(),
+        // Beside name and value, an object holds a hash and a place for each field.
+        Value::Object(fields) => (fields.iter())
+            .map(|(name, value)| size_of::<(String, u64, usize)>() + name.len() + of_value(value))
+            .sum(),
+    };
+    size_of::<Value>() + outside
+}

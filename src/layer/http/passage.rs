@@ -1,0 +1,196 @@
+//! The way of a reply past the layers that stand around its call.
+
+use std::any::Any;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Waker};
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+
+use crate::error::BoxError;
+
+tokio::task_local! {
+    /// The passage of the call that is being polled: a [`Passage`] of the body's type.
+    pub(super) static CURRENT: Arc<dyn Any + Send + Sync>;
+}
+
+/// What the two ends of a call share: the [`Exchange`](super::Exchange) inside the layers puts in, the caller takes out.
+///
+/// No code of others runs under its lock: bodies are polled and dropped outside of it.
+pub(super) struct Passage<B> {
+    state: Mutex<State<B>>,
+}
+
+struct State<B> {
+    head: Option<Head<B>>,
+    /// A body is on its way to the caller, so no other call can take this one's place.
+    carrying: bool,
+    frame: Option<Frame<Bytes>>,
+    /// What the body itself failed with.
+    error: Option<BoxError>,
+    /// Of what has not passed yet.
+    hint: SizeHint,
+    caller: Caller,
+    /// Wakes the caller. There while it waits, and only for as long as it does.
+    reader: Option<Waker>,
+    /// Wakes the exchange, which may wait until its frame has been taken.
+    writer: Option<Waker>,
+}
+
+/// What the caller does with the body.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Caller {
+    Reads,
+    /// It has dropped the body, and looks whether the end has arrived.
+    Leaves,
+    /// It has gone.
+    Gone,
+}
+
+/// The head of a reply, with its body if the call ends here, and without if the call carries it.
+pub(super) type Head<B> = http::Response<Option<B>>;
+
+impl<B> Passage<B> {
+    pub(super) fn new() -> Self {
+        Self {
+            state: Mutex::new(State {
+                head: None,
+                carrying: false,
+                frame: None,
+                error: None,
+                hint: SizeHint::default(),
+                caller: Caller::Reads,
+                reader: None,
+                writer: None,
+            }),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State<B>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the state, and wakes the caller if it waits.
+    fn put<R>(&self, change: impl FnOnce(&mut State<B>) -> R) -> R {
+        let mut state = self.state();
+        let result = change(&mut state);
+        let reader = state.reader.take();
+        drop(state);
+        if let Some(reader) = reader {
+            reader.wake();
+        }
+        result
+    }
+
+    /// Whether a body is on its way to the caller.
+    pub(super) fn is_carrying(&self) -> bool {
+        self.state().carrying
+    }
+
+    /// The exchange has a reply, whose call ends here. One that came before (a retry inside) is replaced.
+    pub(super) fn put_reply(&self, reply: Head<B>) {
+        let old = self.put(|state| state.head.replace(reply));
+        drop(old);
+    }
+
+    /// The exchange has a head, and carries the body.
+    pub(super) fn put_head(&self, head: Head<B>, hint: SizeHint, cx: &Context<'_>) {
+        let old = self.put(|state| {
+            state.carrying = true;
+            state.hint = hint;
+            state.writer = Some(cx.waker().clone());
+            state.head.replace(head)
+        });
+        drop(old);
+    }
+
+    /// What the caller does, if there is room for another frame. In any case the exchange will be woken when that changes.
+    pub(super) fn room(&self, cx: &Context<'_>) -> Option<Caller> {
+        let mut state = self.state();
+        match &mut state.writer {
+            Some(writer) => writer.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
+        }
+        (state.frame.is_none() || state.caller == Caller::Gone).then_some(state.caller)
+    }
+
+    /// The exchange has a frame; `hint` is that of what follows.
+    pub(super) fn put_frame(&self, frame: Frame<Bytes>, hint: SizeHint) {
+        self.put(|state| {
+            state.frame = Some(frame);
+            state.hint = hint;
+        });
+    }
+
+    pub(super) fn put_error(&self, error: BoxError) {
+        self.put(|state| state.error = Some(error));
+    }
+
+    /// The caller is about to poll the call.
+    pub(super) fn before_poll(&self, cx: &Context<'_>) {
+        let mut state = self.state();
+        // Who polls need not be woken.
+        let reader = state.reader.take();
+        let writer = match state.frame {
+            Some(_) => None,
+            None => state.writer.take(),
+        };
+        drop(state);
+        drop(reader);
+        // The layers between poll the exchange with the caller, as a rule. Then it need not be woken either.
+        if let Some(writer) = writer.filter(|writer| !writer.will_wake(cx.waker())) {
+            writer.wake();
+        }
+    }
+
+    /// The head, if the call carries its body or has `ended`. Otherwise the caller will be woken.
+    pub(super) fn take_head(&self, ended: bool, cx: &Context<'_>) -> Option<Head<B>> {
+        let mut state = self.state();
+        if state.carrying || ended {
+            return state.head.take();
+        }
+        state.reader = Some(cx.waker().clone());
+        None
+    }
+
+    /// The next frame. If there is none, the caller will be woken.
+    pub(super) fn take_frame(&self, cx: &Context<'_>) -> Option<Frame<Bytes>> {
+        let mut state = self.state();
+        if state.frame.is_none() {
+            state.reader = Some(cx.waker().clone());
+        }
+        state.frame.take()
+    }
+
+    pub(super) fn take_error(&self) -> Option<BoxError> {
+        self.state().error.take()
+    }
+
+    /// The caller has dropped the body, and is about to poll the call for the last time.
+    pub(super) fn leave(&self) {
+        self.state().caller = Caller::Leaves;
+    }
+
+    /// The caller has dropped the call. Where a layer has moved it to another task it goes on there, and is to end.
+    pub(super) fn abandon(&self) {
+        let mut state = self.state();
+        state.caller = Caller::Gone;
+        let writer = state.writer.take();
+        drop(state);
+        if let Some(writer) = writer {
+            writer.wake();
+        }
+    }
+
+    /// The bytes that wait for the caller.
+    pub(super) fn waiting(&self) -> Option<u64> {
+        let state = self.state();
+        let frame = state.frame.as_ref()?;
+        Some(frame.data_ref().map_or(0, |data| data.len() as u64))
+    }
+
+    /// Of what the exchange has not read yet.
+    pub(super) fn hint(&self) -> SizeHint {
+        self.state().hint
+    }
+}
