@@ -137,7 +137,7 @@ mod item;
 mod lazy;
 mod prompt;
 mod request;
-mod response;
+pub mod response;
 mod serde_seconds;
 mod state;
 mod usage;

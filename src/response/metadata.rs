@@ -1,82 +1,13 @@
-//! What a strategy answers.
+//! What a provider reports beside the text of an answer.
 
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
-use crate::error::{BoxError, LlmError};
-use crate::usage::TokenUsage;
+use super::content::{Citations, Logprobs, Media, Reasoning};
 
-/// The answer of a strategy, with what it used.
-///
-/// ```
-/// use llm_batch::{LlmResponse, TokenUsage};
-///
-/// let response = LlmResponse::new("42".to_owned()).with_usage(TokenUsage::new(12, 1));
-/// let number = response.try_map(|text| text.parse::<u32>()).unwrap();
-/// assert_eq!(number.output, 42);
-/// assert_eq!(number.usage.unwrap().total(), 13);
-/// ```
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct LlmResponse<O = String> {
-    /// The answer itself.
-    pub output: O,
-    /// What the call used; `None` means unknown, which is not zero.
-    pub usage: Option<TokenUsage>,
-    /// What else the provider said.
-    #[serde(default)]
-    pub metadata: ResponseMetadata,
-}
-
-impl<O> LlmResponse<O> {
-    /// An answer with unknown usage and no metadata.
-    pub fn new(output: O) -> Self {
-        Self {
-            output,
-            usage: None,
-            metadata: ResponseMetadata::default(),
-        }
-    }
-
-    /// Sets what the call used.
-    #[must_use]
-    pub fn with_usage(mut self, usage: TokenUsage) -> Self {
-        self.usage = Some(usage);
-        self
-    }
-
-    /// Sets the metadata.
-    #[must_use]
-    pub fn with_metadata(mut self, metadata: ResponseMetadata) -> Self {
-        self.metadata = metadata;
-        self
-    }
-
-    /// The same answer with another output.
-    pub fn map<P>(self, f: impl FnOnce(O) -> P) -> LlmResponse<P> {
-        LlmResponse {
-            output: f(self.output),
-            usage: self.usage,
-            metadata: self.metadata,
-        }
-    }
-
-    /// The same answer with an output that may fail to be made.
-    ///
-    /// # Errors
-    /// The closure's.
-    pub fn try_map<P, E>(self, f: impl FnOnce(O) -> Result<P, E>) -> Result<LlmResponse<P>, E> {
-        Ok(LlmResponse {
-            output: f(self.output)?,
-            usage: self.usage,
-            metadata: self.metadata,
-        })
-    }
-}
-
-/// What a provider says beside the answer. Every field may be missing.
+/// What a provider reports beside the text of the answer. Every field may be missing.
 #[derive(Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
@@ -99,7 +30,19 @@ pub struct ResponseMetadata {
     /// Tool calls that the model made in place of, or beside, text; in the provider's form.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tool_calls: Vec<Value>,
-    /// The reply's body, unmodified, where the provider was asked to keep it.
+    /// The model's reasoning, where the provider reveals it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reasoning: Option<Box<Reasoning>>,
+    /// The log probabilities of the answer's tokens, where they were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub logprobs: Option<Box<Logprobs>>,
+    /// The sources that the answer refers to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub citations: Option<Box<Citations>>,
+    /// The images and audio of the answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub media: Option<Box<Media>>,
+    /// The reply's body, unmodified, where the client keeps it (`keep_raw_body`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub raw_body: Option<Box<serde_json::value::RawValue>>,
     /// Whatever else a provider or layer wants to hand on, by type. Not serialised, not compared.
@@ -116,6 +59,10 @@ impl fmt::Debug for ResponseMetadata {
             finish_reason,
             cost,
             tool_calls,
+            reasoning,
+            logprobs,
+            citations,
+            media,
             raw_body,
             extensions: _,
         } = self;
@@ -128,6 +75,11 @@ impl fmt::Debug for ResponseMetadata {
             .field("finish_reason", finish_reason)
             .field("cost", cost)
             .field("tool_calls", tool_calls);
+        debug
+            .field("reasoning", reasoning)
+            .field("logprobs", logprobs)
+            .field("citations", citations)
+            .field("media", media);
         debug
             .field("raw_body", &raw_body.as_ref().map(|body| body.get()))
             .finish_non_exhaustive()
@@ -143,6 +95,10 @@ impl PartialEq for ResponseMetadata {
             && self.finish_reason == other.finish_reason
             && self.cost == other.cost
             && self.tool_calls == other.tool_calls
+            && self.reasoning == other.reasoning
+            && self.logprobs == other.logprobs
+            && self.citations == other.citations
+            && self.media == other.media
             && raw(self) == raw(other)
     }
 }
@@ -204,66 +160,5 @@ impl Serialize for FinishReason {
 impl<'de> Deserialize<'de> for FinishReason {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         std::borrow::Cow::<'de, str>::deserialize(deserializer).map(|name| Self::from(&*name))
-    }
-}
-
-/// Tells what the outcome of a call says it used.
-///
-/// `None` means unknown. Closures implement it, for responses and errors of other crates:
-///
-/// ```
-/// use llm_batch::{ReportsUsage, TokenUsage};
-///
-/// struct Reply { tokens_in: u64, tokens_out: u64 }
-/// let usage = |outcome: Result<&Reply, &std::io::Error>| {
-///     outcome.ok().map(|reply| TokenUsage::new(reply.tokens_in, reply.tokens_out))
-/// };
-/// let reply = Reply { tokens_in: 3, tokens_out: 4 };
-/// assert_eq!(usage.reported_usage(Ok(&reply)), Some(TokenUsage::new(3, 4)));
-/// ```
-pub trait ReportsUsage<Res, Err> {
-    /// What the call used, as far as its outcome tells.
-    fn reported_usage(&self, outcome: Result<&Res, &Err>) -> Option<TokenUsage>;
-
-    /// What else the response says, for the call's span. None by default.
-    fn metadata<'a>(&self, _response: &'a Res) -> Option<&'a ResponseMetadata> {
-        None
-    }
-}
-
-impl<Res, Err, F> ReportsUsage<Res, Err> for F
-where
-    F: Fn(Result<&Res, &Err>) -> Option<TokenUsage>,
-{
-    fn reported_usage(&self, outcome: Result<&Res, &Err>) -> Option<TokenUsage> {
-        self(outcome)
-    }
-}
-
-/// The default [`ReportsUsage`]: reads [`LlmResponse::usage`] and [`LlmError::usage`] (also inside a
-/// [`BoxError`]); an error of any other type is unknown.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct InResponse;
-
-impl<O, E: 'static> ReportsUsage<LlmResponse<O>, E> for InResponse {
-    fn reported_usage(&self, outcome: Result<&LlmResponse<O>, &E>) -> Option<TokenUsage> {
-        match outcome {
-            Ok(response) => response.usage,
-            Err(error) => {
-                let error: &dyn std::any::Any = error;
-                error
-                    .downcast_ref::<LlmError>()
-                    .or_else(|| {
-                        error
-                            .downcast_ref::<BoxError>()
-                            .and_then(|error| error.downcast_ref())
-                    })
-                    .and_then(LlmError::usage)
-            }
-        }
-    }
-
-    fn metadata<'a>(&self, response: &'a LlmResponse<O>) -> Option<&'a ResponseMetadata> {
-        Some(&response.metadata)
     }
 }

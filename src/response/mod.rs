@@ -1,0 +1,141 @@
+//! What a strategy answers.
+
+mod content;
+mod metadata;
+
+use serde::{Deserialize, Serialize};
+
+pub use content::{Citation, Citations, Logprobs, Media, MediaFile, Reasoning, TokenLogprob};
+pub use metadata::{FinishReason, ResponseMetadata};
+
+use crate::error::{BoxError, LlmError};
+use crate::usage::TokenUsage;
+
+/// The answer of a strategy, with what it used.
+///
+/// ```
+/// use llm_batch::{LlmResponse, TokenUsage};
+///
+/// let response = LlmResponse::new("42".to_owned()).with_usage(TokenUsage::new(12, 1));
+/// let number = response.try_map(|text| text.parse::<u32>()).unwrap();
+/// assert_eq!(number.output, 42);
+/// assert_eq!(number.usage.unwrap().total(), 13);
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct LlmResponse<O = String> {
+    /// The answer itself.
+    pub output: O,
+    /// What the call used; `None` means unknown, which is not zero.
+    pub usage: Option<TokenUsage>,
+    /// What else the provider said.
+    #[serde(default)]
+    pub metadata: ResponseMetadata,
+}
+
+impl<O> LlmResponse<O> {
+    /// An answer with unknown usage and no metadata.
+    pub fn new(output: O) -> Self {
+        Self {
+            output,
+            usage: None,
+            metadata: ResponseMetadata::default(),
+        }
+    }
+
+    /// Sets what the call used.
+    #[must_use]
+    pub fn with_usage(mut self, usage: TokenUsage) -> Self {
+        self.usage = Some(usage);
+        self
+    }
+
+    /// Sets the metadata.
+    #[must_use]
+    pub fn with_metadata(mut self, metadata: ResponseMetadata) -> Self {
+        self.metadata = metadata;
+        self
+    }
+
+    /// The same answer with another output.
+    pub fn map<P>(self, f: impl FnOnce(O) -> P) -> LlmResponse<P> {
+        LlmResponse {
+            output: f(self.output),
+            usage: self.usage,
+            metadata: self.metadata,
+        }
+    }
+
+    /// The same answer with an output that may fail to be made.
+    ///
+    /// # Errors
+    /// The closure's.
+    pub fn try_map<P, E>(self, f: impl FnOnce(O) -> Result<P, E>) -> Result<LlmResponse<P>, E> {
+        Ok(LlmResponse {
+            output: f(self.output)?,
+            usage: self.usage,
+            metadata: self.metadata,
+        })
+    }
+}
+
+/// Tells what the outcome of a call says it used.
+///
+/// `None` means unknown. Closures implement it, for responses and errors of other crates:
+///
+/// ```
+/// use llm_batch::{ReportsUsage, TokenUsage};
+///
+/// struct Reply { tokens_in: u64, tokens_out: u64 }
+/// let usage = |outcome: Result<&Reply, &std::io::Error>| {
+///     outcome.ok().map(|reply| TokenUsage::new(reply.tokens_in, reply.tokens_out))
+/// };
+/// let reply = Reply { tokens_in: 3, tokens_out: 4 };
+/// assert_eq!(usage.reported_usage(Ok(&reply)), Some(TokenUsage::new(3, 4)));
+/// ```
+pub trait ReportsUsage<Res, Err> {
+    /// What the call used, as far as its outcome tells.
+    fn reported_usage(&self, outcome: Result<&Res, &Err>) -> Option<TokenUsage>;
+
+    /// What else the response says, for the call's span. None by default.
+    fn metadata<'a>(&self, _response: &'a Res) -> Option<&'a ResponseMetadata> {
+        None
+    }
+}
+
+impl<Res, Err, F> ReportsUsage<Res, Err> for F
+where
+    F: Fn(Result<&Res, &Err>) -> Option<TokenUsage>,
+{
+    fn reported_usage(&self, outcome: Result<&Res, &Err>) -> Option<TokenUsage> {
+        self(outcome)
+    }
+}
+
+/// The default [`ReportsUsage`]: reads [`LlmResponse::usage`] and [`LlmError::usage`] (also inside a
+/// [`BoxError`]); an error of any other type is unknown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct InResponse;
+
+impl<O, E: 'static> ReportsUsage<LlmResponse<O>, E> for InResponse {
+    fn reported_usage(&self, outcome: Result<&LlmResponse<O>, &E>) -> Option<TokenUsage> {
+        match outcome {
+            Ok(response) => response.usage,
+            Err(error) => {
+                let error: &dyn std::any::Any = error;
+                error
+                    .downcast_ref::<LlmError>()
+                    .or_else(|| {
+                        error
+                            .downcast_ref::<BoxError>()
+                            .and_then(|error| error.downcast_ref())
+                    })
+                    .and_then(LlmError::usage)
+            }
+        }
+    }
+
+    fn metadata<'a>(&self, response: &'a LlmResponse<O>) -> Option<&'a ResponseMetadata> {
+        Some(&response.metadata)
+    }
+}
