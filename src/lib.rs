@@ -193,3 +193,8 @@ pub use usd::Usd;
 #[cfg(all(doctest, feature = "openai", feature = "structured"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// The programs of the page for users of the Python package, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/migration.md")]
+struct Migration;
