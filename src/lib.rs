@@ -151,7 +151,7 @@ mod item;
 mod lazy;
 mod prompt;
 mod request;
-mod response;
+pub mod response;
 mod serde_seconds;
 mod state;
 mod usage;
@@ -243,3 +243,8 @@ pub use ::schemars;
 #[cfg(all(doctest, feature = "openai", feature = "structured"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// The programs of the page for users of the Python package, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/migration.md")]
+struct Migration;

@@ -32,7 +32,8 @@ pub enum ErrorKind {
     Authentication,
     /// The key may not do this (403).
     PermissionDenied,
-    /// The model or resource does not exist (404).
+    /// The model or the address does not exist (404). A missing object that one prompt refers to, such as a file, is
+    /// [`InvalidRequest`](Self::InvalidRequest).
     NotFound,
     /// A context cache that was referred to is gone.
     CacheMissing,

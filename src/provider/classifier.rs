@@ -11,8 +11,8 @@ use crate::error::{BoxError, ErrorKind, LlmError};
 /// It serves `http::Response` with any body, and `reqwest::Response` with the feature `reqwest`, beside any error
 /// type: an error of this crate is judged as [`KindClassifier`] would, a `reqwest::Error` by how far the call got, and
 /// any other error is [`ErrorKind::Other`], retried after a backoff. Bodies are not read, so a 429 is always a rate
-/// limit; a closure that reads the body can tell more. Around such a client, [`HttpCallLayer`](crate::HttpCallLayer) makes a call last
-/// until its body has ended.
+/// limit, and a 404, which may be about an object of one request, fails its item alone; a closure that reads the body can
+/// tell more. Around such a client, [`HttpCallLayer`](crate::HttpCallLayer) makes a call last until its body has ended.
 ///
 /// ```
 /// use std::convert::Infallible;
@@ -70,8 +70,7 @@ fn verdict_of_error<E: 'static>(error: &E) -> Verdict {
 fn verdict_of_reqwest(error: &reqwest::Error) -> Verdict {
     if let Some(status) = error.status() {
         // From `error_for_status`, which dropped the headers.
-        let kind = wire::judge(&[], &wire::Facts::of_status(status.as_u16()));
-        return Verdict::of_kind(kind).with_maybe_billed(kind == ErrorKind::Timeout);
+        return wire::verdict_of(status.as_u16(), &http::HeaderMap::new());
     }
     if error.is_builder() {
         return Verdict::of_kind(ErrorKind::InvalidRequest);

@@ -134,6 +134,13 @@ fn rows() -> Vec<Row> {
         row(400, "invalid_request_error|This organization has been disabled.|organization_on_hold", K::Authentication, ScopeFatal, Rejected),
         row(403, "permission_error|Your key may not use this resource.", K::PermissionDenied, Fatal, Rejected),
         row(404, "not_found_error|model: claude-nonexistent", K::NotFound, ScopeFatal, Rejected),
+        row(404, "not_found_error|Not Found", K::NotFound, ScopeFatal, Rejected),
+        // Objects of one prompt.
+        row(404, "not_found_error|File not found: file_011CNha8iCJcU1wXNR6q4V8w", K::InvalidRequest, Fatal, Rejected),
+        row(404, "not_found_error|Container not found: container_1", K::InvalidRequest, Fatal, Rejected),
+        row(404, "invalid_request_error|File not found: file_011CNha8iCJcU1wXNR6q4V8w", K::InvalidRequest, Fatal, Rejected),
+        row(400, "invalid_request_error|messages.0.content.0.document.source.file_id: invalid file id", K::InvalidRequest, Fatal, Rejected),
+        row(200, "not_found_error|File not found: file_011CNha8iCJcU1wXNR6q4V8w", K::InvalidRequest, Fatal, Rejected),
         // Requests.
         row(400, "invalid_request_error|prompt is too long: 3333404 tokens > 200000 maximum", K::ContextLength, Fatal, Rejected).headers(NO_RETRY),
         row(400, "invalid_request_error|input length and `max_tokens` exceed context limit: 190000 + 32000 > 200000", K::ContextLength, Fatal, Rejected),

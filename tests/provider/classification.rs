@@ -2,10 +2,14 @@
 
 use std::time::Duration;
 
+use futures::{StreamExt, stream};
 use llm_batch::Delivery::{MaybeBilled, Rejected};
 use llm_batch::Disposition::{self, Backoff, Fatal, RetryNow, ScopeFatal, Throttled};
-use llm_batch::{Delivery, ErrorKind, LlmRequest, Prompt, QuotaDimension, TokenUsage};
-use tower::ServiceExt;
+use llm_batch::{
+    Delivery, ErrorKind, LlmError, LlmRequest, LlmStreamExt, Prompt, QuotaDimension, RateLimiter,
+    RateLimiterLayer, TokenUsage,
+};
+use tower::{ServiceBuilder, ServiceExt};
 
 use crate::server::{Reply, Server};
 
@@ -163,6 +167,35 @@ fn rows() -> Vec<Row> {
         row(400, r#"{"error":{"message":"The requested model 'x' does not exist.","type":"invalid_request_error","param":"model","code":"model_not_found"}}"#, K::NotFound, ScopeFatal, Rejected),
         row(400, r#"{"error":{"code":"invalid_request_error","message":"The supported API model names are deepseek-v4-pro or deepseek-v4-flash, but you passed x.","param":null,"type":"invalid_request_error"}}"#, K::NotFound, ScopeFatal, Rejected),
         row(400, r#"{"error":{"message":"/chat/completions: Invalid model name passed in model=x. Call `/v1/models` to view available models for your key.","type":"None","param":"None","code":"400"}}"#, K::NotFound, ScopeFatal, Rejected),
+        row(404, r#"{"error":{"message":"model \"x\" not found, try pulling it first","type":"not_found_error","param":null,"code":null}}"#, K::NotFound, ScopeFatal, Rejected),
+        row(404, r#"{"error":{"message":"No endpoints found for a/b.","code":404},"user_id":"u"}"#, K::NotFound, ScopeFatal, Rejected),
+        row(404, r#"{"error":{"message":"No allowed providers are available for the selected model.","code":404}}"#, K::NotFound, ScopeFatal, Rejected),
+        row(410, r#"{"error":{"message":"The model x has been retired."}}"#, K::NotFound, ScopeFatal, Rejected),
+        row(404, r#"{"error":{"message":"does not exist","param":"model"}}"#, K::NotFound, ScopeFatal, Rejected),
+        // Addresses that are wrong for every call: OpenAI, Azure, Groq, Mistral, vLLM, Spring, Ollama, llama.cpp, web servers.
+        row(404, r#"{"error":{"message":"Invalid URL (POST /v1/chat)","type":"invalid_request_error","param":null,"code":null}}"#, K::NotFound, ScopeFatal, Rejected),
+        row(404, r#"{"error":{"code":"404","message":"Resource not found"}}"#, K::NotFound, ScopeFatal, Rejected),
+        row(404, r#"{"error":{"message":"Unknown request URL: POST /openai/v1/chat. Please check the URL for typos.","type":"invalid_request_error","code":"unknown_url"}}"#, K::NotFound, ScopeFatal, Rejected),
+        row(404, r#"{"message":"no Route matched with those values"}"#, K::NotFound, ScopeFatal, Rejected),
+        row(404, r#"{"detail":"Not Found"}"#, K::NotFound, ScopeFatal, Rejected),
+        row(404, r#"{"timestamp":1732457108046,"status":404,"error":"Not Found","path":"//chat/completions"}"#, K::NotFound, ScopeFatal, Rejected),
+        row(404, "404 page not found", K::NotFound, ScopeFatal, Rejected),
+        row(404, r#"{"error":{"code":404,"message":"File Not Found","type":"not_found_error"}}"#, K::NotFound, ScopeFatal, Rejected),
+        row(404, "<html><head><title>404 Not Found</title></head></html>", K::NotFound, ScopeFatal, Rejected),
+        row(404, "", K::NotFound, ScopeFatal, Rejected),
+        // Objects of one prompt.
+        row(404, r#"{"error":{"message":"No such File object: file-abc123","type":"invalid_request_error","param":"id","code":null}}"#, K::InvalidRequest, Fatal, Rejected),
+        row(400, r#"{"error":{"message":"Invalid file_id: file-abc123","type":"invalid_request_error","param":"file_id","code":"invalid_value"}}"#, K::InvalidRequest, Fatal, Rejected),
+        row(404, r#"{"error":{"message":"litellm.NotFoundError: OpenAIException - No such File object: file-abc123. Received Model Group=gpt-4o","type":null,"param":null,"code":"404"}}"#, K::InvalidRequest, Fatal, Rejected),
+        row(404, r#"{"error":{"message":"Previous response with id 'resp_1' not found.","type":"invalid_request_error","param":"previous_response_id","code":"previous_response_not_found"}}"#, K::InvalidRequest, Fatal, Rejected),
+        row(404, r#"{"error":{"message":"Item with id 'rs_1' not found. Items are not persisted when `store` is set to false.","type":"invalid_request_error"}}"#, K::InvalidRequest, Fatal, Rejected),
+        row(404, r#"{"error":{"message":"Vector store with id [vs_1] not found.","type":"invalid_request_error"}}"#, K::InvalidRequest, Fatal, Rejected),
+        row(404, r#"{"error":{"message":"Failed to download the image: the URL answered 404.","code":404}}"#, K::InvalidRequest, Fatal, Rejected),
+        row(404, r#"{"error":{"message":"No endpoints found that support image input","code":404}}"#, K::InvalidRequest, Fatal, Rejected),
+        row(404, r#"{"error":{"message":"The thing was not found."}}"#, K::InvalidRequest, Fatal, Rejected),
+        row(200, r#"{"error":{"message":"No such File object: file-abc123","metadata":{"error_type":"not_found"}}}"#, K::InvalidRequest, Fatal, Rejected),
+        row(200, r#"{"error":{"message":"The model is gone","metadata":{"error_type":"not_found"}}}"#, K::NotFound, ScopeFatal, Rejected),
+        row(403, r#"{"error":{"message":"You do not have permission to access the File abc or it may not exist.","code":"permission_denied"}}"#, K::InvalidRequest, Fatal, Rejected),
         // Prompts.
         row(400, r#"{"error":{"message":"too long","type":"invalid_request_error","param":"messages","code":"context_length_exceeded"}}"#, K::ContextLength, Fatal, Rejected),
         row(400, r#"{"error":{"message":"This endpoint's maximum context length is 200000 tokens.","code":400}}"#, K::ContextLength, Fatal, Rejected),
@@ -308,6 +341,39 @@ async fn an_unknown_model_of_one_prompt_fails_that_prompt_alone() {
             (ErrorKind::NotFound, Fatal)
         );
     }
+}
+
+/// One prompt refers to a file that is gone; the others are answered.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_of_one_prompt_does_not_close_the_gate() {
+    const GONE: &str =
+        r#"{"error": {"message": "No such File object: file-1", "type": "invalid_request_error"}}"#;
+    let server = Server::start(|request| {
+        if request.body.contains("file-1") {
+            Reply::new(404, &[], GONE)
+        } else {
+            Reply::text("ok")
+        }
+    })
+    .await;
+    let limiter = RateLimiter::builder().build().unwrap();
+    let model = ServiceBuilder::new()
+        .layer(RateLimiterLayer::new(limiter.clone()))
+        .service(server.model());
+    let prompts = ["file-1", "a", "b", "file-1", "c"];
+    let outcomes: Vec<_> = stream::iter(prompts)
+        .with_strategy(model)
+        .llm_batch(1)
+        .in_order()
+        .collect()
+        .await;
+    let kinds: Vec<_> = outcomes
+        .iter()
+        .map(|outcome| outcome.result.as_ref().err().map(LlmError::kind))
+        .collect();
+    let gone = Some(ErrorKind::InvalidRequest);
+    assert_eq!(kinds, [gone, None, None, gone, None]);
+    assert_eq!(server.received().len(), prompts.len());
 }
 
 #[tokio::test]

@@ -30,6 +30,12 @@ fn replies_are_judged_by_status_and_headers() {
     );
     assert_eq!(status(401, &[]).disposition, Disposition::ScopeFatal);
     assert_eq!(status(400, &[]).disposition, Disposition::Fatal);
+    // Only the body tells whether the model is missing, or an object of this request.
+    let missing = status(404, &[]);
+    assert_eq!(
+        (missing.kind, missing.disposition),
+        (Some(ErrorKind::NotFound), Disposition::Fatal)
+    );
     assert_eq!(
         status(400, &[("x-should-retry", "true")]).disposition,
         Disposition::Backoff

@@ -9,6 +9,7 @@ mod classification;
 mod classifier;
 mod configuration;
 mod connections;
+mod content;
 mod every_wire;
 mod gemini;
 mod happy_path;

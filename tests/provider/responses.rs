@@ -548,6 +548,24 @@ async fn error_statuses_are_classified() {
             Disposition::Fatal,
         ),
         (
+            404,
+            r#"{"error":{"message":"Previous response with id 'resp_1' not found.","type":"invalid_request_error","param":"previous_response_id","code":"previous_response_not_found"}}"#,
+            K::InvalidRequest,
+            Disposition::Fatal,
+        ),
+        (
+            404,
+            r#"{"error":{"message":"Container with id 'cntr_1' not found.","type":"invalid_request_error"}}"#,
+            K::InvalidRequest,
+            Disposition::Fatal,
+        ),
+        (
+            404,
+            r#"{"error":{"message":"The model `x` does not exist or you do not have access to it.","type":"invalid_request_error"}}"#,
+            K::NotFound,
+            Disposition::ScopeFatal,
+        ),
+        (
             401,
             r#"{"error":{"message":"Incorrect API key provided: x.","type":"invalid_request_error","param":null,"code":"invalid_api_key"}}"#,
             K::Authentication,

@@ -70,11 +70,6 @@ pub(super) const RULES: &[Row] = &[
         ..ANY
     },
     Row {
-        code: &["not_found_error"],
-        kind: ErrorKind::NotFound,
-        ..ANY
-    },
-    Row {
         code: &["invalid_request_error"],
         text: &["prompt is too long", "exceed context limit"],
         kind: ErrorKind::ContextLength,

@@ -32,8 +32,9 @@
 //!
 //! # What becomes of a reply
 //!
-//! The output is the text; thoughts are not in it. Tool calls are in the metadata, as the `tool_use` blocks that came. A
-//! refusal is [`ErrorKind::ContentFilter`](crate::ErrorKind::ContentFilter) with the text so far and its usage. A reply that
+//! The output is the text of all text blocks. The metadata has tool calls as the `tool_use` blocks that came, thinking
+//! blocks as [`ResponseMetadata::reasoning`](crate::ResponseMetadata::reasoning), and the citations of text blocks as
+//! [`ResponseMetadata::citations`](crate::ResponseMetadata::citations). A refusal is [`ErrorKind::ContentFilter`](crate::ErrorKind::ContentFilter) with the text so far and its usage. A reply that
 //! stops with `pause_turn`, which long runs of Anthropic's own tools do, is continued inside the call.
 
 mod classification;

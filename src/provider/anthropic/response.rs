@@ -4,10 +4,11 @@ use serde_json::Value;
 
 use super::usage::{cache_writes, usage};
 use crate::error::{Delivery, ErrorKind, LlmError};
+use crate::provider::content::{add_passage, owned, source, text, unless_empty};
 use crate::provider::http::Reply;
 use crate::provider::reply::{unreadable, with_usage};
 use crate::provider::wire;
-use crate::response::{FinishReason, LlmResponse, ResponseMetadata};
+use crate::response::{Citations, FinishReason, LlmResponse, Reasoning, ResponseMetadata};
 
 const WHAT: &str = "message";
 
@@ -70,10 +71,18 @@ fn answer(mut reply: Value, wanted: Wanted) -> Result<LlmResponse, Fault> {
         .get("stop_reason")
         .and_then(Value::as_str)
         .map(str::to_owned);
-    let (output, tool_calls) = match (reply.get_mut("content").map(Value::take), &stop) {
-        (Some(Value::Array(blocks)), _) => read_blocks(blocks),
-        (Some(Value::String(text)), _) => (text, Vec::new()),
-        (_, Some(_)) => (String::new(), Vec::new()),
+    let Content {
+        text: output,
+        tool_calls,
+        reasoning,
+        citations,
+    } = match (reply.get_mut("content").map(Value::take), &stop) {
+        (Some(Value::Array(blocks)), _) => Content::new(blocks),
+        (Some(Value::String(text)), _) => Content {
+            text,
+            ..Content::default()
+        },
+        (_, Some(_)) => Content::default(),
         (_, None) => return Err(Fault::NoMessage),
     };
     let is_empty = output.trim().is_empty() && tool_calls.is_empty();
@@ -110,6 +119,8 @@ fn answer(mut reply: Value, wanted: Wanted) -> Result<LlmResponse, Fault> {
         response_id: text("id"),
         finish_reason: stop.as_deref().map(finish_reason),
         tool_calls,
+        reasoning: unless_empty(reasoning),
+        citations: unless_empty(citations),
         ..ResponseMetadata::default()
     };
     if let Some(writes) = cache_writes(&reply) {
@@ -118,18 +129,50 @@ fn answer(mut reply: Value, wanted: Wanted) -> Result<LlmResponse, Fault> {
     Ok(LlmResponse::new(output).with_metadata(metadata))
 }
 
-/// The text of the blocks, and the tool calls among them. Thoughts and blocks of other types are left out.
-fn read_blocks(blocks: Vec<Value>) -> (String, Vec<Value>) {
-    let mut output = String::new();
-    let mut tool_calls = Vec::new();
-    for block in blocks {
-        match block.get("type").and_then(Value::as_str) {
-            Some("text") => output.push_str(block.get("text").and_then(Value::as_str).unwrap_or_default()),
-            Some("tool_use") => tool_calls.push(block),
-            _ => {}
+/// What the blocks hold. Blocks of other types, those of the provider's own tools among them, are left out.
+#[derive(Default)]
+struct Content {
+    text: String,
+    tool_calls: Vec<Value>,
+    reasoning: Reasoning,
+    citations: Citations,
+}
+
+impl Content {
+    fn new(blocks: Vec<Value>) -> Self {
+        let mut content = Self::default();
+        for mut block in blocks {
+            match block.get("type").and_then(Value::as_str) {
+                Some("text") => {
+                    content.text.push_str(text(&block, "text").unwrap_or_default());
+                    if let Some(Value::Array(citations)) = block.get_mut("citations").map(Value::take) {
+                        content.cite(citations);
+                    }
+                }
+                Some("tool_use") => content.tool_calls.push(block),
+                Some("thinking" | "redacted_thinking") => {
+                    let thought = text(&block, "thinking").unwrap_or_default();
+                    add_passage(&mut content.reasoning.text, thought);
+                    content.reasoning.parts.push(block);
+                }
+                _ => {}
+            }
+        }
+        content
+    }
+
+    fn cite(&mut self, citations: Vec<Value>) {
+        for citation in citations {
+            let own = |name| owned(&citation, name);
+            // A web page has a URL, a search result of the user's a source, a document only a title.
+            self.citations.sources.extend(source(
+                own("url").or_else(|| own("source")),
+                own("title").or_else(|| own("document_title")),
+                own("cited_text"),
+            ));
+            self.citations.parts.push(citation);
         }
     }
-    (output, tool_calls)
 }
 
 fn finish_reason(name: &str) -> FinishReason {

@@ -114,6 +114,13 @@ pub(super) const RULES: &[Row] = &[
         kind: ErrorKind::ServerError,
         ..ANY
     },
+    // What this prompt asks for, no provider of the model does: tools, images.
+    Row {
+        status: &[404],
+        text: &["no endpoints found that"],
+        kind: ErrorKind::InvalidRequest,
+        ..ANY
+    },
     Row {
         status: &[400],
         text: &["not a valid model id"],

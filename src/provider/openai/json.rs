@@ -85,6 +85,20 @@ impl From<Json<'_>> for Value {
     }
 }
 
+impl From<&Json<'_>> for Value {
+    fn from(json: &Json<'_>) -> Self {
+        match json {
+            Json::Text(text) => text.as_ref().into(),
+            Json::List(list) => list.iter().map(Self::from).collect(),
+            Json::Object(fields) => fields
+                .iter()
+                .map(|(name, value)| (name.as_str().to_owned(), Self::from(value)))
+                .collect(),
+            Json::Other(value) => value.clone(),
+        }
+    }
+}
+
 impl<'de: 'a, 'a> Deserialize<'de> for Json<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(AnyVisitor)

@@ -47,9 +47,15 @@
 //! | what the call cost in `usage.cost`, kept as [`ResponseMetadata::cost`](crate::ResponseMetadata::cost) | OpenRouter |
 //! | the input split into `prompt_cache_hit_tokens` and `prompt_cache_miss_tokens` | DeepSeek |
 //! | usage of a stream in its last piece, in a piece of its own, or under `x_groq` | DeepSeek, Mistral, OpenRouter; OpenAI; Groq |
-//! | thoughts in `reasoning_content` or `reasoning`, or as parts of the content: left out of the output | DeepSeek, Groq, OpenRouter, Mistral |
+//! | reasoning in `reasoning_content` or `reasoning`, or as parts of the content, kept as [`ResponseMetadata::reasoning`](crate::ResponseMetadata::reasoning) | DeepSeek, Groq, OpenRouter, vLLM, Mistral |
+//! | the reasoning's details, which a later turn sends back, in `reasoning_details` | OpenRouter |
+//! | sources as `annotations`, or in `citations` and `search_results` beside the choices, kept as [`ResponseMetadata::citations`](crate::ResponseMetadata::citations) | OpenAI, OpenRouter; Perplexity, xAI |
+//! | images in `images`, audio in `audio`, kept as [`ResponseMetadata::media`](crate::ResponseMetadata::media) | OpenRouter; OpenAI |
 //! | blank lines before a reply and comments in a stream, which keep the connection alive | DeepSeek, OpenRouter |
 //! | an error as plain text, flat, as a list, under `detail`, with a number as its code, or as a web page | xAI, Mistral, Google, FastAPI, llama.cpp and vLLM, gateways |
+//!
+//! Log probabilities come as [`ResponseMetadata::logprobs`](crate::ResponseMetadata::logprobs) where the extra field
+//! `logprobs` (with Responses: `include` and `top_logprobs`) asks for them.
 //!
 //! Fields that only one server knows are extra fields of a prompt or of a strategy's defaults: OpenRouter's `models` and
 //! `provider`, OpenAI's `service_tier`.
@@ -70,6 +76,7 @@ mod by_prompt;
 mod chat;
 mod classification;
 mod client;
+mod content;
 mod json;
 mod presets;
 mod reply;

@@ -77,9 +77,9 @@ impl<'a> Reading<'a> {
     }
 
     /// What an answer that reached its output token limit is: none if it is of use as it is.
-    pub(super) fn truncated(&self, output: &str, has_tool_calls: bool) -> Option<LlmError> {
+    pub(super) fn truncated(&self, output: &str, has_other_content: bool) -> Option<LlmError> {
         let empty = output.trim().is_empty();
-        if !self.structured && (!empty || has_tool_calls) {
+        if !self.structured && (!empty || has_other_content) {
             return None;
         }
         let place = if empty {
@@ -100,7 +100,10 @@ pub(super) fn filtered(output: String) -> LlmError {
 
 /// The model's own refusal.
 pub(super) fn refused(refusal: &str) -> LlmError {
-    LlmError::new(ErrorKind::ContentFilter, format!("the model refused: {refusal}"))
+    let message = format!("the model refused: {refusal}");
+    LlmError::new(ErrorKind::ContentFilter, message)
+        .with_code("refusal")
+        .with_raw_output(refusal)
 }
 
 /// Whether a reply with a success status, or a piece of a stream, is an error all the same.

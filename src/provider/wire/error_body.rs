@@ -19,7 +19,8 @@ pub(crate) struct ErrorBody {
     pub(crate) message: String,
     /// The most specific code, as sent.
     pub(crate) code: Option<String>,
-    /// Codes, types and reasons in lower case with `_` between words: the typed facts.
+    /// Codes, types and reasons in lower case with `_` between words: the typed facts. Besides, `param_model` where the
+    /// field in question is the model, and `not_json` where the body is not JSON.
     pub(crate) facts: Vec<String>,
     /// A numeric code that reads as an HTTP status.
     pub(crate) status: Option<u16>,
@@ -35,7 +36,10 @@ impl ErrorBody {
         let mut read = Self::default();
         match serde_json::from_slice::<Value>(trim(body)) {
             Ok(value) => read.read_value(&value, now),
-            Err(_) => read.message = excerpt(body),
+            Err(_) => {
+                read.message = excerpt(body);
+                read.facts.push("not_json".to_owned());
+            }
         }
         read
     }
@@ -90,6 +94,9 @@ impl ErrorBody {
             self.read_codes(details);
         }
         self.read_codes(error);
+        if error.get("param").is_some_and(|param| param == "model") {
+            self.facts.push("param_model".to_owned());
+        }
         if let Some(Value::Object(inner)) = error.get("innererror") {
             self.read_codes(inner);
         }

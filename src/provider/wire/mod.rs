@@ -17,7 +17,7 @@ pub(crate) mod schema;
 
 pub(crate) use classification::verdict_of;
 #[cfg(feature = "reqwest")]
-pub(crate) use classification::{ANY, Facts, Row, error_in_success, error_of_reply, judge};
+pub(crate) use classification::{ANY, Facts, Row, error_in_success, error_of_reply};
 #[cfg(fuzzing)]
 pub(crate) use duration::parse_wait;
 #[cfg(feature = "reqwest")]

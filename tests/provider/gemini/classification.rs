@@ -2,7 +2,8 @@
 
 use llm_batch::Delivery::{MaybeBilled, Rejected};
 use llm_batch::Disposition::{self, Backoff, Fatal, ScopeFatal, Throttled};
-use llm_batch::{Delivery, ErrorKind, LlmRequest, Prompt, QuotaDimension, TokenUsage};
+use llm_batch::{Delivery, ErrorKind, LlmRequest, Message, Part, Prompt, QuotaDimension, Role, TokenUsage};
+use serde_json::json;
 use tower::ServiceExt;
 
 use super::{ask, model};
@@ -87,6 +88,13 @@ fn rows() -> Vec<Row> {
         row(404, r#"{"error":{"code":404,"message":"models/gemini-3.6-flahs is not found for API version v1beta, or is not supported for generateContent.","status":"NOT_FOUND"}}"#, K::NotFound, ScopeFatal, Rejected, None),
         row(403, r#"{"error":{"code":403,"message":"CachedContent not found (or permission denied)","status":"PERMISSION_DENIED"}}"#, K::CacheMissing, Backoff, Rejected, None),
         row(404, r#"{"error":{"code":404,"message":"Cached content not found: cachedContents/x","status":"NOT_FOUND"}}"#, K::CacheMissing, Backoff, Rejected, None),
+        row(404, r#"{"error":{"code":404,"message":"models/gemini-2.5-flash-image is not found for API version v1, or is not supported for generateContent.","status":"NOT_FOUND"}}"#, K::NotFound, ScopeFatal, Rejected, None),
+        row(404, r#"{"error":{"code":404,"message":"Publisher Model `projects/p/models/m` was not found or your project does not have access to it.","status":"NOT_FOUND"}}"#, K::NotFound, ScopeFatal, Rejected, None),
+        row(404, r#"{"error":{"code":404,"message":"Requested entity was not found.","status":"NOT_FOUND"}}"#, K::NotFound, ScopeFatal, Rejected, None),
+        row(404, "<html><title>Error 404 (Not Found)!!1</title>", K::NotFound, ScopeFatal, Rejected, None),
+        row(403, r#"{"error":{"code":403,"message":"You do not have permission to access the File abc or it may not exist.","status":"PERMISSION_DENIED"}}"#, K::InvalidRequest, Fatal, Rejected, None),
+        row(400, r#"{"error":{"code":400,"message":"Invalid file URI: files/abc","status":"INVALID_ARGUMENT"}}"#, K::InvalidRequest, Fatal, Rejected, None),
+        row(404, r#"{"error":{"code":404,"message":"File files/abc not found.","status":"NOT_FOUND"}}"#, K::InvalidRequest, Fatal, Rejected, None),
         // Requests.
         row(400, r#"{"error":{"code":400,"message":"The input token count (1200000) exceeds the maximum number of tokens allowed (1048576).","status":"INVALID_ARGUMENT"}}"#, K::ContextLength, Fatal, Rejected, None),
         row(400, r#"{"error":{"code":400,"message":"Invalid JSON payload received. Unknown name \"x\": Cannot find field.","status":"INVALID_ARGUMENT"}}"#, K::InvalidRequest, Fatal, Rejected, None),
@@ -147,6 +155,37 @@ async fn every_row_is_classified() {
             report.throttled_calls,
             u32::from(row.disposition == Throttled),
             "{case}"
+        );
+    }
+}
+
+/// Google's words for what is missing name nothing. Where the question refers to nothing but its model, it is the model.
+#[tokio::test]
+async fn a_missing_entity_is_that_of_the_question_if_it_names_one() {
+    const MISSING: &str =
+        r#"{"error":{"code":404,"message":"Requested entity was not found.","status":"NOT_FOUND"}}"#;
+    let server = Server::start(|_| Reply::new(404, &[], MISSING)).await;
+    let file = json!({"fileData": {"fileUri": "https://generativelanguage.googleapis.com/v1/files/abc"}});
+    let raw = json!({"contents": [{"parts": [file]}]});
+    let of_part = |part| Prompt::new("x").with_message(Message::new(Role::User, vec![part]));
+    for prompt in [
+        Prompt::new("x").with_extra("cachedContent", "cachedContents/abc"),
+        of_part(Part::json(file.clone())),
+        of_part(Part::image("gs://bucket/image.png")),
+        Prompt::raw(raw.as_object().unwrap().clone()),
+    ] {
+        let error = ask(&model(&server), prompt).await.unwrap_err();
+        assert_eq!(
+            (error.kind(), error.disposition()),
+            (ErrorKind::InvalidRequest, Fatal)
+        );
+    }
+    let inline = of_part(Part::image("data:image/png;base64,aW1n"));
+    for prompt in [inline, Prompt::new("x")] {
+        let error = ask(&model(&server), prompt).await.unwrap_err();
+        assert_eq!(
+            (error.kind(), error.disposition()),
+            (ErrorKind::NotFound, ScopeFatal)
         );
     }
 }

@@ -4,7 +4,7 @@ mod pacific;
 
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::error::{ErrorKind, LlmError, QuotaDimension, ReportedQuota};
 use crate::prompt::{Part, Prompt};
@@ -83,13 +83,27 @@ const CACHE_RULES: &[Row] = &[Row {
     ..ANY
 }];
 
-/// The error that a reply with an error status is.
-pub(super) fn error_of_reply(reply: &Reply, ask: &Ask<'_>) -> LlmError {
-    let rules = if names_cache(reply, ask) {
+/// The row for a question that names nothing but its model, so that only the model can be what is missing.
+const MODEL_RULES: &[Row] = &[Row {
+    status: &[404],
+    text: &["requested entity was not found"],
+    kind: ErrorKind::NotFound,
+    ..ANY
+}];
+
+fn rules(reply: &Reply, ask: &Ask<'_>) -> &'static [Row] {
+    if names_cache(reply, ask) {
         CACHE_RULES
+    } else if reply.status == 404 && !names_objects(ask) {
+        MODEL_RULES
     } else {
         RULES
-    };
+    }
+}
+
+/// The error that a reply with an error status is.
+pub(super) fn error_of_reply(reply: &Reply, ask: &Ask<'_>) -> LlmError {
+    let rules = rules(reply, ask);
     let error = wire::error_of_reply(rules, reply.status, &reply.headers, &reply.body);
     match serde_json::from_slice(wire::trim(&reply.body)) {
         Ok(body) => refine(error, reply, &body, ask),
@@ -99,11 +113,7 @@ pub(super) fn error_of_reply(reply: &Reply, ask: &Ask<'_>) -> LlmError {
 
 /// The error that stands inside a reply with a success status, as it does in streams.
 pub(super) fn error_in_success(reply: &Reply, body: &Value, ask: &Ask<'_>) -> LlmError {
-    let rules = if names_cache(reply, ask) {
-        CACHE_RULES
-    } else {
-        RULES
-    };
+    let rules = rules(reply, ask);
     let error = wire::error_in_success(rules, &reply.headers, body);
     refine(error, reply, body, ask)
 }
@@ -118,6 +128,48 @@ fn names_cache(reply: &Reply, ask: &Ask<'_>) -> bool {
         return false;
     };
     std::str::from_utf8(&reply.body).is_ok_and(|text| text.contains(name))
+}
+
+/// Whether the question refers to a file, a cache or a store at the provider.
+fn names_objects(ask: &Ask<'_>) -> bool {
+    fn is_named(value: &Value) -> bool {
+        match value {
+            Value::Object(fields) => names_object(fields) || fields.values().any(is_named),
+            Value::Array(values) => values.iter().any(is_named),
+            _ => false,
+        }
+    }
+    fn names_object(fields: &Map<String, Value>) -> bool {
+        const NAMES: [&str; 7] = [
+            "cachedContent",
+            "cached_content",
+            "fileData",
+            "file_data",
+            "fileSearch",
+            "file_search",
+            "retrieval",
+        ];
+        NAMES.iter().any(|name| fields.contains_key(*name))
+    }
+    let is_linked = |part: &Part| match part {
+        Part::Text { .. } => false,
+        Part::Image { url } => !url.starts_with("data:"),
+        Part::Json { value } => is_named(value),
+    };
+    let bodies = [
+        Some(ask.prompt.extra()),
+        Some(ask.defaults.extra()),
+        ask.prompt.raw_body(),
+    ];
+    ask.prompt
+        .messages()
+        .iter()
+        .flat_map(|message| &message.content)
+        .any(is_linked)
+        || bodies
+            .into_iter()
+            .flatten()
+            .any(|fields| names_object(fields) || fields.values().any(is_named))
 }
 
 /// What the quotas that a refusal names make of it.

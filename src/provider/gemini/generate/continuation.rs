@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{response, usage};
+use super::{response, stream, usage};
 use crate::provider::http::Reply;
 
 /// The reason to stop that asks to be continued.
@@ -65,6 +65,16 @@ fn joined(first: &Reply, next: &Reply) -> Option<Vec<u8>> {
     };
     parts.extend(later);
     content.as_object_mut()?.insert("parts".to_owned(), parts.into());
+    if let Some(Value::Object(mut before)) = first.pointer_mut("/candidates/0").map(Value::take) {
+        let has_mean = before.contains_key("avgLogprobs");
+        before.retain(|name, _| stream::GROWING.contains(&name.as_str()));
+        stream::merge(&mut before, std::mem::take(candidate));
+        *candidate = before;
+        if has_mean {
+            // The mean over one part is not that over both.
+            candidate.remove("avgLogprobs");
+        }
+    }
 
     let body = next.as_object_mut()?;
     // A sum of which a part is not known is not known.

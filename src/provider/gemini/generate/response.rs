@@ -1,19 +1,22 @@
 //! What a reply means.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::PROVIDER;
 use super::continuation::CONTINUATION;
 use super::stream::Chunks;
 use super::usage::usage;
 use crate::error::{ErrorKind, LlmError};
+use crate::provider::content::{add_file, file, file_at, owned, source, text, unless_empty};
 use crate::provider::gemini::classification;
 use crate::provider::http::Reply;
 use crate::provider::reply::{unreadable, with_usage};
 use crate::provider::streaming::Assemble as _;
 use crate::provider::wire;
 use crate::provider::wire_format::Ask;
-use crate::response::{FinishReason, LlmResponse, ResponseMetadata};
+use crate::response::{
+    Citations, FinishReason, LlmResponse, Logprobs, Media, Reasoning, ResponseMetadata, TokenLogprob,
+};
 use crate::usage::TokenUsage;
 
 const WHAT: &str = "answer of Gemini's";
@@ -138,8 +141,13 @@ fn answer(
         .and_then(Value::as_str)
         .unwrap_or_default()
         .to_owned();
-    let (output, tool_calls) = contents(&mut candidate);
-    let is_empty = output.trim().is_empty() && tool_calls.is_empty();
+    let Content {
+        text: output,
+        tool_calls,
+        reasoning,
+        media,
+    } = Content::take(&mut candidate);
+    let is_empty = output.trim().is_empty() && tool_calls.is_empty() && media == Media::default();
     let fail = |kind, what: &str| {
         let message = match candidate.get("finishMessage").and_then(Value::as_str) {
             Some(message) if !message.is_empty() => format!("{what} ({reason}): {message}"),
@@ -186,28 +194,119 @@ fn answer(
     };
     metadata.finish_reason = finish_reason;
     metadata.tool_calls = tool_calls;
+    metadata.reasoning = unless_empty(reasoning);
+    metadata.logprobs = unless_empty(logprobs(&candidate));
+    metadata.citations = unless_empty(citations(&mut candidate));
+    metadata.media = unless_empty(media);
     let mut response = LlmResponse::new(output).with_metadata(metadata);
     response.usage = usage;
     Ok(response)
 }
 
-/// The text of a candidate without thoughts, and the parts that are function calls.
-fn contents(candidate: &mut Value) -> (String, Vec<Value>) {
-    let Some(Value::Array(parts)) = candidate.pointer_mut("/content/parts").map(Value::take) else {
-        return (String::new(), Vec::new());
-    };
-    let mut text = String::new();
-    let mut calls = Vec::new();
-    for part in parts {
-        if part.get("functionCall").is_some() {
-            calls.push(part);
-        } else if part.get("thought") != Some(&Value::Bool(true))
-            && let Some(piece) = part.get("text").and_then(Value::as_str)
-        {
-            text.push_str(piece);
+/// What the parts of a candidate hold.
+#[derive(Default)]
+struct Content {
+    text: String,
+    /// The parts that are function calls.
+    tool_calls: Vec<Value>,
+    reasoning: Reasoning,
+    media: Media,
+}
+
+impl Content {
+    fn take(candidate: &mut Value) -> Self {
+        let mut content = Self::default();
+        let parts = candidate.pointer_mut("/content/parts").map(Value::take);
+        let Some(Value::Array(parts)) = parts else {
+            return content;
+        };
+        for part in parts {
+            if part.get("functionCall").is_some() {
+                content.tool_calls.push(part);
+            } else if part.get("thought") == Some(&Value::Bool(true)) {
+                let thought = text(&part, "text").unwrap_or_default();
+                content.reasoning.text.push_str(thought);
+                content.reasoning.parts.push(part);
+            } else if let Some(piece) = part.get("text").and_then(Value::as_str) {
+                content.text.push_str(piece);
+            } else if let Some(inline) = part.get("inlineData") {
+                let inline = file(owned(inline, "mimeType"), owned(inline, "data"));
+                add_file(&mut content.media, inline);
+            } else if let Some(data) = part.get("fileData")
+                && let Some(address) = text(data, "fileUri")
+            {
+                let mut linked = file_at(address);
+                linked.mime_type = owned(data, "mimeType");
+                add_file(&mut content.media, linked);
+            }
         }
+        content
     }
-    (text, calls)
+}
+
+fn logprobs(candidate: &Value) -> Logprobs {
+    let list = |name: &str| {
+        let list = candidate.get("logprobsResult")?.get(name)?.as_array();
+        list.map(Vec::as_slice)
+    };
+    let top = list("topCandidates").unwrap_or_default();
+    let top_of = |place: usize| top.get(place)?.get("candidates")?.as_array();
+    let chosen = list("chosenCandidates").unwrap_or_default().iter().enumerate();
+    let mut logprobs = Logprobs::default();
+    logprobs.mean = candidate.get("avgLogprobs").and_then(Value::as_f64);
+    logprobs.tokens = chosen
+        .filter_map(|(place, token)| {
+            let mut token = token_logprob(token)?;
+            token.top = top_of(place)
+                .into_iter()
+                .flatten()
+                .filter_map(token_logprob)
+                .collect();
+            Some(token)
+        })
+        .collect();
+    logprobs
+}
+
+/// A certain token may come without its log probability, which is zero then, as Google leaves out zeros.
+fn token_logprob(value: &Value) -> Option<TokenLogprob> {
+    let mut token = TokenLogprob::default();
+    value.get("token")?.as_str()?.clone_into(&mut token.token);
+    token.logprob = match value.get("logProbability") {
+        Some(logprob) => logprob.as_f64()?,
+        None => 0.0,
+    };
+    Some(token)
+}
+
+/// The sources of the tools that ground an answer, and those that it was recognised to quote.
+fn citations(candidate: &mut Value) -> Citations {
+    let mut citations = Citations::default();
+    for name in ["groundingMetadata", "citationMetadata", "urlContextMetadata"] {
+        let found = candidate.get_mut(name).map(Value::take).unwrap_or_default();
+        if !found.as_object().is_some_and(|fields| !fields.is_empty()) {
+            continue;
+        }
+        let lists = ["groundingChunks", "citationSources", "citations", "urlMetadata"];
+        let entries = lists
+            .into_iter()
+            .filter_map(|name| found.get(name)?.as_array())
+            .flatten();
+        citations.sources.extend(entries.filter_map(|entry| {
+            let kinds = ["web", "retrievedContext", "maps"];
+            let entry = kinds
+                .into_iter()
+                .find_map(|kind| entry.get(kind))
+                .unwrap_or(entry);
+            source(
+                owned(entry, "uri").or_else(|| owned(entry, "retrievedUrl")),
+                owned(entry, "title"),
+                owned(entry, "text"),
+            )
+        }));
+        citations.parts.push(json!({ name: found }));
+    }
+    citations
 }
 
 #[cfg(test)]

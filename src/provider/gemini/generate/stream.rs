@@ -47,11 +47,7 @@ impl Chunks {
 
     fn take_candidate(&mut self, mut candidate: Map<String, Value>) -> Piece {
         let content = candidate.remove("content");
-        for (name, value) in candidate {
-            if !value.is_null() {
-                self.candidate.insert(name, value);
-            }
-        }
+        merge(&mut self.candidate, candidate);
         let parts = match content {
             Some(Value::Object(mut content)) => content.remove("parts"),
             _ => None,
@@ -81,6 +77,46 @@ impl Chunks {
             return;
         }
         self.parts.push(part);
+    }
+}
+
+/// Fields of a candidate that go on from chunk to chunk.
+pub(super) const GROWING: [&str; 4] = [
+    "logprobsResult",
+    "groundingMetadata",
+    "citationMetadata",
+    "urlContextMetadata",
+];
+
+/// Adds the fields of a later chunk's candidate. The last value counts, but log probabilities and sources go on: the numbers
+/// by which a passage names its sources count over all chunks.
+pub(super) fn merge(candidate: &mut Map<String, Value>, later: Map<String, Value>) {
+    for (name, value) in later {
+        match (candidate.get_mut(&name), value) {
+            (_, Value::Null) => {}
+            (Some(Value::Object(before)), Value::Object(after)) if GROWING.contains(&name.as_str()) => {
+                // Sources may be repeated from the first on; equal tokens are other tokens.
+                extend(before, after, name != "logprobsResult");
+            }
+            (_, value) => {
+                candidate.insert(name, value);
+            }
+        }
+    }
+}
+
+/// Appends the lists of `after` to those of `before`, and replaces any other field. With `may_repeat`, a list that begins
+/// with what is there already is the whole list once more.
+fn extend(before: &mut Map<String, Value>, after: Map<String, Value>, may_repeat: bool) {
+    for (name, value) in after {
+        match (before.get_mut(&name), value) {
+            (Some(Value::Array(list)), Value::Array(more)) if !(may_repeat && more.starts_with(list)) => {
+                list.extend(more);
+            }
+            (_, value) => {
+                before.insert(name, value);
+            }
+        }
     }
 }
 

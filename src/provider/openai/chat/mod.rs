@@ -1,5 +1,6 @@
 //! The wire of chat completions.
 
+mod fragments;
 mod request;
 mod response;
 mod stream;

@@ -3,11 +3,13 @@
 use serde_json::Value;
 
 use crate::error::{ErrorKind, LlmError};
+use crate::provider::content::{add_passage, file_at, owned, text, unless_empty};
+use crate::provider::openai::content::{citations, logprobs, recording, take_list};
 use crate::provider::openai::json::Json;
 use crate::provider::openai::reply::{Reading, filtered, refused, says_error};
 use crate::provider::openai::usage;
 use crate::provider::reply::with_usage;
-use crate::response::{FinishReason, LlmResponse, ResponseMetadata};
+use crate::response::{Citations, FinishReason, LlmResponse, Media, Reasoning, ResponseMetadata};
 use crate::usage::TokenUsage;
 
 const WHAT: &str = "chat completion";
@@ -26,7 +28,14 @@ pub(super) fn read(reading: Reading<'_>) -> Result<LlmResponse, LlmError> {
     let Some(choice) = choice else {
         return Err(with_usage(reading.unreadable(WHAT, "it has no choices"), usage));
     };
-    let metadata = reading.metadata(&body);
+    let mut metadata = reading.metadata(&body);
+    // Perplexity's and xAI's sources stand beside the choices.
+    let mut found = take_list(&mut body, "search_results");
+    let addresses = take_list(&mut body, "citations");
+    if found.is_empty() {
+        found = addresses;
+    }
+    metadata.citations = unless_empty(citations(found));
     answer(choice, metadata, usage, reading).map_err(|error| {
         let error = match error {
             Fault::Error(error) => *error,
@@ -67,6 +76,12 @@ fn answer<'a>(
     if !refusal.trim().is_empty() {
         return Err(refused(refusal).into());
     }
+    beside_text(&mut message, &mut metadata);
+    metadata.logprobs = choice
+        .take("logprobs")
+        .and_then(|mut logprobs| logprobs.take("content"))
+        .filter(|tokens| !tokens.is_null())
+        .and_then(|tokens| logprobs(&tokens.into()));
     let tool_calls = tool_calls(&mut message);
     let content = message.take("content").unwrap_or_default();
     // The older completions put the text into the choice.
@@ -78,7 +93,8 @@ fn answer<'a>(
     match &finish_reason {
         Some(FinishReason::ContentFilter) => return Err(filtered(output).into()),
         Some(FinishReason::Length) => {
-            if let Some(error) = reading.truncated(&output, !tool_calls.is_empty()) {
+            let has_content = !tool_calls.is_empty() || metadata.media.is_some();
+            if let Some(error) = reading.truncated(&output, has_content) {
                 return Err(error.into());
             }
         }
@@ -93,6 +109,75 @@ fn answer<'a>(
     let mut response = LlmResponse::new(output).with_metadata(metadata);
     response.usage = usage;
     Ok(response)
+}
+
+/// Moves what a message holds beside text and tool calls to the metadata. The text stays.
+fn beside_text(message: &mut Json<'_>, metadata: &mut ResponseMetadata) {
+    metadata.reasoning = unless_empty(reasoning(message));
+    let annotations = take_list(message, "annotations");
+    if !annotations.is_empty() {
+        let mut cited = metadata
+            .citations
+            .take()
+            .map_or_else(Citations::default, |cited| *cited);
+        let more = citations(annotations);
+        cited.sources.extend(more.sources);
+        cited.parts.extend(more.parts);
+        metadata.citations = Some(Box::new(cited));
+    }
+    metadata.media = unless_empty(media(message));
+}
+
+/// The reasoning beside the text: as one text under either of two names, of which newer servers send both; in
+/// OpenRouter's details; and as Mistral's parts of the content.
+fn reasoning(message: &mut Json<'_>) -> Reasoning {
+    let mut reasoning = Reasoning::default();
+    for name in ["reasoning_content", "reasoning"] {
+        if let Some(Json::Text(text)) = message.take(name)
+            && !text.is_empty()
+        {
+            reasoning.text = text.into_owned();
+        }
+    }
+    let is_told = !reasoning.text.is_empty();
+    let mut parts = take_list(message, "reasoning_details");
+    if let Some(Json::List(content)) = message.get("content") {
+        let is_thought = |part: &&Json<'_>| part.get("type").and_then(Json::as_str) == Some("thinking");
+        parts.extend(content.iter().filter(is_thought).map(Value::from));
+    }
+    if !is_told {
+        for part in &parts {
+            let thought = match part.get("thinking") {
+                Some(Value::Array(texts)) => texts.iter().filter_map(|part| text(part, "text")).collect(),
+                Some(Value::String(text)) => text.clone(),
+                _ => owned(part, "text")
+                    .or_else(|| owned(part, "summary"))
+                    .unwrap_or_default(),
+            };
+            add_passage(&mut reasoning.text, &thought);
+        }
+    }
+    reasoning.parts = parts;
+    reasoning
+}
+
+/// The images and the recording of a message.
+fn media(message: &mut Json<'_>) -> Media {
+    let mut media = Media::default();
+    let mut images = take_list(message, "images");
+    if let Some(Json::List(content)) = message.get("content") {
+        let is_image = |part: &&Json<'_>| part.get("type").and_then(Json::as_str) == Some("image_url");
+        images.extend(content.iter().filter(is_image).map(Value::from));
+    }
+    let address = |image: &Value| {
+        let image = image.get("image_url")?;
+        let url = image.as_str().or_else(|| text(image, "url"))?;
+        Some(file_at(url))
+    };
+    media.images = images.iter().filter_map(address).collect();
+    let audio = message.take("audio").map(Value::from);
+    media.audio.extend(audio.as_ref().and_then(recording));
+    media
 }
 
 fn finish_reason(name: &str) -> FinishReason {

@@ -2,9 +2,22 @@
 
 use serde_json::{Map, Value, json};
 
+use super::fragments::{Parts, Recording};
 use crate::provider::openai::json::Json;
 use crate::provider::openai::reply::says_error;
 use crate::provider::streaming::{Assemble, Piece};
+
+/// Fields of a chunk that belong to the whole reply.
+const HEAD: [&str; 7] = [
+    "id",
+    "model",
+    "provider",
+    "created",
+    "system_fingerprint",
+    // The sources of Perplexity and xAI, which repeat.
+    "citations",
+    "search_results",
+];
 
 /// A chat completion that comes in chunks.
 #[derive(Debug, Default)]
@@ -13,9 +26,19 @@ pub(super) struct Chunks {
     head: Map<String, Value>,
     has_choice: bool,
     content: String,
+    /// The content where it comes in parts, as that of Mistral's reasoning models; the text is in here as well then.
+    parts: Parts,
+    /// The reasoning under each of its names: some servers send both.
     reasoning: String,
+    reasoning_content: String,
+    reasoning_details: Parts,
     refusal: String,
     tool_calls: Vec<Value>,
+    annotations: Vec<Value>,
+    images: Vec<Value>,
+    audio: Recording,
+    /// The log probabilities of the tokens so far.
+    logprobs: Vec<Value>,
     finish_reason: Option<Value>,
     /// The last usage that a chunk told. It may come in the last chunk of the answer, or in one of its own after it.
     usage: Option<Value>,
@@ -52,7 +75,7 @@ impl Assemble for Chunks {
             self.error = Some(json!({ "error": Value::from(chunk) }));
             return Piece::End;
         }
-        for name in ["id", "model", "provider", "created", "system_fingerprint"] {
+        for name in HEAD {
             if let Some(value) = taken(&mut chunk, name) {
                 self.head.insert(name.to_owned(), value);
             }
@@ -81,10 +104,23 @@ impl Assemble for Chunks {
             return error;
         }
         let text = |text: String| if text.is_empty() { Value::Null } else { text.into() };
-        let mut message =
-            json!({ "role": "assistant", "content": text(self.content), "refusal": text(self.refusal) });
-        if !self.reasoning.is_empty() {
-            message["reasoning_content"] = self.reasoning.into();
+        let content = if self.parts.is_empty() {
+            text(self.content)
+        } else {
+            self.parts.into_value()
+        };
+        let mut message = json!({ "role": "assistant", "content": content, "refusal": text(self.refusal) });
+        for (name, value) in [
+            ("reasoning", text(self.reasoning)),
+            ("reasoning_content", text(self.reasoning_content)),
+            ("reasoning_details", self.reasoning_details.into_value()),
+            ("annotations", list(self.annotations)),
+            ("images", list(self.images)),
+            ("audio", self.audio.into_value()),
+        ] {
+            if !value.is_null() {
+                message[name] = value;
+            }
         }
         let mut tool_calls = self.tool_calls;
         if !tool_calls.is_empty() {
@@ -97,7 +133,10 @@ impl Assemble for Chunks {
         let mut body = self.head;
         body.insert("object".to_owned(), "chat.completion".into());
         if self.has_choice {
-            let choice = json!({ "index": 0, "message": message, "finish_reason": self.finish_reason });
+            let mut choice = json!({ "index": 0, "message": message, "finish_reason": self.finish_reason });
+            if !self.logprobs.is_empty() {
+                choice["logprobs"] = json!({ "content": self.logprobs });
+            }
             body.insert("choices".to_owned(), json!([choice]));
         }
         if let Some(usage) = self.usage {
@@ -124,6 +163,12 @@ impl Chunks {
         if let Some(reason) = taken(&mut choice, "finish_reason") {
             self.finish_reason = Some(reason);
         }
+        if let Some(Json::List(tokens)) = choice
+            .take("logprobs")
+            .and_then(|mut logprobs| logprobs.take("content"))
+        {
+            self.logprobs.extend(tokens.into_iter().map(Value::from));
+        }
         let Some(Json::Object(delta)) = choice.take("delta") else {
             return Piece::Other;
         };
@@ -131,20 +176,47 @@ impl Chunks {
         for (name, value) in delta {
             match (name.as_str(), value) {
                 ("content", Json::Text(text)) if !text.is_empty() => {
-                    self.content.push_str(&text);
+                    if self.parts.is_empty() {
+                        self.content.push_str(&text);
+                    } else {
+                        self.parts.push(json!({ "type": "text", "text": text }));
+                    }
                     piece = Piece::Token;
                 }
                 // Mistral's reasoning models send parts.
                 ("content", Json::List(parts)) => {
-                    for part in &parts {
-                        if let Some(text) = part.get("text").and_then(Json::as_str) {
-                            self.content.push_str(text);
-                        }
+                    if self.parts.is_empty() && !self.content.is_empty() {
+                        let text = std::mem::take(&mut self.content);
+                        self.parts.push(json!({ "type": "text", "text": text }));
+                    }
+                    for part in parts {
+                        self.parts.push(part.into());
                         piece = Piece::Token;
                     }
                 }
-                ("reasoning" | "reasoning_content", Json::Text(text)) if !text.is_empty() => {
+                ("reasoning", Json::Text(text)) if !text.is_empty() => {
                     self.reasoning.push_str(&text);
+                    piece = Piece::Token;
+                }
+                ("reasoning_content", Json::Text(text)) if !text.is_empty() => {
+                    self.reasoning_content.push_str(&text);
+                    piece = Piece::Token;
+                }
+                ("reasoning_details", Json::List(details)) => {
+                    for detail in details {
+                        self.reasoning_details.push(detail.into());
+                        piece = Piece::Token;
+                    }
+                }
+                ("annotations", Json::List(annotations)) => {
+                    self.annotations.extend(annotations.into_iter().map(Value::from));
+                }
+                ("images", Json::List(images)) => {
+                    self.images.extend(images.into_iter().map(Value::from));
+                    piece = Piece::Token;
+                }
+                ("audio", audio @ Json::Object(_)) => {
+                    self.audio.push(audio.into());
                     piece = Piece::Token;
                 }
                 ("refusal", Json::Text(text)) if !text.is_empty() => {
@@ -197,6 +269,15 @@ impl Chunks {
                 }
             }
         }
+    }
+}
+
+/// A list, or null for an empty one.
+fn list(values: Vec<Value>) -> Value {
+    if values.is_empty() {
+        Value::Null
+    } else {
+        values.into()
     }
 }
 

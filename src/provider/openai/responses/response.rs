@@ -3,11 +3,13 @@
 use serde_json::Value;
 
 use crate::error::{Delivery, ErrorKind, LlmError};
+use crate::provider::content::{self, add_passage, file, owned, unless_empty};
+use crate::provider::openai::content::{citations, logprobs, recording, take_list};
 use crate::provider::openai::json::Json;
 use crate::provider::openai::reply::{Reading, filtered, refused, says_error};
 use crate::provider::openai::usage;
 use crate::provider::reply::with_usage;
-use crate::response::{FinishReason, LlmResponse};
+use crate::response::{FinishReason, LlmResponse, Media, MediaFile, Reasoning};
 
 const WHAT: &str = "response";
 
@@ -59,6 +61,10 @@ fn answer(mut body: Json<'_>, reading: Reading<'_>) -> Result<LlmResponse, LlmEr
         text,
         refusal,
         tool_calls,
+        reasoning,
+        logprobs: tokens,
+        annotations,
+        media,
     } = Output::new(items);
     if !refusal.trim().is_empty() {
         return Err(refused(&refusal));
@@ -66,10 +72,12 @@ fn answer(mut body: Json<'_>, reading: Reading<'_>) -> Result<LlmResponse, LlmEr
     let finish_reason = match reason {
         None if tool_calls.is_empty() => FinishReason::Stop,
         None => FinishReason::ToolCalls,
-        Some("max_output_tokens") => match reading.truncated(&text, !tool_calls.is_empty()) {
-            Some(error) => return Err(error),
-            None => FinishReason::Length,
-        },
+        Some("max_output_tokens") => {
+            match reading.truncated(&text, !tool_calls.is_empty() || media != Media::default()) {
+                Some(error) => return Err(error),
+                None => FinishReason::Length,
+            }
+        }
         Some("content_filter") => return Err(filtered(text)),
         Some(reason) => {
             let message = format!("the response is incomplete ({reason})");
@@ -79,6 +87,10 @@ fn answer(mut body: Json<'_>, reading: Reading<'_>) -> Result<LlmResponse, LlmEr
     let mut metadata = reading.metadata(&body);
     metadata.finish_reason = Some(finish_reason);
     metadata.tool_calls = tool_calls;
+    metadata.reasoning = unless_empty(reasoning);
+    metadata.logprobs = logprobs(&tokens.into());
+    metadata.citations = unless_empty(citations(annotations));
+    metadata.media = unless_empty(media);
     Ok(LlmResponse::new(text).with_metadata(metadata))
 }
 
@@ -88,13 +100,19 @@ struct Output {
     text: String,
     refusal: String,
     tool_calls: Vec<Value>,
+    reasoning: Reasoning,
+    logprobs: Vec<Value>,
+    annotations: Vec<Value>,
+    media: Media,
+}
+
+/// A field that is text, or the empty one.
+fn text<'a>(item: &'a Json<'_>, name: &str) -> &'a str {
+    item.get(name).and_then(Json::as_str).unwrap_or_default()
 }
 
 impl Output {
     fn new(items: Vec<Json<'_>>) -> Self {
-        fn text<'a>(item: &'a Json<'_>, name: &str) -> &'a str {
-            item.get(name).and_then(Json::as_str).unwrap_or_default()
-        }
         // Newer models also say what they are about to do. Where messages have a phase, only the final answer counts.
         let is_phased = |item: &Json<'_>| text(item, "type") == "message" && !text(item, "phase").is_empty();
         let phased = items.iter().any(is_phased);
@@ -102,16 +120,13 @@ impl Output {
         for mut item in items {
             match text(&item, "type") {
                 "function_call" | "custom_tool_call" => output.tool_calls.push(item.into()),
+                "reasoning" => output.add_reasoning(item),
+                "image_generation_call" => output.media.images.extend(image(&item.into())),
                 "message" => {
                     let counts = !phased || text(&item, "phase") == "final_answer";
                     if let Some(Json::List(parts)) = item.take("content") {
-                        for part in &parts {
-                            match text(part, "type") {
-                                "output_text" if counts => output.text.push_str(text(part, "text")),
-                                // A refusal counts wherever it stands.
-                                "refusal" => output.refusal.push_str(text(part, "refusal")),
-                                _ => {}
-                            }
+                        for part in parts {
+                            output.add_part(part, counts);
                         }
                     }
                 }
@@ -120,4 +135,52 @@ impl Output {
         }
         output
     }
+
+    /// Adds a part of a message. A refusal counts wherever it stands.
+    fn add_part(&mut self, mut part: Json<'_>, counts: bool) {
+        match text(&part, "type") {
+            "output_text" if counts => {
+                self.text.push_str(text(&part, "text"));
+                self.logprobs.extend(take_list(&mut part, "logprobs"));
+                self.annotations.extend(take_list(&mut part, "annotations"));
+            }
+            "output_audio" if counts => self.media.audio.extend(recording(&part.into())),
+            "refusal" => self.refusal.push_str(text(&part, "refusal")),
+            _ => {}
+        }
+    }
+
+    /// Adds a reasoning item: the reasoning itself where the server reveals it, else its summary. Most items of OpenAI's
+    /// hold neither, and nothing that a later turn could use.
+    fn add_reasoning(&mut self, item: Json<'_>) {
+        let item = Value::from(item);
+        let passages = |name: &str| {
+            let parts = item.get(name).and_then(Value::as_array);
+            parts
+                .into_iter()
+                .flatten()
+                .filter_map(|part| content::text(part, "text"))
+        };
+        let mut is_told = false;
+        for name in ["content", "summary"] {
+            if !is_told {
+                for passage in passages(name) {
+                    add_passage(&mut self.reasoning.text, passage);
+                    is_told = true;
+                }
+            }
+        }
+        if is_told || content::text(&item, "encrypted_content").is_some() {
+            self.reasoning.parts.push(item);
+        }
+    }
+}
+
+/// The image that a tool of the server's made.
+fn image(item: &Value) -> Option<MediaFile> {
+    let data = owned(item, "result")?;
+    let format = content::text(item, "output_format").unwrap_or("png");
+    let mut image = file(Some(format!("image/{format}")), Some(data));
+    image.id = owned(item, "id");
+    Some(image)
 }

@@ -24,17 +24,6 @@ pub(crate) struct Facts<'a> {
 }
 
 impl<'a> Facts<'a> {
-    /// A status without a body.
-    pub(crate) fn of_status(status: u16) -> Facts<'static> {
-        Facts {
-            status,
-            codes: &[],
-            text: String::new(),
-            hint: None,
-            quota: ReportedQuota::default(),
-        }
-    }
-
     pub(super) fn new(
         status: u16,
         body: &'a ErrorBody,
@@ -57,6 +46,23 @@ impl<'a> Facts<'a> {
     /// Whether the message tells a limit, and that the request alone asks for more.
     pub(crate) fn asks_more_than_the_limit(&self) -> bool {
         message::asks_more_than_the_limit(&self.text)
+    }
+
+    /// Whether something that was named does not exist.
+    fn is_missing(&self) -> bool {
+        matches!(self.status, 404 | 410)
+            || self.coded(&["not_found_error"])
+            || (self.status < 300 && self.coded(&["not_found"]))
+    }
+
+    /// Whether what is missing is the model, or the address that every call goes to, so that no call can succeed. A file,
+    /// a response or a cache that one prompt refers to concerns that prompt alone.
+    fn is_missing_for_all(&self) -> bool {
+        let words = self.text.trim_end_matches(['.', '!']);
+        if self.coded(FOR_ALL_CODES) || WRONG_ADDRESS.contains(&words) {
+            return true;
+        }
+        !self.says(OF_ONE_PROMPT) && self.says(FOR_ALL)
     }
 
     pub(crate) fn says(&self, phrases: &[&str]) -> bool {
@@ -90,6 +96,65 @@ pub(crate) const ANY: Row = Row {
 /// A day's quota will not refill within a run. Where a hint says otherwise, up to this wait counts as a rate limit:
 /// Google's own command line gives up above five minutes.
 const LONGEST_QUOTA_WAIT: Duration = Duration::from_secs(300);
+
+/// Codes of a missing model or a wrong address. A body that is not JSON comes from a server that does not know the path.
+const FOR_ALL_CODES: &[&str] = &[
+    "model_not_found",
+    "model_not_available",
+    "unknown_model",
+    "param_model",
+    "unknown_url",
+    "not_json",
+];
+
+/// Whole messages of servers that do not know the path. The file is that of llama.cpp, which looks for a web page.
+const WRONG_ADDRESS: &[&str] = &[
+    "",
+    "404",
+    "not found",
+    "404 not found",
+    "404 page not found",
+    "page not found",
+    "file not found",
+    "resource not found",
+    "the requested resource was not found",
+];
+
+/// Words of a message about a missing model or a wrong address.
+const FOR_ALL: &[&str] = &[
+    "model",
+    "models",
+    "deployment",
+    "engine",
+    "endpoint",
+    "endpoints",
+    "url",
+    "route",
+    "path",
+    "method not found",
+];
+
+/// Words of a message about an object of one prompt, in which words about the model may stand as well: a gateway adds the
+/// name of its model, a download the address.
+const OF_ONE_PROMPT: &[&str] = &[
+    "no such file",
+    "file not found:",
+    "file id",
+    "file with id",
+    "file_id",
+    "access the file",
+    "previous response",
+    "response with id",
+    "item with id",
+    "conversation",
+    "container",
+    "vector store",
+    "prompt with id",
+    "image url",
+    "image_url",
+    "download",
+    "fetch",
+];
 
 const TABLE: &[Row] = &[
     // Codes that say it all, whatever the status.
@@ -221,12 +286,24 @@ const TABLE: &[Row] = &[
         kind: ErrorKind::ContentFilter,
         ..ANY
     },
-    // Unknown models, where the status does not say so.
+    // What does not exist: the model or the address, or else an object that the prompt refers to.
     Row {
-        code: &["not_found_error"],
+        status: &[403],
+        text: &["permission to access the file"],
+        kind: ErrorKind::InvalidRequest,
+        ..ANY
+    },
+    Row {
+        when: Some(|facts| facts.is_missing() && facts.is_missing_for_all()),
         kind: ErrorKind::NotFound,
         ..ANY
     },
+    Row {
+        when: Some(|facts| facts.is_missing()),
+        kind: ErrorKind::InvalidRequest,
+        ..ANY
+    },
+    // Unknown models, where the status does not say so.
     Row {
         status: &[400],
         text: &["model does not exist"],
@@ -262,11 +339,6 @@ const TABLE: &[Row] = &[
     Row {
         status: &[403],
         kind: ErrorKind::PermissionDenied,
-        ..ANY
-    },
-    Row {
-        status: &[404, 410],
-        kind: ErrorKind::NotFound,
         ..ANY
     },
     Row {
@@ -308,11 +380,6 @@ const TABLE: &[Row] = &[
     Row {
         code: &["permission_denied", "permission_error"],
         kind: ErrorKind::PermissionDenied,
-        ..ANY
-    },
-    Row {
-        code: &["not_found"],
-        kind: ErrorKind::NotFound,
         ..ANY
     },
     Row {

@@ -1,0 +1,74 @@
+//! What readers of all wires do with the content of an answer beside its text.
+
+use serde_json::Value;
+
+use crate::response::{Citation, Media, MediaFile};
+
+/// A box around what holds something; none for what holds nothing, as most answers do.
+pub(super) fn unless_empty<T: Default + PartialEq>(value: T) -> Option<Box<T>> {
+    (value != T::default()).then(|| Box::new(value))
+}
+
+/// A field that is text and not empty.
+pub(super) fn text<'v>(value: &'v Value, name: &str) -> Option<&'v str> {
+    value.get(name)?.as_str().filter(|text| !text.is_empty())
+}
+
+/// The same, owned.
+pub(super) fn owned(value: &Value, name: &str) -> Option<String> {
+    text(value, name).map(str::to_owned)
+}
+
+/// Adds a passage of reasoning: passages are paragraphs.
+pub(super) fn add_passage(text: &mut String, passage: &str) {
+    if !text.is_empty() && !passage.is_empty() {
+        text.push_str("\n\n");
+    }
+    text.push_str(passage);
+}
+
+/// A source, unless nothing is known of it.
+pub(super) fn source(url: Option<String>, title: Option<String>, quote: Option<String>) -> Option<Citation> {
+    let mut source = Citation::default();
+    (source.url, source.title, source.quote) = (url, title, quote);
+    (source != Citation::default()).then_some(source)
+}
+
+/// A file whose content is in base64.
+pub(super) fn file(mime_type: Option<String>, data: Option<String>) -> MediaFile {
+    let mut file = MediaFile::default();
+    (file.mime_type, file.data) = (mime_type, data);
+    file
+}
+
+/// A file by its address, which may be a `data:` URL that holds it.
+#[cfg(any(feature = "openai", feature = "gemini"))]
+pub(super) fn file_at(url: &str) -> MediaFile {
+    let inline = url.strip_prefix("data:").and_then(|rest| {
+        let (head, data) = rest.split_once(',')?;
+        Some((head.strip_suffix(";base64")?, data))
+    });
+    match inline {
+        Some((kind, data)) => {
+            let kind = kind.split(';').next().filter(|kind| !kind.is_empty());
+            file(kind.map(str::to_owned), Some(data.to_owned()))
+        }
+        None => {
+            let mut file = MediaFile::default();
+            file.url = Some(url.to_owned());
+            file
+        }
+    }
+}
+
+/// Files a file by its media type.
+#[cfg(feature = "gemini")]
+pub(super) fn add_file(media: &mut Media, file: MediaFile) {
+    let kind = file.mime_type.as_deref().unwrap_or_default();
+    let list = match kind.split('/').next() {
+        Some("image") => &mut media.images,
+        Some("audio") => &mut media.audio,
+        _ => &mut media.other,
+    };
+    list.push(file);
+}

@@ -1,0 +1,164 @@
+//! What a provider reports beside the text of an answer.
+
+use std::fmt;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::Value;
+
+use super::content::{Citations, Logprobs, Media, Reasoning};
+
+/// What a provider reports beside the text of the answer. Every field may be missing.
+#[derive(Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct ResponseMetadata {
+    /// The provider, by its OpenTelemetry name (`openai`, `anthropic`, ...).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub provider: Option<String>,
+    /// The model that answered, as the provider names it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// The provider's id of the response.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub response_id: Option<String>,
+    /// Why the model stopped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub finish_reason: Option<FinishReason>,
+    /// What the provider says the call cost, in US dollars.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cost: Option<f64>,
+    /// Tool calls that the model made in place of, or beside, text; in the provider's form.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<Value>,
+    /// The model's reasoning, where the provider reveals it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reasoning: Option<Box<Reasoning>>,
+    /// The log probabilities of the answer's tokens, where they were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub logprobs: Option<Box<Logprobs>>,
+    /// The sources that the answer refers to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub citations: Option<Box<Citations>>,
+    /// The images and audio of the answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub media: Option<Box<Media>>,
+    /// The reply's body, unmodified, where the client keeps it (`keep_raw_body`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub raw_body: Option<Box<serde_json::value::RawValue>>,
+    /// Whatever else a provider or layer wants to hand on, by type. Not serialised, not compared.
+    #[serde(skip)]
+    pub extensions: http::Extensions,
+}
+
+impl fmt::Debug for ResponseMetadata {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            provider,
+            model,
+            response_id,
+            finish_reason,
+            cost,
+            tool_calls,
+            reasoning,
+            logprobs,
+            citations,
+            media,
+            raw_body,
+            extensions: _,
+        } = self;
+        let mut debug = f.debug_struct("ResponseMetadata");
+        debug
+            .field("provider", provider)
+            .field("model", model)
+            .field("response_id", response_id);
+        debug
+            .field("finish_reason", finish_reason)
+            .field("cost", cost)
+            .field("tool_calls", tool_calls);
+        debug
+            .field("reasoning", reasoning)
+            .field("logprobs", logprobs)
+            .field("citations", citations)
+            .field("media", media);
+        debug
+            .field("raw_body", &raw_body.as_ref().map(|body| body.get()))
+            .finish_non_exhaustive()
+    }
+}
+
+impl PartialEq for ResponseMetadata {
+    fn eq(&self, other: &Self) -> bool {
+        let raw = |metadata: &Self| metadata.raw_body.as_ref().map(|body| body.get().to_owned());
+        self.provider == other.provider
+            && self.model == other.model
+            && self.response_id == other.response_id
+            && self.finish_reason == other.finish_reason
+            && self.cost == other.cost
+            && self.tool_calls == other.tool_calls
+            && self.reasoning == other.reasoning
+            && self.logprobs == other.logprobs
+            && self.citations == other.citations
+            && self.media == other.media
+            && raw(self) == raw(other)
+    }
+}
+
+/// Why the model stopped, over all providers.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum FinishReason {
+    /// It was done.
+    Stop,
+    /// The output token limit was reached.
+    Length,
+    /// It wants a tool to be called.
+    ToolCalls,
+    /// The provider's filter stopped it.
+    ContentFilter,
+    /// A reason this crate does not know, as sent.
+    Other(String),
+}
+
+impl FinishReason {
+    /// The name in JSON and metrics; for [`FinishReason::Other`] what the provider sent.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+            Self::ToolCalls => "tool_calls",
+            Self::ContentFilter => "content_filter",
+            Self::Other(name) => name,
+        }
+    }
+}
+
+impl From<&str> for FinishReason {
+    /// Reads this crate's names; anything else is [`FinishReason::Other`].
+    fn from(name: &str) -> Self {
+        match name {
+            "stop" => Self::Stop,
+            "length" => Self::Length,
+            "tool_calls" => Self::ToolCalls,
+            "content_filter" => Self::ContentFilter,
+            other => Self::Other(other.to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for FinishReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Serialize for FinishReason {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for FinishReason {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        std::borrow::Cow::<'de, str>::deserialize(deserializer).map(|name| Self::from(&*name))
+    }
+}
