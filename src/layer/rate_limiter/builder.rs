@@ -10,10 +10,8 @@ use tokio::time::Instant;
 use super::RateLimiter;
 use super::cooldown::Cooldown;
 use super::error::InvalidLimit;
-use super::gate::Gate;
+use super::gate::{Bucket, Config, Gate, InFlightRamp, State};
 use super::pace::{LinearRecovery, Pace, StartRamp};
-use super::quota::Bucket;
-use super::state::{Config, InFlightRamp, State};
 use super::store::StateStore;
 use crate::events::Events;
 

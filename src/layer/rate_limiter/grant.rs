@@ -11,8 +11,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep};
 
 use super::error::Refused;
-use super::gate::Gate;
-use super::state::{Admission, Answer, Ask, Reply, Started, Ticket};
+use super::gate::{Admission, Answer, Ask, Gate, Reply, Started, Ticket};
 use crate::classify::Verdict;
 use crate::events::EventKind;
 use crate::item::{CallGuard, Item, WaitReason};

@@ -117,13 +117,9 @@ mod gate;
 mod grant;
 mod layer;
 mod pace;
-mod pump;
-mod quota;
 mod select;
 mod snapshot;
-mod state;
 mod store;
-mod waits;
 
 pub use builder::RateLimiterBuilder;
 pub use cooldown::Cooldown;

@@ -10,10 +10,10 @@ use tokio::time::Instant;
 use super::{Admission, Answer, Ask, Effect, Effects, Hold, Probe, Started, State, Ticket, Waiter};
 use crate::item::WaitReason;
 use crate::layer::rate_limiter::error::Refused;
+use crate::layer::rate_limiter::gate::quota::Bucket;
+use crate::layer::rate_limiter::gate::waits::Waited;
 use crate::layer::rate_limiter::pace::{Ramp, StartedCall};
-use crate::layer::rate_limiter::quota::Bucket;
 use crate::layer::rate_limiter::store::StoreReport;
-use crate::layer::rate_limiter::waits::Waited;
 
 /// A start this late is still charged at its due instant, or the granularity of timers would eat the quota.
 const LATE: Duration = Duration::from_millis(5);

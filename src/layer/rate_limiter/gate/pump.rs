@@ -11,10 +11,10 @@ use futures::FutureExt as _;
 use tokio::runtime::{self, Handle};
 use tokio::time::Instant;
 
-use super::gate::{Gate, TARGET};
 use super::state::{Candidate, Turn};
-use super::store::{Leave, StateStore};
+use super::{Gate, TARGET};
 use crate::error::BoxError;
+use crate::layer::rate_limiter::store::{Leave, StateStore};
 
 /// A store that says "wait" for no time at all is asked again after this.
 const SHORTEST_WAIT: Duration = Duration::from_millis(1);

@@ -6,16 +6,21 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use super::pace::{EndedCall, Pace, Pacing};
-use super::pump;
-use super::state::{
-    Admission, Closing, Effect, Effects, Reply, Settled, Started, State, Ticket, Warning, is_answer,
-};
 use super::store::StateStore;
-use super::waits::Waited;
 use crate::classify::{Disposition, Verdict};
 use crate::events::{EventKind, Events};
 use crate::item::Item;
 use crate::telemetry::Meter;
+
+mod pump;
+mod quota;
+mod state;
+mod waits;
+
+pub(super) use quota::Bucket;
+pub(super) use state::{Admission, Answer, Ask, Config, InFlightRamp, Reply, Started, State, Ticket};
+use state::{Closing, Effect, Effects, Settled, Warning, is_answer};
+use waits::Waited;
 
 pub(super) const TARGET: &str = "llm_batch::rate_limiter";
 

@@ -83,7 +83,7 @@ impl StateStore for ArrivalTime {
 }
 
 /// One quota per minute, refilled continuously.
-pub(super) struct Bucket {
+pub(in crate::layer::rate_limiter) struct Bucket {
     limiter: governor::RateLimiter<NotKeyed, ArrivalTime, SetClock, NoOpMiddleware<Tick>>,
     arrival: ArrivalTime,
     made: Instant,
@@ -95,7 +95,7 @@ pub(super) struct Bucket {
 
 impl Bucket {
     /// `limit` a minute, of which what `burst` refills may be taken at once (at least 1). Full at first.
-    pub(super) fn new(limit: NonZeroU32, burst: Duration, now: Instant) -> Self {
+    pub(in crate::layer::rate_limiter) fn new(limit: NonZeroU32, burst: Duration, now: Instant) -> Self {
         let share = u64::from(limit.get()) as f64 * burst.as_secs_f64() / MINUTE.as_secs_f64();
         // Rounding, as 60 s * x / 60 s is not always x.
         let capacity = NonZeroU32::new((share + 1e-6) as u32).unwrap_or(NonZeroU32::MIN);
@@ -116,13 +116,13 @@ impl Bucket {
     }
 
     /// What it gives per minute.
-    pub(super) const fn limit(&self) -> u32 {
+    pub(in crate::layer::rate_limiter) const fn limit(&self) -> u32 {
         self.limit.get()
     }
 
     /// Takes `amount` as of `at`, or says when it will be there. More than the capacity needs a full bucket and
     /// leaves a debt.
-    pub(super) fn take(&self, amount: u64, at: Instant) -> Result<(), Instant> {
+    pub(in crate::layer::rate_limiter) fn take(&self, amount: u64, at: Instant) -> Result<(), Instant> {
         let at_once = u32::try_from(amount).map_or(self.capacity, |amount| {
             NonZeroU32::new(amount).map_or(NonZeroU32::MIN, |amount| amount.min(self.capacity))
         });
@@ -142,17 +142,17 @@ impl Bucket {
     }
 
     /// The state, for [`restore`](Self::restore).
-    pub(super) fn save(&self) -> u64 {
+    pub(in crate::layer::rate_limiter) fn save(&self) -> u64 {
         self.arrival.get()
     }
 
     /// Undoes what was taken since it was saved.
-    pub(super) fn restore(&self, saved: u64) {
+    pub(in crate::layer::rate_limiter) fn restore(&self, saved: u64) {
         self.arrival.set(saved);
     }
 
     /// Gives `amount` back.
-    pub(super) fn give_back(&self, amount: u64) {
+    pub(in crate::layer::rate_limiter) fn give_back(&self, amount: u64) {
         self.arrival.set(
             self.arrival
                 .get()
@@ -161,7 +161,7 @@ impl Bucket {
     }
 
     /// Takes `amount` even if it is not there.
-    pub(super) fn owe(&self, amount: u64, now: Instant) {
+    pub(in crate::layer::rate_limiter) fn owe(&self, amount: u64, now: Instant) {
         if amount > 0 {
             let full = self.nanos(now).max(self.arrival.get());
             self.arrival
@@ -170,7 +170,7 @@ impl Bucket {
     }
 
     /// What could be taken at once; negative after a debt.
-    pub(super) fn balance(&self, now: Instant) -> f64 {
+    pub(in crate::layer::rate_limiter) fn balance(&self, now: Instant) -> f64 {
         let taken = self.arrival.get().saturating_sub(self.nanos(now));
         f64::from(self.capacity.get()) - taken as f64 / self.unit as f64
     }

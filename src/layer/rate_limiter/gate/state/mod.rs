@@ -9,17 +9,17 @@ use tokio::runtime;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::cooldown::Cooldown;
-use super::error::Refused;
-use super::pace::{Pacing, Ramp, Spacing, StartRamp, StartedCall};
 use super::quota::Bucket;
-use super::snapshot::RateLimiterSnapshot;
-use super::store::StoreReport;
 use super::waits::{Timeline, Waited};
 use crate::classify::{Disposition, Verdict};
 use crate::error::{Delivery, ErrorKind};
 use crate::events::EventKind;
 use crate::item::{WaitReason, Waits};
+use crate::layer::rate_limiter::cooldown::Cooldown;
+use crate::layer::rate_limiter::error::Refused;
+use crate::layer::rate_limiter::pace::{Pacing, Ramp, Spacing, StartRamp, StartedCall};
+use crate::layer::rate_limiter::snapshot::RateLimiterSnapshot;
+use crate::layer::rate_limiter::store::StoreReport;
 
 mod queue;
 mod shared;
@@ -29,17 +29,17 @@ pub(super) use shared::{Candidate, Turn};
 
 /// A place in the queue. Those that rejoin at the head sort before all others, in the order of their rejoining.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Ticket {
+pub(in crate::layer::rate_limiter) struct Ticket {
     tail: bool,
     number: u64,
 }
 
 /// A place among the calls in flight, with its quota, for a call that has not started.
 #[derive(Debug)]
-pub(super) struct Admission {
-    pub(super) ticket: Ticket,
-    pub(super) estimate: u64,
-    pub(super) waited: Option<Box<Waited>>,
+pub(in crate::layer::rate_limiter) struct Admission {
+    pub(in crate::layer::rate_limiter) ticket: Ticket,
+    pub(in crate::layer::rate_limiter) estimate: u64,
+    pub(in crate::layer::rate_limiter) waited: Option<Box<Waited>>,
     due: Instant,
     generation: u64,
     probe: bool,
@@ -49,13 +49,13 @@ pub(super) struct Admission {
 
 /// A call that has started.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Started {
-    pub(super) call: StartedCall,
+pub(in crate::layer::rate_limiter) struct Started {
+    pub(in crate::layer::rate_limiter) call: StartedCall,
     probe: bool,
     shared: bool,
 }
 
-pub(super) type Reply = Result<Admission, Refused>;
+pub(in crate::layer::rate_limiter) type Reply = Result<Admission, Refused>;
 
 struct Waiter {
     estimate: u64,
@@ -67,25 +67,25 @@ struct Waiter {
 
 /// What came of the end of a call.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Settled {
-    pub(super) at: Instant,
+pub(in crate::layer::rate_limiter) struct Settled {
+    pub(in crate::layer::rate_limiter) at: Instant,
     /// It belongs to the current generation.
-    pub(super) current: bool,
+    pub(in crate::layer::rate_limiter) current: bool,
     /// Until when an item that was throttled has to wait.
-    pub(super) hold_until: Option<Instant>,
+    pub(in crate::layer::rate_limiter) hold_until: Option<Instant>,
 }
 
 /// What a caller asks for.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Ask {
-    pub(super) estimate: u64,
+pub(in crate::layer::rate_limiter) struct Ask {
+    pub(in crate::layer::rate_limiter) estimate: u64,
     /// The place it had, if it comes back with a grant that was overtaken by a pause.
-    pub(super) ticket: Option<Ticket>,
+    pub(in crate::layer::rate_limiter) ticket: Option<Ticket>,
     /// It was throttled, and this is how long its own hint holds it.
-    pub(super) hold_until: Option<Instant>,
+    pub(in crate::layer::rate_limiter) hold_until: Option<Instant>,
 }
 
-pub(super) enum Answer {
+pub(in crate::layer::rate_limiter) enum Answer {
     Granted(Admission),
     Refused(Refused),
     /// Ask again then.
@@ -102,11 +102,11 @@ struct Hold {
 
 /// What is to be done once the lock is released, in this order. As a rule nothing, which costs nothing.
 #[derive(Default)]
-pub(super) struct Effects {
-    pub(super) list: Vec<Effect>,
+pub(in crate::layer::rate_limiter) struct Effects {
+    pub(in crate::layer::rate_limiter) list: Vec<Effect>,
 }
 
-pub(super) enum Effect {
+pub(in crate::layer::rate_limiter) enum Effect {
     Reply(oneshot::Sender<Reply>, Reply),
     Event(Instant, EventKind),
     Warn(Warning),
@@ -142,7 +142,7 @@ impl Effects {
 
 /// What a person should know about the gate.
 #[derive(Debug)]
-pub(super) enum Warning {
+pub(in crate::layer::rate_limiter) enum Warning {
     Closed {
         kind: ErrorKind,
         pause: Duration,
@@ -195,33 +195,33 @@ enum Probe {
 
 /// A cap on calls in flight that rises.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct InFlightRamp {
-    pub(super) initial: usize,
-    pub(super) step: usize,
-    pub(super) every: Duration,
+pub(in crate::layer::rate_limiter) struct InFlightRamp {
+    pub(in crate::layer::rate_limiter) initial: usize,
+    pub(in crate::layer::rate_limiter) step: usize,
+    pub(in crate::layer::rate_limiter) every: Duration,
 }
 
 /// What a gate is made from.
-pub(super) struct Config {
-    pub(super) cooldown: Cooldown,
-    pub(super) requests: Option<Bucket>,
-    pub(super) tokens: Option<Bucket>,
-    pub(super) max_in_flight: Option<usize>,
-    pub(super) in_flight_ramp: Option<InFlightRamp>,
-    pub(super) start_ramp: Option<StartRamp>,
-    pub(super) pacing: Pacing,
+pub(in crate::layer::rate_limiter) struct Config {
+    pub(in crate::layer::rate_limiter) cooldown: Cooldown,
+    pub(in crate::layer::rate_limiter) requests: Option<Bucket>,
+    pub(in crate::layer::rate_limiter) tokens: Option<Bucket>,
+    pub(in crate::layer::rate_limiter) max_in_flight: Option<usize>,
+    pub(in crate::layer::rate_limiter) in_flight_ramp: Option<InFlightRamp>,
+    pub(in crate::layer::rate_limiter) start_ramp: Option<StartRamp>,
+    pub(in crate::layer::rate_limiter) pacing: Pacing,
     /// A store has the last word, and only pumps let through.
-    pub(super) shared: bool,
+    pub(in crate::layer::rate_limiter) shared: bool,
 }
 
 /// How a verdict closes the gate.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Closing {
+pub(in crate::layer::rate_limiter) enum Closing {
     Throttle,
     Overload,
 }
 
-pub(super) struct State {
+pub(in crate::layer::rate_limiter) struct State {
     config: Config,
 
     closed: Option<Closed>,
@@ -267,7 +267,7 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn new(config: Config, now: Instant) -> Self {
+    pub(in crate::layer::rate_limiter) fn new(config: Config, now: Instant) -> Self {
         Self {
             pace: Spacing::new(config.pacing, now),
             ramp: config.start_ramp.map(Ramp::new),
@@ -305,7 +305,7 @@ impl State {
 
     // --- looking --------------------------------------------------------------------------------------------
 
-    pub(super) fn snapshot(&self, now: Instant) -> RateLimiterSnapshot {
+    pub(in crate::layer::rate_limiter) fn snapshot(&self, now: Instant) -> RateLimiterSnapshot {
         let closed = self.closed.as_ref().filter(|closed| closed.until > now);
         let rates = [
             self.ramp.as_ref().and_then(Ramp::starts_per_second),
@@ -337,12 +337,12 @@ impl State {
 }
 
 /// The provider has no capacity: the item's own backoff, unless it says when, or keeps saying so.
-pub(super) fn is_overload(verdict: &Verdict) -> bool {
+pub(in crate::layer::rate_limiter) fn is_overload(verdict: &Verdict) -> bool {
     verdict.disposition == Disposition::Backoff && verdict.kind == Some(ErrorKind::Overloaded)
 }
 
 /// Whether the provider took the call, whatever came of it.
-pub(super) fn is_answer(verdict: &Verdict) -> bool {
+pub(in crate::layer::rate_limiter) fn is_answer(verdict: &Verdict) -> bool {
     let reached = verdict
         .kind
         .is_none_or(|kind| kind != ErrorKind::Connection && kind.delivery() != Delivery::NotSent);
