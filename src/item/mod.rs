@@ -41,7 +41,8 @@ struct Record {
     report: ItemReport,
     deadline: Option<Instant>,
     deadline_missed: bool,
-    throttled_until: Option<Instant>,
+    /// Until when a gate holds the next call, and which one: its mark, or 0 if it did not say.
+    throttled_until: Option<(Instant, u64)>,
     answered_without_call: bool,
     observed: bool,
     expectation: Expectation,
@@ -245,18 +246,30 @@ impl Item {
 
     /// For gates: a call of this item was throttled, and the gate will hold its next call until then.
     pub fn set_throttled_until(&self, until: Instant) {
-        self.record().throttled_until = Some(until);
+        self.set_held_by(0, until);
+    }
+
+    /// As [`set_throttled_until`](Self::set_throttled_until), by the gate with this mark: no other one holds the call.
+    pub(crate) fn set_held_by(&self, gate: u64, until: Instant) {
+        self.record().throttled_until = Some((until, gate));
+    }
+
+    /// As [`take_throttled_until`](Self::take_throttled_until), at the gate with this mark: the note of another gate is
+    /// dropped.
+    pub(crate) fn take_held_by(&self, gate: u64) -> Option<Instant> {
+        let (until, by) = self.record().throttled_until.take()?;
+        (by == gate || by == 0).then_some(until)
     }
 
     /// For retry policies: until when a gate will hold the item's next call after the throttle it just met. `None`
     /// means that no gate will, and the policy has to wait itself.
     pub fn throttled_until(&self) -> Option<Instant> {
-        self.record().throttled_until
+        self.record().throttled_until.map(|(until, _)| until)
     }
 
     /// For gates, when the item comes back: takes what [`set_throttled_until`](Self::set_throttled_until) noted.
     pub fn take_throttled_until(&self) -> Option<Instant> {
-        self.record().throttled_until.take()
+        self.record().throttled_until.take().map(|(until, _)| until)
     }
 
     /// For retry policies and layers that start calls: the batch is stopping, so the item must start no other call.

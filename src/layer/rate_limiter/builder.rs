@@ -10,8 +10,8 @@ use tokio::time::Instant;
 use super::RateLimiter;
 use super::cooldown::Cooldown;
 use super::error::InvalidLimit;
-use super::gate::{Bucket, Config, Gate, InFlightRamp, State};
-use super::pace::{LinearRecovery, Pace, StartRamp};
+use super::gate::{Bucket, Config, Gate, InFlightRamp};
+use super::pace::{BuiltIn, LinearRecovery, Pace, Pacing, StartRamp};
 use super::store::StateStore;
 use crate::events::Events;
 
@@ -165,11 +165,17 @@ impl RateLimiterBuilder {
                 "{tokens} tokens a minute cannot feed {requests} requests a minute"
             );
         }
-        let pace = self.pace.unwrap_or_else(|| match self.cooldown.slow_start() {
-            Some(slow_start) => Box::new(slow_start),
-            None => Box::new(LinearRecovery::default()),
+        let own = self.pace.map(|pace| {
+            let pacing = pace.initial();
+            (pace, pacing)
         });
-        let pacing = pace.initial();
+        let built_in = match &own {
+            Some(_) => None,
+            None => Some(match self.cooldown.slow_start() {
+                Some(slow_start) => BuiltIn::SlowStart(slow_start),
+                None => BuiltIn::Linear(LinearRecovery::default()),
+            }),
+        };
         let config = Config {
             cooldown: self.cooldown,
             requests,
@@ -177,17 +183,11 @@ impl RateLimiterBuilder {
             max_in_flight: self.max_in_flight,
             in_flight_ramp: self.in_flight_ramp,
             start_ramp: self.start_ramp,
-            pacing,
+            pacing: own.as_ref().map_or(Pacing::UNLIMITED, |(_, pacing)| *pacing),
+            built_in,
             shared: self.store.is_some(),
         };
-        let gate = Gate::new(
-            self.name,
-            self.events,
-            self.store,
-            State::new(config, now),
-            pace,
-            pacing,
-        );
+        let gate = Gate::new(self.name, self.events, self.store, config, own, now);
         RateLimiter { gate: Arc::new(gate) }
     }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use pin_project::pin_project;
@@ -146,13 +147,15 @@ fn settle(call: ActiveCall, mut verdict: Verdict) {
     if verdict.quota.is_none() {
         verdict.quota = call.guard().and_then(CallGuard::quota);
     }
-    let guard = call.guard().filter(|_| throttled);
-    let item = guard.map(|guard| {
-        guard.set_throttled();
-        guard.item().clone()
+    let item = call.guard().map(|guard| {
+        if throttled {
+            guard.set_throttled();
+        }
+        Arc::clone(guard.item())
     });
+    let gate = call.gate().mark();
     if let (Some(until), Some(item)) = (call.settle(&verdict, used), item) {
-        item.set_throttled_until(until);
+        item.set_held_by(gate, until);
     }
 }
 

@@ -6,12 +6,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use pin_project::pin_project;
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
+use tokio::sync::futures::OwnedNotified;
 use tokio::time::{Instant, Sleep};
 
 use super::error::Refused;
-use super::gate::{Admission, Answer, Ask, Gate, Reply, Started, Ticket};
+use super::gate::{Admission, Answer, Ask, Gate, Lost, Slot, Started, Ticket, Waited};
 use crate::classify::Verdict;
 use crate::events::EventKind;
 use crate::item::{CallGuard, Item, WaitReason};
@@ -35,9 +36,30 @@ pub struct Acquire {
 enum Step {
     Asking,
     /// Waits out its own hint, before it joins the queue.
-    Holding(Instant, Pin<Box<Sleep>>),
-    Queued(Ticket, oneshot::Receiver<Reply>),
+    Holding(Pin<Box<Holding>>),
+    Queued(Ticket, Arc<Slot>),
     Done,
+}
+
+#[pin_project]
+struct Holding {
+    since: Instant,
+    #[pin]
+    sleep: Sleep,
+    /// The gate was opened by hand, for those who hold too.
+    #[pin]
+    reopened: OwnedNotified,
+}
+
+impl Holding {
+    /// Returns whether the gate was opened by hand.
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<bool> {
+        let this = self.project();
+        if this.reopened.poll(cx).is_ready() {
+            return Poll::Ready(true);
+        }
+        this.sleep.poll(cx).map(|()| false)
+    }
 }
 
 impl Acquire {
@@ -66,16 +88,24 @@ impl Acquire {
         self
     }
 
+    pub(super) fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
     fn granted(&mut self, admission: Admission) -> Grant {
         self.step = Step::Done;
-        if let Some(waited) = &admission.waited {
-            waited.record(self.item.as_deref(), &self.gate.meter);
-        }
+        self.record(admission.waited.as_deref());
         Grant {
             gate: Arc::clone(&self.gate),
             admission,
             item: self.item.take(),
             open: true,
+        }
+    }
+
+    fn record(&self, waited: Option<&Waited>) {
+        if let Some(waited) = waited {
+            waited.record(self.item.as_deref(), &self.gate.meter);
         }
     }
 
@@ -106,29 +136,43 @@ impl Future for Acquire {
         let this = &mut *self;
         loop {
             match &mut this.step {
-                Step::Asking => match this.ask() {
-                    Answer::Granted(admission) => return Poll::Ready(Ok(this.granted(admission))),
-                    Answer::Refused(refused) => {
-                        this.step = Step::Done;
-                        return Poll::Ready(Err(refused));
-                    }
-                    Answer::Hold(until) => {
-                        if Handle::try_current().is_err() {
+                Step::Asking => {
+                    // Made before the look at the gate, so that no opening by hand is missed.
+                    let reopened = this
+                        .hold_until
+                        .map(|_| Arc::clone(&this.gate.reopened).notified_owned());
+                    match (this.ask(), reopened) {
+                        (Answer::Granted(admission), _) => return Poll::Ready(Ok(this.granted(admission))),
+                        (Answer::Refused(refused), _) => {
                             this.step = Step::Done;
-                            return Poll::Ready(Err(Refused::Closed));
+                            return Poll::Ready(Err(refused));
                         }
-                        let sleep = Box::pin(tokio::time::sleep_until(until));
-                        this.step = Step::Holding(Instant::now(), sleep);
+                        (Answer::Hold(until), Some(reopened)) => {
+                            if Handle::try_current().is_err() {
+                                this.step = Step::Done;
+                                return Poll::Ready(Err(Refused::Closed));
+                            }
+                            this.step = Step::Holding(Box::pin(Holding {
+                                since: Instant::now(),
+                                sleep: tokio::time::sleep_until(until),
+                                reopened,
+                            }));
+                        }
+                        // Not reached: only one who has a hint is held.
+                        (Answer::Hold(_), None) => {}
+                        (Answer::Queued(ticket, slot), _) => this.step = Step::Queued(ticket, slot),
                     }
-                    Answer::Queued(ticket, receiver) => this.step = Step::Queued(ticket, receiver),
-                },
-                Step::Holding(since, sleep) => {
-                    ready!(sleep.as_mut().poll(cx));
-                    let since = *since;
+                }
+                Step::Holding(holding) => {
+                    let reopened = ready!(holding.as_mut().poll(cx));
+                    let since = holding.since;
+                    if reopened {
+                        this.hold_until = None;
+                    }
                     this.record_hold(since);
                     this.step = Step::Asking;
                 }
-                Step::Queued(ticket, receiver) => match ready!(Pin::new(receiver).poll(cx)) {
+                Step::Queued(ticket, slot) => match ready!(slot.poll(cx)) {
                     Ok(Ok(admission)) => return Poll::Ready(Ok(this.granted(admission))),
                     Ok(Err(refused)) => {
                         this.step = Step::Done;
@@ -136,14 +180,17 @@ impl Future for Acquire {
                     }
                     // The pump it counted on has died with its runtime. Another one may serve it, but where that
                     // dies too there is none to be had: the runtime shuts down, or has no timer.
-                    Err(_) if this.orphaned => {
+                    Err(Lost::Orphaned) if this.orphaned => {
                         this.step = Step::Done;
                         return Poll::Ready(Err(Refused::Closed));
                     }
-                    Err(_) => {
-                        this.orphaned = true;
+                    Err(lost) => {
                         this.ticket = Some(*ticket);
                         this.step = Step::Asking;
+                        match lost {
+                            Lost::Orphaned => this.orphaned = true,
+                            Lost::Late(waited) => this.record(waited.as_deref()),
+                        }
                     }
                 },
                 Step::Done => panic!("`Acquire` polled after completion"),
@@ -155,12 +202,8 @@ impl Future for Acquire {
 impl Drop for Acquire {
     fn drop(&mut self) {
         match std::mem::replace(&mut self.step, Step::Done) {
-            Step::Queued(ticket, receiver) => {
-                if let Some(waited) = self.gate.cancel(ticket, receiver) {
-                    waited.record(self.item.as_deref(), &self.gate.meter);
-                }
-            }
-            Step::Holding(since, _) => self.record_hold(since),
+            Step::Queued(ticket, slot) => self.record(self.gate.cancel(ticket, &slot).as_deref()),
+            Step::Holding(holding) => self.record_hold(holding.since),
             Step::Asking | Step::Done => {}
         }
     }

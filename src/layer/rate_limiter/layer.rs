@@ -193,7 +193,7 @@ where
         let mut acquire = Acquire::new(limiter.gate, estimate.estimate(&request));
         if let Some(item) = find.item(&request) {
             item.set_observed();
-            if let Some(until) = item.take_throttled_until() {
+            if let Some(until) = item.take_held_by(acquire.gate().mark()) {
                 acquire = acquire.held_until(until);
             }
             acquire = acquire.for_item(item.clone());

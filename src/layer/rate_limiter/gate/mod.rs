@@ -1,28 +1,54 @@
-//! The shared object: the state under its lock, the pace policy under another, and what is done outside of both.
+//! One gate: the shared object, and what is done outside its lock.
+//!
+//! # The way of one call
+//! 1. [`Acquire`](super::Acquire) asks: `State::ask`, under the lock.
+//! 2. If nobody waits, the [`Scope`](state) decides at once: open, below the cap, paced, and both quotas have what it needs. It
+//!    takes all of it and notes the start: a grant.
+//! 3. Otherwise the call gets a ticket and a slot in the `Queue`, and its runtime a [`pump`].
+//! 4. Whatever frees something (an end, a grant given back, a pump at its time) drains: it admits from the head on.
+//! 5. A grant is put into the waiter's slot once the lock is released, and the waiter wakes. One that does not take it up
+//!    within 1.5 s loses it to the next, and asks again from its place.
+//! 6. `Grant::start` looks once more: if the gate has closed meanwhile, all is given back and the call waits again.
+//! 7. A pace policy of the user's own is told of the start, under no lock ([`policy`]); the built-in ones are part of the
+//!    `Scope`.
+//! 8. The call runs, without the gate.
+//! 9. `ActiveCall::settle` ends it: `State::end` settles the tokens, counts, and asks the `Closure` whether the verdict
+//!    closes or latches the gate.
+//! 10. If it closes, the generation ends, grants that have not started are void, and the pause follows from hint and pace.
+//! 11. When the pause is over, whoever comes next or the pump opens the gate: for all, or for a probe alone.
+//! 12. Events, logs, wake-ups and reports to a shared store are collected as `Effects` and done after the lock.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use tokio::sync::{Notify, oneshot};
+use tokio::runtime::{self, Handle};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::pace::{EndedCall, Pace, Pacing};
+use super::pace::{Pace, Pacing};
 use super::store::StateStore;
 use crate::classify::{Disposition, Verdict};
 use crate::events::{EventKind, Events};
 use crate::item::Item;
 use crate::telemetry::Meter;
 
+mod policy;
 mod pump;
 mod quota;
 mod state;
 mod waits;
 
+use policy::{Policy, Question};
 pub(super) use quota::Bucket;
-pub(super) use state::{Admission, Answer, Ask, Config, InFlightRamp, Reply, Started, State, Ticket};
-use state::{Closing, Effect, Effects, Settled, Warning, is_answer};
-use waits::Waited;
+pub(super) use state::{Admission, Answer, Ask, Config, InFlightRamp, Lost, Slot, Started, State, Ticket};
+use state::{Effects, Notice, Settled, Warning, ended};
+pub(super) use waits::Waited;
 
 pub(super) const TARGET: &str = "llm_batch::rate_limiter";
+
+/// A grant that is started within this time needs no second look at the clock and the state.
+const FRESH: Duration = Duration::from_millis(1);
 
 /// One gate.
 pub(super) struct Gate {
@@ -31,21 +57,34 @@ pub(super) struct Gate {
     pub(super) meter: Meter,
     pub(super) store: Option<Box<dyn StateStore>>,
     state: Mutex<State>,
-    /// Never taken while the state is locked: the policy is user code. Whoever closes or reopens the gate holds it.
-    pace: Mutex<Policy>,
+    /// The state's epoch, for a look without the lock.
+    epoch: AtomicU64,
+    /// Names the gate in the notes of items that it holds, and is renewed when it is opened by hand.
+    mark: AtomicU64,
+    /// `None`: one of the built-in ones, which is part of the state.
+    policy: Option<Policy>,
     /// Wakes the pumps.
     pub(super) wake: Notify,
-}
-
-struct Policy {
-    pace: Box<dyn Pace>,
-    /// What the state was told last.
-    pacing: Pacing,
+    /// Wakes those that wait for the gate to close.
+    pub(super) closed: Arc<Notify>,
+    /// Wakes those that wait out a hint of their own.
+    pub(super) reopened: Arc<Notify>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A panic of a pace policy must not take the gate down; the state's own code does not panic.
+    // No code of others runs under these locks, and the gate's own does not panic.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A number that no gate has used.
+fn new_mark() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// The runtime that the caller is on.
+fn current_runtime() -> Option<runtime::Id> {
+    Handle::try_current().ok().map(|handle| handle.id())
 }
 
 impl Gate {
@@ -53,18 +92,22 @@ impl Gate {
         name: Arc<str>,
         events: Option<Events>,
         store: Option<Box<dyn StateStore>>,
-        state: State,
-        pace: Box<dyn Pace>,
-        pacing: Pacing,
+        config: Config,
+        pace: Option<(Box<dyn Pace>, Pacing)>,
+        now: Instant,
     ) -> Self {
         Self {
             meter: Meter::new(Some(&name)),
             name,
             events,
             store,
-            state: Mutex::new(state),
-            pace: Mutex::new(Policy { pace, pacing }),
+            state: Mutex::new(State::new(config, now, current_runtime)),
+            epoch: AtomicU64::new(0),
+            mark: AtomicU64::new(new_mark()),
+            policy: pace.map(|(pace, pacing)| Policy::new(pace, pacing)),
             wake: Notify::new(),
+            closed: Arc::default(),
+            reopened: Arc::default(),
         }
     }
 
@@ -75,6 +118,9 @@ impl Gate {
         let mut state = lock(&self.state);
         let now = Instant::now();
         let result = work(&mut state, now, &mut effects);
+        if self.epoch.load(Ordering::Relaxed) != state.epoch() {
+            self.epoch.store(state.epoch(), Ordering::Release);
+        }
         (result, effects)
     }
 
@@ -86,26 +132,34 @@ impl Gate {
     }
 
     fn apply(self: &Arc<Self>, mut effects: Effects) {
-        while !effects.list.is_empty() {
-            let mut more = false;
-            let mut untaken = Vec::new();
-            for effect in effects.list {
-                match effect {
-                    Effect::Reply(reply, message) => {
-                        // It fails if the waiter has gone in the meantime.
-                        if let Err(Ok(admission)) = reply.send(message) {
-                            untaken.push(admission);
-                        }
-                    }
-                    Effect::Event(at, event) => self.emit(at, None, || event),
-                    Effect::Warn(warning) => self.warn(&warning),
-                    Effect::WakePumps => self.wake.notify_waiters(),
-                    Effect::SpawnPump => pump::spawn(self),
-                    Effect::More => more = true,
-                    Effect::Orphan(reply) => drop(reply),
+        loop {
+            for notice in effects.notices.list {
+                match notice {
+                    Notice::Event(at, event) => self.emit(at, None, || event),
+                    Notice::Warn(warning) => self.warn(&warning),
                 }
             }
-            if !more && untaken.is_empty() {
+            if effects.spawn_pump {
+                pump::spawn(self);
+            }
+            if effects.wake_pumps {
+                self.wake.notify_waiters();
+            }
+            if effects.closed {
+                self.closed.notify_waiters();
+            }
+            if effects.reopened {
+                self.mark.store(new_mark(), Ordering::Release);
+                self.reopened.notify_waiters();
+            }
+            for slot in effects.orphans {
+                slot.orphan();
+            }
+            let mut untaken = Vec::new();
+            for (slot, reply) in effects.replies {
+                untaken.extend(slot.reply(reply));
+            }
+            if !effects.more && untaken.is_empty() {
                 return;
             }
             ((), effects) = self.locked(|state, now, effects| {
@@ -146,22 +200,32 @@ impl Gate {
                 kind = kind.as_str(),
                 "no call will be sent until the rate limiter is reopened ({kind})"
             ),
+            Warning::Unbelievable { used, charged } => tracing::warn!(
+                target: TARGET,
+                limiter,
+                used,
+                charged,
+                "a call reported {used} tokens; the token quota is charged {charged}, ten minutes' worth (logged once)"
+            ),
+            Warning::Unmeasured => tracing::warn!(
+                target: TARGET,
+                limiter,
+                "tokens_per_minute has no effect: a call has neither an estimate nor a known usage; \
+                 set estimate_with or usage_with on the rate limiter's layer (logged once)"
+            ),
         }
     }
 
+    // --- the way of a call ----------------------------------------------------------------------------------
+
     /// A waiter goes, from wherever it is. Returns what it waited for.
-    pub(super) fn cancel(
-        self: &Arc<Self>,
-        ticket: Ticket,
-        mut receiver: oneshot::Receiver<Reply>,
-    ) -> Option<Box<Waited>> {
+    pub(super) fn cancel(self: &Arc<Self>, ticket: Ticket, slot: &Slot) -> Option<Box<Waited>> {
         let waited = self.with(|state, now, effects| state.cancel(ticket, now, effects));
         if waited.is_some() {
             return waited;
         }
-        // Not in the queue: the reply has arrived, or it is on its way and will find nobody.
-        receiver.close();
-        let admission = receiver.try_recv().ok()?.ok()?;
+        // Not in the queue: the reply has arrived, or is on its way and will find the waiter gone.
+        let admission = slot.leave()?.ok()?;
         self.give_back(&admission);
         admission.waited
     }
@@ -172,29 +236,24 @@ impl Gate {
 
     /// The last look before a call.
     pub(super) fn start(self: &Arc<Self>, admission: &Admission) -> Option<Started> {
+        if let Some(started) = admission.started
+            && self.epoch.load(Ordering::Acquire) == admission.epoch
+            && started.call.at.elapsed() < FRESH
+        {
+            // Let through a moment ago, and the gate has not closed since.
+            return Some(started);
+        }
         self.with(|state, now, effects| state.start(admission, now, effects))
     }
 
-    /// Tells the policy of a call that has started.
+    /// A call has started.
     pub(super) fn started(self: &Arc<Self>, started: &Started) {
-        let effects = self.ask(&mut lock(&self.pace), |pace| pace.on_start(&started.call));
-        self.apply(effects);
-    }
-
-    /// Asks the policy and tells the state what it said, if that is new.
-    fn ask(&self, policy: &mut Policy, question: impl FnOnce(&mut dyn Pace) -> Pacing) -> Effects {
-        let pacing = question(&mut *policy.pace);
-        if policy.pacing == pacing {
-            return Effects::default();
-        }
-        policy.pacing = pacing;
-        self.locked(|state, now, effects| state.set_pacing(pacing, now, effects))
-            .1
+        self.consult(|| Question::Start(started.call));
     }
 
     /// A call has ended without a verdict.
     pub(super) fn end_unjudged(self: &Arc<Self>, started: &Started, used: Option<u64>, item: Option<&Item>) {
-        let settled = self.with(|state, now, effects| state.end(started, None, used, None, now, effects));
+        let settled = self.with(|state, now, effects| state.end(started, None, used, now, effects));
         self.emit_settled(started, used, settled.at, item);
     }
 
@@ -207,16 +266,10 @@ impl Gate {
         item: Option<&Item>,
         open: &mut bool,
     ) -> Settled {
-        // Held from the decision to close to the closing, so that a generation closes once and by one rate.
-        let mut policy = (!is_answer(verdict)).then(|| lock(&self.pace));
-        let closing = policy
-            .as_mut()
-            .and_then(|policy| self.closing(policy, started, verdict));
-        let (settled, effects) = self.locked(|state, now, effects| {
+        let (mut settled, effects) = self.locked(|state, now, effects| {
             *open = false;
-            state.end(started, Some(verdict), used, closing, now, effects)
+            state.end(started, Some(verdict), used, now, effects)
         });
-        drop(policy);
         self.emit_settled(started, used, settled.at, item);
         if verdict.disposition == Disposition::Throttled {
             self.emit(settled.at, item, || EventKind::Throttled {
@@ -226,10 +279,15 @@ impl Gate {
             });
         }
         self.apply(effects);
-        if closing.is_none() {
-            let end = ended(verdict, false, settled.at);
-            let effects = self.ask(&mut lock(&self.pace), |pace| pace.on_end(&started.call, &end));
-            self.apply(effects);
+        let closed_until = self.consult(|| {
+            let end = ended(verdict, settled.closes.is_some(), settled.at);
+            match settled.closes {
+                Some(generation) => Question::Close(started.call, end, generation),
+                None => Question::End(started.call, end),
+            }
+        });
+        if settled.closes.is_some() {
+            settled.hold_until = settled.hold_until.max(closed_until);
         }
         settled
     }
@@ -241,35 +299,23 @@ impl Gate {
         });
     }
 
-    /// Whether a verdict closes the gate, and the pace at which it will open again.
-    fn closing(
-        &self,
-        policy: &mut Policy,
-        started: &Started,
-        verdict: &Verdict,
-    ) -> Option<(Closing, Pacing)> {
-        let ((closing, at), _) = self.locked(|state, now, _| (state.closing(started, verdict), now));
-        let closing = closing?;
-        policy.pacing = policy.pace.on_end(&started.call, &ended(verdict, true, at));
-        Some((closing, policy.pacing))
-    }
+    // --- by hand --------------------------------------------------------------------------------------------
 
     pub(super) fn reopen(self: &Arc<Self>) {
-        let policy = lock(&self.pace);
-        let ((), effects) = self.locked(State::reopen);
-        drop(policy);
-        self.apply(effects);
+        self.with(State::reopen);
     }
-}
 
-fn ended(verdict: &Verdict, closes: bool, at: Instant) -> EndedCall {
-    EndedCall {
-        at,
-        accepted: is_answer(verdict),
-        closes,
-        kind: verdict.kind,
-        retry_after: verdict.retry_after,
-        dimension: verdict.quota.and_then(|quota| quota.dimension),
-        quota: verdict.quota,
+    pub(super) fn end_start_ramp(self: &Arc<Self>) {
+        self.with(State::end_start_ramp);
+    }
+
+    /// Whether the gate is closed or latched.
+    pub(super) fn is_shut(self: &Arc<Self>) -> bool {
+        self.with(State::is_shut)
+    }
+
+    /// Names the gate in the notes of items that it holds, up to the next time it is opened by hand.
+    pub(super) fn mark(&self) -> u64 {
+        self.mark.load(Ordering::Acquire)
     }
 }

@@ -17,6 +17,9 @@ use tokio::time::Instant;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
+/// One call owes at most what this many minutes refill: more is not a usage but an error of whoever reports it.
+const LARGEST_DEBT: u64 = 10;
+
 /// Arrival times stay below this (292 years), so that no sum with a burst overflows.
 const FAR: u64 = u64::MAX / 2;
 
@@ -121,18 +124,25 @@ impl Bucket {
     }
 
     /// Takes `amount` as of `at`, or says when it will be there. More than the capacity needs a full bucket and
-    /// leaves a debt.
+    /// leaves a debt; nothing at all waits for the end of a debt.
     pub(in crate::layer::rate_limiter) fn take(&self, amount: u64, at: Instant) -> Result<(), Instant> {
         let at_once = u32::try_from(amount).map_or(self.capacity, |amount| {
             NonZeroU32::new(amount).map_or(NonZeroU32::MIN, |amount| amount.min(self.capacity))
         });
         if amount == 0 {
-            return Ok(());
+            let in_debt = self.arrival.get().saturating_sub(
+                self.nanos(at)
+                    .saturating_add(u64::from(self.capacity.get()).saturating_mul(self.unit)),
+            );
+            return match in_debt {
+                0 => Ok(()),
+                time => Err(at + Duration::from_nanos(time)),
+            };
         }
         self.limiter.clock().0.set(Tick(at));
         match self.limiter.check_n(at_once) {
             Ok(Ok(())) => {
-                self.owe(amount - u64::from(at_once.get()), at);
+                let _ = self.owe(amount - u64::from(at_once.get()), at);
                 Ok(())
             }
             Ok(Err(not_until)) => Err(not_until.earliest_possible().0),
@@ -160,13 +170,15 @@ impl Bucket {
         );
     }
 
-    /// Takes `amount` even if it is not there.
-    pub(in crate::layer::rate_limiter) fn owe(&self, amount: u64, now: Instant) {
+    /// Takes `amount` even if it is not there, but at most what [`LARGEST_DEBT`] refills. Returns what it took.
+    pub(in crate::layer::rate_limiter) fn owe(&self, amount: u64, now: Instant) -> u64 {
+        let amount = amount.min(u64::from(self.limit.get()).saturating_mul(LARGEST_DEBT));
         if amount > 0 {
             let full = self.nanos(now).max(self.arrival.get());
             self.arrival
                 .set(full.saturating_add(amount.saturating_mul(self.unit)));
         }
+        amount
     }
 
     /// What could be taken at once; negative after a debt.

@@ -38,6 +38,10 @@ const IDLE: f64 = 1.0;
 const SAMPLE: Duration = Duration::from_millis(50);
 
 impl LinearRecovery {
+    pub(super) const fn pacing(&self) -> Pacing {
+        self.pacing
+    }
+
     /// The accepted rate before `rejected`, in starts per second.
     fn accepted_rate(&self, rejected: &StartedCall) -> f64 {
         let first = self.samples.iter().find(|(at, _)| *at <= rejected.at);

@@ -168,6 +168,37 @@ pub trait Pace: Send + 'static {
     fn on_end(&mut self, call: &StartedCall, end: &EndedCall) -> Pacing;
 }
 
+/// A policy of this crate. It is quick and touches nothing else, so that the gate asks it under its lock.
+#[derive(Clone, Debug)]
+pub(super) enum BuiltIn {
+    Linear(LinearRecovery),
+    SlowStart(SlowStart),
+}
+
+impl BuiltIn {
+    /// What it answered last.
+    pub(super) const fn pacing(&self) -> Pacing {
+        match self {
+            Self::Linear(pace) => pace.pacing(),
+            Self::SlowStart(pace) => pace.pacing(),
+        }
+    }
+
+    pub(super) fn on_start(&mut self, call: &StartedCall) -> Pacing {
+        match self {
+            Self::Linear(pace) => pace.on_start(call),
+            Self::SlowStart(pace) => pace.on_start(call),
+        }
+    }
+
+    pub(super) fn on_end(&mut self, call: &StartedCall, end: &EndedCall) -> Pacing {
+        match self {
+            Self::Linear(pace) => pace.on_end(call, end),
+            Self::SlowStart(pace) => pace.on_end(call, end),
+        }
+    }
+}
+
 /// The pace in force.
 #[derive(Debug)]
 pub(super) struct Spacing {

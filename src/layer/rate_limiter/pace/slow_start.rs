@@ -26,6 +26,10 @@ impl Default for SlowStart {
 }
 
 impl SlowStart {
+    pub(super) const fn pacing(&self) -> Pacing {
+        self.current
+    }
+
     /// What follows the start with this ordinal, from 1.
     fn after(&self, ordinal: u64) -> Pacing {
         if ordinal > self.starts {

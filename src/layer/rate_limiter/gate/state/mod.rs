@@ -1,38 +1,37 @@
-//! What the gate knows and decides: a plain state machine that its lock guards. It calls no code but its own, reads
-//! no clock, wakes nobody; what is to be done outside the lock goes into [`Effects`].
+//! What the gate knows and decides, guarded by its lock: the [`Scope`] (the facts of the quota) and the [`Queue`] (who
+//! waits in this process).
+//!
+//! It calls no code but its own, reads no clock, wakes no task; what is to be done outside the lock goes into [`Effects`].
 
-use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime;
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::quota::Bucket;
-use super::waits::{Timeline, Waited};
+use super::waits::Waited;
 use crate::classify::{Disposition, Verdict};
 use crate::error::{Delivery, ErrorKind};
 use crate::events::EventKind;
-use crate::item::{WaitReason, Waits};
-use crate::layer::rate_limiter::cooldown::Cooldown;
 use crate::layer::rate_limiter::error::Refused;
-use crate::layer::rate_limiter::pace::{Pacing, Ramp, Spacing, StartRamp, StartedCall};
+use crate::layer::rate_limiter::pace::{EndedCall, Pacing, StartedCall};
 use crate::layer::rate_limiter::snapshot::RateLimiterSnapshot;
 use crate::layer::rate_limiter::store::StoreReport;
 
+mod closure;
+mod outbox;
+mod overload;
 mod queue;
-mod shared;
-mod verdict;
+mod scope;
+mod slot;
 
-pub(super) use shared::{Candidate, Turn};
-
-/// A place in the queue. Those that rejoin at the head sort before all others, in the order of their rejoining.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(in crate::layer::rate_limiter) struct Ticket {
-    tail: bool,
-    number: u64,
-}
+use outbox::Outbox;
+pub(super) use outbox::{Candidate, Turn};
+pub(in crate::layer::rate_limiter) use queue::Ticket;
+use queue::{Queue, Waiter};
+use scope::Scope;
+pub(in crate::layer::rate_limiter) use scope::{Config, InFlightRamp};
+pub(in crate::layer::rate_limiter) use slot::{Lost, Slot};
 
 /// A place among the calls in flight, with its quota, for a call that has not started.
 #[derive(Debug)]
@@ -40,6 +39,11 @@ pub(in crate::layer::rate_limiter) struct Admission {
     pub(in crate::layer::rate_limiter) ticket: Ticket,
     pub(in crate::layer::rate_limiter) estimate: u64,
     pub(in crate::layer::rate_limiter) waited: Option<Box<Waited>>,
+    /// The start was noted with the admission: it stands if the gate has not closed since.
+    pub(super) started: Option<Started>,
+    pub(super) epoch: u64,
+    /// The tokens taken: the estimate, or where there is none the mean.
+    reserved: u64,
     due: Instant,
     generation: u64,
     probe: bool,
@@ -57,12 +61,17 @@ pub(in crate::layer::rate_limiter) struct Started {
 
 pub(in crate::layer::rate_limiter) type Reply = Result<Admission, Refused>;
 
-struct Waiter {
-    estimate: u64,
-    since: Instant,
-    mark: Waits,
-    runtime: Option<runtime::Id>,
-    reply: oneshot::Sender<Reply>,
+/// What came of the end of a call for the scope.
+#[derive(Clone, Copy, Debug)]
+struct Ended {
+    /// It belongs to the current generation.
+    current: bool,
+    /// It closed the gate: the generation that begins with the pause.
+    closes: Option<u64>,
+    /// It latched the gate.
+    latched: bool,
+    /// Its hint, as far as it is believed.
+    hint: Option<Duration>,
 }
 
 /// What came of the end of a call.
@@ -70,8 +79,10 @@ struct Waiter {
 pub(in crate::layer::rate_limiter) struct Settled {
     pub(in crate::layer::rate_limiter) at: Instant,
     /// It belongs to the current generation.
-    pub(in crate::layer::rate_limiter) current: bool,
-    /// Until when an item that was throttled has to wait.
+    pub(super) current: bool,
+    /// It closed the gate: the generation that begins with the pause.
+    pub(super) closes: Option<u64>,
+    /// Until when an item that was throttled, or rejected for overload, is held by the gate.
     pub(in crate::layer::rate_limiter) hold_until: Option<Instant>,
 }
 
@@ -79,7 +90,7 @@ pub(in crate::layer::rate_limiter) struct Settled {
 #[derive(Clone, Copy, Debug)]
 pub(in crate::layer::rate_limiter) struct Ask {
     pub(in crate::layer::rate_limiter) estimate: u64,
-    /// The place it had, if it comes back with a grant that was overtaken by a pause.
+    /// The place it had, if it comes back with a grant that was overtaken by a pause, or that it took up too late.
     pub(in crate::layer::rate_limiter) ticket: Option<Ticket>,
     /// It was throttled, and this is how long its own hint holds it.
     pub(in crate::layer::rate_limiter) hold_until: Option<Instant>,
@@ -90,59 +101,65 @@ pub(in crate::layer::rate_limiter) enum Answer {
     Refused(Refused),
     /// Ask again then.
     Hold(Instant),
-    Queued(Ticket, oneshot::Receiver<Reply>),
+    Queued(Ticket, Arc<Slot>),
 }
 
 /// What the head of the queue waits for, and until when if that is known.
 #[derive(Clone, Copy, Debug)]
 struct Hold {
-    reason: WaitReason,
+    reason: crate::item::WaitReason,
     until: Option<Instant>,
 }
 
-/// What is to be done once the lock is released, in this order. As a rule nothing, which costs nothing.
-#[derive(Default)]
-pub(in crate::layer::rate_limiter) struct Effects {
-    pub(in crate::layer::rate_limiter) list: Vec<Effect>,
+/// What others are to learn.
+#[derive(Debug, Default)]
+pub(super) struct Notices {
+    pub(super) list: Vec<Notice>,
+    reports: Vec<StoreReport>,
 }
 
-pub(in crate::layer::rate_limiter) enum Effect {
-    Reply(oneshot::Sender<Reply>, Reply),
+#[derive(Debug)]
+pub(super) enum Notice {
     Event(Instant, EventKind),
     Warn(Warning),
-    /// Pumps sleep too long: the next wake-up has become earlier, or there is nobody left to wait for.
-    WakePumps,
-    /// The caller's runtime needs a pump.
-    SpawnPump,
-    /// More can be let through, but the lock has been held for long enough.
-    More,
-    /// A waiter is let go without a reply, so that it asks again.
-    Orphan(oneshot::Sender<Reply>),
 }
 
-impl Effects {
-    fn reply(&mut self, reply: oneshot::Sender<Reply>, message: Reply) {
-        self.list.push(Effect::Reply(reply, message));
-    }
-
+impl Notices {
     fn event(&mut self, at: Instant, event: EventKind) {
-        self.list.push(Effect::Event(at, event));
+        self.list.push(Notice::Event(at, event));
     }
 
     fn warn(&mut self, warning: Warning) {
-        self.list.push(Effect::Warn(warning));
+        self.list.push(Notice::Warn(warning));
     }
 
-    fn wake_pumps(&mut self) {
-        if !matches!(self.list.last(), Some(Effect::WakePumps)) {
-            self.list.push(Effect::WakePumps);
-        }
+    fn report(&mut self, report: StoreReport) {
+        self.reports.push(report);
     }
+}
+
+/// What is to be done once the lock is released. As a rule nothing, which costs nothing.
+#[derive(Default)]
+pub(in crate::layer::rate_limiter) struct Effects {
+    pub(super) notices: Notices,
+    pub(super) replies: Vec<(Arc<Slot>, Reply)>,
+    /// Waiters that are let go without a reply, so that they ask again.
+    pub(super) orphans: Vec<Arc<Slot>>,
+    /// Pumps sleep too long: the next wake-up has become earlier, or nothing is left to wait for.
+    pub(super) wake_pumps: bool,
+    /// The caller's runtime needs a pump.
+    pub(super) spawn_pump: bool,
+    /// More can be let through, but the lock has been held for long enough.
+    pub(super) more: bool,
+    /// The gate was closed or latched.
+    pub(super) closed: bool,
+    /// The gate was opened by hand.
+    pub(super) reopened: bool,
 }
 
 /// What a person should know about the gate.
 #[derive(Debug)]
-pub(in crate::layer::rate_limiter) enum Warning {
+pub(super) enum Warning {
     Closed {
         kind: ErrorKind,
         pause: Duration,
@@ -151,200 +168,309 @@ pub(in crate::layer::rate_limiter) enum Warning {
     Latched {
         kind: ErrorKind,
     },
-}
-
-struct Closed {
-    since: Instant,
-    until: Instant,
-    announced: Instant,
-    kind: ErrorKind,
-    /// Opens for one call alone.
-    probe: bool,
-    /// The counts before the generation that ended was found not to be blocked, for when its first call turns out
-    /// to have been rejected too.
-    unblocked: Option<Blocked>,
-}
-
-/// How often in a row nothing was accepted.
-#[derive(Clone, Copy, Debug, Default)]
-struct Blocked {
-    /// Generations.
-    generations: u32,
-    /// Generations that followed a pause: how often that pause is doubled.
-    pauses: u32,
-}
-
-impl Blocked {
-    fn once_more(self, generation: u64) -> Self {
-        Self {
-            generations: self.generations.saturating_add(1),
-            pauses: self.pauses.saturating_add(u32::from(generation > 0)),
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Probe {
-    /// Not probing.
-    No,
-    /// The next call goes alone.
-    Due,
-    /// It is on its way.
-    UnderWay,
-}
-
-/// A cap on calls in flight that rises.
-#[derive(Clone, Copy, Debug)]
-pub(in crate::layer::rate_limiter) struct InFlightRamp {
-    pub(in crate::layer::rate_limiter) initial: usize,
-    pub(in crate::layer::rate_limiter) step: usize,
-    pub(in crate::layer::rate_limiter) every: Duration,
-}
-
-/// What a gate is made from.
-pub(in crate::layer::rate_limiter) struct Config {
-    pub(in crate::layer::rate_limiter) cooldown: Cooldown,
-    pub(in crate::layer::rate_limiter) requests: Option<Bucket>,
-    pub(in crate::layer::rate_limiter) tokens: Option<Bucket>,
-    pub(in crate::layer::rate_limiter) max_in_flight: Option<usize>,
-    pub(in crate::layer::rate_limiter) in_flight_ramp: Option<InFlightRamp>,
-    pub(in crate::layer::rate_limiter) start_ramp: Option<StartRamp>,
-    pub(in crate::layer::rate_limiter) pacing: Pacing,
-    /// A store has the last word, and only pumps let through.
-    pub(in crate::layer::rate_limiter) shared: bool,
-}
-
-/// How a verdict closes the gate.
-#[derive(Clone, Copy, Debug)]
-pub(in crate::layer::rate_limiter) enum Closing {
-    Throttle,
-    Overload,
+    /// A reported usage was charged in part only.
+    Unbelievable {
+        used: u64,
+        charged: u64,
+    },
+    /// There is a token quota, and neither an estimate nor a usage.
+    Unmeasured,
 }
 
 pub(in crate::layer::rate_limiter) struct State {
-    config: Config,
-
-    closed: Option<Closed>,
-    latched: Option<(ErrorKind, Arc<str>)>,
-    opened_at: Instant,
-    generation: u64,
-    /// Starts in the generation.
-    starts: u64,
-    /// Calls of the generation that ended without an answer of the provider.
-    unanswered: u64,
-    /// Scope failures of earlier generations do not latch: they are from before the gate was reopened.
-    latches_from: u64,
-    blocked: Blocked,
-    probe: Probe,
-    overloaded_in_row: u32,
-    overload_pauses: usize,
-    accepted_any: bool,
-
-    pace: Spacing,
-    ramp: Option<Ramp>,
-    first_start: Option<Instant>,
-
-    queue: BTreeMap<Ticket, Waiter>,
-    next_ticket: u64,
-    timeline: Timeline,
-    /// Until when the pumps sleep.
-    wake_at: Option<Instant>,
-    pumps: Vec<runtime::Id>,
-    /// A pump is talking to the store.
-    store_busy: bool,
-    /// What the store told the head to wait for.
-    store_hold: Option<(WaitReason, Instant)>,
-    /// What the store is still to be told.
-    reports: VecDeque<StoreReport>,
-
-    in_flight: usize,
-    granted: u64,
-    returned: u64,
-    settled: u64,
-    throttled: u64,
-    estimated: u64,
-    paused: Duration,
+    scope: Scope,
+    queue: Queue,
+    outbox: Outbox,
 }
 
 impl State {
-    pub(in crate::layer::rate_limiter) fn new(config: Config, now: Instant) -> Self {
+    /// `current_runtime` says which runtime the caller is on.
+    pub(in crate::layer::rate_limiter) fn new(
+        config: Config,
+        now: Instant,
+        current_runtime: fn() -> Option<runtime::Id>,
+    ) -> Self {
         Self {
-            pace: Spacing::new(config.pacing, now),
-            ramp: config.start_ramp.map(Ramp::new),
-            config,
-            closed: None,
-            latched: None,
-            opened_at: now,
-            generation: 0,
-            starts: 0,
-            unanswered: 0,
-            latches_from: 0,
-            blocked: Blocked::default(),
-            probe: Probe::No,
-            overloaded_in_row: 0,
-            overload_pauses: 0,
-            accepted_any: false,
-            first_start: None,
-            queue: BTreeMap::new(),
-            next_ticket: 0,
-            timeline: Timeline::default(),
-            wake_at: None,
-            pumps: Vec::new(),
-            store_busy: false,
-            store_hold: None,
-            reports: VecDeque::new(),
-            in_flight: 0,
-            granted: 0,
-            returned: 0,
-            settled: 0,
-            throttled: 0,
-            estimated: 0,
-            paused: Duration::ZERO,
+            scope: Scope::new(config, now),
+            queue: Queue::new(current_runtime),
+            outbox: Outbox::default(),
         }
     }
 
-    // --- looking --------------------------------------------------------------------------------------------
-
     pub(in crate::layer::rate_limiter) fn snapshot(&self, now: Instant) -> RateLimiterSnapshot {
-        let closed = self.closed.as_ref().filter(|closed| closed.until > now);
-        let rates = [
-            self.ramp.as_ref().and_then(Ramp::starts_per_second),
-            Some(self.pace.rate_at(now)),
-        ];
-        let rate = rates.into_iter().flatten().fold(f64::INFINITY, f64::min);
         RateLimiterSnapshot {
-            closed_for: closed.map(|closed| closed.until.saturating_duration_since(now)),
-            closed_by: closed.map(|closed| closed.kind),
-            latched: self.latched.as_ref().map(|(kind, _)| *kind),
-            generation: self.generation,
             waiting: self.queue.len(),
-            waiting_for: self.timeline.reason(),
-            in_flight: self.in_flight,
-            max_in_flight: self.cap(now).map(|(cap, _)| cap),
-            starts_per_second: rate.is_finite().then_some(rate),
-            requests_available: self.config.requests.as_ref().map(|bucket| bucket.balance(now)),
-            tokens_available: self.config.tokens.as_ref().map(|bucket| bucket.balance(now)),
-            granted: self.granted,
-            returned: self.returned,
-            settled: self.settled,
-            throttled: self.throttled,
-            paused: self.paused
-                + self.closed.as_ref().map_or(Duration::ZERO, |closed| {
-                    closed.until.min(now).saturating_duration_since(closed.since)
-                }),
+            waiting_for: self.queue.reason(),
+            ..self.scope.snapshot(now)
         }
+    }
+
+    /// Goes up whenever a grant that has not started becomes void.
+    pub(super) const fn epoch(&self) -> u64 {
+        self.scope.closure.epoch()
+    }
+
+    /// Whether the gate is closed or latched.
+    pub(super) fn is_shut(&mut self, now: Instant, effects: &mut Effects) -> bool {
+        self.scope.open_if_due(now, &mut effects.notices);
+        self.scope.closure.is_shut()
+    }
+
+    // --- the way of a call ----------------------------------------------------------------------------------
+
+    pub(in crate::layer::rate_limiter) fn ask(
+        &mut self,
+        ask: &Ask,
+        now: Instant,
+        effects: &mut Effects,
+    ) -> Answer {
+        if let Some(refused) = self.scope.refusal(ask.estimate) {
+            return Answer::Refused(refused);
+        }
+        self.scope.open_if_due(now, &mut effects.notices);
+        let opens = self.scope.closure.closed_until().unwrap_or(now);
+        if let Some(until) = ask.hold_until.filter(|until| *until > opens) {
+            return Answer::Hold(until);
+        }
+        let large = ask.hold_until.is_some() && self.scope.is_large(ask.estimate);
+        let ticket = ask.ticket.unwrap_or_else(|| self.queue.ticket(large));
+        // Whoever sorts before the head is the head.
+        let is_head = self.queue.is_head(ticket);
+        let hold = if is_head && !self.scope.is_shared() {
+            match self.admit(ticket, now, ask.estimate, now) {
+                Ok(mut admission) => {
+                    admission.started = self.started(&admission, now, effects);
+                    return Answer::Granted(admission);
+                }
+                Err(hold) => Some(hold),
+            }
+        } else {
+            None
+        };
+        let runtime = self.queue.need_pump(effects);
+        if !self.queue.has_pump() {
+            return Answer::Refused(Refused::Closed);
+        }
+        let slot = self.queue.insert(ticket, ask.estimate, now, runtime);
+        if hold.is_some() {
+            self.queue.hold(hold, now, effects);
+        }
+        if is_head && self.scope.is_shared() {
+            effects.wake_pumps = true;
+        }
+        Answer::Queued(ticket, slot)
+    }
+
+    fn admit(
+        &mut self,
+        ticket: Ticket,
+        now: Instant,
+        estimate: u64,
+        since: Instant,
+    ) -> Result<Admission, Hold> {
+        if let Some(hold) = self.outbox.hold(now) {
+            // What closes the gate itself comes first.
+            return Err(match self.scope.closure.hold() {
+                Some(until) => Hold {
+                    reason: crate::item::WaitReason::Cooldown,
+                    until,
+                },
+                None => hold,
+            });
+        }
+        self.scope.admit(ticket, now, estimate, since)
+    }
+
+    /// Lets through whom it can, in order, and notes what the next one waits for.
+    pub(super) fn drain(&mut self, now: Instant, effects: &mut Effects) {
+        self.scope.open_if_due(now, &mut effects.notices);
+        self.queue.take_back(now, effects, &mut self.scope);
+        let shared = self.scope.is_shared();
+        if self.outbox.take(&mut effects.notices.reports, shared) {
+            self.queue.need_pump(effects);
+        }
+        if shared {
+            // Only a pump may ask the store.
+            effects.wake_pumps |= self.queue.has_pump();
+            return;
+        }
+        while let Some((ticket, estimate, since)) = self.queue.head() {
+            match self.scope.admit(ticket, now, estimate, since) {
+                Ok(admission) => self.queue.grant_head(admission, now, effects),
+                Err(hold) => return self.queue.hold(Some(hold), now, effects),
+            }
+            if effects.replies.len() >= MOST_AT_ONCE {
+                effects.more = true;
+                return;
+            }
+        }
+        self.queue.hold(None, now, effects);
+    }
+
+    /// A waiter has gone. `None` if it is not in the queue any more.
+    pub(super) fn cancel(
+        &mut self,
+        ticket: Ticket,
+        now: Instant,
+        effects: &mut Effects,
+    ) -> Option<Box<Waited>> {
+        let waited = self.queue.remove(ticket, now)?;
+        self.drain(now, effects);
+        Some(waited)
+    }
+
+    /// The last look: the call starts now, unless the gate has closed since it was let through.
+    pub(super) fn start(
+        &mut self,
+        admission: &Admission,
+        now: Instant,
+        effects: &mut Effects,
+    ) -> Option<Started> {
+        let started = match admission.started {
+            // It was noted with the admission, a while ago.
+            Some(mut started) if admission.epoch == self.epoch() => {
+                started.call.at = now;
+                Some(started)
+            }
+            Some(_) => None,
+            None => self.started(admission, now, effects),
+        };
+        if started.is_none() {
+            self.give_back(admission, now, effects);
+        }
+        started
+    }
+
+    fn started(&mut self, admission: &Admission, now: Instant, effects: &mut Effects) -> Option<Started> {
+        let before = self.scope.pacing();
+        let started = self.scope.start(admission, now);
+        if before != self.scope.pacing() {
+            self.drain(now, effects);
+        }
+        started
+    }
+
+    /// A grant that no call was made with: both quotas are back.
+    pub(super) fn give_back(&mut self, admission: &Admission, now: Instant, effects: &mut Effects) {
+        self.scope.give_back(admission, &mut effects.notices);
+        self.drain(now, effects);
+    }
+
+    /// A call has ended.
+    pub(super) fn end(
+        &mut self,
+        started: &Started,
+        verdict: Option<&Verdict>,
+        used: Option<u64>,
+        now: Instant,
+        effects: &mut Effects,
+    ) -> Settled {
+        let ended = self.scope.end(started, verdict, used, now, &mut effects.notices);
+        effects.closed |= ended.closes.is_some() || ended.latched;
+        if ended.latched {
+            self.queue.refuse_all(|| self.scope.closure.refusal(), effects);
+        }
+        self.drain(now, effects);
+        Settled {
+            at: now,
+            current: ended.current,
+            closes: ended.closes,
+            hold_until: verdict.and_then(|verdict| self.hold_until(verdict, ended.hint, now)),
+        }
+    }
+
+    /// Until when the gate holds the item of a call that was turned away.
+    fn hold_until(&self, verdict: &Verdict, hint: Option<Duration>, now: Instant) -> Option<Instant> {
+        let own = now + hint.unwrap_or_default();
+        let until = self.scope.closure.closed_until().map(|closed| closed.max(own));
+        if verdict.disposition == Disposition::Throttled {
+            return Some(until.unwrap_or(own));
+        }
+        if !is_overload(verdict) {
+            return None;
+        }
+        // Where there is room for it at once the item waits for its own backoff.
+        let held = self.queue.len() > 0 || self.scope.is_full(now);
+        until.or_else(|| held.then_some(own))
+    }
+
+    // --- by hand --------------------------------------------------------------------------------------------
+
+    /// Opens by hand: a latch, a pause and a probe under way are forgotten.
+    pub(super) fn reopen(&mut self, now: Instant, effects: &mut Effects) {
+        self.scope.reopen(now, &mut effects.notices);
+        self.outbox.forget_hold();
+        effects.reopened = true;
+        self.drain(now, effects);
+    }
+
+    /// The pace policy has changed its mind.
+    pub(super) fn set_pacing(&mut self, pacing: Pacing, now: Instant, effects: &mut Effects) {
+        if self.scope.set_pacing(pacing, now) {
+            self.drain(now, effects);
+        }
+    }
+
+    /// The pace policy has said at which pace the gate opens again after the pause of `generation`. Returns when.
+    pub(super) fn finish_closing(
+        &mut self,
+        generation: u64,
+        pacing: Pacing,
+        now: Instant,
+        effects: &mut Effects,
+    ) -> Option<Instant> {
+        self.scope
+            .finish_closing(generation, pacing, &mut effects.notices);
+        self.drain(now, effects);
+        self.scope.closure.closed_until()
+    }
+
+    /// There is no start ramp from now on.
+    pub(super) fn end_start_ramp(&mut self, now: Instant, effects: &mut Effects) {
+        if self.scope.end_start_ramp() {
+            self.drain(now, effects);
+        }
+    }
+
+    // --- pumps ----------------------------------------------------------------------------------------------
+
+    /// For a pump that has nothing to do: when to come back (`None`: when woken), or `Err` if it may end.
+    pub(super) fn next_wake(&mut self, runtime: runtime::Id) -> Result<Option<Instant>, ()> {
+        self.queue.next_wake(runtime, self.outbox.is_idle())
+    }
+
+    /// A pump has died with its runtime. Waiters that counted on it ask again, if they are still there to do so.
+    pub(super) fn pump_died(&mut self, runtime: runtime::Id, now: Instant, effects: &mut Effects) {
+        self.queue.pump_died(runtime, effects);
+        self.drain(now, effects);
     }
 }
 
-/// The provider has no capacity: the item's own backoff, unless it says when, or keeps saying so.
-pub(in crate::layer::rate_limiter) fn is_overload(verdict: &Verdict) -> bool {
+/// How many are let through under one lock.
+const MOST_AT_ONCE: usize = 256;
+
+/// The provider has no capacity.
+pub(super) fn is_overload(verdict: &Verdict) -> bool {
     verdict.disposition == Disposition::Backoff && verdict.kind == Some(ErrorKind::Overloaded)
 }
 
 /// Whether the provider took the call, whatever came of it.
-pub(in crate::layer::rate_limiter) fn is_answer(verdict: &Verdict) -> bool {
+pub(super) fn is_answer(verdict: &Verdict) -> bool {
     let reached = verdict
         .kind
         .is_none_or(|kind| kind != ErrorKind::Connection && kind.delivery() != Delivery::NotSent);
     reached && verdict.disposition != Disposition::Throttled && !is_overload(verdict)
+}
+
+/// The end of a call as a pace policy sees it.
+pub(super) fn ended(verdict: &Verdict, closes: bool, at: Instant) -> EndedCall {
+    EndedCall {
+        at,
+        accepted: is_answer(verdict),
+        closes,
+        kind: verdict.kind,
+        retry_after: verdict.retry_after,
+        dimension: verdict.quota.and_then(|quota| quota.dimension),
+        quota: verdict.quota,
+    }
 }

@@ -1,285 +1,182 @@
-//! Who may start: asking, waiting, letting through.
+//! Who waits in this process, and the pumps that let them through.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::runtime::{self, Handle};
-use tokio::sync::oneshot;
+use tokio::runtime;
 use tokio::time::Instant;
 
-use super::{Admission, Answer, Ask, Effect, Effects, Hold, Probe, Started, State, Ticket, Waiter};
-use crate::item::WaitReason;
+use super::scope::Scope;
+use super::slot::{Offered, Slot};
+use super::{Admission, Effects, Hold};
+use crate::item::{WaitReason, Waits};
 use crate::layer::rate_limiter::error::Refused;
-use crate::layer::rate_limiter::gate::quota::Bucket;
-use crate::layer::rate_limiter::gate::waits::Waited;
-use crate::layer::rate_limiter::pace::{Ramp, StartedCall};
-use crate::layer::rate_limiter::store::StoreReport;
+use crate::layer::rate_limiter::gate::waits::{Timeline, Waited};
 
-/// A start this late is still charged at its due instant, or the granularity of timers would eat the quota.
-const LATE: Duration = Duration::from_millis(5);
+/// A grant that a waiter has not taken up after this time goes to the next one: the waiter's runtime stands still.
+const TAKE_UP: Duration = Duration::from_millis(1_500);
 
-/// An estimate above this many times the mean rejoins at the head.
-const LARGE: f64 = 4.0;
+/// A place in the queue. Those that rejoin at the head sort before all others, in the order of their rejoining.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(in crate::layer::rate_limiter) struct Ticket {
+    tail: bool,
+    number: u64,
+}
 
-/// How many are let through under one lock.
-const MOST_AT_ONCE: usize = 256;
+pub(super) struct Waiter {
+    pub(super) estimate: u64,
+    since: Instant,
+    mark: Waits,
+    runtime: Option<runtime::Id>,
+    pub(super) slot: Arc<Slot>,
+}
 
-impl State {
-    pub(crate) fn ask(&mut self, ask: &Ask, now: Instant, effects: &mut Effects) -> Answer {
-        if let Some(refused) = self.refusal(ask.estimate) {
-            return Answer::Refused(refused);
+pub(super) struct Queue {
+    waiters: BTreeMap<Ticket, Waiter>,
+    next_ticket: u64,
+    timeline: Timeline,
+    /// Until when the pumps sleep.
+    wake_at: Option<Instant>,
+    pumps: Vec<runtime::Id>,
+    /// Grants on their way to waiters, and until when they have to be taken up; in order.
+    offers: VecDeque<(Instant, Arc<Slot>)>,
+    current_runtime: fn() -> Option<runtime::Id>,
+}
+
+impl Queue {
+    pub(super) fn new(current_runtime: fn() -> Option<runtime::Id>) -> Self {
+        Self {
+            waiters: BTreeMap::new(),
+            next_ticket: 0,
+            timeline: Timeline::default(),
+            wake_at: None,
+            pumps: Vec::new(),
+            offers: VecDeque::new(),
+            current_runtime,
         }
-        self.open_if_due(now, effects);
-        let opens = self.closed.as_ref().map_or(now, |closed| closed.until);
-        if let Some(until) = ask.hold_until.filter(|until| *until > opens) {
-            return Answer::Hold(until);
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.waiters.len()
+    }
+
+    /// What the head waits for.
+    pub(super) fn reason(&self) -> Option<WaitReason> {
+        self.timeline.reason()
+    }
+
+    pub(super) const fn ticket(&mut self, at_head: bool) -> Ticket {
+        let number = self.next_ticket;
+        self.next_ticket += 1;
+        Ticket {
+            tail: !at_head,
+            number,
         }
-        let ticket = ask.ticket.unwrap_or_else(|| self.ticket(ask));
-        // Whoever sorts before the head is the head.
-        let is_head = self
-            .queue
+    }
+
+    pub(super) fn is_head(&self, ticket: Ticket) -> bool {
+        self.waiters
             .first_key_value()
-            .is_none_or(|(head, _)| ticket < *head);
-        let hold = if is_head && !self.config.shared {
-            match self.admit(ticket, now, ask.estimate, now) {
-                Ok(admission) => return Answer::Granted(admission),
-                Err(hold) => Some(hold),
-            }
-        } else {
-            None
-        };
-        let runtime = self.need_pump(effects);
-        if self.pumps.is_empty() {
-            return Answer::Refused(Refused::Closed);
-        }
-        if hold.is_some() {
-            self.hold(hold, now, effects);
-        }
-        let (reply, receiver) = oneshot::channel();
+            .is_none_or(|(head, _)| ticket < *head)
+    }
+
+    /// The first waiter: its place, its estimate and since when it waits.
+    pub(super) fn head(&self) -> Option<(Ticket, u64, Instant)> {
+        let (&ticket, waiter) = self.waiters.first_key_value()?;
+        Some((ticket, waiter.estimate, waiter.since))
+    }
+
+    pub(super) fn insert(
+        &mut self,
+        ticket: Ticket,
+        estimate: u64,
+        now: Instant,
+        runtime: Option<runtime::Id>,
+    ) -> Arc<Slot> {
+        let slot = Arc::new(Slot::new());
         let waiter = Waiter {
-            estimate: ask.estimate,
+            estimate,
             since: now,
             mark: self.timeline.totals(now),
             runtime,
-            reply,
+            slot: Arc::clone(&slot),
         };
-        self.queue.insert(ticket, waiter);
-        if is_head && self.config.shared {
-            effects.wake_pumps();
+        self.waiters.insert(ticket, waiter);
+        slot
+    }
+
+    pub(super) fn put_back(&mut self, ticket: Ticket, waiter: Waiter) {
+        self.waiters.insert(ticket, waiter);
+    }
+
+    pub(super) fn pop_head(&mut self) -> Option<Waiter> {
+        self.waiters.pop_first().map(|(_, waiter)| waiter)
+    }
+
+    /// A waiter has gone: what it waited for, if it was still here.
+    pub(super) fn remove(&mut self, ticket: Ticket, now: Instant) -> Option<Box<Waited>> {
+        let waiter = self.waiters.remove(&ticket)?;
+        Some(self.timeline.waited(waiter.since, &waiter.mark, now))
+    }
+
+    pub(super) fn grant_head(&mut self, admission: Admission, now: Instant, effects: &mut Effects) {
+        if let Some(waiter) = self.pop_head() {
+            self.grant(waiter, admission, now, effects);
         }
-        Answer::Queued(ticket, receiver)
     }
 
-    /// Sees to it that the current runtime has a pump. Returns which one it is, if there is one.
-    pub(super) fn need_pump(&mut self, effects: &mut Effects) -> Option<runtime::Id> {
-        let runtime = Handle::try_current().ok()?.id();
-        if !self.pumps.contains(&runtime) {
-            self.pumps.push(runtime);
-            effects.list.push(Effect::SpawnPump);
-        }
-        Some(runtime)
-    }
-
-    pub(super) fn refusal(&self, estimate: u64) -> Option<Refused> {
-        if let Some((kind, message)) = &self.latched {
-            return Some(Refused::Latched {
-                kind: *kind,
-                message: Arc::clone(message),
-            });
-        }
-        let limit = u64::from(self.config.tokens.as_ref()?.limit());
-        (estimate > limit).then_some(Refused::TooLarge { estimate, limit })
-    }
-
-    fn ticket(&mut self, ask: &Ask) -> Ticket {
-        let number = self.next_ticket;
-        self.next_ticket += 1;
-        let mean = self.estimated as f64 / self.granted.max(1) as f64;
-        let large = ask.hold_until.is_some() && ask.estimate as f64 > LARGE * mean;
-        Ticket { tail: !large, number }
-    }
-
-    /// A waiter has gone. `None` if it is not in the queue any more.
-    pub(crate) fn cancel(
+    pub(super) fn grant(
         &mut self,
-        ticket: Ticket,
+        waiter: Waiter,
+        mut admission: Admission,
         now: Instant,
         effects: &mut Effects,
-    ) -> Option<Box<Waited>> {
-        let waiter = self.queue.remove(&ticket)?;
-        let waited = self.timeline.waited(waiter.since, &waiter.mark, now);
-        self.drain(now, effects);
-        Some(waited)
+    ) {
+        admission.waited = Some(self.timeline.waited(waiter.since, &waiter.mark, now));
+        self.forget_taken();
+        self.offers.push_back((now + TAKE_UP, Arc::clone(&waiter.slot)));
+        effects.replies.push((waiter.slot, Ok(admission)));
     }
 
-    /// Lets through whom it can, in order, and notes what the next one waits for.
-    pub(crate) fn drain(&mut self, now: Instant, effects: &mut Effects) {
-        self.open_if_due(now, effects);
-        if self.config.shared {
-            // Only a pump may ask the store.
-            if !self.pumps.is_empty() {
-                effects.wake_pumps();
+    pub(super) fn refuse_all(&mut self, refusal: impl Fn() -> Option<Refused>, effects: &mut Effects) {
+        while let Some(waiter) = self.pop_head() {
+            if let Some(refused) = refusal() {
+                effects.replies.push((waiter.slot, Err(refused)));
             }
+        }
+    }
+
+    fn forget_taken(&mut self) {
+        while self.offers.front().is_some_and(|(_, slot)| slot.is_over()) {
+            self.offers.pop_front();
+        }
+    }
+
+    /// Takes back the grants that were not taken up in time.
+    pub(super) fn take_back(&mut self, now: Instant, effects: &mut Effects, scope: &mut Scope) {
+        if self.offers.is_empty() {
             return;
         }
-        while let Some((&ticket, waiter)) = self.queue.first_key_value() {
-            let (estimate, since) = (waiter.estimate, waiter.since);
-            match self.admit(ticket, now, estimate, since) {
-                Ok(mut admission) => {
-                    if let Some((_, waiter)) = self.queue.pop_first() {
-                        admission.waited = Some(self.timeline.waited(waiter.since, &waiter.mark, now));
-                        effects.reply(waiter.reply, Ok(admission));
-                    }
-                }
-                Err(hold) => return self.hold(Some(hold), now, effects),
-            }
-            if effects.list.len() >= MOST_AT_ONCE {
-                effects.list.push(Effect::More);
+        self.forget_taken();
+        while self.offers.front().is_some_and(|(until, _)| *until <= now) {
+            let Some((_, slot)) = self.offers.pop_front() else {
                 return;
-            }
-        }
-        self.hold(None, now, effects);
-    }
-
-    /// All conditions at once: open, below the cap, paced, both quotas.
-    pub(super) fn admit(
-        &mut self,
-        ticket: Ticket,
-        now: Instant,
-        estimate: u64,
-        since: Instant,
-    ) -> Result<Admission, Hold> {
-        if let Some(closed) = &self.closed {
-            return Err(Hold {
-                reason: WaitReason::Cooldown,
-                until: Some(closed.until),
-            });
-        }
-        if self.probe == Probe::UnderWay {
-            return Err(Hold {
-                reason: WaitReason::Cooldown,
-                until: None,
-            });
-        }
-        if let Some((reason, until)) = self.store_hold.filter(|(_, until)| *until > now) {
-            return Err(Hold {
-                reason,
-                until: Some(until),
-            });
-        }
-        if let Some((cap, rises)) = self.cap(now)
-            && self.in_flight >= cap
-        {
-            return Err(Hold {
-                reason: WaitReason::InFlight,
-                until: rises,
-            });
-        }
-        let due = self.take_quota(now, estimate, since)?;
-        self.pace.start(due);
-        if let Some(ramp) = &mut self.ramp {
-            ramp.start(due);
-            if ramp.is_over() {
-                self.ramp = None;
-            }
-        }
-        self.first_start.get_or_insert(now);
-        let probe = self.probe == Probe::Due;
-        if probe {
-            self.probe = Probe::UnderWay;
-        }
-        self.in_flight += 1;
-        self.granted += 1;
-        self.estimated = self.estimated.saturating_add(estimate);
-        Ok(Admission {
-            ticket,
-            estimate,
-            waited: None,
-            due,
-            generation: self.generation,
-            probe,
-            shared: false,
-        })
-    }
-
-    /// Takes from both buckets at the instant at which the call was due, which is now or a little earlier; or says
-    /// when and for what it has to wait.
-    fn take_quota(&self, now: Instant, estimate: u64, since: Instant) -> Result<Instant, Hold> {
-        let mut due = now
-            .checked_sub(LATE)
-            .unwrap_or(now)
-            .max(since)
-            .max(self.opened_at)
-            .min(now);
-        let mut reason = WaitReason::Pace;
-        for paced in [self.ramp.as_ref().and_then(Ramp::due), self.pace.due()] {
-            due = paced.map_or(due, |paced| paced.max(due));
-        }
-        let (requests, tokens) = (self.config.requests.as_ref(), self.config.tokens.as_ref());
-        let saved = (requests.map(Bucket::save), tokens.map(Bucket::save));
-        loop {
-            let from_requests = requests.map_or(Ok(()), |bucket| bucket.take(1, due));
-            let from_tokens = tokens.map_or(Ok(()), |bucket| bucket.take(estimate, due));
-            if from_requests.is_ok() && from_tokens.is_ok() && due <= now {
-                return Ok(due);
-            }
-            if let (Some(bucket), Some(saved)) = (requests, saved.0) {
-                bucket.restore(saved);
-            }
-            if let (Some(bucket), Some(saved)) = (tokens, saved.1) {
-                bucket.restore(saved);
-            }
-            let before = due;
-            for (taken, what) in [
-                (from_requests, WaitReason::Requests),
-                (from_tokens, WaitReason::Tokens),
-            ] {
-                if let Err(ready) = taken
-                    && ready > due
-                {
-                    (due, reason) = (ready, what);
-                }
-            }
-            if due == before || due > now {
-                return Err(Hold {
-                    reason,
-                    until: Some(due),
-                });
+            };
+            match slot.withdraw() {
+                Offered::Over => {}
+                Offered::UnderWay => self.offers.push_back((now + TAKE_UP, slot)),
+                Offered::Untaken(admission) => scope.give_back(&admission, &mut effects.notices),
             }
         }
     }
 
-    /// The cap on calls in flight, and when it rises by itself.
-    pub(super) fn cap(&self, now: Instant) -> Option<(usize, Option<Instant>)> {
-        let fixed = [self.config.max_in_flight, self.pace.pacing().max_in_flight()]
-            .into_iter()
-            .flatten()
-            .min();
-        let Some(ramp) = self.config.in_flight_ramp else {
-            return fixed.map(|cap| (cap, None));
-        };
-        let began = self.first_start.unwrap_or(now);
-        let steps = now.saturating_duration_since(began).as_nanos() / ramp.every.as_nanos().max(1);
-        let steps = u32::try_from(steps).unwrap_or(u32::MAX);
-        let ramped = ramp
-            .initial
-            .saturating_add(ramp.step.saturating_mul(steps as usize));
-        match fixed {
-            Some(cap) if cap <= ramped => Some((cap, None)),
-            _ => {
-                let rises = ramp
-                    .every
-                    .checked_mul(steps.saturating_add(1))
-                    .and_then(|time| began.checked_add(time));
-                Some((ramped, rises))
-            }
-        }
-    }
-
+    /// Notes what the head waits for; `None` if there is none.
     pub(super) fn hold(&mut self, hold: Option<Hold>, now: Instant, effects: &mut Effects) {
         let anybody = self.timeline.reason().is_some();
         self.timeline.held(hold.map(|hold| hold.reason), now);
-        let until = hold.and_then(|hold| hold.until);
+        let offered = self.offers.front().map(|(until, _)| *until);
+        let until = hold.and_then(|hold| [hold.until, offered].into_iter().flatten().min());
         let earlier = match (self.wake_at, until) {
             (Some(old), Some(new)) => new < old,
             (None, Some(_)) => true,
@@ -287,82 +184,46 @@ impl State {
         };
         // With nobody left the pumps end.
         if earlier || (hold.is_none() && anybody) {
-            effects.wake_pumps();
+            effects.wake_pumps = true;
         }
         self.wake_at = until;
     }
 
-    /// The last look: the call starts now, unless the gate has closed since it was let through.
-    pub(crate) fn start(
-        &mut self,
-        admission: &Admission,
-        now: Instant,
-        effects: &mut Effects,
-    ) -> Option<Started> {
-        if admission.generation != self.generation || self.latched.is_some() {
-            self.give_back(admission, now, effects);
-            return None;
-        }
-        self.starts += 1;
-        Some(Started {
-            call: StartedCall {
-                at: now,
-                due: admission.due,
-                generation: self.generation,
-                ordinal: self.starts,
-                in_flight: self.in_flight,
-                estimate: admission.estimate,
-            },
-            probe: admission.probe,
-            shared: admission.shared,
-        })
+    // --- pumps ----------------------------------------------------------------------------------------------
+
+    pub(super) fn has_pump(&self) -> bool {
+        !self.pumps.is_empty()
     }
 
-    /// A grant that no call was made with: both quotas are back.
-    pub(crate) fn give_back(&mut self, admission: &Admission, now: Instant, effects: &mut Effects) {
-        self.in_flight -= 1;
-        self.returned += 1;
-        if let Some(bucket) = &self.config.requests {
-            bucket.give_back(1);
+    /// Sees to it that the current runtime has a pump. Returns which one it is, if there is one.
+    pub(super) fn need_pump(&mut self, effects: &mut Effects) -> Option<runtime::Id> {
+        let runtime = (self.current_runtime)()?;
+        if !self.pumps.contains(&runtime) {
+            self.pumps.push(runtime);
+            effects.spawn_pump = true;
         }
-        if let Some(bucket) = &self.config.tokens {
-            bucket.give_back(admission.estimate);
-        }
-        if admission.probe && admission.generation == self.generation {
-            self.probe = Probe::Due;
-        }
-        if admission.shared {
-            let reserved = admission.estimate;
-            self.report(StoreReport::Returned { reserved }, effects);
-        }
-        self.drain(now, effects);
+        Some(runtime)
     }
 
-    /// For a pump that has nothing to do: when to come back (`None`: when woken), or `Err` if it may end.
-    pub(crate) fn next_wake(&mut self, runtime: runtime::Id) -> Result<Option<Instant>, ()> {
-        if self.queue.is_empty() && self.reports.is_empty() && !self.store_busy {
+    pub(super) fn next_wake(&mut self, runtime: runtime::Id, idle: bool) -> Result<Option<Instant>, ()> {
+        if self.waiters.is_empty() && idle {
             self.pumps.retain(|pump| *pump != runtime);
             return Err(());
         }
+        self.forget_taken();
         Ok(self.wake_at)
     }
 
-    /// A pump has died with its runtime. Waiters that counted on it ask again, if they are still there to do so.
-    pub(crate) fn pump_died(&mut self, runtime: runtime::Id, now: Instant, effects: &mut Effects) {
+    pub(super) fn pump_died(&mut self, runtime: runtime::Id, effects: &mut Effects) {
         self.pumps.retain(|pump| *pump != runtime);
         let last = self.pumps.is_empty();
         let orphaned = |waiter: &Waiter| waiter.runtime.map_or(last, |id| id == runtime);
-        let tickets: Vec<Ticket> = self
-            .queue
-            .iter()
-            .filter_map(|(ticket, waiter)| orphaned(waiter).then_some(*ticket))
-            .collect();
-        for ticket in tickets {
-            let waiter = self.queue.remove(&ticket);
-            effects
-                .list
-                .extend(waiter.map(|waiter| Effect::Orphan(waiter.reply)));
-        }
-        self.drain(now, effects);
+        self.waiters.retain(|_, waiter| {
+            let goes = orphaned(waiter);
+            if goes {
+                effects.orphans.push(Arc::clone(&waiter.slot));
+            }
+            !goes
+        });
     }
 }
