@@ -181,7 +181,7 @@ pub use provider::openai::OpenAi;
 #[cfg_attr(docsrs, doc(cfg(feature = "reqwest")))]
 pub use provider::{Model, strategy};
 pub use request::{CharacterEstimate, Estimate, LlmRequest};
-pub use response::{FinishReason, InResponse, LlmResponse, ReportsUsage, ResponseMetadata};
+pub use response::{FinishReason, InResponse, LlmResponse, ReportsUsage, ResponseMetadata, UnknownUsage};
 pub use state::RetryState;
 #[cfg(feature = "structured")]
 #[cfg_attr(docsrs, doc(cfg(feature = "structured")))]

@@ -145,8 +145,8 @@ impl<Req, F: Fn(&Req) -> u64> Estimate<Req> for F {
 
 /// The default [`Estimate`]: four characters a token, plus the output token limit, or 256 where none is set.
 ///
-/// It knows [`LlmRequest`]s of [`Prompt`], `String` and `&'static str`; for any other request it says 0, which
-/// turns the token quota off. Four characters a token is OpenAI's rule of thumb for English; the 256 is about what an
+/// It knows [`LlmRequest`]s of [`Prompt`], `String` and `&'static str`; for any other request it says 0, which means
+/// that the size is unknown: a token quota then goes by what earlier calls used. Four characters a token is OpenAI's rule of thumb for English; the 256 is about what an
 /// unbounded chat answer takes, and settlement corrects both.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CharacterEstimate;

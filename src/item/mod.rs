@@ -33,6 +33,7 @@ pub struct Item {
     started: Instant,
     state: RetryState,
     stop_requested: AtomicBool,
+    local_server: AtomicBool,
     record: Mutex<Record>,
 }
 
@@ -148,6 +149,7 @@ impl Item {
             started: Instant::now(),
             state: RetryState::default(),
             stop_requested: AtomicBool::new(false),
+            local_server: AtomicBool::new(false),
             record: record.into(),
         })
     }
@@ -259,6 +261,17 @@ impl Item {
     pub(crate) fn take_held_by(&self, gate: u64) -> Option<Instant> {
         let (until, by) = self.record().throttled_until.take()?;
         (by == gate || by == 0).then_some(until)
+    }
+
+    /// For providers, when a call begins: it goes to a server on a machine of the user's own, which needs no start ramp.
+    #[cfg(feature = "reqwest")]
+    pub(crate) fn set_local_server(&self) {
+        self.local_server.store(true, Ordering::Relaxed);
+    }
+
+    /// For gates: whether a call went to a server on a machine of the user's own.
+    pub(crate) fn asks_local_server(&self) -> bool {
+        self.local_server.load(Ordering::Relaxed)
     }
 
     /// For retry policies: until when a gate will hold the item's next call after the throttle it just met. `None`

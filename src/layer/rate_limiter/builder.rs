@@ -1,5 +1,6 @@
 //! Options of a gate, checked before it is made.
 
+use std::any::Any;
 use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use super::RateLimiter;
 use super::cooldown::Cooldown;
 use super::error::InvalidLimit;
 use super::gate::{Bucket, Config, Gate, InFlightRamp};
-use super::pace::{BuiltIn, LinearRecovery, Pace, Pacing, StartRamp};
+use super::pace::{BuiltIn, LinearRecovery, Pace, Pacing, SlowStart, StartRamp};
 use super::store::StateStore;
 use crate::events::Events;
 
@@ -33,8 +34,11 @@ pub struct RateLimiterBuilder {
     max_in_flight: Option<usize>,
     in_flight_ramp: Option<InFlightRamp>,
     start_ramp: Option<StartRamp>,
+    /// The start ramp was not asked for: a local server ends it.
+    default_ramp: bool,
     cooldown: Cooldown,
     pace: Option<Box<dyn Pace>>,
+    built_in: Option<BuiltIn>,
     store: Option<Box<dyn StateStore>>,
     events: Option<Events>,
 }
@@ -49,8 +53,10 @@ impl Default for RateLimiterBuilder {
             max_in_flight: None,
             in_flight_ramp: None,
             start_ramp: Some(StartRamp::default()),
+            default_ramp: true,
             cooldown: Cooldown::default(),
             pace: None,
+            built_in: None,
             store: None,
             events: None,
         }
@@ -102,15 +108,18 @@ impl RateLimiterBuilder {
         self
     }
 
-    /// How starts are spaced until the first throttle. [`StartRamp::default`] by default.
+    /// How starts are spaced until the first throttle. [`StartRamp::default`] by default, which ends when a call goes to
+    /// one of the local servers that this crate knows by name (`ollama:`, `vllm:`, `llamacpp:`, `lmstudio:`).
     pub fn start_ramp(mut self, ramp: StartRamp) -> Self {
         self.start_ramp = Some(ramp);
+        self.default_ramp = false;
         self
     }
 
-    /// Starts without a ramp: for a server of one's own, and for benches.
+    /// Starts without a ramp: for a server of the user's own, and for benches.
     pub fn without_start_ramp(mut self) -> Self {
         self.start_ramp = None;
+        self.default_ramp = false;
         self
     }
 
@@ -122,7 +131,17 @@ impl RateLimiterBuilder {
 
     /// The policy that spaces starts. [`LinearRecovery`] by default.
     pub fn pace(mut self, pace: impl Pace) -> Self {
-        self.pace = Some(Box::new(pace));
+        // One of this crate's own is asked under the gate's lock, which is faster.
+        let mut pace = Some(pace);
+        let any: &mut dyn Any = &mut pace;
+        self.built_in = if let Some(pace) = any.downcast_mut::<Option<LinearRecovery>>() {
+            pace.take().map(BuiltIn::Linear)
+        } else if let Some(pace) = any.downcast_mut::<Option<SlowStart>>() {
+            pace.take().map(BuiltIn::SlowStart)
+        } else {
+            None
+        };
+        self.pace = pace.map(|pace| Box::new(pace) as Box<dyn Pace>);
         self
     }
 
@@ -171,10 +190,10 @@ impl RateLimiterBuilder {
         });
         let built_in = match &own {
             Some(_) => None,
-            None => Some(match self.cooldown.slow_start() {
-                Some(slow_start) => BuiltIn::SlowStart(slow_start),
-                None => BuiltIn::Linear(LinearRecovery::default()),
-            }),
+            None => self
+                .built_in
+                .or_else(|| self.cooldown.slow_start().map(BuiltIn::SlowStart))
+                .or_else(|| Some(BuiltIn::Linear(LinearRecovery::default()))),
         };
         let config = Config {
             cooldown: self.cooldown,
@@ -187,7 +206,15 @@ impl RateLimiterBuilder {
             built_in,
             shared: self.store.is_some(),
         };
-        let gate = Gate::new(self.name, self.events, self.store, config, own, now);
+        let gate = Gate::new(
+            self.name,
+            self.events,
+            self.store,
+            config,
+            own,
+            self.default_ramp,
+            now,
+        );
         RateLimiter { gate: Arc::new(gate) }
     }
 

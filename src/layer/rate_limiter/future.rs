@@ -15,6 +15,8 @@ use crate::classify::{Classify, Disposition, Verdict};
 use crate::error::Delivery;
 use crate::events::EventKind;
 use crate::item::{CallGuard, FindItem};
+use crate::response::{InResponse, ReportsUsage};
+use crate::usage::TokenUsage;
 
 /// The future of [`RateLimited`](super::RateLimited).
 ///
@@ -22,7 +24,7 @@ use crate::item::{CallGuard, FindItem};
 /// Dropped while it waits, it leaves the queue and gives back what it was granted. Dropped during the call, the request
 /// quota is spent and the token quota keeps the estimate, as the provider may bill the call.
 #[pin_project]
-pub struct RateLimitedFuture<S, Req, C, F>
+pub struct RateLimitedFuture<S, Req, C, F, U = InResponse>
 where
     S: Service<Req>,
 {
@@ -32,6 +34,7 @@ where
     pending: Option<(S, Req)>,
     classify: C,
     find: F,
+    usage: U,
 }
 
 #[pin_project(project = StepProj)]
@@ -47,26 +50,35 @@ enum Step<Fut> {
     },
 }
 
-impl<S, Req, C, F> RateLimitedFuture<S, Req, C, F>
+impl<S, Req, C, F, U> RateLimitedFuture<S, Req, C, F, U>
 where
     S: Service<Req>,
 {
-    pub(super) const fn new(acquire: Acquire, service: S, request: Req, classify: C, find: F) -> Self {
+    pub(super) const fn new(
+        acquire: Acquire,
+        service: S,
+        request: Req,
+        classify: C,
+        find: F,
+        usage: U,
+    ) -> Self {
         Self {
             step: Step::Waiting(acquire),
             pending: Some((service, request)),
             classify,
             find,
+            usage,
         }
     }
 }
 
-impl<S, Req, C, F> Future for RateLimitedFuture<S, Req, C, F>
+impl<S, Req, C, F, U> Future for RateLimitedFuture<S, Req, C, F, U>
 where
     S: Service<Req> + Clone,
     S::Error: From<Refused>,
     C: Classify<S::Response, S::Error>,
     F: FindItem<Req>,
+    U: ReportsUsage<S::Response, S::Error>,
 {
     type Output = Result<S::Response, S::Error>;
 
@@ -106,9 +118,14 @@ where
                     }
                 }
                 StepProj::Calling { future, call } => {
-                    let result = ready!(future.poll(cx));
+                    let polled = future.poll(cx);
+                    if let Some(call) = call {
+                        call.look_for_local_server();
+                    }
+                    let result = ready!(polled);
                     if let Some(call) = call.take() {
-                        settle(call, this.classify.classify(result.as_ref()));
+                        let verdict = this.classify.classify(result.as_ref());
+                        settle(call, verdict, this.usage.reported_usage(result.as_ref()));
                     }
                     return Poll::Ready(result);
                 }
@@ -133,11 +150,14 @@ fn open<Req>(call: &mut ActiveCall, find: &impl FindItem<Req>, request: &mut Req
     call.set_guard(guard);
 }
 
-fn settle(call: ActiveCall, mut verdict: Verdict) {
+fn settle(call: ActiveCall, mut verdict: Verdict, reported: Option<TokenUsage>) {
     let throttled = verdict.disposition == Disposition::Throttled;
-    let used = match call.guard().and_then(CallGuard::observed) {
-        Some(usage) => usage.map(|usage| usage.total()),
-        // Nobody looked. A call that was not sent or was turned away took nothing.
+    let observed = call.guard().and_then(CallGuard::observed);
+    let used = match observed.flatten().or(reported) {
+        Some(usage) => Some(usage.total()),
+        // A layer that watches the call has said that it is unknown.
+        None if observed.is_some() => None,
+        // A call that was not sent or was turned away took nothing.
         None if throttled => Some(0),
         None => verdict
             .kind
@@ -159,7 +179,7 @@ fn settle(call: ActiveCall, mut verdict: Verdict) {
     }
 }
 
-impl<S, Req, C, F> fmt::Debug for RateLimitedFuture<S, Req, C, F>
+impl<S, Req, C, F, U> fmt::Debug for RateLimitedFuture<S, Req, C, F, U>
 where
     S: Service<Req>,
 {

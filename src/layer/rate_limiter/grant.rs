@@ -313,6 +313,13 @@ impl ActiveCall {
         &self.gate
     }
 
+    /// Its call has been polled, and may have found a local server.
+    pub(super) fn look_for_local_server(&self) {
+        if let Some(guard) = &self.guard {
+            self.gate.look_for_local_server(guard.item());
+        }
+    }
+
     pub(super) fn set_guard(&mut self, guard: Option<CallGuard>) {
         self.guard = guard;
     }

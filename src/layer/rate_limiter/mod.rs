@@ -110,6 +110,7 @@ use std::fmt;
 use std::sync::Arc;
 
 mod builder;
+mod closed;
 mod cooldown;
 mod error;
 mod future;
@@ -122,6 +123,7 @@ mod snapshot;
 mod store;
 
 pub use builder::RateLimiterBuilder;
+pub use closed::Closed;
 pub use cooldown::Cooldown;
 pub use error::{InvalidLimit, Refused};
 pub use future::RateLimitedFuture;
@@ -201,7 +203,30 @@ impl RateLimiter {
         self.gate.with(|state, now, _| state.snapshot(now))
     }
 
-    /// Opens the gate by hand: ends a latch, and a pause too.
+    /// Waits until the gate is closed or latched; ready at once if it is. For those who would rather go elsewhere than wait.
+    ///
+    /// It does not keep the gate closed: look at [`snapshot`](Self::snapshot) afterwards to see for how long it is.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), llm_batch::BoxError> {
+    /// use std::time::Duration;
+    /// use llm_batch::{ErrorKind, Verdict};
+    /// use llm_batch::layer::rate_limiter::RateLimiter;
+    ///
+    /// let limiter = RateLimiter::default();
+    /// let call = limiter.acquire(1).await?.start().expect("nothing closes the gate");
+    /// let closed = tokio::spawn(limiter.closed());
+    /// let throttled = Verdict::of_kind(ErrorKind::RateLimit).with_retry_after(Duration::from_secs(3));
+    /// call.settle(&throttled, Some(0));
+    /// closed.await?;
+    /// assert!(limiter.snapshot().closed_for.is_some());
+    /// # Ok(()) }
+    /// ```
+    pub fn closed(&self) -> Closed {
+        Closed::new(Arc::clone(&self.gate))
+    }
+
+    /// Opens the gate by hand: ends a latch, a pause, and the waits of items for hints of their own.
     ///
     /// Calls that started before cannot latch it again.
     pub fn reopen(&self) {

@@ -8,6 +8,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::{RateLimiter, RateLimiterSnapshot};
 
 /// How a layer picks the gate for a request: one [`RateLimiter`] for all, or a closure.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not pick a rate limiter for `{Req}`",
+    label = "expected a `RateLimiter` or a closure `Fn(&{Req}) -> RateLimiter`",
+    note = "for one gate per key use `RateLimiterLayer::keyed` with a closure that returns `RateLimiters::get(..)`; \
+            name the type of its argument"
+)]
 pub trait SelectLimiter<Req> {
     /// The gate that `request` has to pass. Called once per call.
     fn select(&self, request: &Req) -> RateLimiter;

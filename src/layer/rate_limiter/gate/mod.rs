@@ -18,7 +18,7 @@
 //! 11. When the pause is over, whoever comes next or the pump opens the gate: for all, or for a probe alone.
 //! 12. Events, logs, wake-ups and reports to a shared store are collected as `Effects` and done after the lock.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -63,6 +63,8 @@ pub(super) struct Gate {
     mark: AtomicU64,
     /// `None`: one of the built-in ones, which is part of the state.
     policy: Option<Policy>,
+    /// The start ramp is the default, and no call went to a local server yet.
+    default_ramp: AtomicBool,
     /// Wakes the pumps.
     pub(super) wake: Notify,
     /// Wakes those that wait for the gate to close.
@@ -94,6 +96,7 @@ impl Gate {
         store: Option<Box<dyn StateStore>>,
         config: Config,
         pace: Option<(Box<dyn Pace>, Pacing)>,
+        default_ramp: bool,
         now: Instant,
     ) -> Self {
         Self {
@@ -106,6 +109,7 @@ impl Gate {
             mark: AtomicU64::new(new_mark()),
             policy: pace.map(|(pace, pacing)| Policy::new(pace, pacing)),
             wake: Notify::new(),
+            default_ramp: AtomicBool::new(default_ramp),
             closed: Arc::default(),
             reopened: Arc::default(),
         }
@@ -173,7 +177,7 @@ impl Gate {
 
     pub(super) fn emit(&self, at: Instant, item: Option<&Item>, event: impl FnOnce() -> EventKind) {
         if let Some(events) = &self.events {
-            events.emit_at(at, item, event);
+            events.emit_by(Some(&self.name), at, item, event);
         }
     }
 
@@ -305,8 +309,14 @@ impl Gate {
         self.with(State::reopen);
     }
 
-    pub(super) fn end_start_ramp(self: &Arc<Self>) {
-        self.with(State::end_start_ramp);
+    /// A call of this item is under way: one to a local server ends the default start ramp.
+    pub(super) fn look_for_local_server(self: &Arc<Self>, item: &Item) {
+        if self.default_ramp.load(Ordering::Relaxed)
+            && item.asks_local_server()
+            && self.default_ramp.swap(false, Ordering::Relaxed)
+        {
+            self.with(State::end_start_ramp);
+        }
     }
 
     /// Whether the gate is closed or latched.
