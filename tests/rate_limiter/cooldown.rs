@@ -262,7 +262,10 @@ async fn overload_without_a_hint_lowers_the_cap_and_the_fifth_in_a_row_closes_th
     let limiter = plain().build().unwrap();
     let mut calls = calls(&limiter, 20).into_iter();
     let mut end = |verdict: Verdict| calls.next().unwrap().settle(&verdict, Some(0));
-    for number in 1..=4 {
+    // A single one is the item's own: it waits for its backoff.
+    assert_eq!(end(overloaded()), None);
+    assert_eq!(limiter.snapshot().max_in_flight, None);
+    for number in 2..=4 {
         // The item rejoins the queue, since the calls that are left are the cap now.
         assert_eq!(end(overloaded()), Some(Instant::now()));
         assert_eq!(limiter.snapshot().max_in_flight, Some(20 - number));

@@ -10,7 +10,7 @@ const MOST_ROUNDS: usize = 32;
 /// A cap on calls in flight that overload lowers and accepted calls raise again.
 ///
 /// Each rejection lowers it to the calls that are then in flight, as those are what the server has room for: a burst
-/// of rejections ends at that number. A single rejection among many accepted calls changes nothing. Once as many calls
+/// of rejections ends at that number. A single rejection, or one among many accepted calls, changes nothing. Once as many calls
 /// as the cap were accepted it rises by 1, then by 2, by 4 and so on. Where a raise is answered by overload at once,
 /// the cap goes back and the next raise waits twice as long. The cap ends when it exceeds the most calls that were in
 /// flight when it was lowered.
@@ -56,7 +56,8 @@ impl OverloadCap {
     /// A call was rejected for overload while `others` were in flight.
     pub(super) fn reject(&mut self, others: usize) {
         self.rejected += 1;
-        if self.rejected * SHARE < self.accepted + self.rejected {
+        let single = self.current.is_none() && self.rejected < 2;
+        if single || self.rejected * SHARE < self.accepted + self.rejected {
             return self.fade();
         }
         let cap = self.current.get_or_insert(Cap {
@@ -141,7 +142,9 @@ mod tests {
     #[test]
     fn the_cap_ends_soon_after_overload_does() {
         let mut cap = OverloadCap::default();
-        rounds(&mut cap, 1, 1_000, 1);
+        for others in (1..1_000).rev() {
+            cap.reject(others);
+        }
         assert_eq!(cap.calls(), Some(1));
         let (_, rejected) = rounds(&mut cap, usize::MAX, 1_000, 12);
         assert_eq!((cap.calls(), rejected), (None, 0));

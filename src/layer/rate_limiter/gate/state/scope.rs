@@ -345,7 +345,10 @@ impl Scope {
         }
         if let Some(verdict) = verdict {
             if is_overload(verdict) {
-                self.overload.reject(self.in_flight);
+                // A probe goes alone: its rejection says nothing about the room for others.
+                if !started.probe {
+                    self.overload.reject(self.in_flight);
+                }
             } else if is_answer(verdict) {
                 self.overload.accept();
             }
