@@ -64,7 +64,7 @@ impl Default for RateLimiterBuilder {
 }
 
 impl RateLimiterBuilder {
-    /// The name in logs and metrics. `default` by default.
+    /// The name in logs, metrics and events. `default` by default.
     pub fn name(mut self, name: impl Into<Arc<str>>) -> Self {
         self.name = name.into();
         self
@@ -78,8 +78,8 @@ impl RateLimiterBuilder {
 
     /// Tokens per minute (TPM), input and output together, refilled continuously. No limit by default.
     ///
-    /// A call reserves its estimate and settles with what it used. A request that is estimated above this fails
-    /// with [`Refused::TooLarge`](super::Refused::TooLarge).
+    /// A call reserves its estimate and settles with what it used, at most ten minutes of this. A request that is estimated
+    /// above this fails with [`Refused::TooLarge`](super::Refused::TooLarge).
     pub fn tokens_per_minute(mut self, tokens: u32) -> Self {
         self.tokens_per_minute = Some(tokens);
         self
@@ -160,7 +160,7 @@ impl RateLimiterBuilder {
     /// Makes the gate. May be called outside a runtime.
     ///
     /// # Errors
-    /// If a number is zero where it must not be, is none, or contradicts another one.
+    /// If a value is zero where it must not be, is not a number, or is in conflict with another one.
     pub fn build(self) -> Result<RateLimiter, InvalidLimit> {
         self.check()?;
         Ok(self.make())

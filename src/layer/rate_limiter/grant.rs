@@ -218,7 +218,7 @@ impl fmt::Debug for Acquire {
     }
 }
 
-/// Leave to make one call, with its place among the calls in flight and its share of both quotas.
+/// Permission to make one call, with its place among the calls in flight and its share of both quotas.
 ///
 /// Dropped before [`start`](Self::start), everything is given back.
 #[must_use = "dropping the grant gives it back"]
@@ -296,8 +296,11 @@ impl ActiveCall {
     /// The call has ended: settles the token quota and acts on the verdict.
     ///
     /// `used` tokens settle the reservation: less than the estimate is refunded, more leaves a debt, `None` (unknown)
-    /// keeps the estimate. After a throttle it returns until when the one who was throttled has to wait, for
-    /// [`Acquire::held_until`].
+    /// keeps the estimate. For a throttle, and for overload where the gate is closed or full, it returns until when the caller has to
+    /// wait, for [`Acquire::held_until`].
+    ///
+    /// # Panics
+    /// As a [`Pace`](super::Pace) of the user's own does; the call is settled then.
     pub fn settle(mut self, verdict: &Verdict, used: Option<u64>) -> Option<Instant> {
         let item = self.guard.as_ref().map(|guard| &**guard.item());
         let settled = self.gate.end(&self.started, verdict, used, item, &mut self.open);

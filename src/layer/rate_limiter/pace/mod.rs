@@ -133,10 +133,13 @@ pub struct EndedCall {
 
 /// Decides how fast calls start.
 ///
-/// The gate tells the policy of every call that starts and of every one that ends with a verdict (one that is
-/// cancelled has none), and spaces the next starts by the [`Pacing`] it answers. It is asked in the task of the call
-/// in question, never under the gate's lock, so it may take its time and may use the gate; calls of different
-/// threads may be told slightly out of order, which their times and ordinals show.
+/// The gate asks the policy about every call that starts and every one that ends with a verdict (a cancelled one has
+/// none), and spaces the next starts by the [`Pacing`] it answers. It is asked in the task of a call, one question at a
+/// time and under no lock, so it may take its time and may use the gate: what happens meanwhile, on other threads or by the
+/// policy's own doing, is asked next. Questions of different threads may come slightly out of order, which their times and
+/// ordinals show.
+///
+/// A panic is the panic of the call whose task asked; the answer before it stays in force.
 ///
 /// ```
 /// use llm_batch::layer::rate_limiter::{EndedCall, Pace, Pacing, RateLimiter, StartedCall};
