@@ -22,6 +22,13 @@ fn open_gate() -> RateLimiter {
         .expect("the numbers are valid")
 }
 
+fn unlimited_gate() -> RateLimiter {
+    let gate = RateLimiter::builder().without_start_ramp();
+    gate.build().expect("the numbers are valid")
+}
+
+type MakeGate = fn() -> RateLimiter;
+
 async fn one_call(limiter: &RateLimiter) {
     let grant = limiter.acquire(20).await.expect("the gate is open");
     let call = grant.start().expect("nothing closes the gate");
@@ -88,15 +95,7 @@ fn threads(criterion: &mut Criterion) {
     const CALLS: u64 = 40_000;
     let mut group = criterion.benchmark_group("a call from several threads");
     group.throughput(Throughput::Elements(CALLS)).sample_size(10);
-    let gates: [(&str, fn() -> RateLimiter); 2] = [
-        ("RPM and TPM", open_gate),
-        ("no limits", || {
-            RateLimiter::builder()
-                .without_start_ramp()
-                .build()
-                .expect("the numbers are valid")
-        }),
-    ];
+    let gates: [(&str, MakeGate); 2] = [("RPM and TPM", open_gate), ("no limits", unlimited_gate)];
     for workers in [1, 2, 4, 8, 16] {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(workers)

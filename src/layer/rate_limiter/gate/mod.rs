@@ -42,7 +42,7 @@ mod waits;
 use policy::{Policy, Question};
 pub(super) use quota::Bucket;
 pub(super) use state::{Admission, Answer, Ask, Config, InFlightRamp, Lost, Slot, Started, State, Ticket};
-use state::{Effects, Notice, Settled, Warning, ended};
+use state::{Effects, Settled, Warning, ended};
 pub(super) use waits::Waited;
 
 pub(super) const TARGET: &str = "llm_batch::rate_limiter";
@@ -137,11 +137,11 @@ impl Gate {
 
     fn apply(self: &Arc<Self>, mut effects: Effects) {
         loop {
-            for notice in effects.notices.list {
-                match notice {
-                    Notice::Event(at, event) => self.emit(at, None, || event),
-                    Notice::Warn(warning) => self.warn(&warning),
-                }
+            for (at, event) in effects.notices.events {
+                self.emit(at, None, || event);
+            }
+            for warning in effects.notices.warnings {
+                self.warn(&warning);
             }
             if effects.spawn_pump {
                 pump::spawn(self);

@@ -98,7 +98,7 @@ async fn talk(gate: &Arc<Gate>, store: &dyn StateStore) {
                 let tokens = candidate.tokens();
                 let mut talk = Talk {
                     gate,
-                    candidate: Some(candidate),
+                    candidate: Some(*candidate),
                 };
                 let shared = match caught(async { store.acquire(tokens).await }).await {
                     Ok(Leave::Granted) => true,

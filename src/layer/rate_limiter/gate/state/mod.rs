@@ -114,23 +114,18 @@ struct Hold {
 /// What others are to learn.
 #[derive(Debug, Default)]
 pub(super) struct Notices {
-    pub(super) list: Vec<Notice>,
+    pub(super) events: Vec<(Instant, EventKind)>,
+    pub(super) warnings: Vec<Warning>,
     reports: Vec<StoreReport>,
-}
-
-#[derive(Debug)]
-pub(super) enum Notice {
-    Event(Instant, EventKind),
-    Warn(Warning),
 }
 
 impl Notices {
     fn event(&mut self, at: Instant, event: EventKind) {
-        self.list.push(Notice::Event(at, event));
+        self.events.push((at, event));
     }
 
     fn warn(&mut self, warning: Warning) {
-        self.list.push(Notice::Warn(warning));
+        self.warnings.push(warning);
     }
 
     fn report(&mut self, report: StoreReport) {

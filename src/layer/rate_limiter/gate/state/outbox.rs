@@ -52,7 +52,7 @@ pub(in crate::layer::rate_limiter::gate) enum Turn {
     /// Tell the store.
     Report(StoreReport),
     /// Ask the store.
-    Ask(Candidate),
+    Ask(Box<Candidate>),
     /// Nothing for the store.
     None,
 }
@@ -95,7 +95,7 @@ impl State {
             Ok(admission) => match self.queue.pop_head() {
                 Some(waiter) => {
                     self.outbox.busy = true;
-                    Turn::Ask(Candidate { admission, waiter })
+                    Turn::Ask(Box::new(Candidate { admission, waiter }))
                 }
                 None => Turn::None,
             },

@@ -107,9 +107,8 @@ impl Slot {
         // Wakers are code of others: cloned and dropped outside the lock.
         let waker = context.waker().clone();
         let mut slot = self.lock();
-        let outdated;
-        match &mut *slot {
-            Content::Waiting(old) => outdated = old.replace(waker),
+        let outdated = match &mut *slot {
+            Content::Waiting(old) => old.replace(waker),
             Content::Over => return Poll::Pending,
             content => {
                 return match std::mem::replace(content, Content::Over) {
@@ -118,7 +117,7 @@ impl Slot {
                     Content::Waiting(_) | Content::Over => Poll::Pending,
                 };
             }
-        }
+        };
         drop(slot);
         drop(outdated);
         Poll::Pending
