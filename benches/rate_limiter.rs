@@ -1,11 +1,12 @@
-//! The gate by itself: a call through an open gate, beside a fair semaphore; and a queue of 10,000.
+//! The gate by itself: a call through an open gate, beside a fair semaphore; a queue of 10,000; and calls from several
+//! threads.
 //!
 //! `cargo bench --bench rate_limiter`
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use futures::future::join_all;
 use llm_batch::{RateLimiter, Verdict};
 use tokio::sync::Semaphore;
@@ -20,6 +21,13 @@ fn open_gate() -> RateLimiter {
         .build()
         .expect("the numbers are valid")
 }
+
+fn unlimited_gate() -> RateLimiter {
+    let gate = RateLimiter::builder().without_start_ramp();
+    gate.build().expect("the numbers are valid")
+}
+
+type MakeGate = fn() -> RateLimiter;
 
 async fn one_call(limiter: &RateLimiter) {
     let grant = limiter.acquire(20).await.expect("the gate is open");
@@ -82,5 +90,44 @@ fn queue(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, uncontended, queue);
+/// As many tasks as worker threads, each with its share of the calls: the time of one call, as the wall clock has it.
+fn threads(criterion: &mut Criterion) {
+    const CALLS: u64 = 40_000;
+    let mut group = criterion.benchmark_group("a call from several threads");
+    group.throughput(Throughput::Elements(CALLS)).sample_size(10);
+    let gates: [(&str, MakeGate); 2] = [("RPM and TPM", open_gate), ("no limits", unlimited_gate)];
+    for workers in [1, 2, 4, 8, 16] {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(workers)
+            .enable_time()
+            .build()
+            .expect("a runtime");
+        for (name, gate) in gates {
+            group.bench_function(BenchmarkId::new(name, workers), |bencher| {
+                bencher.iter_batched(
+                    gate,
+                    |limiter| {
+                        runtime.block_on(async {
+                            let tasks = (0..workers).map(|_| {
+                                let limiter = limiter.clone();
+                                tokio::spawn(async move {
+                                    for _ in 0..CALLS / workers as u64 {
+                                        one_call(&limiter).await;
+                                    }
+                                })
+                            });
+                            for task in tasks.collect::<Vec<_>>() {
+                                task.await.expect("no call panics");
+                            }
+                        });
+                    },
+                    BatchSize::PerIteration,
+                );
+            });
+        }
+    }
+    group.finish();
+}
+
+criterion_group!(benches, uncontended, queue, threads);
 criterion_main!(benches);

@@ -119,6 +119,17 @@ impl Events {
 
     /// Sends an event that happened at `at`. `make` runs only if there is a subscriber or a hook.
     pub fn emit_at(&self, at: Instant, item: Option<&Item>, make: impl FnOnce() -> EventKind) {
+        self.emit_by(None, at, item, make);
+    }
+
+    /// As [`emit_at`](Self::emit_at), by the gate of this name.
+    pub(crate) fn emit_by(
+        &self,
+        limiter: Option<&Arc<str>>,
+        at: Instant,
+        item: Option<&Item>,
+        make: impl FnOnce() -> EventKind,
+    ) {
         if !self.is_observed() {
             return;
         }
@@ -126,6 +137,7 @@ impl Events {
             at: at.saturating_duration_since(self.inner.created),
             id: item.map(|item| item.id().clone()),
             index: item.map(Item::index),
+            limiter: limiter.cloned(),
             kind: make(),
         };
         if self.inner.has_hooks.load(Ordering::Acquire) {
@@ -173,6 +185,9 @@ pub struct Event {
     /// The item's index, where the event is about one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub index: Option<u64>,
+    /// The name of the rate limiter that sent the event, if one did: the one in its logs and metrics.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limiter: Option<Arc<str>>,
     /// What happened.
     #[serde(flatten)]
     pub kind: EventKind,

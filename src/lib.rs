@@ -219,7 +219,7 @@ pub use provider::{Model, strategy};
 #[doc(inline)]
 pub use request::{CharacterEstimate, Estimate, FindItem, InRequest, LlmRequest, Untracked};
 #[doc(inline)]
-pub use response::{FinishReason, InResponse, LlmResponse, ReportsUsage, ResponseMetadata};
+pub use response::{FinishReason, InResponse, LlmResponse, ReportsUsage, ResponseMetadata, UnknownUsage};
 #[doc(inline)]
 pub use state::RetryState;
 #[cfg(feature = "structured")]

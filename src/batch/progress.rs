@@ -148,15 +148,15 @@ impl fmt::Debug for RunningProgress {
 async fn run(view: Arc<View>, mut events: Option<EventReceiver>, period: Duration) {
     let mut ticks = interval(period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    let mut gate = Gate::default();
+    let mut gates = Gates::default();
     loop {
         ticks.tick().await;
-        gate.update(events.as_mut());
+        gates.update(events.as_mut());
         let summary = view.handle.statistics();
         if summary.termination.is_some() && summary.in_flight == 0 {
             return view.end();
         }
-        view.show(&summary, &gate);
+        view.show(&summary, &gates);
     }
 }
 
@@ -168,10 +168,10 @@ struct View {
 }
 
 impl View {
-    fn show(&self, summary: &BatchSummary, gate: &Gate) {
+    fn show(&self, summary: &BatchSummary, gates: &Gates) {
         let mut display = self.display.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(display) = &mut *display {
-            display.show(summary, gate);
+            display.show(summary, gates);
         }
     }
 
@@ -201,11 +201,11 @@ impl Display {
         }
     }
 
-    fn show(&mut self, summary: &BatchSummary, gate: &Gate) {
+    fn show(&mut self, summary: &BatchSummary, gates: &Gates) {
         match self {
             Self::Bar(bar) => {
                 draw(bar, summary);
-                bar.set_message(status(summary, gate));
+                bar.set_message(status(summary, gates));
             }
             Self::Lines { writer, last, tenths } => {
                 let now_tenths = summary.expected.map_or(0, |total| {
@@ -214,14 +214,14 @@ impl Display {
                 if now_tenths > *tenths || last.elapsed() >= LINE {
                     *tenths = now_tenths;
                     *last = Instant::now();
-                    write_line(writer, &format!("{}{}", count(summary), status(summary, gate)));
+                    write_line(writer, &format!("{}{}", count(summary), status(summary, gates)));
                 }
             }
         }
     }
 
     fn end(self, summary: &BatchSummary) {
-        let mut text = status(summary, &Gate::default());
+        let mut text = status(summary, &Gates::default());
         text.push_str(&format!(", took {}", Seconds(summary.elapsed)));
         match self {
             Self::Bar(bar) => {
@@ -276,7 +276,7 @@ fn count(summary: &BatchSummary) -> String {
 }
 
 /// What stands behind the count.
-fn status(summary: &BatchSummary, gate: &Gate) -> String {
+fn status(summary: &BatchSummary, gates: &Gates) -> String {
     let mut text = format!(", {} failed", grouped(summary.failed));
     // Nothing is said where nothing is known.
     if summary.unknown_usage_calls < summary.calls {
@@ -288,7 +288,7 @@ fn status(summary: &BatchSummary, gate: &Gate) -> String {
     if summary.items_per_second > 0.0 {
         text.push_str(&format!(", {}/s", significant(summary.items_per_second)));
     }
-    text.push_str(&gate.text());
+    text.push_str(&gates.text());
     if let Some(cause) = summary.termination {
         if summary.in_flight > 0 || cause != super::Termination::Completed {
             text.push_str(&format!(", {cause}"));
@@ -308,14 +308,20 @@ fn time_left(summary: &BatchSummary) -> Option<Duration> {
     Duration::try_from_secs_f64((left as f64 / summary.items_per_second).ceil()).ok()
 }
 
-/// What the events told of the gates.
+/// The gates, by the names in their events.
+#[derive(Default)]
+struct Gates {
+    list: Vec<(Option<Arc<str>>, Gate)>,
+}
+
+/// What its events said about one gate.
 #[derive(Default)]
 struct Gate {
     closed_until: Option<Instant>,
     latched: Option<ErrorKind>,
 }
 
-impl Gate {
+impl Gates {
     /// Takes what has come since the last time.
     fn update(&mut self, events: Option<&mut EventReceiver>) {
         let Some(events) = events else { return };
@@ -329,26 +335,48 @@ impl Gate {
             #[allow(clippy::match_wildcard_for_single_variants)] // the others are many, and say nothing here
             match event.kind {
                 EventKind::CooldownStarted { pause, .. } => {
-                    self.closed_until = Instant::now().checked_add(pause)
+                    self.gate(event.limiter).closed_until = Instant::now().checked_add(pause)
                 }
-                EventKind::CooldownEnded { .. } => self.closed_until = None,
-                EventKind::Latched { kind } => self.latched = Some(kind),
-                EventKind::Reopened => self.latched = None,
+                EventKind::CooldownEnded { .. } => self.gate(event.limiter).closed_until = None,
+                EventKind::Latched { kind } => self.gate(event.limiter).latched = Some(kind),
+                EventKind::Reopened => self.gate(event.limiter).latched = None,
                 _ => {}
             }
         }
     }
 
+    fn gate(&mut self, name: Option<Arc<str>>) -> &mut Gate {
+        let position = self.list.iter().position(|(known, _)| *known == name);
+        let position = position.unwrap_or_else(|| {
+            self.list.push((name, Gate::default()));
+            self.list.len() - 1
+        });
+        &mut self.list[position].1
+    }
+
+    /// What holds the calls; with the name of the gate if there are several.
     fn text(&self) -> String {
+        let several = self.list.len() > 1;
+        let texts = self.list.iter().filter_map(|(name, gate)| {
+            let text = gate.text()?;
+            Some(match name {
+                Some(name) if several => format!(", {name}: {text}"),
+                _ => format!(", {text}"),
+            })
+        });
+        texts.collect()
+    }
+}
+
+impl Gate {
+    fn text(&self) -> Option<String> {
         if let Some(kind) = self.latched {
-            return format!(", gate shut ({kind})");
+            return Some(format!("gate shut ({kind})"));
         }
         let left = self
-            .closed_until
-            .map(|until| until.saturating_duration_since(Instant::now()));
-        match left {
-            Some(left) if !left.is_zero() => format!(", throttled for {}", Seconds(left)),
-            _ => String::new(),
-        }
+            .closed_until?
+            .checked_duration_since(Instant::now())
+            .filter(|left| !left.is_zero())?;
+        Some(format!("throttled for {}", Seconds(left)))
     }
 }

@@ -39,6 +39,8 @@ pub struct Item {
     record: Mutex<Record>,
     /// The task that runs the item, so that a stop is seen at once.
     driver: AtomicWaker,
+    /// A call went to a server on a machine of the user's own.
+    local_server: AtomicBool,
 }
 
 impl Item {
@@ -52,6 +54,7 @@ impl Item {
             started: Instant::now(),
             state: RetryState::default(),
             stopped: AtomicBool::new(false),
+            local_server: AtomicBool::new(false),
             record: record.into(),
             driver: AtomicWaker::new(),
         })

@@ -17,7 +17,8 @@ pub(super) struct Record {
     pub(super) report: ItemReport,
     pub(super) deadline: Option<Instant>,
     pub(super) deadline_missed: bool,
-    pub(super) throttled_until: Option<Instant>,
+    /// Until when a gate holds the next call, and which one: its mark, or 0 if it did not say.
+    pub(super) throttled_until: Option<(Instant, u64)>,
     pub(super) last_failure: Option<LlmError>,
     pub(super) cooldowns: Vec<(Instant, Instant)>,
 

@@ -60,18 +60,41 @@ impl Item {
 
     /// For gates: a call of this item was throttled, and the gate will hold its next call until then.
     pub fn set_throttled_until(&self, until: Instant) {
-        self.record().throttled_until = Some(until);
+        self.set_held_by(0, until);
+    }
+
+    /// As [`set_throttled_until`](Self::set_throttled_until), by the gate with this mark: no other one holds the call.
+    pub(crate) fn set_held_by(&self, gate: u64, until: Instant) {
+        self.record().throttled_until = Some((until, gate));
+    }
+
+    /// As [`take_throttled_until`](Self::take_throttled_until), at the gate with this mark: the note of another gate is
+    /// dropped.
+    pub(crate) fn take_held_by(&self, gate: u64) -> Option<Instant> {
+        let (until, by) = self.record().throttled_until.take()?;
+        (by == gate || by == 0).then_some(until)
+    }
+
+    /// For providers, when a call begins: it goes to a server on a machine of the user's own, which needs no start ramp.
+    #[cfg(feature = "reqwest")]
+    pub(crate) fn set_local_server(&self) {
+        self.local_server.store(true, Ordering::Relaxed);
+    }
+
+    /// For gates: whether a call went to a server on a machine of the user's own.
+    pub(crate) fn asks_local_server(&self) -> bool {
+        self.local_server.load(Ordering::Relaxed)
     }
 
     /// For retry policies: until when a gate will hold the item's next call after the throttle it just met. `None`
     /// means that no gate will, and the policy has to wait itself.
     pub fn throttled_until(&self) -> Option<Instant> {
-        self.record().throttled_until
+        self.record().throttled_until.map(|(until, _)| until)
     }
 
     /// For gates, when the item comes back: takes what [`set_throttled_until`](Self::set_throttled_until) noted.
     pub fn take_throttled_until(&self) -> Option<Instant> {
-        self.record().throttled_until.take()
+        self.record().throttled_until.take().map(|(until, _)| until)
     }
 
     /// Whether the batch is stopping, so that the item must begin no other call. What it has got by now is its outcome.

@@ -321,6 +321,9 @@ impl Service<LlmRequest<Prompt>> for Model {
         ResponseFuture {
             inner: Box::pin(async move {
                 let call = request.begin_call()?;
+                if strategy.wire.client().is_local {
+                    call.item().set_local_server();
+                }
                 let model = strategy.model_of(request.input());
                 telemetry::record_request(strategy.provider(), model);
                 let overridden = model != &*strategy.name;

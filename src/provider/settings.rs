@@ -165,6 +165,7 @@ impl Settings {
             base_url,
             keep_raw_body: self.keep_raw_body,
             has_key,
+            is_local: false,
         })
     }
 }
@@ -176,6 +177,8 @@ pub(crate) struct Client {
     pub(crate) keep_raw_body: bool,
     /// Whether there is a key, or a header that may be one.
     pub(crate) has_key: bool,
+    /// Whether it is a server on a machine of the user's own, which needs no start ramp.
+    pub(crate) is_local: bool,
 }
 
 impl Client {

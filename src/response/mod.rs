@@ -146,3 +146,13 @@ impl<O, E: 'static> ReportsUsage<LlmResponse<O>, E> for InResponse {
         Some(&response.metadata)
     }
 }
+
+/// The [`ReportsUsage`] of layers around services of other crates: the usage is unknown, whatever the outcome.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UnknownUsage;
+
+impl<Res, Err> ReportsUsage<Res, Err> for UnknownUsage {
+    fn reported_usage(&self, _: Result<&Res, &Err>) -> Option<TokenUsage> {
+        None
+    }
+}

@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::{StreamExt, poll, stream};
+use llm_batch::layer::rate_limiter::Cooldown;
 use llm_batch::{
     BatchSummary, ErrorKind, EventKind, Events, LlmError, LlmRequest, LlmResponse, LlmStreamExt, Outcome,
-    Progress, Termination, TokenUsage, WaitReason,
+    Progress, RateLimiter, Termination, TokenUsage, Verdict, WaitReason,
 };
 use tokio::time::{Instant, sleep};
 use tower::service_fn;
@@ -335,6 +336,49 @@ async fn progress_knows_a_closed_gate_a_growing_total_and_a_failed_item() {
     assert!(!lines[1].contains("throttled for"), "{lines:#?}");
     assert!(
         lines.last().unwrap().starts_with("10/10 items (100 %), 1 failed"),
+        "{lines:#?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn progress_tells_several_gates_apart() {
+    let lines = Lines::default();
+    let events = Events::new();
+    for (name, hint) in [("small", 15), ("large", 25)] {
+        let limiter = RateLimiter::builder().name(name).events(&events);
+        let limiter = limiter
+            .cooldown(Cooldown::default().with_jitter(0.0))
+            .build()
+            .unwrap();
+        // Sent when the receiver is there.
+        tokio::spawn(async move {
+            sleep(Duration::from_secs(1)).await;
+            let throttled =
+                Verdict::of_kind(ErrorKind::RateLimit).with_retry_after(Duration::from_secs(hint));
+            let call = limiter.acquire(1).await.unwrap().start().unwrap();
+            call.settle(&throttled, Some(0));
+        });
+    }
+    let mut results = stream::iter(vec!["hi"; 30])
+        .with_strategy(Sleeper::millis(2_000))
+        .llm_batch(2);
+    let progress = Progress::new(&results.handle())
+        .events(&events)
+        .lines_to(lines.clone())
+        .start();
+    while results.next().await.is_some() {}
+    drop(progress);
+    let lines = lines.get();
+    assert!(
+        lines
+            .iter()
+            .any(|line| line.contains(", small: throttled for 5 s, large: throttled for 15 s")),
+        "{lines:#?}"
+    );
+    assert!(
+        lines
+            .iter()
+            .any(|line| line.contains(", large: throttled for 7 s") && !line.contains("small")),
         "{lines:#?}"
     );
 }

@@ -258,12 +258,17 @@ async fn a_grant_overtaken_by_a_pause_goes_back_to_its_place() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn overload_without_a_hint_is_the_items_own_business_until_the_fifth_in_a_row() {
+async fn overload_without_a_hint_lowers_the_cap_and_the_fifth_in_a_row_closes_the_gate() {
     let limiter = plain().build().unwrap();
     let mut calls = calls(&limiter, 20).into_iter();
     let mut end = |verdict: Verdict| calls.next().unwrap().settle(&verdict, Some(0));
-    for _ in 0..4 {
-        assert_eq!(end(overloaded()), None);
+    // A single one is the item's own: it waits for its backoff.
+    assert_eq!(end(overloaded()), None);
+    assert_eq!(limiter.snapshot().max_in_flight, None);
+    for number in 2..=4 {
+        // The item rejoins the queue, since the calls that are left are the cap now.
+        assert_eq!(end(overloaded()), Some(Instant::now()));
+        assert_eq!(limiter.snapshot().max_in_flight, Some(20 - number));
     }
     end(Verdict::SUCCESS);
     for _ in 0..4 {
@@ -294,8 +299,16 @@ async fn overload_pauses_grow_and_each_ends_with_one_probe() {
         probe.settle(&overloaded(), Some(0));
     }
     assert_eq!(pauses, [1, 2, 4, 8, 15, 15]);
+    // The cap rises as calls are accepted, up to the five at which overload began, and ends.
     call(&limiter, 0).await.unwrap().settle(&Verdict::SUCCESS, None);
-    assert_eq!(calls(&limiter, 3).len(), 3);
+    for (cap, next) in [(2, Some(4)), (4, None)] {
+        let calls = calls(&limiter, cap);
+        assert!(grant_now(&limiter, 0).is_none());
+        for call in calls {
+            call.settle(&Verdict::SUCCESS, None);
+        }
+        assert_eq!(limiter.snapshot().max_in_flight, next);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,9 +2,12 @@
 #![allow(clippy::unwrap_used)]
 
 mod builder;
+mod closed;
 mod cooldown;
 mod invariants;
 mod layer;
+mod local;
+mod overload;
 mod pace;
 mod queue;
 mod quota;
@@ -12,3 +15,4 @@ mod runtimes;
 mod store;
 mod support;
 mod telemetry;
+mod usage;

@@ -4,7 +4,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use llm_batch::layer::rate_limiter::{
-    EndedCall, Pace, Pacing, RateLimiter, RateLimiterBuilder, StartRamp, StartedCall,
+    EndedCall, LinearRecovery, Pace, Pacing, RateLimiter, RateLimiterBuilder, SlowStart, StartRamp,
+    StartedCall,
 };
 use llm_batch::{ErrorKind, Verdict};
 use tokio::time::Instant;
@@ -327,4 +328,134 @@ async fn a_policy_that_panics_leaks_nothing() {
         let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| call.settle(&verdict, Some(0))));
         assert_eq!(limiter.snapshot().in_flight, 0);
     }
+}
+
+/// Does with its gate what it is told to.
+struct Uses<F> {
+    gate: Arc<std::sync::OnceLock<RateLimiter>>,
+    on_end: F,
+}
+
+impl<F: FnMut(&RateLimiter, &EndedCall) + Send + 'static> Pace for Uses<F> {
+    fn on_start(&mut self, _: &StartedCall) -> Pacing {
+        self.gate.get().unwrap().snapshot();
+        Pacing::UNLIMITED
+    }
+
+    fn on_end(&mut self, _: &StartedCall, end: &EndedCall) -> Pacing {
+        (self.on_end)(self.gate.get().unwrap(), end);
+        Pacing::UNLIMITED
+    }
+}
+
+fn gate_with_user<F: FnMut(&RateLimiter, &EndedCall) + Send + 'static>(on_end: F) -> RateLimiter {
+    let gate = Arc::default();
+    let pace = Uses {
+        gate: Arc::clone(&gate),
+        on_end,
+    };
+    let limiter = plain().pace(pace).build().unwrap();
+    gate.set(limiter.clone()).unwrap();
+    limiter
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_policy_may_open_its_gate_from_within() {
+    let limiter = gate_with_user(|gate, end| {
+        if end.kind == Some(ErrorKind::Authentication) || end.closes {
+            gate.reopen();
+        }
+    });
+    for verdict in [fatal(ErrorKind::Authentication), throttled_for(secs(60))] {
+        call_now(&limiter, 0).unwrap().settle(&verdict, Some(0));
+        let snapshot = limiter.snapshot();
+        assert_eq!((snapshot.latched, snapshot.closed_for), (None, None));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_policy_may_make_calls_through_its_gate() {
+    let mut left = 3;
+    let limiter = gate_with_user(move |gate, _| {
+        if left > 0 {
+            left -= 1;
+            // The end of this one is told once this answer is given. The last one closes the gate from within.
+            let verdict = if left == 0 {
+                throttled_for(secs(9))
+            } else {
+                Verdict::SUCCESS
+            };
+            call_now(gate, 0).unwrap().settle(&verdict, Some(0));
+        }
+    });
+    call_now(&limiter, 0).unwrap().settle(&Verdict::SUCCESS, None);
+    let snapshot = limiter.snapshot();
+    assert_eq!((snapshot.settled, snapshot.in_flight), (4, 0));
+    assert_eq!(snapshot.closed_for, Some(secs(9)));
+    let (waited, _call) = time_to_start(&limiter, 0).await;
+    assert_about(waited, secs(9));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_policy_that_panics_when_the_gate_closes_costs_one_item_and_the_pause_stands() {
+    let limiter = gate_with_user(|_, end| assert!(!end.closes, "no"));
+    let calls = [call_now(&limiter, 0).unwrap(), call_now(&limiter, 0).unwrap()];
+    let [first, second] = calls;
+    let settle = std::panic::AssertUnwindSafe(|| first.settle(&throttled_for(secs(3)), Some(0)));
+    assert!(std::panic::catch_unwind(settle).is_err());
+    assert_eq!(limiter.snapshot().closed_for, Some(secs(3)));
+    second.settle(&Verdict::SUCCESS, None);
+    let (waited, call) = time_to_start(&limiter, 0).await;
+    assert_about(waited, secs(3));
+    call.settle(&Verdict::SUCCESS, None);
+    assert_eq!(limiter.snapshot().in_flight, 0);
+}
+
+#[test]
+fn a_slow_policy_holds_up_nobody_but_the_one_who_asked_it() {
+    let (entered, inside) = std::sync::mpsc::channel();
+    let (release, wait) = std::sync::mpsc::channel::<()>();
+    let mut slow = Some((entered, wait));
+    let limiter = gate_with_user(move |_, _| {
+        if let Some((entered, wait)) = slow.take() {
+            entered.send(()).unwrap();
+            wait.recv().unwrap();
+        }
+    });
+    let other = limiter.clone();
+    let thread = std::thread::spawn(move || {
+        call_now(&other, 0).unwrap().settle(&Verdict::SUCCESS, None);
+    });
+    inside.recv().unwrap();
+    // While it thinks calls start, end, and close the gate, for as long as is not known yet.
+    call_now(&limiter, 0).unwrap().settle(&Verdict::SUCCESS, None);
+    call_now(&limiter, 0)
+        .unwrap()
+        .settle(&throttled_for(secs(60)), Some(0));
+    assert!(limiter.snapshot().closed_for.is_some());
+    release.send(()).unwrap();
+    thread.join().unwrap();
+    assert!(limiter.snapshot().closed_for > Some(secs(50)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_policies_of_this_crate_have_settings() {
+    let pace = LinearRecovery::default().resuming_at(0.5).growing_by(0.0);
+    let limiter = throttled_at_ten_a_second(plain().pace(pace)).await;
+    tokio::time::sleep(secs(60)).await;
+    assert!(
+        limiter
+            .snapshot()
+            .starts_per_second
+            .is_some_and(|rate| (4.5..5.5).contains(&rate))
+    );
+
+    let pace = SlowStart::new(3, secs(4), secs(2));
+    let limiter = plain().pace(pace).build().unwrap();
+    call_now(&limiter, 0)
+        .unwrap()
+        .settle(&throttled_for(secs(1)), Some(0));
+    tokio::time::sleep(secs(1)).await;
+    let at: Vec<u64> = starts(&limiter, 6).await.iter().map(Duration::as_secs).collect();
+    assert_eq!(at, [0, 4, 7, 9, 9, 9]);
 }

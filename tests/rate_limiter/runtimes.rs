@@ -267,3 +267,82 @@ fn call_now_all(limiter: &RateLimiter) -> Vec<llm_batch::layer::rate_limiter::Ac
 fn call_now_or_refused(limiter: &RateLimiter) -> Option<llm_batch::layer::rate_limiter::ActiveCall> {
     poll_once(limiter.acquire(0))?.ok()?.start().ok()
 }
+
+/// A waiter on a runtime that is driven no more.
+fn waiter_that_sleeps(limiter: &RateLimiter) -> (Runtime, tokio::task::JoinHandle<u64>) {
+    let runtime = current_thread();
+    let limiter = limiter.clone();
+    let task = runtime.spawn(async move {
+        let call = call(&limiter, 7).await.unwrap();
+        call.estimate()
+    });
+    runtime.block_on(tokio::task::yield_now());
+    (runtime, task)
+}
+
+#[test]
+fn a_grant_that_is_not_taken_up_goes_to_the_next() {
+    let limiter = plain().max_in_flight(1).tokens_per_minute(6_000).build().unwrap();
+    let driven = current_thread();
+    let first = driven.block_on(call(&limiter, 7)).unwrap();
+    let (sleeps, task) = waiter_that_sleeps(&limiter);
+    assert_eq!(limiter.snapshot().waiting, 1);
+    first.settle(&Verdict::SUCCESS, Some(0));
+    assert_eq!(limiter.snapshot().in_flight, 1, "granted to the one that sleeps");
+    let next = driven.block_on(in_time(call(&limiter, 7))).unwrap();
+    // Its runtime is driven again: it asks from its place, which is before all others.
+    let waiters = [limiter.clone(), limiter.clone()].map(|limiter| {
+        driven.spawn(async move {
+            call(&limiter, 7)
+                .await
+                .unwrap()
+                .settle(&Verdict::SUCCESS, Some(0));
+        })
+    });
+    driven.block_on(tokio::task::yield_now());
+    assert_eq!(limiter.snapshot().waiting, 2);
+    sleeps.block_on(async { tokio::task::yield_now().await });
+    assert_eq!(limiter.snapshot().waiting, 3);
+    next.settle(&Verdict::SUCCESS, Some(0));
+    assert_eq!(sleeps.block_on(in_time(task)).unwrap(), 7);
+    for waiter in waiters {
+        driven.block_on(in_time(waiter)).unwrap();
+    }
+    let snapshot = limiter.snapshot();
+    assert_eq!((snapshot.waiting, snapshot.in_flight), (0, 0));
+    assert_eq!(snapshot.granted, snapshot.returned + snapshot.settled);
+    assert_eq!(snapshot.returned, 1);
+}
+
+#[test]
+fn a_probe_that_is_not_taken_up_goes_to_the_next() {
+    let limiter = plain().build().unwrap();
+    let driven = current_thread();
+    let first = driven.block_on(call(&limiter, 0)).unwrap();
+    first.settle(&overloaded().with_retry_after(millis(20)), Some(0));
+    let (sleeps, _task) = waiter_that_sleeps(&limiter);
+    let probe = driven.block_on(in_time(call(&limiter, 0))).unwrap();
+    assert!(grant_now(&limiter, 0).is_none());
+    probe.settle(&Verdict::SUCCESS, None);
+    drop(grant_now(&limiter, 0).unwrap());
+    drop(sleeps);
+    assert_eq!(limiter.snapshot().in_flight, 0);
+}
+
+#[test]
+fn a_waiter_that_never_comes_back_for_its_grant_leaves_nothing_behind() {
+    let limiter = plain().max_in_flight(1).build().unwrap();
+    let driven = current_thread();
+    let first = driven.block_on(call(&limiter, 0)).unwrap();
+    let (sleeps, task) = waiter_that_sleeps(&limiter);
+    first.settle(&Verdict::SUCCESS, None);
+    driven
+        .block_on(in_time(call(&limiter, 0)))
+        .unwrap()
+        .settle(&Verdict::SUCCESS, None);
+    drop(sleeps);
+    drop(task);
+    let snapshot = limiter.snapshot();
+    assert_eq!((snapshot.waiting, snapshot.in_flight), (0, 0));
+    assert_eq!(snapshot.granted, snapshot.returned + snapshot.settled);
+}

@@ -1,12 +1,9 @@
 //! What monitoring sees of a gate.
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::sync::{Arc, Mutex};
 
-use llm_batch::Verdict;
+use llm_batch::{EventKind, Events, Verdict};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
-use tracing::field::{Field, Visit};
 
 use crate::support::*;
 
@@ -45,42 +42,6 @@ async fn pauses_and_waits_are_counted() {
     }
 }
 
-/// Keeps the messages of the gate's log events.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<String>>>);
-
-struct Line(String);
-
-impl Visit for Line {
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.0 += &format!("{}={value:?} ", field.name());
-    }
-}
-
-impl tracing::Subscriber for Log {
-    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
-        metadata.target() == "llm_batch::rate_limiter"
-    }
-
-    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
-        tracing::span::Id::from_u64(1)
-    }
-
-    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
-
-    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
-
-    fn event(&self, event: &tracing::Event<'_>) {
-        let mut line = Line(format!("{} ", event.metadata().level()));
-        event.record(&mut line);
-        self.0.lock().unwrap().push(line.0);
-    }
-
-    fn enter(&self, _: &tracing::span::Id) {}
-
-    fn exit(&self, _: &tracing::span::Id) {}
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_pause_is_logged_once_however_many_wait() {
     let log = Log::default();
@@ -96,7 +57,7 @@ async fn a_pause_is_logged_once_however_many_wait() {
     for waiter in waiters {
         waiter.await.unwrap();
     }
-    let lines = log.0.lock().unwrap().clone();
+    let lines = log.lines();
     assert_eq!(lines.len(), 1, "{lines:?}");
     for word in [
         "WARN",
@@ -110,4 +71,35 @@ async fn a_pause_is_logged_once_however_many_wait() {
 
 async fn call_and_succeed(limiter: llm_batch::layer::rate_limiter::RateLimiter) {
     call(&limiter, 0).await.unwrap().settle(&Verdict::SUCCESS, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_name_their_gate() {
+    let events = Events::new();
+    let mut receiver = events.subscribe();
+    let gates = ["small", "large"].map(|name| plain().name(name).events(&events).build().unwrap());
+    for (limiter, hint) in gates.iter().zip([2, 5]) {
+        let throttled = call_now(limiter, 0).unwrap();
+        let fatal_call = call_now(limiter, 0).unwrap();
+        throttled.settle(&throttled_for(secs(hint)), Some(0));
+        fatal_call.settle(&fatal(llm_batch::ErrorKind::NotFound), Some(0));
+        limiter.reopen();
+    }
+    let mut pauses = Vec::new();
+    while let Some(event) = receiver.try_recv().unwrap() {
+        let name = event
+            .limiter
+            .clone()
+            .unwrap_or_else(|| panic!("{event:?} names no gate"));
+        if let EventKind::CooldownStarted { pause, .. } = event.kind {
+            pauses.push((name.to_string(), pause));
+        }
+        let json = serde_json::to_value(&event).unwrap();
+        assert_eq!(json["limiter"], *name);
+        assert_eq!(serde_json::from_value::<llm_batch::Event>(json).unwrap(), event);
+    }
+    assert_eq!(
+        pauses,
+        [("small".to_owned(), secs(2)), ("large".to_owned(), secs(5))]
+    );
 }

@@ -1,5 +1,6 @@
 //! How many bytes an answer takes.
 
+use serde::Serialize;
 use serde_json::Value;
 
 use crate::response::{FinishReason, LlmResponse, ResponseMetadata};
@@ -25,6 +26,10 @@ fn of_metadata(metadata: &ResponseMetadata) -> usize {
         finish_reason,
         cost: _,
         tool_calls,
+        reasoning,
+        logprobs,
+        citations,
+        media,
         raw_body,
         extensions,
     } = metadata;
@@ -36,8 +41,19 @@ fn of_metadata(metadata: &ResponseMetadata) -> usize {
     texts.map(String::len).sum::<usize>()
         + reason
         + tool_calls.iter().map(of_value).sum::<usize>()
+        + as_json(reasoning.as_deref())
+        + as_json(logprobs.as_deref())
+        + as_json(citations.as_deref())
+        + as_json(media.as_deref())
         + raw_body.as_ref().map_or(0, |body| body.get().len())
         + extensions.len() * EXTENSION
+}
+
+/// What is rare is counted by its JSON, which is about as long.
+fn as_json<T: Serialize>(part: Option<&T>) -> usize {
+    part.map_or(0, |part| {
+        size_of::<T>() + serde_json::to_value(part).map_or(EXTENSION, |value| of_value(&value))
+    })
 }
 
 fn of_value(value: &Value) -> usize {

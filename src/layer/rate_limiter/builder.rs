@@ -1,5 +1,6 @@
 //! Options of a gate, checked before it is made.
 
+use std::any::Any;
 use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -10,10 +11,8 @@ use tokio::time::Instant;
 use super::RateLimiter;
 use super::cooldown::Cooldown;
 use super::error::InvalidLimit;
-use super::gate::Gate;
-use super::pace::{LinearRecovery, Pace, StartRamp};
-use super::quota::Bucket;
-use super::state::{Config, InFlightRamp, State};
+use super::gate::{Bucket, Config, Gate, InFlightRamp};
+use super::pace::{BuiltIn, LinearRecovery, Pace, Pacing, SlowStart, StartRamp};
 use super::store::StateStore;
 use crate::events::Events;
 
@@ -35,8 +34,11 @@ pub struct RateLimiterBuilder {
     max_in_flight: Option<usize>,
     in_flight_ramp: Option<InFlightRamp>,
     start_ramp: Option<StartRamp>,
+    /// The start ramp was not asked for: a local server ends it.
+    default_ramp: bool,
     cooldown: Cooldown,
     pace: Option<Box<dyn Pace>>,
+    built_in: Option<BuiltIn>,
     store: Option<Box<dyn StateStore>>,
     events: Option<Events>,
 }
@@ -51,8 +53,10 @@ impl Default for RateLimiterBuilder {
             max_in_flight: None,
             in_flight_ramp: None,
             start_ramp: Some(StartRamp::default()),
+            default_ramp: true,
             cooldown: Cooldown::default(),
             pace: None,
+            built_in: None,
             store: None,
             events: None,
         }
@@ -60,7 +64,7 @@ impl Default for RateLimiterBuilder {
 }
 
 impl RateLimiterBuilder {
-    /// The name in logs and metrics. `default` by default.
+    /// The name in logs, metrics and events. `default` by default.
     pub fn name(mut self, name: impl Into<Arc<str>>) -> Self {
         self.name = name.into();
         self
@@ -74,8 +78,8 @@ impl RateLimiterBuilder {
 
     /// Tokens per minute (TPM), input and output together, refilled continuously. No limit by default.
     ///
-    /// A call reserves its estimate and settles with what it used. A request that is estimated above this fails
-    /// with [`Refused::TooLarge`](super::Refused::TooLarge).
+    /// A call reserves its estimate and settles with what it used, at most ten minutes of this. A request that is estimated
+    /// above this fails with [`Refused::TooLarge`](super::Refused::TooLarge).
     pub fn tokens_per_minute(mut self, tokens: u32) -> Self {
         self.tokens_per_minute = Some(tokens);
         self
@@ -104,15 +108,18 @@ impl RateLimiterBuilder {
         self
     }
 
-    /// How starts are spaced until the first throttle. [`StartRamp::default`] by default.
+    /// How starts are spaced until the first throttle. [`StartRamp::default`] by default, which ends when a call goes to
+    /// one of the local servers that this crate knows by name (`ollama:`, `vllm:`, `llamacpp:`, `lmstudio:`).
     pub fn start_ramp(mut self, ramp: StartRamp) -> Self {
         self.start_ramp = Some(ramp);
+        self.default_ramp = false;
         self
     }
 
-    /// Starts without a ramp: for a server of one's own, and for benches.
+    /// Starts without a ramp: for a server of the user's own, and for benches.
     pub fn without_start_ramp(mut self) -> Self {
         self.start_ramp = None;
+        self.default_ramp = false;
         self
     }
 
@@ -124,7 +131,17 @@ impl RateLimiterBuilder {
 
     /// The policy that spaces starts. [`LinearRecovery`] by default.
     pub fn pace(mut self, pace: impl Pace) -> Self {
-        self.pace = Some(Box::new(pace));
+        // One of this crate's own is asked under the gate's lock, which is faster.
+        let mut pace = Some(pace);
+        let any: &mut dyn Any = &mut pace;
+        self.built_in = if let Some(pace) = any.downcast_mut::<Option<LinearRecovery>>() {
+            pace.take().map(BuiltIn::Linear)
+        } else if let Some(pace) = any.downcast_mut::<Option<SlowStart>>() {
+            pace.take().map(BuiltIn::SlowStart)
+        } else {
+            None
+        };
+        self.pace = pace.map(|pace| Box::new(pace) as Box<dyn Pace>);
         self
     }
 
@@ -143,7 +160,7 @@ impl RateLimiterBuilder {
     /// Makes the gate. May be called outside a runtime.
     ///
     /// # Errors
-    /// If a number is zero where it must not be, is none, or contradicts another one.
+    /// If a value is zero where it must not be, is not a number, or is in conflict with another one.
     pub fn build(self) -> Result<RateLimiter, InvalidLimit> {
         self.check()?;
         Ok(self.make())
@@ -167,11 +184,17 @@ impl RateLimiterBuilder {
                 "{tokens} tokens a minute cannot feed {requests} requests a minute"
             );
         }
-        let pace = self.pace.unwrap_or_else(|| match self.cooldown.slow_start() {
-            Some(slow_start) => Box::new(slow_start),
-            None => Box::new(LinearRecovery::default()),
+        let own = self.pace.map(|pace| {
+            let pacing = pace.initial();
+            (pace, pacing)
         });
-        let pacing = pace.initial();
+        let built_in = match &own {
+            Some(_) => None,
+            None => self
+                .built_in
+                .or_else(|| self.cooldown.slow_start().map(BuiltIn::SlowStart))
+                .or_else(|| Some(BuiltIn::Linear(LinearRecovery::default()))),
+        };
         let config = Config {
             cooldown: self.cooldown,
             requests,
@@ -179,16 +202,18 @@ impl RateLimiterBuilder {
             max_in_flight: self.max_in_flight,
             in_flight_ramp: self.in_flight_ramp,
             start_ramp: self.start_ramp,
-            pacing,
+            pacing: own.as_ref().map_or(Pacing::UNLIMITED, |(_, pacing)| *pacing),
+            built_in,
             shared: self.store.is_some(),
         };
         let gate = Gate::new(
             self.name,
             self.events,
             self.store,
-            State::new(config, now),
-            pace,
-            pacing,
+            config,
+            own,
+            self.default_ramp,
+            now,
         );
         RateLimiter { gate: Arc::new(gate) }
     }

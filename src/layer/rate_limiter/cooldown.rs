@@ -159,9 +159,9 @@ impl Cooldown {
     }
 
     /// The pause after overload, before jitter.
-    pub(super) fn overload_pause(&self, hint: Option<Duration>, blocked: usize) -> Duration {
+    pub(super) fn overload_pause(&self, hint: Option<Duration>, blocked: u32) -> Duration {
         self.hint(hint)
-            .unwrap_or_else(|| Duration::from_secs(OVERLOAD[blocked.min(OVERLOAD.len() - 1)]))
+            .unwrap_or_else(|| Duration::from_secs(OVERLOAD[(blocked as usize).min(OVERLOAD.len() - 1)]))
     }
 
     /// The pause with a little added.

@@ -17,6 +17,8 @@ use crate::error::{Delivery, Disposition, was_sent};
 use crate::events::EventKind;
 use crate::item::{CallContext, CallGuard, CallHold};
 use crate::request::FindItem;
+use crate::response::{InResponse, ReportsUsage};
+use crate::usage::TokenUsage;
 
 /// The future of [`RateLimited`](super::RateLimited).
 ///
@@ -24,7 +26,7 @@ use crate::request::FindItem;
 /// Dropped while it waits, it leaves the queue and gives back what it was granted. Dropped during the call, the request
 /// quota is spent and the token quota keeps the estimate, as the provider may bill the call.
 #[pin_project]
-pub struct RateLimitedFuture<S, Req, C, F>
+pub struct RateLimitedFuture<S, Req, C, F, U = InResponse>
 where
     S: Service<Req>,
 {
@@ -35,6 +37,7 @@ where
     classify: C,
     find: F,
     calls_begin_inside: Arc<AtomicBool>,
+    usage: U,
 }
 
 /// A call that has not begun.
@@ -58,7 +61,7 @@ enum Step<Fut> {
     },
 }
 
-impl<S, Req, C, F> RateLimitedFuture<S, Req, C, F>
+impl<S, Req, C, F, U> RateLimitedFuture<S, Req, C, F, U>
 where
     S: Service<Req>,
 {
@@ -68,6 +71,7 @@ where
         classify: C,
         find: F,
         calls_begin_inside: Arc<AtomicBool>,
+        usage: U,
     ) -> Self {
         Self {
             step: Step::Waiting(acquire),
@@ -75,16 +79,18 @@ where
             classify,
             find,
             calls_begin_inside,
+            usage,
         }
     }
 }
 
-impl<S, Req, C, F> Future for RateLimitedFuture<S, Req, C, F>
+impl<S, Req, C, F, U> Future for RateLimitedFuture<S, Req, C, F, U>
 where
     S: Service<Req> + Clone,
     S::Error: From<Refused> + 'static,
     C: Classify<S::Response, S::Error>,
     F: FindItem<Req>,
+    U: ReportsUsage<S::Response, S::Error>,
 {
     type Output = Result<S::Response, S::Error>;
 
@@ -147,11 +153,18 @@ where
                     }
                 }
                 StepProj::Calling { future, call } => {
-                    let result = ready!(future.poll(cx));
+                    let polled = future.poll(cx);
+                    if let Some(call) = call {
+                        call.look_for_local_server();
+                    }
+                    let result = ready!(polled);
                     if let Some(call) = call.take() {
-                        let verdict = this.classify.classify(result.as_ref());
-                        let sent = result.as_ref().err().is_none_or(was_sent);
-                        settle(call, verdict, sent, this.calls_begin_inside);
+                        let end = End {
+                            verdict: this.classify.classify(result.as_ref()),
+                            sent: result.as_ref().err().is_none_or(was_sent),
+                            reported: this.usage.reported_usage(result.as_ref()),
+                        };
+                        settle(call, end, this.calls_begin_inside);
                     }
                     return Poll::Ready(result);
                 }
@@ -180,7 +193,20 @@ fn announce(call: &ActiveCall, calls_begin_inside: &AtomicBool) {
     });
 }
 
-fn settle(call: ActiveCall, mut verdict: Verdict, sent: bool, calls_begin_inside: &AtomicBool) {
+/// How a call ended.
+struct End {
+    verdict: Verdict,
+    /// Whether it may have been sent, as far as its error says.
+    sent: bool,
+    reported: Option<TokenUsage>,
+}
+
+fn settle(call: ActiveCall, end: End, calls_begin_inside: &AtomicBool) {
+    let End {
+        mut verdict,
+        sent,
+        reported,
+    } = end;
     let throttled = verdict.disposition == Disposition::Throttled;
     let success = verdict.disposition == Disposition::Success;
     let mut unsent = false;
@@ -194,11 +220,18 @@ fn settle(call: ActiveCall, mut verdict: Verdict, sent: bool, calls_begin_inside
         if success {
             guard.set_answered();
         }
+        // Where no other layer watches the call, the gate does.
+        if guard.is_outermost() && !guard.is_joined() && reported.is_some() {
+            guard.observe(reported);
+        }
     }
-    let used = match call.guard().and_then(CallGuard::observed) {
+    let observed = call.guard().and_then(CallGuard::observed);
+    let used = match observed.flatten().or(reported) {
         _ if unsent => Some(0),
-        Some(usage) => usage.map(|usage| usage.total()),
-        // Nobody looked. A call that was not sent or was turned away took nothing.
+        Some(usage) => Some(usage.total()),
+        // A layer that watches the call has reported that it is unknown.
+        None if observed.is_some() => None,
+        // A call that was not sent or was rejected took nothing.
         None if throttled => Some(0),
         None => verdict
             .kind
@@ -208,17 +241,19 @@ fn settle(call: ActiveCall, mut verdict: Verdict, sent: bool, calls_begin_inside
     if verdict.quota.is_none() {
         verdict.quota = call.guard().and_then(CallGuard::quota);
     }
-    let guard = call.guard().filter(|_| throttled);
-    let item = guard.map(|guard| {
-        guard.set_throttled();
-        guard.item().clone()
+    let item = call.guard().map(|guard| {
+        if throttled {
+            guard.set_throttled();
+        }
+        Arc::clone(guard.item())
     });
+    let gate = call.gate().mark();
     if let (Some(until), Some(item)) = (call.settle(&verdict, used), item) {
-        item.set_throttled_until(until);
+        item.set_held_by(gate, until);
     }
 }
 
-impl<S, Req, C, F> fmt::Debug for RateLimitedFuture<S, Req, C, F>
+impl<S, Req, C, F, U> fmt::Debug for RateLimitedFuture<S, Req, C, F, U>
 where
     S: Service<Req>,
 {

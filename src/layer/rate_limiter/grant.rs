@@ -6,13 +6,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use pin_project::pin_project;
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
+use tokio::sync::futures::OwnedNotified;
 use tokio::time::{Instant, Sleep};
 
 use super::error::Refused;
-use super::gate::Gate;
-use super::state::{Admission, Answer, Ask, Reply, Started, Ticket};
+use super::gate::{Admission, Answer, Ask, Gate, Lost, Slot, Started, Ticket, Waited};
 use crate::classify::Verdict;
 use crate::events::EventKind;
 use crate::item::{CallGuard, CallRefused, Item, WaitReason};
@@ -36,9 +36,30 @@ pub struct Acquire {
 enum Step {
     Asking,
     /// Waits out its own hint, before it joins the queue.
-    Holding(Instant, Pin<Box<Sleep>>),
-    Queued(Ticket, oneshot::Receiver<Reply>),
+    Holding(Pin<Box<Holding>>),
+    Queued(Ticket, Arc<Slot>),
     Done,
+}
+
+#[pin_project]
+struct Holding {
+    since: Instant,
+    #[pin]
+    sleep: Sleep,
+    /// The gate was opened by hand, for those who hold too.
+    #[pin]
+    reopened: OwnedNotified,
+}
+
+impl Holding {
+    /// Returns whether the gate was opened by hand.
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<bool> {
+        let this = self.project();
+        if this.reopened.poll(cx).is_ready() {
+            return Poll::Ready(true);
+        }
+        this.sleep.poll(cx).map(|()| false)
+    }
 }
 
 impl Acquire {
@@ -67,16 +88,24 @@ impl Acquire {
         self
     }
 
+    pub(super) fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
     fn granted(&mut self, admission: Admission) -> Grant {
         self.step = Step::Done;
-        if let Some(waited) = &admission.waited {
-            waited.record(self.item.as_deref(), &self.gate.meter);
-        }
+        self.record(admission.waited.as_deref());
         Grant {
             gate: Arc::clone(&self.gate),
             admission,
             item: self.item.take(),
             open: true,
+        }
+    }
+
+    fn record(&self, waited: Option<&Waited>) {
+        if let Some(waited) = waited {
+            waited.record(self.item.as_deref(), &self.gate.meter);
         }
     }
 
@@ -113,54 +142,69 @@ impl Future for Acquire {
         }
         loop {
             match &mut this.step {
-                Step::Asking => match this.ask() {
-                    Answer::Granted(admission) => return Poll::Ready(Ok(this.granted(admission))),
-                    Answer::Refused(refused) => {
-                        this.step = Step::Done;
-                        return Poll::Ready(Err(refused));
-                    }
-                    Answer::Hold(until) => {
-                        if Handle::try_current().is_err() {
+                Step::Asking => {
+                    // Made before the look at the gate, so that no opening by hand is missed.
+                    let reopened = this
+                        .hold_until
+                        .map(|_| Arc::clone(&this.gate.reopened).notified_owned());
+                    match (this.ask(), reopened) {
+                        (Answer::Granted(admission), _) => return Poll::Ready(Ok(this.granted(admission))),
+                        (Answer::Refused(refused), _) => {
                             this.step = Step::Done;
-                            return Poll::Ready(Err(Refused::Closed));
+                            return Poll::Ready(Err(refused));
                         }
-                        let sleep = Box::pin(tokio::time::sleep_until(until));
-                        this.step = Step::Holding(Instant::now(), sleep);
+                        (Answer::Hold(until), Some(reopened)) => {
+                            if Handle::try_current().is_err() {
+                                this.step = Step::Done;
+                                return Poll::Ready(Err(Refused::Closed));
+                            }
+                            this.step = Step::Holding(Box::pin(Holding {
+                                since: Instant::now(),
+                                sleep: tokio::time::sleep_until(until),
+                                reopened,
+                            }));
+                        }
+                        // Not reached: only one who has a hint is held.
+                        (Answer::Hold(_), None) => {}
+                        (Answer::Queued(ticket, slot), _) => this.step = Step::Queued(ticket, slot),
                     }
-                    Answer::Queued(ticket, receiver) => this.step = Step::Queued(ticket, receiver),
-                },
-                Step::Holding(since, sleep) => {
-                    if sleep.as_mut().poll(cx).is_pending() {
+                }
+                Step::Holding(holding) => {
+                    let Poll::Ready(reopened) = holding.as_mut().poll(cx) else {
                         this.wake_at_stop(cx);
                         return Poll::Pending;
+                    };
+                    let since = holding.since;
+                    if reopened {
+                        this.hold_until = None;
                     }
-                    let since = *since;
                     this.record_hold(since);
                     this.step = Step::Asking;
                 }
-                Step::Queued(ticket, receiver) => match Pin::new(receiver).poll(cx) {
+                Step::Queued(ticket, slot) => match slot.poll(cx) {
                     Poll::Pending => {
                         this.wake_at_stop(cx);
                         return Poll::Pending;
                     }
-                    Poll::Ready(answer) => match answer {
-                        Ok(Ok(admission)) => return Poll::Ready(Ok(this.granted(admission))),
-                        Ok(Err(refused)) => {
-                            this.step = Step::Done;
-                            return Poll::Ready(Err(refused));
+                    Poll::Ready(Ok(Ok(admission))) => return Poll::Ready(Ok(this.granted(admission))),
+                    Poll::Ready(Ok(Err(refused))) => {
+                        this.step = Step::Done;
+                        return Poll::Ready(Err(refused));
+                    }
+                    // The pump it counted on has died with its runtime. Another one may serve it, but where that
+                    // dies too there is none to be had: the runtime shuts down, or has no timer.
+                    Poll::Ready(Err(Lost::Orphaned)) if this.orphaned => {
+                        this.step = Step::Done;
+                        return Poll::Ready(Err(Refused::Closed));
+                    }
+                    Poll::Ready(Err(lost)) => {
+                        this.ticket = Some(*ticket);
+                        this.step = Step::Asking;
+                        match lost {
+                            Lost::Orphaned => this.orphaned = true,
+                            Lost::Late(waited) => this.record(waited.as_deref()),
                         }
-                        // The pump it counted on has died with its runtime. Another one may serve it, but where that
-                        // dies too there is none to be had: the runtime shuts down, or has no timer.
-                        Err(_) if this.orphaned => {
-                            this.step = Step::Done;
-                            return Poll::Ready(Err(Refused::Closed));
-                        }
-                        Err(_) => {
-                            this.orphaned = true;
-                            this.ticket = Some(*ticket);
-                            this.step = Step::Asking;
-                        }
-                    },
+                    }
                 },
                 Step::Done => panic!("`Acquire` polled after completion"),
             }
@@ -178,12 +222,8 @@ impl Acquire {
     /// Leaves the queue.
     fn leave(&mut self) {
         match std::mem::replace(&mut self.step, Step::Done) {
-            Step::Queued(ticket, receiver) => {
-                if let Some(waited) = self.gate.cancel(ticket, receiver) {
-                    waited.record(self.item.as_deref(), &self.gate.meter);
-                }
-            }
-            Step::Holding(since, _) => self.record_hold(since),
+            Step::Queued(ticket, slot) => self.record(self.gate.cancel(ticket, &slot).as_deref()),
+            Step::Holding(holding) => self.record_hold(holding.since),
             Step::Asking | Step::Done => {}
         }
     }
@@ -204,7 +244,7 @@ impl fmt::Debug for Acquire {
     }
 }
 
-/// Leave to make one call, with its place among the calls in flight and its share of both quotas.
+/// Permission to make one call, with its place among the calls in flight and its share of both quotas.
 ///
 /// Dropped before [`start`](Self::start), everything is given back.
 #[must_use = "dropping the grant gives it back"]
@@ -282,8 +322,11 @@ impl ActiveCall {
     /// The call has ended: settles the token quota and acts on the verdict.
     ///
     /// `used` tokens settle the reservation: less than the estimate is refunded, more leaves a debt, `None` (unknown)
-    /// keeps the estimate. After a throttle it returns until when the one who was throttled has to wait, for
-    /// [`Acquire::held_until`].
+    /// keeps the estimate. For a throttle, and for overload where the gate is closed or full, it returns until when the caller has to
+    /// wait, for [`Acquire::held_until`].
+    ///
+    /// # Panics
+    /// As a [`Pace`](super::Pace) of the user's own does; the call is settled then.
     pub fn settle(mut self, verdict: &Verdict, used: Option<u64>) -> Option<Instant> {
         let item = self.guard.as_ref().map(|guard| &**guard.item());
         let settled = self.gate.end(&self.started, verdict, used, item, &mut self.open);
@@ -297,6 +340,13 @@ impl ActiveCall {
 
     pub(super) fn gate(&self) -> &Gate {
         &self.gate
+    }
+
+    /// Its call has been polled, and may have found a local server.
+    pub(super) fn look_for_local_server(&self) {
+        if let Some(guard) = &self.guard {
+            self.gate.look_for_local_server(guard.item());
+        }
     }
 
     pub(super) fn set_guard(&mut self, guard: Option<CallGuard>) {

@@ -16,23 +16,32 @@ use super::select::SelectLimiter;
 use crate::classify::{Classify, KindClassifier};
 use crate::item::CallContext;
 use crate::request::{CharacterEstimate, Estimate, FindItem, InRequest, Untracked};
+use crate::response::{InResponse, ReportsUsage, UnknownUsage};
 
 /// Sends every call through a [`RateLimiter`]. See the [module](super).
 ///
 /// Its type parameters have defaults and are changed by methods: how outcomes are judged
 /// ([`classify_with`](Self::classify_with)), how the item is found ([`untracked`](Self::untracked)), how tokens are
-/// estimated ([`estimate_with`](Self::estimate_with)) and how the gate is picked ([`keyed`](RateLimiterLayer::keyed)).
+/// estimated ([`estimate_with`](Self::estimate_with)), how the gate is picked ([`keyed`](RateLimiterLayer::keyed)) and how
+/// the usage is read ([`usage_with`](Self::usage_with)).
 #[derive(Clone)]
-pub struct RateLimiterLayer<C = KindClassifier, F = InRequest, E = CharacterEstimate, L = RateLimiter> {
-    parts: Parts<C, F, E, L>,
+pub struct RateLimiterLayer<
+    C = KindClassifier,
+    F = InRequest,
+    E = CharacterEstimate,
+    L = RateLimiter,
+    U = InResponse,
+> {
+    parts: Parts<C, F, E, L, U>,
 }
 
 #[derive(Clone)]
-pub(super) struct Parts<C, F, E, L> {
+pub(super) struct Parts<C, F, E, L, U> {
     pub(super) classify: C,
     pub(super) find: F,
     pub(super) estimate: E,
     pub(super) limiter: L,
+    pub(super) usage: U,
 }
 
 impl RateLimiterLayer {
@@ -50,6 +59,7 @@ impl<L> RateLimiterLayer<KindClassifier, InRequest, CharacterEstimate, L> {
                 find: InRequest,
                 estimate: CharacterEstimate,
                 limiter,
+                usage: InResponse,
             },
         }
     }
@@ -65,27 +75,12 @@ impl<L> RateLimiterLayer<KindClassifier, InRequest, CharacterEstimate, L> {
 }
 
 impl<C, F, E, L> RateLimiterLayer<C, F, E, L> {
-    /// Judges outcomes by `classify`, such as a closure `Fn(Result<&Res, &Err>) -> Verdict`.
-    pub fn classify_with<D>(self, classify: D) -> RateLimiterLayer<D, F, E, L> {
-        let Parts {
-            find,
-            estimate,
-            limiter,
-            ..
-        } = self.parts;
-        RateLimiterLayer {
-            parts: Parts {
-                classify,
-                find,
-                estimate,
-                limiter,
-            },
-        }
-    }
-
-    /// For requests of other crates, which carry no item: a throttled call rejoins at the tail, and its token
-    /// quota is settled by the verdict alone.
-    pub fn untracked(self) -> RateLimiterLayer<C, Untracked, E, L> {
+    /// For requests and responses of other crates, which carry neither an item nor a usage: a throttled call rejoins at the
+    /// tail, and an answered one keeps its estimate.
+    ///
+    /// Call [`usage_with`](Self::usage_with) after it to say how the usage is read; [`InResponse`] reads it from
+    /// [`LlmResponse`](crate::LlmResponse).
+    pub fn untracked(self) -> RateLimiterLayer<C, Untracked, E, L, UnknownUsage> {
         let Parts {
             classify,
             estimate,
@@ -98,15 +93,78 @@ impl<C, F, E, L> RateLimiterLayer<C, F, E, L> {
                 find: Untracked,
                 estimate,
                 limiter,
+                usage: UnknownUsage,
+            },
+        }
+    }
+}
+
+impl<C, F, E, L, U> RateLimiterLayer<C, F, E, L, U> {
+    /// Judges outcomes by `classify`, such as a closure `Fn(Result<&Res, &Err>) -> Verdict`.
+    pub fn classify_with<D>(self, classify: D) -> RateLimiterLayer<D, F, E, L, U> {
+        let Parts {
+            find,
+            estimate,
+            limiter,
+            usage,
+            ..
+        } = self.parts;
+        RateLimiterLayer {
+            parts: Parts {
+                classify,
+                find,
+                estimate,
+                limiter,
+                usage,
             },
         }
     }
 
-    /// Estimates the tokens of a request by `estimate`, such as a closure `Fn(&Req) -> u64`.
-    pub fn estimate_with<G>(self, estimate: G) -> RateLimiterLayer<C, F, G, L> {
+    /// Estimates the tokens of a request by `estimate`, such as a closure `Fn(&Req) -> u64`. 0 means unknown: the gate then
+    /// reserves what calls used in the mean.
+    pub fn estimate_with<G>(self, estimate: G) -> RateLimiterLayer<C, F, G, L, U> {
         let Parts {
             classify,
             find,
+            limiter,
+            usage,
+            ..
+        } = self.parts;
+        RateLimiterLayer {
+            parts: Parts {
+                classify,
+                find,
+                estimate,
+                limiter,
+                usage,
+            },
+        }
+    }
+
+    /// Reads what a call used by `usage`, such as a closure `Fn(Result<&Res, &Err>) -> Option<TokenUsage>`, to settle the
+    /// token quota. By default that is the usage in [`LlmResponse`](crate::LlmResponse) and [`LlmError`](crate::LlmError).
+    ///
+    /// What a layer or strategy inside has observed outranks it. `None` (unknown) keeps the estimate.
+    ///
+    /// ```
+    /// use llm_batch::layer::rate_limiter::{RateLimiter, RateLimiterLayer};
+    /// use llm_batch::{BoxError, TokenUsage};
+    ///
+    /// struct Reply { tokens: u64 }
+    /// # fn main() -> Result<(), BoxError> {
+    /// let limiter = RateLimiter::builder().tokens_per_minute(60_000).build()?;
+    /// let layer = RateLimiterLayer::new(limiter)
+    ///     .untracked()
+    ///     .estimate_with(|request: &String| request.len() as u64 / 4)
+    ///     .usage_with(|outcome: Result<&Reply, &BoxError>| Some(TokenUsage::new(outcome.ok()?.tokens, 0)));
+    /// # let _ = layer;
+    /// # Ok(()) }
+    /// ```
+    pub fn usage_with<V>(self, usage: V) -> RateLimiterLayer<C, F, E, L, V> {
+        let Parts {
+            classify,
+            find,
+            estimate,
             limiter,
             ..
         } = self.parts;
@@ -116,13 +174,14 @@ impl<C, F, E, L> RateLimiterLayer<C, F, E, L> {
                 find,
                 estimate,
                 limiter,
+                usage,
             },
         }
     }
 }
 
-impl<S, C: Clone, F: Clone, E: Clone, L: Clone> Layer<S> for RateLimiterLayer<C, F, E, L> {
-    type Service = RateLimited<S, C, F, E, L>;
+impl<S, C: Clone, F: Clone, E: Clone, L: Clone, U: Clone> Layer<S> for RateLimiterLayer<C, F, E, L, U> {
+    type Service = RateLimited<S, C, F, E, L, U>;
 
     fn layer(&self, inner: S) -> Self::Service {
         RateLimited {
@@ -133,7 +192,7 @@ impl<S, C: Clone, F: Clone, E: Clone, L: Clone> Layer<S> for RateLimiterLayer<C,
     }
 }
 
-impl<C, F, E, L: fmt::Debug> fmt::Debug for RateLimiterLayer<C, F, E, L> {
+impl<C, F, E, L: fmt::Debug, U> fmt::Debug for RateLimiterLayer<C, F, E, L, U> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RateLimiterLayer")
             .field("limiter", &self.parts.limiter)
@@ -146,14 +205,21 @@ impl<C, F, E, L: fmt::Debug> fmt::Debug for RateLimiterLayer<C, F, E, L> {
 /// It waits in its future: `poll_ready` is always ready and does not touch the service inside, so that nothing is
 /// reserved there while a call waits.
 #[derive(Clone)]
-pub struct RateLimited<S, C = KindClassifier, F = InRequest, E = CharacterEstimate, L = RateLimiter> {
+pub struct RateLimited<
+    S,
+    C = KindClassifier,
+    F = InRequest,
+    E = CharacterEstimate,
+    L = RateLimiter,
+    U = InResponse,
+> {
     inner: S,
-    parts: Parts<C, F, E, L>,
+    parts: Parts<C, F, E, L, U>,
     /// Something inside joins the calls, so that a call which it did not join was not sent.
     calls_begin_inside: Arc<AtomicBool>,
 }
 
-impl<S, C, F, E, L> RateLimited<S, C, F, E, L> {
+impl<S, C, F, E, L, U> RateLimited<S, C, F, E, L, U> {
     /// The service inside.
     pub const fn get_ref(&self) -> &S {
         &self.inner
@@ -170,7 +236,7 @@ impl<S, C, F, E, L> RateLimited<S, C, F, E, L> {
     }
 }
 
-impl<S, C, F, E, L, Req> Service<Req> for RateLimited<S, C, F, E, L>
+impl<S, C, F, E, L, U, Req> Service<Req> for RateLimited<S, C, F, E, L, U>
 where
     S: Service<Req> + Clone,
     S::Error: From<Refused> + 'static,
@@ -178,10 +244,11 @@ where
     F: FindItem<Req> + Clone,
     E: Estimate<Req>,
     L: SelectLimiter<Req>,
+    U: ReportsUsage<S::Response, S::Error> + Clone,
 {
     type Response = S::Response;
     type Error = S::Error;
-    type Future = RateLimitedFuture<S, Req, C, F>;
+    type Future = RateLimitedFuture<S, Req, C, F, U>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         Poll::Ready(Ok(()))
@@ -193,13 +260,14 @@ where
             find,
             estimate,
             limiter,
+            usage,
         } = &self.parts;
         // Before any code of the user's: from here on nothing is sent unless the call begins.
         let hold = find.context_mut(&mut request).map(CallContext::hold);
         let limiter = limiter.select(&request);
         let mut acquire = Acquire::new(limiter.gate, estimate.estimate(&request));
         if let Some(item) = find.item(&request) {
-            if let Some(until) = item.take_throttled_until() {
+            if let Some(until) = item.take_held_by(acquire.gate().mark()) {
                 acquire = acquire.held_until(until);
             }
             acquire = acquire.for_item(item.clone());
@@ -215,11 +283,12 @@ where
             classify.clone(),
             find.clone(),
             Arc::clone(&self.calls_begin_inside),
+            usage.clone(),
         )
     }
 }
 
-impl<S: fmt::Debug, C, F, E, L: fmt::Debug> fmt::Debug for RateLimited<S, C, F, E, L> {
+impl<S: fmt::Debug, C, F, E, L: fmt::Debug, U> fmt::Debug for RateLimited<S, C, F, E, L, U> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RateLimited")
             .field("inner", &self.inner)

@@ -1,15 +1,15 @@
 //! One gate per quota scope: cooldown, pace, calls in flight, requests and tokens per minute.
 //!
-//! All calls of one account and model share a [`RateLimiter`]. A call waits in its queue until, at one and the same
-//! instant, the gate is open, fewer than the cap of calls are in flight, the pace allows a start and both quotas have
-//! what it needs; then it takes everything at once. So whoever waits holds nothing. The queue is first come, first
-//! served: a small call never overtakes a large one.
+//! All calls of one account and model share a [`RateLimiter`]. A call waits in its queue until, at the same instant, the
+//! gate is open, fewer calls than the cap are in flight, the pace allows a start and both quotas have what it needs; then
+//! it takes all of it at once. A waiting call holds nothing. The queue is first come, first served: a small call never
+//! overtakes a large one.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), llm_batch::BoxError> {
 //! use llm_batch::layer::rate_limiter::{RateLimiter, RateLimiterLayer};
 //! use llm_batch::layer::retry::{RetryLayer, RetryPolicy};
-//! use llm_batch::{LlmError, LlmRequest, LlmResponse};
+//! use llm_batch::{LlmError, LlmRequest, LlmResponse, TokenUsage};
 //! use tower::{ServiceBuilder, ServiceExt, service_fn};
 //!
 //! let limiter = RateLimiter::builder()
@@ -20,46 +20,71 @@
 //! let model = ServiceBuilder::new()
 //!     .layer(RetryLayer::new(RetryPolicy::new(3)))
 //!     .layer(RateLimiterLayer::new(limiter.clone()))
-//!     .service(service_fn(async |_: LlmRequest| Ok::<_, LlmError>(LlmResponse::new("hi".to_owned()))));
+//!     .service(service_fn(async |_: LlmRequest| {
+//!         Ok::<_, LlmError>(LlmResponse::new("hi".to_owned()).with_usage(TokenUsage::new(1_900, 100)))
+//!     }));
 //! model.oneshot(LlmRequest::new("hello".into())).await?;
-//! assert_eq!(limiter.snapshot().settled, 1);
+//! // The usage of the response settles the quota: of the 3,333 tokens of a second 2,000 are gone.
+//! assert!(limiter.snapshot().tokens_available < Some(1_400.0));
 //! # Ok(()) }
 //! ```
 //!
 //! # Where it belongs
-//! Inside the retries, so that every physical call passes it and a backoff holds no place; outside the token
-//! accounting, whose observation settles the token quota, and outside the call timeout, so that waiting is no part of a
-//! call. It waits in its future: its `poll_ready` is always ready and reserves nothing inside. Prefer
-//! [`max_in_flight`](RateLimiterBuilder::max_in_flight) to tower's `ConcurrencyLimit` inside it: a call that waits there
-//! has its quota already.
+//! Inside the retries, so that every physical call passes it and a backoff holds no place; outside the call timeout, so
+//! that waiting is not part of a call. A token accounting layer belongs inside it: what that layer observes, also of a call
+//! that was cut, settles the token quota. It waits in its future: its `poll_ready` is always ready and reserves nothing
+//! inside. Prefer [`max_in_flight`](RateLimiterBuilder::max_in_flight) to tower's `ConcurrencyLimit` inside it: a call that
+//! waits there has its quota already.
 //!
 //! # Quotas
-//! Both quotas refill continuously and hold the refill of one second by default ([`burst`](RateLimiterBuilder::burst)).
-//! A call reserves its [estimate](crate::Estimate) of tokens. When it has ended, known usage refunds the difference or
-//! leaves a debt, known zero refunds all, and unknown usage keeps the estimate; exactly once, also for calls that are
-//! cancelled or panic. An estimate above what the bucket holds waits for a full bucket and leaves a debt; one above the quota
-//! of a minute fails at once with [`Refused::TooLarge`]. A start that is late by a few milliseconds is charged at the
-//! instant at which it was due (5 ms back at most), so that the granularity of timers costs no quota.
+//! Both quotas refill continuously and hold the refill of one second by default ([`burst`](RateLimiterBuilder::burst)). A
+//! start that is late by a few milliseconds is charged at the instant at which it was due (5 ms back at most), so that the
+//! granularity of timers costs no quota.
+//!
+//! A call reserves tokens and is settled when it ends, exactly once, also if it is cancelled or panics:
+//!
+//! | | tokens |
+//! |---|---|
+//! | reserved | the [estimate](crate::Estimate); where that is 0 (unknown) what calls used in the mean, as far as is known |
+//! | known usage | the difference is refunded, or leaves a debt; known zero refunds all |
+//! | unknown usage | the reservation stays |
+//! | not sent, or throttled | all is refunded |
+//!
+//! The usage is what a layer or strategy inside has observed, or else what the layer reads from the outcome
+//! ([`usage_with`](RateLimiterLayer::usage_with)). An estimate above what the bucket holds waits for a full bucket and leaves
+//! a debt; one above the quota of a minute fails at once with [`Refused::TooLarge`]. While there is a debt, no call starts,
+//! whatever its estimate. Where neither an estimate nor a usage is known the token quota cannot be kept, which is logged once as a
+//! warning.
+//!
+//! One call is charged at most ten minutes of the quota: a usage above that is an error of whoever reports it, and is logged once
+//! as a warning.
 //!
 //! # Throttles
-//! A call that its [verdict](crate::Classify) calls throttled closes the gate for all who share it; calls in flight finish.
-//! [`Cooldown`] says for how long. The pause belongs to the gate, so it goes on if the item that reported it is
+//! A call with a [verdict](crate::Classify) of throttled closes the gate for all who share it; calls in flight finish.
+//! [`Cooldown`] decides for how long. The pause belongs to the gate, so it goes on if the item that reported it is
 //! cancelled. The throttled item rejoins at the tail of the queue, or at the head if its estimate is above four times the
 //! mean, since large prompts would starve under a token quota otherwise.
 //!
 //! Each pause begins a new *generation* of calls. Only the first throttle of a generation closes the gate. Those that
 //! arrive later, of calls that were under way, may lengthen the pause by their hint, but neither close the gate again nor
-//! make pauses longer; their own items still wait out their own hints. Between its leave and its call every call looks
-//! once more whether the gate has closed, and if it has, gives everything back and waits again from the same place.
+//! make pauses longer; their own items still wait out their own hints, at this gate only. Between grant and start every
+//! call checks once more whether the gate has closed, and if it has, gives everything back and waits again from the same
+//! place.
 //!
 //! If the *first* call of a generation is throttled, nothing was accepted: the next pause is twice as long. After two such
 //! generations in a row the gate opens for one call alone, and for all once that one was not throttled.
 //!
-//! Overload (503, 529) is the item's own backoff. With a hint, or five times in a row over the whole scope, it closes the
-//! gate for the hint, or for 1, 2, 4, 8 and then 15 s, and each time one call goes alone first.
+//! # Overload
+//! Overload (503, 529) means that the server has no room for a call now. It lowers the cap on calls in flight to those that are
+//! in flight when it is reported, and the rejected item rejoins the queue; as calls are accepted the cap rises again, slowly where
+//! overload comes back and quickly where it does not, and ends. One rejection among many accepted calls lowers nothing: that item
+//! waits for its own backoff. With a hint, or five times in a row over the whole scope, overload closes the gate for the hint, or
+//! for 1, 2, 4, 8 and then 15 s, and each time one call goes alone first. The retry policy counts overload with the throttles, not
+//! with the attempts.
 //!
-//! Failures that no call of the scope can survive (authentication, balance, an unknown model) *latch* the gate: those who wait
-//! and those who come fail unsent, with the same kind, until [`reopen`](RateLimiter::reopen).
+//! # Latch
+//! Failures that no call of the scope can survive (authentication, balance, an unknown model) *latch* the gate: queued and
+//! new calls fail without being sent, with the same kind, until [`reopen`](RateLimiter::reopen).
 //!
 //! # Pace
 //! The gate spaces starts; callers do not sleep side by side. A cold gate ramps up ([`StartRamp`]), and after a throttle
@@ -67,7 +92,8 @@
 //!
 //! # Scopes
 //! Cloning a limiter shares its scope. Different scopes never pause each other: [`RateLimiterLayer::keyed`] picks one by
-//! request. [`StateStore`] is the seam for scopes that several processes share.
+//! request. [`StateStore`] is the seam for scopes that several processes share. The
+//! [name](RateLimiterBuilder::name) of a gate is in its logs, metrics and events.
 //!
 //! # Errors of other crates
 //! The service inside needs an error that is `From<`[`Refused`]`>`. [`LlmError`](crate::LlmError) and
@@ -98,8 +124,9 @@
 //! # Runtimes
 //! Waiting needs a tokio runtime with its timer; without one a call that would have to wait fails with
 //! [`Refused::Closed`]. A gate may be made, used and dropped outside a runtime, and shared by several: one that stops or is shut
-//! down stalls only its own calls. While calls wait, one task per runtime lets them through, whatever their number; each
-//! is woken once.
+//! down stalls only its own calls. A grant, or the probe, that a waiter has not taken up after 1.5 s goes to the next one; a waiter
+//! that comes later asks again from its place. While calls wait, one task per runtime lets them through, whatever their number;
+//! each is woken once.
 //!
 //! # Cancel safety
 //! A future dropped while it waits leaves the queue and the next one moves up; a grant it had not seen is given back, with
@@ -110,6 +137,7 @@ use std::fmt;
 use std::sync::Arc;
 
 mod builder;
+mod closed;
 mod cooldown;
 mod error;
 mod future;
@@ -117,15 +145,12 @@ mod gate;
 mod grant;
 mod layer;
 mod pace;
-mod pump;
-mod quota;
 mod select;
 mod snapshot;
-mod state;
 mod store;
-mod waits;
 
 pub use builder::RateLimiterBuilder;
+pub use closed::Closed;
 pub use cooldown::Cooldown;
 pub use error::{InvalidLimit, Refused};
 pub use future::RateLimitedFuture;
@@ -171,7 +196,7 @@ impl RateLimiter {
         RateLimiterBuilder::default()
     }
 
-    /// Waits for leave to make one call that will take about `estimate` tokens, for use without a layer.
+    /// Waits for permission to make one call that will take about `estimate` tokens (0: unknown), for use without a layer.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), llm_batch::BoxError> {
@@ -205,7 +230,30 @@ impl RateLimiter {
         self.gate.with(|state, now, _| state.snapshot(now))
     }
 
-    /// Opens the gate by hand: ends a latch, and a pause too.
+    /// Waits until the gate is closed or latched; ready at once if it is. For those who would rather go elsewhere than wait.
+    ///
+    /// It does not keep the gate closed: look at [`snapshot`](Self::snapshot) afterwards to see for how long it is.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), llm_batch::BoxError> {
+    /// use std::time::Duration;
+    /// use llm_batch::{ErrorKind, Verdict};
+    /// use llm_batch::layer::rate_limiter::RateLimiter;
+    ///
+    /// let limiter = RateLimiter::default();
+    /// let call = limiter.acquire(1).await?.start().expect("nothing closes the gate");
+    /// let closed = tokio::spawn(limiter.closed());
+    /// let throttled = Verdict::of_kind(ErrorKind::RateLimit).with_retry_after(Duration::from_secs(3));
+    /// call.settle(&throttled, Some(0));
+    /// closed.await?;
+    /// assert!(limiter.snapshot().closed_for.is_some());
+    /// # Ok(()) }
+    /// ```
+    pub fn closed(&self) -> Closed {
+        Closed::new(Arc::clone(&self.gate))
+    }
+
+    /// Opens the gate by hand: ends a latch, a pause, and the waits of items for hints of their own.
     ///
     /// Calls that started before cannot latch it again.
     pub fn reopen(&self) {

@@ -113,8 +113,8 @@ impl<C, F, H> RetryPolicy<C, F, H> {
         self.set(|config| config.max_attempts = max_attempts)
     }
 
-    /// How many throttled calls an item survives, apart from its attempts: `n` allow `n + 1` calls, 0 fails on the
-    /// first. 20 by default.
+    /// How many calls of an item may be throttled or rejected for overload ([`ErrorKind::Overloaded`]), apart from its
+    /// attempts: `n` allow `n + 1` calls, 0 fails on the first. 20 by default.
     #[must_use]
     pub fn max_throttles(self, max_throttles: u32) -> Self {
         self.set(|config| config.max_throttles = max_throttles)
@@ -242,8 +242,12 @@ impl<C, F, H> RetryPolicy<C, F, H> {
         let jittered = |failure| config.backoff.wait(failure, fastrand::f64());
         // Whether a gate will hold the call for the wait, so that it need not be slept here.
         let mut held_below = false;
+        // Overload is not the item's failure: like throttles, it has a budget of its own.
+        let overloaded =
+            verdict.disposition == Disposition::Backoff && verdict.kind == Some(ErrorKind::Overloaded);
+        let turned_away = overloaded || verdict.disposition == Disposition::Throttled;
         let wait = match verdict.disposition {
-            Disposition::RetryNow | Disposition::Backoff => {
+            Disposition::RetryNow | Disposition::Backoff if !turned_away => {
                 progress.failed_attempts += 1;
                 if progress.failed_attempts >= config.max_attempts {
                     return None;
@@ -253,7 +257,7 @@ impl<C, F, H> RetryPolicy<C, F, H> {
                     _ => hint.max(jittered(progress.failed_attempts)),
                 }
             }
-            Disposition::Throttled => {
+            Disposition::RetryNow | Disposition::Backoff | Disposition::Throttled => {
                 progress.throttles += 1;
                 if progress.throttles > config.max_throttles {
                     return None;
@@ -261,10 +265,10 @@ impl<C, F, H> RetryPolicy<C, F, H> {
                 if let Some(until) = item.and_then(|item| item.throttled_until()) {
                     held_below = true;
                     until.saturating_duration_since(Instant::now())
-                } else if verdict.retry_after.is_some() {
+                } else if verdict.retry_after.is_some() && !overloaded {
                     hint
                 } else {
-                    jittered(progress.throttles)
+                    hint.max(jittered(progress.throttles))
                 }
             }
             Disposition::Success | Disposition::Fatal | Disposition::ScopeFatal => return None,
@@ -285,8 +289,7 @@ impl<C, F, H> RetryPolicy<C, F, H> {
             item.set_deadline_missed();
             return None;
         }
-        let throttled = verdict.disposition == Disposition::Throttled;
-        if let (false, Some(budget)) = (throttled, &config.budget)
+        if let (false, Some(budget)) = (turned_away, &config.budget)
             && !budget.withdraw()
         {
             return None;

@@ -313,6 +313,7 @@ impl OpenAiBuilder {
         {
             client.base_url.set_path(path);
         }
+        client.is_local = preset.is_local();
         let provider = match told {
             Some(preset) => preset.name,
             None => presets::other_name(&client.base_url).unwrap_or(preset.name),

@@ -49,6 +49,13 @@ pub(super) struct Preset {
     pub(super) limits_concurrency: bool,
 }
 
+impl Preset {
+    /// Whether it runs on a machine of the user's own: it needs no key, and its default address is local.
+    pub(super) const fn is_local(&self) -> bool {
+        !self.needs_key && self.base_url.is_some()
+    }
+}
+
 /// A provider that wants a key, and is like OpenAI in the rest.
 const HOSTED: Preset = Preset {
     prefix: "",
@@ -328,6 +335,16 @@ mod tests {
             ] {
                 assert_eq!(row[4].contains(word), differs, "{word}: {row:?}");
             }
+        }
+    }
+
+    #[test]
+    fn local_servers_are_those_at_localhost() {
+        for preset in PRESETS {
+            let at_localhost = preset
+                .base_url
+                .is_some_and(|url| Url::parse(url).unwrap().host_str() == Some("localhost"));
+            assert_eq!(preset.is_local(), at_localhost, "{}", preset.prefix);
         }
     }
 

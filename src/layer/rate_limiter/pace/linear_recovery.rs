@@ -15,13 +15,36 @@ use crate::error::ErrorKind;
 /// No limit until the first throttle (the [`StartRamp`] sees to the beginning). Then the pace is 0.7 of the rate at which
 /// calls started in the last ten seconds before the throttled one, and grows by 0.01 of that rate a second. A throttle
 /// of the first call after a pause says nothing new about the rate and leaves the pace as it is.
-#[derive(Clone, Debug, Default)]
+///
+/// ```
+/// use llm_batch::layer::rate_limiter::{LinearRecovery, RateLimiter};
+///
+/// let careful = LinearRecovery::default().resuming_at(0.5).growing_by(0.005);
+/// let limiter = RateLimiter::builder().pace(careful).build().unwrap();
+/// # let _ = limiter;
+/// ```
+#[derive(Clone, Debug)]
 pub struct LinearRecovery {
+    resume: f64,
+    growth: f64,
     pacing: Pacing,
     generation: u64,
     /// When some starts of the generation took place, and their ordinals, in order.
     samples: VecDeque<(Instant, u64)>,
     last_start: Option<Instant>,
+}
+
+impl Default for LinearRecovery {
+    fn default() -> Self {
+        Self {
+            resume: RESUME,
+            growth: GROWTH,
+            pacing: Pacing::UNLIMITED,
+            generation: 0,
+            samples: VecDeque::new(),
+            last_start: None,
+        }
+    }
 }
 
 /// Where it resumes, as a share of the accepted rate: low enough for what is still in flight to drain.
@@ -38,6 +61,29 @@ const IDLE: f64 = 1.0;
 const SAMPLE: Duration = Duration::from_millis(50);
 
 impl LinearRecovery {
+    /// Resumes at this share of the accepted rate. 0.7 by default; clamped to between 0.01 and 1, and NaN changes nothing.
+    #[must_use]
+    pub const fn resuming_at(mut self, share: f64) -> Self {
+        if !share.is_nan() {
+            self.resume = share.clamp(0.01, 1.0);
+        }
+        self
+    }
+
+    /// Gains this share of the accepted rate every second. 0.01 by default; clamped to between 0 and 1, and NaN changes
+    /// nothing.
+    #[must_use]
+    pub const fn growing_by(mut self, share: f64) -> Self {
+        if !share.is_nan() {
+            self.growth = share.clamp(0.0, 1.0);
+        }
+        self
+    }
+
+    pub(super) const fn pacing(&self) -> Pacing {
+        self.pacing
+    }
+
     /// The accepted rate before `rejected`, in starts per second.
     fn accepted_rate(&self, rejected: &StartedCall) -> f64 {
         let first = self.samples.iter().find(|(at, _)| *at <= rejected.at);
@@ -90,7 +136,7 @@ impl Pace for LinearRecovery {
         let throttled = end.closes && end.kind != Some(ErrorKind::Overloaded);
         if throttled && call.ordinal > 1 {
             let rate = self.accepted_rate(call);
-            self.pacing = Pacing::per_second(RESUME * rate).growing_by(GROWTH * rate);
+            self.pacing = Pacing::per_second(self.resume * rate).growing_by(self.growth * rate);
         }
         self.pacing
     }

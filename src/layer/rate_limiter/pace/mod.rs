@@ -132,10 +132,13 @@ pub struct EndedCall {
 
 /// Decides how fast calls start.
 ///
-/// The gate tells the policy of every call that starts and of every one that ends with a verdict (one that is
-/// cancelled has none), and spaces the next starts by the [`Pacing`] it answers. It is asked in the task of the call
-/// in question, never under the gate's lock, so it may take its time and may use the gate; calls of different
-/// threads may be told slightly out of order, which their times and ordinals show.
+/// The gate asks the policy about every call that starts and every one that ends with a verdict (a cancelled one has
+/// none), and spaces the next starts by the [`Pacing`] it answers. It is asked in the task of a call, one question at a
+/// time and under no lock, so it may take its time and may use the gate: what happens meanwhile, on other threads or by the
+/// policy's own doing, is asked next. Questions of different threads may come slightly out of order, which their times and
+/// ordinals show.
+///
+/// A panic is the panic of the call whose task asked; the answer before it stays in force.
 ///
 /// ```
 /// use llm_batch::layer::rate_limiter::{EndedCall, Pace, Pacing, RateLimiter, StartedCall};
@@ -165,6 +168,37 @@ pub trait Pace: Send + 'static {
 
     /// A call has ended. Returns what holds from now on; if the gate closes, what holds when it opens again.
     fn on_end(&mut self, call: &StartedCall, end: &EndedCall) -> Pacing;
+}
+
+/// A policy of this crate. It is quick and touches nothing else, so that the gate asks it under its lock.
+#[derive(Clone, Debug)]
+pub(super) enum BuiltIn {
+    Linear(LinearRecovery),
+    SlowStart(SlowStart),
+}
+
+impl BuiltIn {
+    /// What it answered last.
+    pub(super) const fn pacing(&self) -> Pacing {
+        match self {
+            Self::Linear(pace) => pace.pacing(),
+            Self::SlowStart(pace) => pace.pacing(),
+        }
+    }
+
+    pub(super) fn on_start(&mut self, call: &StartedCall) -> Pacing {
+        match self {
+            Self::Linear(pace) => pace.on_start(call),
+            Self::SlowStart(pace) => pace.on_start(call),
+        }
+    }
+
+    pub(super) fn on_end(&mut self, call: &StartedCall, end: &EndedCall) -> Pacing {
+        match self {
+            Self::Linear(pace) => pace.on_end(call, end),
+            Self::SlowStart(pace) => pace.on_end(call, end),
+        }
+    }
 }
 
 /// The pace in force.

@@ -11,13 +11,16 @@ use futures::FutureExt as _;
 use tokio::runtime::{self, Handle};
 use tokio::time::Instant;
 
-use super::gate::{Gate, TARGET};
 use super::state::{Candidate, Turn};
-use super::store::{Leave, StateStore};
+use super::{Gate, TARGET};
 use crate::error::BoxError;
+use crate::layer::rate_limiter::store::{Leave, StateStore};
 
 /// A store that says "wait" for no time at all is asked again after this.
 const SHORTEST_WAIT: Duration = Duration::from_millis(1);
+
+/// A store that says "wait" for longer is asked again after this.
+const LONGEST_WAIT: Duration = Duration::from_secs(3_600);
 
 /// Starts the pump of the current runtime.
 pub(super) fn spawn(gate: &Arc<Gate>) {
@@ -92,15 +95,15 @@ async fn talk(gate: &Arc<Gate>, store: &dyn StateStore) {
                 }
             }
             Turn::Ask(candidate) => {
-                let tokens = candidate.admission.estimate;
+                let tokens = candidate.tokens();
                 let mut talk = Talk {
                     gate,
-                    candidate: Some(candidate),
+                    candidate: Some(*candidate),
                 };
                 let shared = match caught(async { store.acquire(tokens).await }).await {
                     Ok(Leave::Granted) => true,
                     Ok(Leave::Wait { time, reason }) => {
-                        let until = Instant::now().checked_add(time.max(SHORTEST_WAIT));
+                        let until = Instant::now().checked_add(time.clamp(SHORTEST_WAIT, LONGEST_WAIT));
                         let hold = until.map(|until| (reason, until));
                         gate.with(|state, now, effects| {
                             if let Some(candidate) = talk.candidate.take() {

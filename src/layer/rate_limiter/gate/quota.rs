@@ -17,6 +17,9 @@ use tokio::time::Instant;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
+/// One call owes at most what this many minutes refill: more is not a usage but an error of whoever reports it.
+const LARGEST_DEBT: u64 = 10;
+
 /// Arrival times stay below this (292 years), so that no sum with a burst overflows.
 const FAR: u64 = u64::MAX / 2;
 
@@ -83,7 +86,7 @@ impl StateStore for ArrivalTime {
 }
 
 /// One quota per minute, refilled continuously.
-pub(super) struct Bucket {
+pub(in crate::layer::rate_limiter) struct Bucket {
     limiter: governor::RateLimiter<NotKeyed, ArrivalTime, SetClock, NoOpMiddleware<Tick>>,
     arrival: ArrivalTime,
     made: Instant,
@@ -95,7 +98,7 @@ pub(super) struct Bucket {
 
 impl Bucket {
     /// `limit` a minute, of which what `burst` refills may be taken at once (at least 1). Full at first.
-    pub(super) fn new(limit: NonZeroU32, burst: Duration, now: Instant) -> Self {
+    pub(in crate::layer::rate_limiter) fn new(limit: NonZeroU32, burst: Duration, now: Instant) -> Self {
         let share = u64::from(limit.get()) as f64 * burst.as_secs_f64() / MINUTE.as_secs_f64();
         // Rounding, as 60 s * x / 60 s is not always x.
         let capacity = NonZeroU32::new((share + 1e-6) as u32).unwrap_or(NonZeroU32::MIN);
@@ -116,23 +119,30 @@ impl Bucket {
     }
 
     /// What it gives per minute.
-    pub(super) const fn limit(&self) -> u32 {
+    pub(in crate::layer::rate_limiter) const fn limit(&self) -> u32 {
         self.limit.get()
     }
 
     /// Takes `amount` as of `at`, or says when it will be there. More than the capacity needs a full bucket and
-    /// leaves a debt.
-    pub(super) fn take(&self, amount: u64, at: Instant) -> Result<(), Instant> {
+    /// leaves a debt; nothing at all waits for the end of a debt.
+    pub(in crate::layer::rate_limiter) fn take(&self, amount: u64, at: Instant) -> Result<(), Instant> {
         let at_once = u32::try_from(amount).map_or(self.capacity, |amount| {
             NonZeroU32::new(amount).map_or(NonZeroU32::MIN, |amount| amount.min(self.capacity))
         });
         if amount == 0 {
-            return Ok(());
+            let in_debt = self.arrival.get().saturating_sub(
+                self.nanos(at)
+                    .saturating_add(u64::from(self.capacity.get()).saturating_mul(self.unit)),
+            );
+            return match in_debt {
+                0 => Ok(()),
+                time => Err(at + Duration::from_nanos(time)),
+            };
         }
         self.limiter.clock().0.set(Tick(at));
         match self.limiter.check_n(at_once) {
             Ok(Ok(())) => {
-                self.owe(amount - u64::from(at_once.get()), at);
+                let _ = self.owe(amount - u64::from(at_once.get()), at);
                 Ok(())
             }
             Ok(Err(not_until)) => Err(not_until.earliest_possible().0),
@@ -142,17 +152,17 @@ impl Bucket {
     }
 
     /// The state, for [`restore`](Self::restore).
-    pub(super) fn save(&self) -> u64 {
+    pub(in crate::layer::rate_limiter) fn save(&self) -> u64 {
         self.arrival.get()
     }
 
     /// Undoes what was taken since it was saved.
-    pub(super) fn restore(&self, saved: u64) {
+    pub(in crate::layer::rate_limiter) fn restore(&self, saved: u64) {
         self.arrival.set(saved);
     }
 
     /// Gives `amount` back.
-    pub(super) fn give_back(&self, amount: u64) {
+    pub(in crate::layer::rate_limiter) fn give_back(&self, amount: u64) {
         self.arrival.set(
             self.arrival
                 .get()
@@ -160,17 +170,19 @@ impl Bucket {
         );
     }
 
-    /// Takes `amount` even if it is not there.
-    pub(super) fn owe(&self, amount: u64, now: Instant) {
+    /// Takes `amount` even if it is not there, but at most what [`LARGEST_DEBT`] refills. Returns what it took.
+    pub(in crate::layer::rate_limiter) fn owe(&self, amount: u64, now: Instant) -> u64 {
+        let amount = amount.min(u64::from(self.limit.get()).saturating_mul(LARGEST_DEBT));
         if amount > 0 {
             let full = self.nanos(now).max(self.arrival.get());
             self.arrival
                 .set(full.saturating_add(amount.saturating_mul(self.unit)));
         }
+        amount
     }
 
     /// What could be taken at once; negative after a debt.
-    pub(super) fn balance(&self, now: Instant) -> f64 {
+    pub(in crate::layer::rate_limiter) fn balance(&self, now: Instant) -> f64 {
         let taken = self.arrival.get().saturating_sub(self.nanos(now));
         f64::from(self.capacity.get()) - taken as f64 / self.unit as f64
     }

@@ -12,7 +12,7 @@ const PAUSES: usize = 1024;
 
 /// What held the head of the queue over time. What a waiter waited for is the difference between two looks at it.
 #[derive(Debug, Default)]
-pub(super) struct Timeline {
+pub(in crate::layer::rate_limiter) struct Timeline {
     current: Option<(WaitReason, Instant)>,
     totals: Waits,
     pauses: VecDeque<(Instant, Instant)>,
@@ -20,7 +20,7 @@ pub(super) struct Timeline {
 
 /// What one waiter waited for.
 #[derive(Debug)]
-pub(super) struct Waited {
+pub(in crate::layer::rate_limiter) struct Waited {
     waits: Waits,
     until: Instant,
     /// Those for a closed gate, one by one.
@@ -29,7 +29,7 @@ pub(super) struct Waited {
 
 impl Timeline {
     /// From now on the head is held for `reason`; `None` when nobody waits.
-    pub(super) fn held(&mut self, reason: Option<WaitReason>, now: Instant) {
+    pub(in crate::layer::rate_limiter) fn held(&mut self, reason: Option<WaitReason>, now: Instant) {
         if let (Some((old, _)), Some(new)) = (self.current, reason)
             && old == new
         {
@@ -51,12 +51,12 @@ impl Timeline {
     }
 
     /// What the head waits for.
-    pub(super) fn reason(&self) -> Option<WaitReason> {
+    pub(in crate::layer::rate_limiter) fn reason(&self) -> Option<WaitReason> {
         self.current.map(|(reason, _)| reason)
     }
 
     /// All time waited up to now, by reason.
-    pub(super) fn totals(&self, now: Instant) -> Waits {
+    pub(in crate::layer::rate_limiter) fn totals(&self, now: Instant) -> Waits {
         let mut totals = self.totals;
         if let Some((reason, since)) = self.current {
             totals.add(reason, now.saturating_duration_since(since));
@@ -65,7 +65,12 @@ impl Timeline {
     }
 
     /// What somebody waited for who came at `since`, when the totals were `mark`.
-    pub(super) fn waited(&self, since: Instant, mark: &Waits, now: Instant) -> Box<Waited> {
+    pub(in crate::layer::rate_limiter) fn waited(
+        &self,
+        since: Instant,
+        mark: &Waits,
+        now: Instant,
+    ) -> Box<Waited> {
         let totals = self.totals(now);
         let mut waits = Waits::default();
         for (reason, total) in totals.iter() {
@@ -89,7 +94,7 @@ impl Timeline {
 
 impl Waited {
     /// Writes it into the item's record and the metrics.
-    pub(super) fn record(&self, item: Option<&Item>, meter: &Meter) {
+    pub(in crate::layer::rate_limiter) fn record(&self, item: Option<&Item>, meter: &Meter) {
         for (reason, time) in self.waits.iter() {
             if time.is_zero() {
                 continue;

@@ -1,0 +1,643 @@
+//! Whether the gate is open: pauses and their generations, the latch, the probe.
+//!
+//! Plain facts and rules. It knows neither quotas nor waiters; a pause is computed by the caller and handed in.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{Notices, Warning, is_answer, is_overload};
+use crate::classify::Verdict;
+use crate::error::{Disposition, ErrorKind};
+use crate::events::EventKind;
+use crate::layer::rate_limiter::error::Refused;
+use crate::layer::rate_limiter::pace::StartedCall;
+use crate::layer::rate_limiter::store::StoreReport;
+
+/// Overload without a hint closes the gate when this many calls in a row report it.
+const OVERLOADED_IN_ROW: u32 = 5;
+
+/// After this many generations in a row of which nothing was accepted, the gate opens for one call alone.
+const BLOCKED_IN_ROW: u32 = 2;
+
+/// A pause that was lengthened by less than this is not announced again.
+const ANNOUNCE: Duration = Duration::from_millis(100);
+
+/// How a verdict closes the gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Closing {
+    Throttle,
+    Overload,
+}
+
+/// What the length of a pause follows from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct PauseRequest {
+    pub(super) closing: Closing,
+    pub(super) hint: Option<Duration>,
+    /// How many pauses in a row have ended with nothing accepted.
+    pub(super) blocked: u32,
+}
+
+#[derive(Debug)]
+struct Closed {
+    since: Instant,
+    until: Instant,
+    announced: Instant,
+    kind: ErrorKind,
+    /// The length of the pause is still to be decided; until then the gate does not open.
+    pending: Option<PauseRequest>,
+    /// Opens for one call alone.
+    probe: bool,
+    /// The counts before the generation that ended was found not to be blocked, for when its first call turns out
+    /// to have been rejected too.
+    unblocked: Option<Blocked>,
+}
+
+/// How often in a row nothing was accepted.
+#[derive(Clone, Copy, Debug, Default)]
+struct Blocked {
+    /// Generations.
+    generations: u32,
+    /// Generations that followed a pause: how often that pause is doubled.
+    pauses: u32,
+}
+
+impl Blocked {
+    fn once_more(self, generation: u64) -> Self {
+        Self {
+            generations: self.generations.saturating_add(1),
+            pauses: self.pauses.saturating_add(u32::from(generation > 0)),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Probe {
+    /// Not probing.
+    No,
+    /// The next call goes alone.
+    Due,
+    /// It has started, or is about to.
+    UnderWay,
+}
+
+/// Whether calls may pass, and what the calls of the current generation have shown.
+#[derive(Debug)]
+pub(super) struct Closure {
+    closed: Option<Closed>,
+    latched: Option<(ErrorKind, Arc<str>)>,
+    opened_at: Instant,
+    generation: u64,
+    /// Goes up whenever a grant that has not started becomes void.
+    epoch: u64,
+    /// Starts in the generation.
+    starts: u64,
+    /// Calls of the generation that ended without an answer of the provider.
+    unanswered: u64,
+    /// Scope failures of earlier generations do not latch: they are from before the gate was reopened.
+    latches_from: u64,
+    blocked: Blocked,
+    probe: Probe,
+    overloaded_in_row: u32,
+    overload_pauses: u32,
+    accepted_any: bool,
+    paused: Duration,
+}
+
+impl Closure {
+    pub(super) const fn new(now: Instant) -> Self {
+        Self {
+            closed: None,
+            latched: None,
+            opened_at: now,
+            generation: 0,
+            epoch: 0,
+            starts: 0,
+            unanswered: 0,
+            latches_from: 0,
+            blocked: Blocked {
+                generations: 0,
+                pauses: 0,
+            },
+            probe: Probe::No,
+            overloaded_in_row: 0,
+            overload_pauses: 0,
+            accepted_any: false,
+            paused: Duration::ZERO,
+        }
+    }
+
+    pub(super) const fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    pub(super) const fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    pub(super) const fn opened_at(&self) -> Instant {
+        self.opened_at
+    }
+
+    pub(super) fn latched(&self) -> Option<ErrorKind> {
+        self.latched.as_ref().map(|(kind, _)| *kind)
+    }
+
+    pub(super) fn refusal(&self) -> Option<Refused> {
+        self.latched.as_ref().map(|(kind, message)| Refused::Latched {
+            kind: *kind,
+            message: Arc::clone(message),
+        })
+    }
+
+    /// When a pause under way ends; `None` if the gate is open.
+    pub(super) fn closed_until(&self) -> Option<Instant> {
+        self.closed.as_ref().map(|closed| closed.until)
+    }
+
+    /// Why it is closed, and for how much longer.
+    pub(super) fn closed(&self, now: Instant) -> Option<(ErrorKind, Duration)> {
+        let closed = self.closed.as_ref()?;
+        (closed.pending.is_some() || closed.until > now)
+            .then(|| (closed.kind, closed.until.saturating_duration_since(now)))
+    }
+
+    /// Whether calls are refused or have to wait for the end of a pause.
+    pub(super) const fn is_shut(&self) -> bool {
+        self.closed.is_some() || self.latched.is_some()
+    }
+
+    pub(super) fn paused(&self, now: Instant) -> Duration {
+        self.paused
+            + self.closed.as_ref().map_or(Duration::ZERO, |closed| {
+                closed.until.min(now).saturating_duration_since(closed.since)
+            })
+    }
+
+    /// Whether a call has to wait, and until when if that is known.
+    pub(super) fn hold(&self) -> Option<Option<Instant>> {
+        if let Some(closed) = &self.closed {
+            return Some(closed.pending.is_none().then_some(closed.until));
+        }
+        (self.probe == Probe::UnderWay).then_some(None)
+    }
+
+    /// A call is let through. Returns whether it goes alone.
+    pub(super) fn admit(&mut self) -> bool {
+        let probe = self.probe == Probe::Due;
+        if probe {
+            self.probe = Probe::UnderWay;
+        }
+        probe
+    }
+
+    /// A call starts. Returns its position in the generation.
+    pub(super) const fn start(&mut self) -> u64 {
+        self.starts += 1;
+        self.starts
+    }
+
+    /// A grant of `generation` was given back. `ordinal` is the position that it had taken up already.
+    pub(super) fn give_back(&mut self, generation: u64, probe: bool, ordinal: Option<u64>) {
+        if generation != self.generation {
+            return;
+        }
+        if probe {
+            self.probe = Probe::Due;
+        }
+        if ordinal == Some(self.unanswered + 1) {
+            self.unanswered += 1;
+        }
+    }
+
+    /// Whether a verdict closes the gate. `hinted`: it has a hint that is believed.
+    pub(super) fn closing(
+        &self,
+        call: &StartedCall,
+        probe: bool,
+        verdict: &Verdict,
+        hinted: bool,
+    ) -> Option<Closing> {
+        if call.generation != self.generation || self.latched.is_some() {
+            return None;
+        }
+        if verdict.disposition == Disposition::Throttled {
+            return Some(Closing::Throttle);
+        }
+        let enough = self.overloaded_in_row + 1 >= OVERLOADED_IN_ROW;
+        (is_overload(verdict) && (hinted || probe || enough)).then_some(Closing::Overload)
+    }
+
+    /// A call of the current generation has ended. `closes`: its verdict closes the gate.
+    pub(super) fn end(&mut self, call: &StartedCall, probe: bool, verdict: Option<&Verdict>, closes: bool) {
+        let answered = verdict.is_some_and(is_answer);
+        if answered {
+            self.accepted_any = true;
+            self.overloaded_in_row = 0;
+            self.overload_pauses = 0;
+        } else if verdict.is_some_and(is_overload) {
+            self.overloaded_in_row = self.overloaded_in_row.saturating_add(1);
+        }
+        if closes {
+            return;
+        }
+        if probe {
+            self.probe = if answered { Probe::No } else { Probe::Due };
+        }
+        // Counts the first calls only: what matters is whether the first one that was answered was accepted.
+        let throttled = verdict.is_some_and(|verdict| verdict.disposition == Disposition::Throttled);
+        if !answered && !throttled && call.ordinal == self.unanswered + 1 {
+            self.unanswered += 1;
+        }
+    }
+
+    /// Closes, for a pause whose length [`set_pause`](Self::set_pause) says. Returns whether anything was accepted
+    /// before, which is what the start ramp asks.
+    pub(super) fn close(
+        &mut self,
+        closing: Closing,
+        call: &StartedCall,
+        verdict: &Verdict,
+        now: Instant,
+    ) -> bool {
+        let mut unblocked = None;
+        let (blocked, probe, kind) = match closing {
+            Closing::Throttle => {
+                if call.ordinal <= 1 + self.unanswered {
+                    self.blocked = self.blocked.once_more(self.generation);
+                } else {
+                    unblocked = Some(std::mem::take(&mut self.blocked));
+                    self.accepted_any = true;
+                }
+                let probe = self.blocked.generations >= BLOCKED_IN_ROW;
+                (self.blocked.pauses, probe, ErrorKind::RateLimit)
+            }
+            Closing::Overload => {
+                let pauses = self.overload_pauses;
+                self.overload_pauses = pauses.saturating_add(1);
+                (pauses, true, ErrorKind::Overloaded)
+            }
+        };
+        self.overloaded_in_row = 0;
+        self.next_generation();
+        self.probe = Probe::No;
+        self.closed = Some(Closed {
+            since: now,
+            until: now,
+            announced: now,
+            kind: verdict.kind.unwrap_or(kind),
+            pending: Some(PauseRequest {
+                closing,
+                hint: verdict.retry_after,
+                blocked,
+            }),
+            probe,
+            unblocked,
+        });
+        self.accepted_any
+    }
+
+    fn next_generation(&mut self) {
+        self.generation += 1;
+        self.epoch += 1;
+        self.starts = 0;
+        self.unanswered = 0;
+    }
+
+    /// What the pause of `generation` is to follow from, if its length is still to be said.
+    pub(super) fn pause_request(&self, generation: u64) -> Option<PauseRequest> {
+        let closed = self.closed.as_ref()?;
+        closed.pending.filter(|_| generation == self.generation)
+    }
+
+    /// Says how long the pause lasts that began last. Returns its end.
+    pub(super) fn set_pause(&mut self, pause: Duration, notices: &mut Notices) -> Option<Instant> {
+        let generation = self.generation;
+        let closed = self.closed.as_mut()?;
+        closed.pending = None;
+        // A hint that came meanwhile may be longer.
+        closed.until = closed.until.max(closed.since + pause);
+        closed.announced = closed.until;
+        let (at, kind) = (closed.since, closed.kind);
+        let pause = closed.until.saturating_duration_since(at);
+        notices.event(
+            at,
+            EventKind::CooldownStarted {
+                generation,
+                pause,
+                kind,
+            },
+        );
+        notices.report(StoreReport::Closed { pause, kind });
+        notices.warn(Warning::Closed {
+            kind,
+            pause,
+            generation,
+        });
+        Some(closed.until)
+    }
+
+    /// A throttle of a call from before the current pause: it opens no pause, but its hint may lengthen one.
+    pub(super) fn late_throttle(
+        &mut self,
+        call: &StartedCall,
+        hint: Option<Duration>,
+        now: Instant,
+        notices: &mut Notices,
+    ) {
+        let Some(closed) = &mut self.closed else {
+            return;
+        };
+        let was_first = call.ordinal == 1 && call.generation + 1 == self.generation;
+        if was_first && let Some(before) = closed.unblocked.take() {
+            // The pause stands, but the generation was blocked after all.
+            self.blocked = before.once_more(call.generation);
+            closed.probe |= self.blocked.generations >= BLOCKED_IN_ROW;
+        }
+        if let Some(hint) = hint {
+            closed.until = closed.until.max(now + hint);
+        }
+        if closed.pending.is_none() && closed.until.saturating_duration_since(closed.announced) >= ANNOUNCE {
+            closed.announced = closed.until;
+            notices.event(
+                now,
+                EventKind::CooldownStarted {
+                    generation: self.generation,
+                    pause: closed.until.saturating_duration_since(now),
+                    kind: closed.kind,
+                },
+            );
+        }
+    }
+
+    /// Opens if the pause is over. Returns since when it is open then.
+    pub(super) fn open_if_due(&mut self, now: Instant, notices: &mut Notices) -> Option<Instant> {
+        let closed = self
+            .closed
+            .take_if(|closed| closed.pending.is_none() && closed.until <= now)?;
+        let at = closed.until;
+        self.open(&closed, at, notices);
+        Some(at)
+    }
+
+    fn open(&mut self, closed: &Closed, at: Instant, notices: &mut Notices) {
+        self.opened_at = at;
+        self.paused += at.saturating_duration_since(closed.since);
+        if closed.probe {
+            self.probe = Probe::Due;
+        }
+        let generation = self.generation;
+        notices.event(at, EventKind::CooldownEnded { generation });
+    }
+
+    /// No call of this scope can succeed. Returns the kind if that is new.
+    pub(super) fn latch(
+        &mut self,
+        call: &StartedCall,
+        kind: Option<ErrorKind>,
+        now: Instant,
+        notices: &mut Notices,
+    ) -> Option<ErrorKind> {
+        if self.latched.is_some() || call.generation < self.latches_from {
+            return None;
+        }
+        // Without a kind: one that no retry policy repeats.
+        let kind = kind.unwrap_or(ErrorKind::Configuration);
+        self.latched = Some((kind, kind.to_string().into()));
+        self.epoch += 1;
+        notices.event(now, EventKind::Latched { kind });
+        notices.report(StoreReport::Latched { kind });
+        notices.warn(Warning::Latched { kind });
+        Some(kind)
+    }
+
+    /// Opens by hand: a latch, a pause and a probe under way are forgotten. Returns whether a pause ended.
+    pub(super) fn reopen(&mut self, now: Instant, notices: &mut Notices) -> bool {
+        let closed = self.closed.take();
+        if let Some(closed) = &closed {
+            self.open(closed, now, notices);
+        }
+        if self.latched.take().is_some() {
+            notices.event(now, EventKind::Reopened);
+        }
+        self.next_generation();
+        self.latches_from = self.generation;
+        self.blocked = Blocked::default();
+        self.probe = Probe::No;
+        self.overloaded_in_row = 0;
+        self.overload_pauses = 0;
+        closed.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const THROTTLED: Verdict = Verdict::of_kind(ErrorKind::RateLimit);
+    const OVERLOADED: Verdict = Verdict::of_kind(ErrorKind::Overloaded);
+    const FATAL: Verdict = Verdict::of_kind(ErrorKind::Authentication);
+
+    /// A closure with a clock of its own.
+    struct Gate {
+        closure: Closure,
+        now: Instant,
+        notices: Notices,
+    }
+
+    impl Gate {
+        fn new() -> Self {
+            let now = Instant::now();
+            Self {
+                closure: Closure::new(now),
+                now,
+                notices: Notices::default(),
+            }
+        }
+
+        /// Lets a call through and starts it; returns whether it goes alone, too. `None` if it has to wait.
+        fn start(&mut self) -> Option<(StartedCall, bool)> {
+            self.closure.open_if_due(self.now, &mut self.notices);
+            if self.closure.hold().is_some() || self.closure.refusal().is_some() {
+                return None;
+            }
+            let probe = self.closure.admit();
+            let call = StartedCall {
+                at: self.now,
+                due: self.now,
+                generation: self.closure.generation(),
+                ordinal: self.closure.start(),
+                in_flight: 1,
+                estimate: 0,
+            };
+            Some((call, probe))
+        }
+
+        /// Ends a call; if that closes the gate, for a second. Returns what the pause follows from.
+        fn end(&mut self, (call, probe): (StartedCall, bool), verdict: Verdict) -> Option<PauseRequest> {
+            let closing = self.closure.closing(&call, probe, &verdict, false);
+            if call.generation == self.closure.generation() {
+                self.closure.end(&call, probe, Some(&verdict), closing.is_some());
+            }
+            let Some(closing) = closing else {
+                if verdict.disposition == Disposition::Throttled {
+                    self.closure
+                        .late_throttle(&call, verdict.retry_after, self.now, &mut self.notices);
+                }
+                return None;
+            };
+            self.closure.close(closing, &call, &verdict, self.now);
+            let request = self.closure.pause_request(self.closure.generation());
+            self.closure.set_pause(SECOND, &mut self.notices);
+            request
+        }
+
+        fn blocked(&mut self, verdict: Verdict) -> u32 {
+            let call = self.start().unwrap();
+            self.end(call, verdict).unwrap().blocked
+        }
+    }
+
+    #[test]
+    fn a_throttle_begins_a_generation_and_stale_ones_do_not() {
+        let mut gate = Gate::new();
+        let calls = [
+            gate.start().unwrap(),
+            gate.start().unwrap(),
+            gate.start().unwrap(),
+        ];
+        assert!(gate.end(calls[1], THROTTLED).is_some());
+        assert!(gate.closure.generation() == 1 && gate.start().is_none());
+        assert_eq!(gate.end(calls[2], THROTTLED), None);
+        assert_eq!(gate.closure.closed_until(), Some(gate.now + SECOND));
+        // A later hint lengthens the pause.
+        assert_eq!(gate.end(calls[0], THROTTLED.with_retry_after(3 * SECOND)), None);
+        assert_eq!(gate.closure.closed_until(), Some(gate.now + 3 * SECOND));
+        gate.now += 3 * SECOND;
+        assert_eq!(gate.start().unwrap().0.ordinal, 1);
+        assert_eq!(gate.closure.paused(gate.now), 3 * SECOND);
+    }
+
+    #[test]
+    fn pauses_count_while_the_first_call_is_rejected() {
+        let mut gate = Gate::new();
+        let mut blocked = Vec::new();
+        for _ in 0..4 {
+            blocked.push(gate.blocked(THROTTLED));
+            gate.now += SECOND;
+        }
+        assert_eq!(blocked, [0, 1, 2, 3]);
+        // Now it is accepted: the next pause is short again.
+        let first = gate.start().unwrap();
+        gate.end(first, Verdict::SUCCESS);
+        assert_eq!(gate.blocked(THROTTLED), 0);
+    }
+
+    #[test]
+    fn a_call_that_came_to_nothing_is_not_the_first_answer() {
+        let mut gate = Gate::new();
+        gate.blocked(THROTTLED);
+        gate.now += SECOND;
+        // One was given back unstarted, one had no connection.
+        let (call, probe) = gate.start().unwrap();
+        gate.closure.give_back(call.generation, probe, Some(call.ordinal));
+        let call = gate.start().unwrap();
+        assert_eq!(gate.end(call, Verdict::of_kind(ErrorKind::Connection)), None);
+        assert_eq!(gate.blocked(THROTTLED), 1);
+    }
+
+    #[test]
+    fn after_two_blocked_generations_a_probe_goes_alone() {
+        let mut gate = Gate::new();
+        for _ in 0..2 {
+            gate.blocked(THROTTLED);
+            gate.now += SECOND;
+        }
+        let probe = gate.start().unwrap();
+        assert!(probe.1);
+        assert!(gate.start().is_none());
+        // It comes to nothing: the next one goes alone.
+        gate.end(probe, Verdict::of_kind(ErrorKind::Connection));
+        let probe = gate.start().unwrap();
+        assert!(probe.1 && gate.start().is_none());
+        gate.end(probe, Verdict::SUCCESS);
+        assert!(!gate.start().unwrap().1 && gate.start().is_some());
+    }
+
+    #[test]
+    fn overload_closes_at_the_fifth_in_a_row_or_with_a_hint() {
+        let mut gate = Gate::new();
+        for _ in 0..4 {
+            let call = gate.start().unwrap();
+            assert_eq!(gate.end(call, OVERLOADED), None);
+        }
+        let call = gate.start().unwrap();
+        gate.end(call, Verdict::SUCCESS);
+        for _ in 0..4 {
+            let call = gate.start().unwrap();
+            assert_eq!(gate.end(call, OVERLOADED), None);
+        }
+        assert_eq!(gate.blocked(OVERLOADED), 0);
+        gate.now += SECOND;
+        // The probe's overload closes it again, for longer.
+        assert_eq!(gate.blocked(OVERLOADED), 1);
+        gate.now += SECOND;
+        let call = gate.start().unwrap();
+        gate.end(call, Verdict::SUCCESS);
+        let call = gate.start().unwrap();
+        let closing = gate.closure.closing(&call.0, call.1, &OVERLOADED, true);
+        assert_eq!(closing, Some(Closing::Overload));
+    }
+
+    #[test]
+    fn a_pause_whose_length_is_open_does_not_end_and_keeps_later_hints() {
+        let mut gate = Gate::new();
+        let calls = [gate.start().unwrap(), gate.start().unwrap()];
+        gate.closure
+            .close(Closing::Throttle, &calls[0].0, &THROTTLED, gate.now);
+        gate.end(calls[1], THROTTLED.with_retry_after(2 * SECOND));
+        let since = gate.now;
+        gate.now += 5 * SECOND;
+        assert!(gate.start().is_none());
+        assert!(gate.closure.closed(gate.now).is_some());
+        gate.closure.set_pause(SECOND, &mut gate.notices);
+        assert_eq!(gate.closure.closed_until(), Some(since + 2 * SECOND));
+        assert!(gate.start().is_some());
+    }
+
+    #[test]
+    fn a_latch_holds_until_it_is_opened_by_hand_and_earlier_calls_do_not_renew_it() {
+        let mut gate = Gate::new();
+        let calls = [gate.start().unwrap(), gate.start().unwrap()];
+        let latch = |gate: &mut Gate, call: StartedCall| {
+            gate.closure.latch(&call, FATAL.kind, gate.now, &mut gate.notices)
+        };
+        assert_eq!(latch(&mut gate, calls[0].0), FATAL.kind);
+        assert_eq!(latch(&mut gate, calls[1].0), None);
+        assert!(gate.start().is_none());
+        let epoch = gate.closure.epoch();
+        assert!(!gate.closure.reopen(gate.now, &mut gate.notices));
+        assert!(gate.closure.epoch() > epoch);
+        assert_eq!(latch(&mut gate, calls[1].0), None);
+        assert!(gate.start().is_some());
+    }
+
+    #[test]
+    fn every_closing_makes_grants_void() {
+        let mut gate = Gate::new();
+        let mut epochs = vec![gate.closure.epoch()];
+        gate.blocked(THROTTLED);
+        epochs.push(gate.closure.epoch());
+        gate.now += SECOND;
+        let (call, _) = gate.start().unwrap();
+        gate.closure.latch(&call, FATAL.kind, gate.now, &mut gate.notices);
+        epochs.push(gate.closure.epoch());
+        gate.closure.reopen(gate.now, &mut gate.notices);
+        epochs.push(gate.closure.epoch());
+        assert!(epochs.is_sorted_by(|a, b| a < b), "{epochs:?}");
+    }
+}

@@ -1,0 +1,471 @@
+//! What the gate knows and decides, guarded by its lock: the [`Scope`] (the facts of the quota) and the [`Queue`] (who
+//! waits in this process).
+//!
+//! It calls no code but its own, reads no clock, wakes no task; what is to be done outside the lock goes into [`Effects`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime;
+use tokio::time::Instant;
+
+use super::waits::Waited;
+use crate::classify::Verdict;
+use crate::error::{Delivery, Disposition, ErrorKind};
+use crate::events::EventKind;
+use crate::layer::rate_limiter::error::Refused;
+use crate::layer::rate_limiter::pace::{EndedCall, Pacing, StartedCall};
+use crate::layer::rate_limiter::snapshot::RateLimiterSnapshot;
+use crate::layer::rate_limiter::store::StoreReport;
+
+mod closure;
+mod outbox;
+mod overload;
+mod queue;
+mod scope;
+mod slot;
+
+use outbox::Outbox;
+pub(super) use outbox::{Candidate, Turn};
+pub(in crate::layer::rate_limiter) use queue::Ticket;
+use queue::{Queue, Waiter};
+use scope::Scope;
+pub(in crate::layer::rate_limiter) use scope::{Config, InFlightRamp};
+pub(in crate::layer::rate_limiter) use slot::{Lost, Slot};
+
+/// A place among the calls in flight, with its quota, for a call that has not started.
+#[derive(Debug)]
+pub(in crate::layer::rate_limiter) struct Admission {
+    pub(in crate::layer::rate_limiter) ticket: Ticket,
+    pub(in crate::layer::rate_limiter) estimate: u64,
+    pub(in crate::layer::rate_limiter) waited: Option<Box<Waited>>,
+    /// The start was noted with the admission: it stands if the gate has not closed since.
+    pub(super) started: Option<Started>,
+    pub(super) epoch: u64,
+    /// The tokens taken: the estimate, or where there is none the mean.
+    reserved: u64,
+    due: Instant,
+    generation: u64,
+    probe: bool,
+    /// The shared store gave leave too.
+    shared: bool,
+}
+
+/// A call that has started.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::layer::rate_limiter) struct Started {
+    pub(in crate::layer::rate_limiter) call: StartedCall,
+    probe: bool,
+    shared: bool,
+}
+
+pub(in crate::layer::rate_limiter) type Reply = Result<Admission, Refused>;
+
+/// What came of the end of a call for the scope.
+#[derive(Clone, Copy, Debug)]
+struct Ended {
+    /// It belongs to the current generation.
+    current: bool,
+    /// It closed the gate: the generation that begins with the pause.
+    closes: Option<u64>,
+    /// It latched the gate.
+    latched: bool,
+    /// Its hint, as far as it is believed.
+    hint: Option<Duration>,
+}
+
+/// What came of the end of a call.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::layer::rate_limiter) struct Settled {
+    pub(in crate::layer::rate_limiter) at: Instant,
+    /// It belongs to the current generation.
+    pub(super) current: bool,
+    /// It closed the gate: the generation that begins with the pause.
+    pub(super) closes: Option<u64>,
+    /// Until when an item that was throttled, or rejected for overload, is held by the gate.
+    pub(in crate::layer::rate_limiter) hold_until: Option<Instant>,
+}
+
+/// What a caller asks for.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::layer::rate_limiter) struct Ask {
+    pub(in crate::layer::rate_limiter) estimate: u64,
+    /// The place it had, if it comes back with a grant that was overtaken by a pause, or that it took up too late.
+    pub(in crate::layer::rate_limiter) ticket: Option<Ticket>,
+    /// It was throttled, and this is how long its own hint holds it.
+    pub(in crate::layer::rate_limiter) hold_until: Option<Instant>,
+}
+
+pub(in crate::layer::rate_limiter) enum Answer {
+    Granted(Admission),
+    Refused(Refused),
+    /// Ask again then.
+    Hold(Instant),
+    Queued(Ticket, Arc<Slot>),
+}
+
+/// What the head of the queue waits for, and until when if that is known.
+#[derive(Clone, Copy, Debug)]
+struct Hold {
+    reason: crate::item::WaitReason,
+    until: Option<Instant>,
+}
+
+/// What others are to learn.
+#[derive(Debug, Default)]
+pub(super) struct Notices {
+    pub(super) events: Vec<(Instant, EventKind)>,
+    pub(super) warnings: Vec<Warning>,
+    reports: Vec<StoreReport>,
+}
+
+impl Notices {
+    fn event(&mut self, at: Instant, event: EventKind) {
+        self.events.push((at, event));
+    }
+
+    fn warn(&mut self, warning: Warning) {
+        self.warnings.push(warning);
+    }
+
+    fn report(&mut self, report: StoreReport) {
+        self.reports.push(report);
+    }
+}
+
+/// What is to be done once the lock is released. As a rule nothing, which costs nothing.
+#[derive(Default)]
+pub(in crate::layer::rate_limiter) struct Effects {
+    pub(super) notices: Notices,
+    pub(super) replies: Vec<(Arc<Slot>, Reply)>,
+    /// Waiters that are let go without a reply, so that they ask again.
+    pub(super) orphans: Vec<Arc<Slot>>,
+    /// Pumps sleep too long: the next wake-up has become earlier, or nothing is left to wait for.
+    pub(super) wake_pumps: bool,
+    /// The caller's runtime needs a pump.
+    pub(super) spawn_pump: bool,
+    /// More can be let through, but the lock has been held for long enough.
+    pub(super) more: bool,
+    /// The gate was closed or latched.
+    pub(super) closed: bool,
+    /// The gate was opened by hand.
+    pub(super) reopened: bool,
+}
+
+/// What a person should know about the gate.
+#[derive(Debug)]
+pub(super) enum Warning {
+    Closed {
+        kind: ErrorKind,
+        pause: Duration,
+        generation: u64,
+    },
+    Latched {
+        kind: ErrorKind,
+    },
+    /// A reported usage was charged in part only.
+    Unbelievable {
+        used: u64,
+        charged: u64,
+    },
+    /// There is a token quota, and neither an estimate nor a usage.
+    Unmeasured,
+}
+
+pub(in crate::layer::rate_limiter) struct State {
+    scope: Scope,
+    queue: Queue,
+    outbox: Outbox,
+}
+
+impl State {
+    /// `current_runtime` says which runtime the caller is on.
+    pub(in crate::layer::rate_limiter) fn new(
+        config: Config,
+        now: Instant,
+        current_runtime: fn() -> Option<runtime::Id>,
+    ) -> Self {
+        Self {
+            scope: Scope::new(config, now),
+            queue: Queue::new(current_runtime),
+            outbox: Outbox::default(),
+        }
+    }
+
+    pub(in crate::layer::rate_limiter) fn snapshot(&self, now: Instant) -> RateLimiterSnapshot {
+        RateLimiterSnapshot {
+            waiting: self.queue.len(),
+            waiting_for: self.queue.reason(),
+            ..self.scope.snapshot(now)
+        }
+    }
+
+    /// Goes up whenever a grant that has not started becomes void.
+    pub(super) const fn epoch(&self) -> u64 {
+        self.scope.closure.epoch()
+    }
+
+    /// Whether the gate is closed or latched.
+    pub(super) fn is_shut(&mut self, now: Instant, effects: &mut Effects) -> bool {
+        self.scope.open_if_due(now, &mut effects.notices);
+        self.scope.closure.is_shut()
+    }
+
+    // --- the way of a call ----------------------------------------------------------------------------------
+
+    pub(in crate::layer::rate_limiter) fn ask(
+        &mut self,
+        ask: &Ask,
+        now: Instant,
+        effects: &mut Effects,
+    ) -> Answer {
+        if let Some(refused) = self.scope.refusal(ask.estimate) {
+            return Answer::Refused(refused);
+        }
+        self.scope.open_if_due(now, &mut effects.notices);
+        let opens = self.scope.closure.closed_until().unwrap_or(now);
+        if let Some(until) = ask.hold_until.filter(|until| *until > opens) {
+            return Answer::Hold(until);
+        }
+        let large = ask.hold_until.is_some() && self.scope.is_large(ask.estimate);
+        let ticket = ask.ticket.unwrap_or_else(|| self.queue.ticket(large));
+        // Whoever sorts before the head is the head.
+        let is_head = self.queue.is_head(ticket);
+        let hold = if is_head && !self.scope.is_shared() {
+            match self.admit(ticket, now, ask.estimate, now) {
+                Ok(mut admission) => {
+                    admission.started = self.started(&admission, now, effects);
+                    return Answer::Granted(admission);
+                }
+                Err(hold) => Some(hold),
+            }
+        } else {
+            None
+        };
+        let runtime = self.queue.need_pump(effects);
+        if !self.queue.has_pump() {
+            return Answer::Refused(Refused::Closed);
+        }
+        let slot = self.queue.insert(ticket, ask.estimate, now, runtime);
+        if hold.is_some() {
+            self.queue.hold(hold, now, effects);
+        }
+        if is_head && self.scope.is_shared() {
+            effects.wake_pumps = true;
+        }
+        Answer::Queued(ticket, slot)
+    }
+
+    fn admit(
+        &mut self,
+        ticket: Ticket,
+        now: Instant,
+        estimate: u64,
+        since: Instant,
+    ) -> Result<Admission, Hold> {
+        if let Some(hold) = self.outbox.hold(now) {
+            // What closes the gate itself comes first.
+            return Err(match self.scope.closure.hold() {
+                Some(until) => Hold {
+                    reason: crate::item::WaitReason::Cooldown,
+                    until,
+                },
+                None => hold,
+            });
+        }
+        self.scope.admit(ticket, now, estimate, since)
+    }
+
+    /// Lets through whom it can, in order, and notes what the next one waits for.
+    pub(super) fn drain(&mut self, now: Instant, effects: &mut Effects) {
+        self.scope.open_if_due(now, &mut effects.notices);
+        self.queue.take_back(now, effects, &mut self.scope);
+        let shared = self.scope.is_shared();
+        if self.outbox.take(&mut effects.notices.reports, shared) {
+            self.queue.need_pump(effects);
+        }
+        if shared {
+            // Only a pump may ask the store.
+            effects.wake_pumps |= self.queue.has_pump();
+            return;
+        }
+        while let Some((ticket, estimate, since)) = self.queue.head() {
+            match self.scope.admit(ticket, now, estimate, since) {
+                Ok(admission) => self.queue.grant_head(admission, now, effects),
+                Err(hold) => return self.queue.hold(Some(hold), now, effects),
+            }
+            if effects.replies.len() >= MOST_AT_ONCE {
+                effects.more = true;
+                return;
+            }
+        }
+        self.queue.hold(None, now, effects);
+    }
+
+    /// A waiter has gone. `None` if it is not in the queue any more.
+    pub(super) fn cancel(
+        &mut self,
+        ticket: Ticket,
+        now: Instant,
+        effects: &mut Effects,
+    ) -> Option<Box<Waited>> {
+        let waited = self.queue.remove(ticket, now)?;
+        self.drain(now, effects);
+        Some(waited)
+    }
+
+    /// The last look: the call starts now, unless the gate has closed since it was let through.
+    pub(super) fn start(
+        &mut self,
+        admission: &Admission,
+        now: Instant,
+        effects: &mut Effects,
+    ) -> Option<Started> {
+        let started = match admission.started {
+            // It was noted with the admission, a while ago.
+            Some(mut started) if admission.epoch == self.epoch() => {
+                started.call.at = now;
+                Some(started)
+            }
+            Some(_) => None,
+            None => self.started(admission, now, effects),
+        };
+        if started.is_none() {
+            self.give_back(admission, now, effects);
+        }
+        started
+    }
+
+    fn started(&mut self, admission: &Admission, now: Instant, effects: &mut Effects) -> Option<Started> {
+        let before = self.scope.pacing();
+        let started = self.scope.start(admission, now);
+        if before != self.scope.pacing() {
+            self.drain(now, effects);
+        }
+        started
+    }
+
+    /// A grant that no call was made with: both quotas are back.
+    pub(super) fn give_back(&mut self, admission: &Admission, now: Instant, effects: &mut Effects) {
+        self.scope.give_back(admission, &mut effects.notices);
+        self.drain(now, effects);
+    }
+
+    /// A call has ended.
+    pub(super) fn end(
+        &mut self,
+        started: &Started,
+        verdict: Option<&Verdict>,
+        used: Option<u64>,
+        now: Instant,
+        effects: &mut Effects,
+    ) -> Settled {
+        let ended = self.scope.end(started, verdict, used, now, &mut effects.notices);
+        effects.closed |= ended.closes.is_some() || ended.latched;
+        if ended.latched {
+            self.queue.refuse_all(|| self.scope.closure.refusal(), effects);
+        }
+        self.drain(now, effects);
+        Settled {
+            at: now,
+            current: ended.current,
+            closes: ended.closes,
+            hold_until: verdict.and_then(|verdict| self.hold_until(verdict, ended.hint, now)),
+        }
+    }
+
+    /// Until when the gate holds the item of a call that was turned away.
+    fn hold_until(&self, verdict: &Verdict, hint: Option<Duration>, now: Instant) -> Option<Instant> {
+        let own = now + hint.unwrap_or_default();
+        let until = self.scope.closure.closed_until().map(|closed| closed.max(own));
+        if verdict.disposition == Disposition::Throttled {
+            return Some(until.unwrap_or(own));
+        }
+        if !is_overload(verdict) {
+            return None;
+        }
+        // Where there is room for it at once the item waits for its own backoff.
+        let held = self.queue.len() > 0 || self.scope.is_full(now);
+        until.or_else(|| held.then_some(own))
+    }
+
+    // --- by hand --------------------------------------------------------------------------------------------
+
+    /// Opens by hand: a latch, a pause and a probe under way are forgotten.
+    pub(super) fn reopen(&mut self, now: Instant, effects: &mut Effects) {
+        self.scope.reopen(now, &mut effects.notices);
+        self.outbox.forget_hold();
+        effects.reopened = true;
+        self.drain(now, effects);
+    }
+
+    /// The pace policy has changed its mind.
+    pub(super) fn set_pacing(&mut self, pacing: Pacing, now: Instant, effects: &mut Effects) {
+        if self.scope.set_pacing(pacing, now) {
+            self.drain(now, effects);
+        }
+    }
+
+    /// The pace policy has said at which pace the gate opens again after the pause of `generation`. Returns when.
+    pub(super) fn finish_closing(
+        &mut self,
+        generation: u64,
+        pacing: Pacing,
+        now: Instant,
+        effects: &mut Effects,
+    ) -> Option<Instant> {
+        self.scope
+            .finish_closing(generation, pacing, &mut effects.notices);
+        self.drain(now, effects);
+        self.scope.closure.closed_until()
+    }
+
+    /// There is no start ramp from now on.
+    pub(super) fn end_start_ramp(&mut self, now: Instant, effects: &mut Effects) {
+        if self.scope.end_start_ramp() {
+            self.drain(now, effects);
+        }
+    }
+
+    // --- pumps ----------------------------------------------------------------------------------------------
+
+    /// For a pump that has nothing to do: when to come back (`None`: when woken), or `Err` if it may end.
+    pub(super) fn next_wake(&mut self, runtime: runtime::Id) -> Result<Option<Instant>, ()> {
+        self.queue.next_wake(runtime, self.outbox.is_idle())
+    }
+
+    /// A pump has died with its runtime. Waiters that counted on it ask again, if they are still there to do so.
+    pub(super) fn pump_died(&mut self, runtime: runtime::Id, now: Instant, effects: &mut Effects) {
+        self.queue.pump_died(runtime, effects);
+        self.drain(now, effects);
+    }
+}
+
+/// How many are let through under one lock.
+const MOST_AT_ONCE: usize = 256;
+
+/// The provider has no capacity.
+pub(super) fn is_overload(verdict: &Verdict) -> bool {
+    verdict.disposition == Disposition::Backoff && verdict.kind == Some(ErrorKind::Overloaded)
+}
+
+/// Whether the provider took the call, whatever came of it.
+pub(super) fn is_answer(verdict: &Verdict) -> bool {
+    let reached = verdict
+        .kind
+        .is_none_or(|kind| kind != ErrorKind::Connection && kind.delivery() != Delivery::NotSent);
+    reached && verdict.disposition != Disposition::Throttled && !is_overload(verdict)
+}
+
+/// The end of a call as a pace policy sees it.
+pub(super) fn ended(verdict: &Verdict, closes: bool, at: Instant) -> EndedCall {
+    EndedCall {
+        at,
+        accepted: is_answer(verdict),
+        closes,
+        kind: verdict.kind,
+        retry_after: verdict.retry_after,
+        dimension: verdict.quota.and_then(|quota| quota.dimension),
+        quota: verdict.quota,
+    }
+}

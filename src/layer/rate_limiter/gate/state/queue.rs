@@ -1,0 +1,229 @@
+//! Who waits in this process, and the pumps that let them through.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime;
+use tokio::time::Instant;
+
+use super::scope::Scope;
+use super::slot::{Offered, Slot};
+use super::{Admission, Effects, Hold};
+use crate::item::{WaitReason, Waits};
+use crate::layer::rate_limiter::error::Refused;
+use crate::layer::rate_limiter::gate::waits::{Timeline, Waited};
+
+/// A grant that a waiter has not taken up after this time goes to the next one: the waiter's runtime stands still.
+const TAKE_UP: Duration = Duration::from_millis(1_500);
+
+/// A place in the queue. Those that rejoin at the head sort before all others, in the order of their rejoining.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(in crate::layer::rate_limiter) struct Ticket {
+    tail: bool,
+    number: u64,
+}
+
+pub(super) struct Waiter {
+    pub(super) estimate: u64,
+    since: Instant,
+    mark: Waits,
+    runtime: Option<runtime::Id>,
+    pub(super) slot: Arc<Slot>,
+}
+
+pub(super) struct Queue {
+    waiters: BTreeMap<Ticket, Waiter>,
+    next_ticket: u64,
+    timeline: Timeline,
+    /// Until when the pumps sleep.
+    wake_at: Option<Instant>,
+    pumps: Vec<runtime::Id>,
+    /// Grants on their way to waiters, and until when they have to be taken up; in order.
+    offers: VecDeque<(Instant, Arc<Slot>)>,
+    current_runtime: fn() -> Option<runtime::Id>,
+}
+
+impl Queue {
+    pub(super) fn new(current_runtime: fn() -> Option<runtime::Id>) -> Self {
+        Self {
+            waiters: BTreeMap::new(),
+            next_ticket: 0,
+            timeline: Timeline::default(),
+            wake_at: None,
+            pumps: Vec::new(),
+            offers: VecDeque::new(),
+            current_runtime,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.waiters.len()
+    }
+
+    /// What the head waits for.
+    pub(super) fn reason(&self) -> Option<WaitReason> {
+        self.timeline.reason()
+    }
+
+    pub(super) const fn ticket(&mut self, at_head: bool) -> Ticket {
+        let number = self.next_ticket;
+        self.next_ticket += 1;
+        Ticket {
+            tail: !at_head,
+            number,
+        }
+    }
+
+    pub(super) fn is_head(&self, ticket: Ticket) -> bool {
+        self.waiters
+            .first_key_value()
+            .is_none_or(|(head, _)| ticket < *head)
+    }
+
+    /// The first waiter: its place, its estimate and since when it waits.
+    pub(super) fn head(&self) -> Option<(Ticket, u64, Instant)> {
+        let (&ticket, waiter) = self.waiters.first_key_value()?;
+        Some((ticket, waiter.estimate, waiter.since))
+    }
+
+    pub(super) fn insert(
+        &mut self,
+        ticket: Ticket,
+        estimate: u64,
+        now: Instant,
+        runtime: Option<runtime::Id>,
+    ) -> Arc<Slot> {
+        let slot = Arc::new(Slot::new());
+        let waiter = Waiter {
+            estimate,
+            since: now,
+            mark: self.timeline.totals(now),
+            runtime,
+            slot: Arc::clone(&slot),
+        };
+        self.waiters.insert(ticket, waiter);
+        slot
+    }
+
+    pub(super) fn put_back(&mut self, ticket: Ticket, waiter: Waiter) {
+        self.waiters.insert(ticket, waiter);
+    }
+
+    pub(super) fn pop_head(&mut self) -> Option<Waiter> {
+        self.waiters.pop_first().map(|(_, waiter)| waiter)
+    }
+
+    /// A waiter has gone: what it waited for, if it was still here.
+    pub(super) fn remove(&mut self, ticket: Ticket, now: Instant) -> Option<Box<Waited>> {
+        let waiter = self.waiters.remove(&ticket)?;
+        Some(self.timeline.waited(waiter.since, &waiter.mark, now))
+    }
+
+    pub(super) fn grant_head(&mut self, admission: Admission, now: Instant, effects: &mut Effects) {
+        if let Some(waiter) = self.pop_head() {
+            self.grant(waiter, admission, now, effects);
+        }
+    }
+
+    pub(super) fn grant(
+        &mut self,
+        waiter: Waiter,
+        mut admission: Admission,
+        now: Instant,
+        effects: &mut Effects,
+    ) {
+        admission.waited = Some(self.timeline.waited(waiter.since, &waiter.mark, now));
+        self.forget_taken();
+        self.offers.push_back((now + TAKE_UP, Arc::clone(&waiter.slot)));
+        effects.replies.push((waiter.slot, Ok(admission)));
+    }
+
+    pub(super) fn refuse_all(&mut self, refusal: impl Fn() -> Option<Refused>, effects: &mut Effects) {
+        while let Some(waiter) = self.pop_head() {
+            if let Some(refused) = refusal() {
+                effects.replies.push((waiter.slot, Err(refused)));
+            }
+        }
+    }
+
+    fn forget_taken(&mut self) {
+        while self.offers.front().is_some_and(|(_, slot)| slot.is_over()) {
+            self.offers.pop_front();
+        }
+    }
+
+    /// Takes back the grants that were not taken up in time.
+    pub(super) fn take_back(&mut self, now: Instant, effects: &mut Effects, scope: &mut Scope) {
+        if self.offers.is_empty() {
+            return;
+        }
+        self.forget_taken();
+        while self.offers.front().is_some_and(|(until, _)| *until <= now) {
+            let Some((_, slot)) = self.offers.pop_front() else {
+                return;
+            };
+            match slot.withdraw() {
+                Offered::Over => {}
+                Offered::UnderWay => self.offers.push_back((now + TAKE_UP, slot)),
+                Offered::Untaken(admission) => scope.give_back(&admission, &mut effects.notices),
+            }
+        }
+    }
+
+    /// Notes what the head waits for; `None` if there is none.
+    pub(super) fn hold(&mut self, hold: Option<Hold>, now: Instant, effects: &mut Effects) {
+        let anybody = self.timeline.reason().is_some();
+        self.timeline.held(hold.map(|hold| hold.reason), now);
+        let offered = self.offers.front().map(|(until, _)| *until);
+        let until = hold.and_then(|hold| [hold.until, offered].into_iter().flatten().min());
+        let earlier = match (self.wake_at, until) {
+            (Some(old), Some(new)) => new < old,
+            (None, Some(_)) => true,
+            (_, None) => false,
+        };
+        // With nobody left the pumps end.
+        if earlier || (hold.is_none() && anybody) {
+            effects.wake_pumps = true;
+        }
+        self.wake_at = until;
+    }
+
+    // --- pumps ----------------------------------------------------------------------------------------------
+
+    pub(super) fn has_pump(&self) -> bool {
+        !self.pumps.is_empty()
+    }
+
+    /// Sees to it that the current runtime has a pump. Returns which one it is, if there is one.
+    pub(super) fn need_pump(&mut self, effects: &mut Effects) -> Option<runtime::Id> {
+        let runtime = (self.current_runtime)()?;
+        if !self.pumps.contains(&runtime) {
+            self.pumps.push(runtime);
+            effects.spawn_pump = true;
+        }
+        Some(runtime)
+    }
+
+    pub(super) fn next_wake(&mut self, runtime: runtime::Id, idle: bool) -> Result<Option<Instant>, ()> {
+        if self.waiters.is_empty() && idle {
+            self.pumps.retain(|pump| *pump != runtime);
+            return Err(());
+        }
+        self.forget_taken();
+        Ok(self.wake_at)
+    }
+
+    pub(super) fn pump_died(&mut self, runtime: runtime::Id, effects: &mut Effects) {
+        self.pumps.retain(|pump| *pump != runtime);
+        let last = self.pumps.is_empty();
+        let orphaned = |waiter: &Waiter| waiter.runtime.map_or(last, |id| id == runtime);
+        self.waiters.retain(|_, waiter| {
+            let goes = orphaned(waiter);
+            if goes {
+                effects.orphans.push(Arc::clone(&waiter.slot));
+            }
+            !goes
+        });
+    }
+}

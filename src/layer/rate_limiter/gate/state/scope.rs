@@ -1,0 +1,497 @@
+//! The facts of a quota and what follows from them: who may start, and what the end of a call changes.
+//!
+//! A [`Scope`] is data and one transition of it: [`admit`](Scope::admit), [`start`](Scope::start),
+//! [`give_back`](Scope::give_back), [`end`](Scope::end) and the changes made by hand. It reads no clock and knows no waiters,
+//! wakers, tasks or runtimes: the time is handed in, what others are to learn goes into [`Notices`].
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::closure::{Closing, Closure, PauseRequest};
+use super::overload::OverloadCap;
+use super::{Admission, Ended, Hold, Notices, Started, Ticket, Warning, ended, is_answer, is_overload};
+use crate::classify::Verdict;
+use crate::error::Disposition;
+use crate::item::WaitReason;
+use crate::layer::rate_limiter::cooldown::Cooldown;
+use crate::layer::rate_limiter::error::Refused;
+use crate::layer::rate_limiter::gate::quota::Bucket;
+use crate::layer::rate_limiter::pace::{BuiltIn, Pacing, Ramp, Spacing, StartRamp, StartedCall};
+use crate::layer::rate_limiter::snapshot::RateLimiterSnapshot;
+use crate::layer::rate_limiter::store::StoreReport;
+
+/// A start this late is still charged at its due instant, or the granularity of timers would eat the quota.
+const LATE: Duration = Duration::from_millis(5);
+
+/// An estimate above this many times the mean rejoins at the head.
+const LARGE: f64 = 4.0;
+
+/// The weight of the last call in the mean use of tokens.
+const LAST: f64 = 1.0 / 16.0;
+
+/// A cap on calls in flight that rises.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::layer::rate_limiter) struct InFlightRamp {
+    pub(in crate::layer::rate_limiter) initial: usize,
+    pub(in crate::layer::rate_limiter) step: usize,
+    pub(in crate::layer::rate_limiter) every: Duration,
+}
+
+/// What a gate is made from.
+pub(in crate::layer::rate_limiter) struct Config {
+    pub(in crate::layer::rate_limiter) cooldown: Cooldown,
+    pub(in crate::layer::rate_limiter) requests: Option<Bucket>,
+    pub(in crate::layer::rate_limiter) tokens: Option<Bucket>,
+    pub(in crate::layer::rate_limiter) max_in_flight: Option<usize>,
+    pub(in crate::layer::rate_limiter) in_flight_ramp: Option<InFlightRamp>,
+    pub(in crate::layer::rate_limiter) start_ramp: Option<StartRamp>,
+    pub(in crate::layer::rate_limiter) pacing: Pacing,
+    /// The policy, unless it is one of the user's, which is asked outside the lock.
+    pub(in crate::layer::rate_limiter) built_in: Option<BuiltIn>,
+    /// A store has the last word, and only pumps let through.
+    pub(in crate::layer::rate_limiter) shared: bool,
+}
+
+/// The facts of a quota.
+pub(super) struct Scope {
+    config: Config,
+    pub(super) closure: Closure,
+    overload: OverloadCap,
+    pace: Spacing,
+    ramp: Option<Ramp>,
+    first_start: Option<Instant>,
+    in_flight: usize,
+    granted: u64,
+    returned: u64,
+    settled: u64,
+    throttled: u64,
+    estimated: u64,
+    /// What a call uses, from those whose usage is known.
+    mean_used: Option<f64>,
+    warned_of_debt: bool,
+    warned_of_quota: bool,
+}
+
+impl Scope {
+    pub(super) fn new(config: Config, now: Instant) -> Self {
+        Self {
+            closure: Closure::new(now),
+            overload: OverloadCap::default(),
+            pace: Spacing::new(config.pacing, now),
+            ramp: config.start_ramp.map(Ramp::new),
+            config,
+            first_start: None,
+            in_flight: 0,
+            granted: 0,
+            returned: 0,
+            settled: 0,
+            throttled: 0,
+            estimated: 0,
+            mean_used: None,
+            warned_of_debt: false,
+            warned_of_quota: false,
+        }
+    }
+
+    // --- looking --------------------------------------------------------------------------------------------
+
+    pub(super) const fn pacing(&self) -> Pacing {
+        self.pace.pacing()
+    }
+
+    pub(super) const fn is_shared(&self) -> bool {
+        self.config.shared
+    }
+
+    pub(super) fn snapshot(&self, now: Instant) -> RateLimiterSnapshot {
+        let closed = self.closure.closed(now);
+        let rates = [
+            self.ramp.as_ref().and_then(Ramp::starts_per_second),
+            Some(self.pace.rate_at(now)),
+        ];
+        let rate = rates.into_iter().flatten().fold(f64::INFINITY, f64::min);
+        RateLimiterSnapshot {
+            closed_for: closed.map(|(_, time)| time),
+            closed_by: closed.map(|(kind, _)| kind),
+            latched: self.closure.latched(),
+            generation: self.closure.generation(),
+            waiting: 0,
+            waiting_for: None,
+            in_flight: self.in_flight,
+            max_in_flight: self.cap(now).map(|(cap, _)| cap),
+            starts_per_second: rate.is_finite().then_some(rate),
+            requests_available: self.config.requests.as_ref().map(|bucket| bucket.balance(now)),
+            tokens_available: self.config.tokens.as_ref().map(|bucket| bucket.balance(now)),
+            granted: self.granted,
+            returned: self.returned,
+            settled: self.settled,
+            throttled: self.throttled,
+            paused: self.closure.paused(now),
+        }
+    }
+
+    pub(super) fn refusal(&self, estimate: u64) -> Option<Refused> {
+        if let Some(refused) = self.closure.refusal() {
+            return Some(refused);
+        }
+        let limit = u64::from(self.config.tokens.as_ref()?.limit());
+        (estimate > limit).then_some(Refused::TooLarge { estimate, limit })
+    }
+
+    /// Whether an estimate is far above the mean.
+    pub(super) fn is_large(&self, estimate: u64) -> bool {
+        estimate as f64 > LARGE * (self.estimated as f64 / self.granted.max(1) as f64)
+    }
+
+    /// The cap on calls in flight, and when it rises by itself.
+    fn cap(&self, now: Instant) -> Option<(usize, Option<Instant>)> {
+        let fixed = [
+            self.config.max_in_flight,
+            self.pace.pacing().max_in_flight(),
+            self.overload.calls(),
+        ]
+        .into_iter()
+        .flatten()
+        .min();
+        let Some(ramp) = self.config.in_flight_ramp else {
+            return fixed.map(|cap| (cap, None));
+        };
+        let began = self.first_start.unwrap_or(now);
+        let steps = now.saturating_duration_since(began).as_nanos() / ramp.every.as_nanos().max(1);
+        let steps = u32::try_from(steps).unwrap_or(u32::MAX);
+        let ramped = ramp
+            .initial
+            .saturating_add(ramp.step.saturating_mul(steps as usize));
+        match fixed {
+            Some(cap) if cap <= ramped => Some((cap, None)),
+            _ => {
+                let rises = ramp
+                    .every
+                    .checked_mul(steps.saturating_add(1))
+                    .and_then(|time| began.checked_add(time));
+                Some((ramped, rises))
+            }
+        }
+    }
+
+    // --- the way of a call ----------------------------------------------------------------------------------
+
+    /// All conditions at once: open, below the cap, paced, both quotas. The caller has waited since `since`.
+    pub(super) fn admit(
+        &mut self,
+        ticket: Ticket,
+        now: Instant,
+        estimate: u64,
+        since: Instant,
+    ) -> Result<Admission, Hold> {
+        if let Some(until) = self.closure.hold() {
+            return Err(Hold {
+                reason: WaitReason::Cooldown,
+                until,
+            });
+        }
+        if let Some((cap, rises)) = self.cap(now)
+            && self.in_flight >= cap
+        {
+            return Err(Hold {
+                reason: WaitReason::InFlight,
+                until: rises,
+            });
+        }
+        let reserved = self.reservation(estimate);
+        let due = self.take_quota(now, reserved, since)?;
+        self.pace.start(due);
+        if let Some(ramp) = &mut self.ramp {
+            ramp.start(due);
+            if ramp.is_over() {
+                self.ramp = None;
+            }
+        }
+        self.first_start.get_or_insert(now);
+        self.in_flight += 1;
+        self.granted += 1;
+        // An absurd estimate says nothing about the mean.
+        self.estimated = self.estimated.saturating_add(reserved.min(u64::from(u32::MAX)));
+        Ok(Admission {
+            ticket,
+            estimate,
+            reserved,
+            waited: None,
+            started: None,
+            epoch: self.closure.epoch(),
+            due,
+            generation: self.closure.generation(),
+            probe: self.closure.admit(),
+            shared: false,
+        })
+    }
+
+    /// The tokens to reserve: the estimate, or where there is none what a call uses in the mean.
+    fn reservation(&self, estimate: u64) -> u64 {
+        match (estimate, &self.config.tokens, self.mean_used) {
+            (0, Some(bucket), Some(mean)) => (mean.round() as u64).min(u64::from(bucket.limit())),
+            _ => estimate,
+        }
+    }
+
+    /// Takes from both buckets at the instant at which the call was due, which is now or a little earlier; or says
+    /// when and for what it has to wait.
+    fn take_quota(&self, now: Instant, reserved: u64, since: Instant) -> Result<Instant, Hold> {
+        let mut due = now
+            .checked_sub(LATE)
+            .unwrap_or(now)
+            .max(since)
+            .max(self.closure.opened_at())
+            .min(now);
+        let mut reason = WaitReason::Pace;
+        for paced in [self.ramp.as_ref().and_then(Ramp::due), self.pace.due()] {
+            due = paced.map_or(due, |paced| paced.max(due));
+        }
+        let (requests, tokens) = (self.config.requests.as_ref(), self.config.tokens.as_ref());
+        let saved = (requests.map(Bucket::save), tokens.map(Bucket::save));
+        loop {
+            let from_requests = requests.map_or(Ok(()), |bucket| bucket.take(1, due));
+            let from_tokens = tokens.map_or(Ok(()), |bucket| bucket.take(reserved, due));
+            if from_requests.is_ok() && from_tokens.is_ok() && due <= now {
+                return Ok(due);
+            }
+            if let (Some(bucket), Some(saved)) = (requests, saved.0) {
+                bucket.restore(saved);
+            }
+            if let (Some(bucket), Some(saved)) = (tokens, saved.1) {
+                bucket.restore(saved);
+            }
+            let before = due;
+            for (taken, what) in [
+                (from_requests, WaitReason::Requests),
+                (from_tokens, WaitReason::Tokens),
+            ] {
+                if let Err(ready) = taken
+                    && ready > due
+                {
+                    (due, reason) = (ready, what);
+                }
+            }
+            if due == before || due > now {
+                return Err(Hold {
+                    reason,
+                    until: Some(due),
+                });
+            }
+        }
+    }
+
+    /// The call starts now, unless the gate has closed since it was let through.
+    pub(super) fn start(&mut self, admission: &Admission, now: Instant) -> Option<Started> {
+        if admission.generation != self.closure.generation() || self.closure.latched().is_some() {
+            return None;
+        }
+        let started = Started {
+            call: StartedCall {
+                at: now,
+                due: admission.due,
+                generation: admission.generation,
+                ordinal: self.closure.start(),
+                in_flight: self.in_flight,
+                estimate: admission.reserved,
+            },
+            probe: admission.probe,
+            shared: admission.shared,
+        };
+        if let Some(policy) = &mut self.config.built_in {
+            let pacing = policy.on_start(&started.call);
+            self.set_pacing(pacing, now);
+        }
+        Some(started)
+    }
+
+    /// A grant that no call was made with: both quotas are back.
+    pub(super) fn give_back(&mut self, admission: &Admission, notices: &mut Notices) {
+        self.in_flight -= 1;
+        self.returned += 1;
+        if let Some(bucket) = &self.config.requests {
+            bucket.give_back(1);
+        }
+        if let Some(bucket) = &self.config.tokens {
+            bucket.give_back(admission.reserved);
+        }
+        let ordinal = admission.started.map(|started| started.call.ordinal);
+        self.closure
+            .give_back(admission.generation, admission.probe, ordinal);
+        if admission.shared {
+            let reserved = admission.reserved;
+            notices.report(StoreReport::Returned { reserved });
+        }
+    }
+
+    /// A call has ended: settles its quota and does what the verdict asks for.
+    pub(super) fn end(
+        &mut self,
+        started: &Started,
+        verdict: Option<&Verdict>,
+        used: Option<u64>,
+        now: Instant,
+        notices: &mut Notices,
+    ) -> Ended {
+        self.open_if_due(now, notices);
+        self.settle(started, verdict, used, now, notices);
+        let call = &started.call;
+        let hint = verdict.and_then(|verdict| self.config.cooldown.hint(verdict.retry_after));
+        let closing =
+            verdict.and_then(|verdict| self.closure.closing(call, started.probe, verdict, hint.is_some()));
+        let current = call.generation == self.closure.generation();
+        if current {
+            self.closure.end(call, started.probe, verdict, closing.is_some());
+        }
+        if let Some(verdict) = verdict {
+            if is_overload(verdict) {
+                // A probe goes alone: its rejection says nothing about the room for others.
+                if !started.probe {
+                    self.overload.reject(self.in_flight);
+                }
+            } else if is_answer(verdict) {
+                self.overload.accept();
+            }
+            if let Some(policy) = &mut self.config.built_in {
+                let pacing = policy.on_end(call, &ended(verdict, closing.is_some(), now));
+                if closing.is_none() {
+                    self.set_pacing(pacing, now);
+                }
+            }
+            if let Some(closing) = closing {
+                self.close(closing, call, verdict, now, notices);
+            } else if verdict.disposition == Disposition::Throttled {
+                self.closure.late_throttle(call, hint, now, notices);
+            }
+        }
+        let fatal = verdict.filter(|verdict| verdict.disposition == Disposition::ScopeFatal);
+        let latched = fatal.and_then(|verdict| self.closure.latch(call, verdict.kind, now, notices));
+        Ended {
+            current,
+            closes: closing.is_some().then(|| self.closure.generation()),
+            latched: latched.is_some(),
+            hint,
+        }
+    }
+
+    fn settle(
+        &mut self,
+        started: &Started,
+        verdict: Option<&Verdict>,
+        used: Option<u64>,
+        now: Instant,
+        notices: &mut Notices,
+    ) {
+        self.in_flight -= 1;
+        self.settled += 1;
+        let throttled = verdict.is_some_and(|verdict| verdict.disposition == Disposition::Throttled);
+        self.throttled += u64::from(throttled);
+        let reserved = started.call.estimate;
+        if started.shared {
+            notices.report(StoreReport::Settled { reserved, used });
+        }
+        let Some(bucket) = &self.config.tokens else {
+            return;
+        };
+        let answered = verdict.is_some_and(is_answer);
+        let Some(used) = used else {
+            if answered && reserved == 0 && !self.warned_of_quota {
+                self.warned_of_quota = true;
+                notices.warn(Warning::Unmeasured);
+            }
+            return;
+        };
+        bucket.give_back(reserved.saturating_sub(used));
+        let charged = bucket.owe(used.saturating_sub(reserved), now);
+        let believed = reserved.saturating_add(charged);
+        if used > believed && !self.warned_of_debt {
+            self.warned_of_debt = true;
+            notices.warn(Warning::Unbelievable {
+                used,
+                charged: believed,
+            });
+        }
+        if answered {
+            let used = used.min(believed) as f64;
+            self.mean_used = Some(match self.mean_used {
+                Some(mean) => mean + LAST * (used - mean),
+                None => used,
+            });
+        }
+    }
+
+    fn close(
+        &mut self,
+        closing: Closing,
+        call: &StartedCall,
+        verdict: &Verdict,
+        now: Instant,
+        notices: &mut Notices,
+    ) {
+        let accepted = self.closure.close(closing, call, verdict, now);
+        // The ramp ends with the first throttle. Where nothing was accepted yet, and after overload, nothing is known
+        // about the rate, and it begins anew.
+        self.ramp = match closing {
+            Closing::Throttle if accepted => None,
+            Closing::Throttle | Closing::Overload => self.config.start_ramp.map(Ramp::new),
+        };
+        if let Some(policy) = &self.config.built_in {
+            let pacing = policy.pacing();
+            self.finish_closing(self.closure.generation(), pacing, notices);
+        }
+    }
+
+    /// The policy has said at which pace the gate will open again; the length of the pause follows from it.
+    pub(super) fn finish_closing(&mut self, generation: u64, pacing: Pacing, notices: &mut Notices) {
+        let cooldown = &self.config.cooldown;
+        let Some(PauseRequest {
+            closing,
+            hint,
+            blocked,
+        }) = self.closure.pause_request(generation)
+        else {
+            return;
+        };
+        let pause = match closing {
+            Closing::Throttle => cooldown.pause(hint, blocked, pacing),
+            Closing::Overload => cooldown.overload_pause(hint, blocked),
+        };
+        let pause = cooldown.with_random_share(pause);
+        if let Some(until) = self.closure.set_pause(pause, notices) {
+            self.pace.set(pacing, until);
+        }
+    }
+
+    /// The policy has changed its mind. Returns whether that changes anything.
+    pub(super) fn set_pacing(&mut self, pacing: Pacing, now: Instant) -> bool {
+        let since = self.closure.closed_until().unwrap_or(now);
+        self.pace.set(pacing, since)
+    }
+
+    pub(super) fn open_if_due(&mut self, now: Instant, notices: &mut Notices) {
+        if let Some(at) = self.closure.open_if_due(now, notices) {
+            self.pace.open(at);
+        }
+    }
+
+    /// Opens by hand.
+    pub(super) fn reopen(&mut self, now: Instant, notices: &mut Notices) {
+        self.open_if_due(now, notices);
+        if self.closure.reopen(now, notices) {
+            self.pace.open(now);
+        }
+        notices.report(StoreReport::Reopened);
+    }
+
+    /// For a local server of the user's own: from now on there is no start ramp.
+    pub(super) fn end_start_ramp(&mut self) -> bool {
+        self.config.start_ramp = None;
+        self.ramp.take().is_some()
+    }
+
+    /// Whether the cap holds the next call.
+    pub(super) fn is_full(&self, now: Instant) -> bool {
+        self.cap(now).is_some_and(|(cap, _)| self.in_flight >= cap)
+    }
+}
