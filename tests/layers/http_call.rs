@@ -194,13 +194,15 @@ fn usage(outcome: Result<&Response<FinishedBody>, &BoxError>) -> Option<TokenUsa
 }
 
 type Usage = fn(Result<&Response<FinishedBody>, &BoxError>) -> Option<TokenUsage>;
-type Gate = RateLimiterLayer<HttpClassifier, llm_batch::Untracked>;
+type Gate =
+    RateLimiterLayer<HttpClassifier, llm_batch::Untracked, llm_batch::CharacterEstimate, RateLimiter, Usage>;
 type Accounting = TokenAccountingLayer<Usage, llm_batch::Untracked>;
 
 fn gate(limiter: &RateLimiter) -> Gate {
     RateLimiterLayer::new(limiter.clone())
         .classify_with(HttpClassifier)
         .untracked()
+        .usage_with(usage as Usage)
 }
 
 fn accounting(ledger: &TokenLedger) -> Accounting {
