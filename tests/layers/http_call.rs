@@ -733,7 +733,8 @@ async fn the_items_record_and_the_token_quota_follow_the_body() {
     let layers = (
         RateLimiterLayer::new(limiter.clone())
             .classify_with(HttpClassifier)
-            .estimate_with(|_: &LlmRequest<u8>| 500_u64),
+            .estimate_with(|_: &LlmRequest<u8>| 500_u64)
+            .usage_with(usage as Usage),
         TokenAccountingLayer::new(TokenLedger::new()).usage_with(usage as Usage),
     );
     let pieces = || [Piece::Wait(3 * SECOND)].into_iter().chain(SSE.map(data));

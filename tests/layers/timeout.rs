@@ -287,7 +287,7 @@ async fn the_item_limit_covers_the_wait_for_readiness() {
                 }
             }
             // What was not sent is not counted, what was sent is.
-            one.settle_last_call(true);
+            one.settle_call(true, true);
             assert_eq!(one.report().calls as usize, called);
         }
     }
