@@ -402,7 +402,11 @@ fn size_of<St: Stream>(source: Pin<&Option<St>>) -> (usize, Option<usize>) {
 impl<B: BatchItem, T: Tasks<B>> Drop for Driver<B, T> {
     fn drop(&mut self) {
         let phase = self.phase;
-        if matches!(phase, Phase::New | Phase::Done) {
+        if phase == Phase::Done {
+            return;
+        }
+        if phase == Phase::New {
+            self.shared.end_batch(Instant::now(), Termination::Dropped);
             return;
         }
         if phase == Phase::Running {

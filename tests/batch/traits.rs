@@ -68,6 +68,8 @@ async fn the_current_span_goes_along_into_the_items_task() {
     let spans = Spans::default();
     let subscriber = tracing_subscriber::registry().with(spans.clone());
     let _default = tracing::subscriber::set_default(subscriber);
+    // Other tests of this process meet the same spans for the first time, without a subscriber, at the same moment.
+    tracing::callsite::rebuild_interest_cache();
     let strategy = service_fn(async |_: LlmRequest| {
         let _span = tracing::info_span!("inside").entered();
         Ok::<_, LlmError>(LlmResponse::new(String::new()))
