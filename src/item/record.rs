@@ -165,9 +165,10 @@ impl Record {
 
     /// Begins a call that no layer further out has begun. Returns its key and number.
     pub(super) fn begin(&mut self, now: Instant) -> Result<(u32, u32), CallRefused> {
-        self.may_begin(now)?;
+        // Refused or not: what is not begun here does not take place.
         self.handed = Handed::Watched;
         self.watched = true;
+        self.may_begin(now)?;
         self.report.calls += 1;
         self.next_key = self.next_key.wrapping_add(1);
         let (key, number) = (self.next_key, self.report.calls);

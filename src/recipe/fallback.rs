@@ -4,18 +4,15 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use pin_project::pin_project;
-use tokio::sync::Notify;
-use tokio::sync::futures::OwnedNotified;
 use tower::util::Oneshot;
 use tower_service::Service;
 
 use crate::error::was_sent;
 use crate::item::Item;
-use crate::layer::rate_limiter::RateLimiter;
+use crate::layer::rate_limiter::{Closed, RateLimiter};
 use crate::request::LlmRequest;
 
 /// Asks a second strategy where the first one failed for good, or at once while the first one's gate is closed.
@@ -24,8 +21,12 @@ use crate::request::LlmRequest;
 /// both. What failure is final is for the first one's retry policy to say. For more than two strategies the second one may
 /// be a `Fallback` itself.
 ///
-/// With [`gate`](Self::gate) an item does not wait for a gate that is closed or latched: neither one that comes meanwhile, nor one
-/// that was throttled itself, nor one that had queued before. Calls under way at the first strategy are waited for.
+/// With [`gate`](Self::gate) an item does not wait for a gate that is closed or latched, whichever stack closed it:
+/// - an item that comes meanwhile asks the second strategy at once;
+/// - so does an item that was throttled itself;
+/// - an item that had queued before leaves the queue.
+///
+/// Calls under way at the first strategy are waited for.
 ///
 /// The calls of both are in the accounts of the item. Its attempts count anew at the second strategy, which gets the request
 /// as it came: nothing that the first one's retries wrote into it. A model that the prompt names is named to both. The
@@ -61,42 +62,7 @@ use crate::request::LlmRequest;
 pub struct Fallback<A, B> {
     first: A,
     second: B,
-    watch: Option<Watch>,
-}
-
-/// The gate of the first strategy, seen from all items that may wait at it.
-#[derive(Clone)]
-struct Watch {
-    gate: RateLimiter,
-    shared: Arc<Shared>,
-}
-
-#[derive(Default)]
-struct Shared {
-    closed: Arc<Notify>,
-    /// The last generation of the gate whose pause was told.
-    told: AtomicU64,
-}
-
-impl Watch {
-    /// Ready when somebody sees the gate close.
-    fn told(&self) -> OwnedNotified {
-        Arc::clone(&self.shared.closed).notified_owned()
-    }
-
-    /// Whether the gate is closed. The first who sees it tells those who queue there, as the gate itself wakes nobody.
-    fn is_closed(&self) -> bool {
-        let snapshot = self.gate.snapshot();
-        if snapshot.closed_for.is_none() && snapshot.latched.is_none() {
-            return false;
-        }
-        // A latch may come in the generation of a pause that was told.
-        let stamp = snapshot.generation * 2 + u64::from(snapshot.latched.is_some());
-        if self.shared.told.swap(stamp, Ordering::AcqRel) != stamp {
-            self.shared.closed.notify_waiters();
-        }
-        true
-    }
+    gate: Option<RateLimiter>,
 }
 
 impl<A, B> Fallback<A, B> {
@@ -105,19 +71,15 @@ impl<A, B> Fallback<A, B> {
         Self {
             first,
             second,
-            watch: None,
+            gate: None,
         }
     }
 
-    /// Watches the gate of the first strategy, and does not ask that one while the gate is closed or latched.
-    ///
-    /// To be called before the strategy is cloned.
+    /// Watches the gate of the first strategy, and does not ask that one while the gate is closed or latched, whatever closed
+    /// it.
     #[must_use]
     pub fn gate(mut self, gate: &RateLimiter) -> Self {
-        self.watch = Some(Watch {
-            gate: gate.clone(),
-            shared: Arc::default(),
-        });
+        self.gate = Some(gate.clone());
         self
     }
 
@@ -157,8 +119,8 @@ where
             // A look at the gate comes before the first poll of the first strategy.
             started: false,
             spare,
-            told: self.watch.as_ref().map(Watch::told),
-            watch: self.watch.clone(),
+            closed: self.gate.as_ref().map(RateLimiter::closed),
+            gate: self.gate.clone(),
             item,
         }
     }
@@ -169,7 +131,7 @@ impl<A: fmt::Debug, B: fmt::Debug> fmt::Debug for Fallback<A, B> {
         f.debug_struct("Fallback")
             .field("first", &self.first)
             .field("second", &self.second)
-            .field("gate", &self.watch.as_ref().map(|watch| &watch.gate))
+            .field("gate", &self.gate)
             .finish()
     }
 }
@@ -187,10 +149,10 @@ where
     started: bool,
     /// What is needed to ask the second strategy; gone once it is asked.
     spare: Option<(B, LlmRequest<I>)>,
-    watch: Option<Watch>,
-    /// Wakes this item when another one saw the gate close.
+    gate: Option<RateLimiter>,
+    /// Wakes this item when the gate closes.
     #[pin]
-    told: Option<OwnedNotified>,
+    closed: Option<Closed>,
     item: Arc<Item>,
 }
 
@@ -216,34 +178,40 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        let (run, watch) = match this.step.as_mut().project() {
+        let run = match this.step.as_mut().project() {
             StepProjection::Second { run } => return run.poll(cx),
-            StepProjection::First { run } => (run, this.watch.as_ref()),
+            StepProjection::First { run } => run,
         };
-        let skip = !std::mem::replace(this.started, true) && watch.is_some_and(Watch::is_closed);
+        // Made anew once it was ready: a gate that closed while a call was under way may have opened again.
+        let mut is_closed = |cx: &mut Context<'_>| {
+            let Some(gate) = this.gate.as_ref() else {
+                return false;
+            };
+            let closed = this
+                .closed
+                .as_mut()
+                .as_pin_mut()
+                .is_some_and(|closed| closed.poll(cx).is_ready());
+            if closed {
+                this.closed.set(Some(gate.closed()));
+                // Registered, for the case that the item goes on with its call.
+                let _ = this.closed.as_mut().as_pin_mut().map(|closed| closed.poll(cx));
+            }
+            closed
+        };
+        let skip = !std::mem::replace(this.started, true) && is_closed(cx);
         if !skip {
             let result = run.poll(cx);
-            match (&result, watch) {
-                (Poll::Ready(Ok(_)), _) | (Poll::Pending, None) => return result,
-                (Poll::Ready(Err(error)), _) => {
+            match &result {
+                Poll::Ready(Ok(_)) => return result,
+                Poll::Ready(Err(error)) => {
                     this.item.settle_call(was_sent(error), false);
-                    // Others may queue at the gate that this item's failure has closed.
-                    let _ = watch.map(Watch::is_closed);
                     if this.item.hand_over().is_err() {
                         return result;
                     }
                 }
-                (Poll::Pending, Some(watch)) => {
-                    // Registered before the look at the gate, so that no closing is missed.
-                    while this
-                        .told
-                        .as_mut()
-                        .as_pin_mut()
-                        .is_some_and(|told| told.poll(cx).is_ready())
-                    {
-                        this.told.set(Some(watch.told()));
-                    }
-                    if !watch.is_closed() || this.item.call_under_way() || this.item.hand_over().is_err() {
+                Poll::Pending => {
+                    if !is_closed(cx) || this.item.call_under_way() || this.item.hand_over().is_err() {
                         return result;
                     }
                 }
@@ -257,7 +225,7 @@ where
         this.step.set(Step::Second {
             run: Oneshot::new(second, request),
         });
-        this.told.set(None);
+        this.closed.set(None);
         match this.step.project() {
             StepProjection::Second { run } => run.poll(cx),
             StepProjection::First { .. } => unreachable!("the second strategy was set above"),

@@ -18,7 +18,7 @@ use tower::{Layer, ServiceExt, service_fn};
 use crate::support::{Request, Script, Step, answer, invalid, item, request, throttled};
 
 fn cache() -> ResponseCache {
-    ResponseCache::new()
+    ResponseCache::default()
 }
 
 /// By the input, which in these tests is a text.
@@ -418,7 +418,7 @@ async fn a_panic_of_user_code_is_its_items_alone() {
         tokio::time::sleep(Duration::from_secs(1)).await;
         Ok::<_, LlmError>(LlmResponse::new(request.input().to_string()))
     });
-    let cache: ResponseCache = ResponseCache::new();
+    let cache: ResponseCache = ResponseCache::default();
     let layer = CacheLayer::new(cache.clone()).key_with(|request: &LlmRequest<u32>| {
         assert_ne!(*request.input(), 3, "no key");
         Some(request.input().to_string())

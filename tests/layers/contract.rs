@@ -115,7 +115,7 @@ async fn token_accounting_holds_the_contract() {
 /// A layer that answers one request for many is asked a different thing every time, or nobody would be called.
 fn cache() -> CacheLayer<String, impl Fn(&Request) -> Option<String> + Clone> {
     let asked = Arc::new(AtomicUsize::new(0));
-    CacheLayer::new(ResponseCache::new()).key_with(move |_: &Request| {
+    CacheLayer::new(ResponseCache::default()).key_with(move |_: &Request| {
         let number = asked.fetch_add(1, Ordering::SeqCst);
         Some(number.to_string())
     })

@@ -31,7 +31,7 @@ impl<O, K> CacheLayer<O, K> {
     /// use llm_batch::LlmRequest;
     /// use llm_batch::layer::cache::{CacheLayer, ResponseCache, prompt_key};
     ///
-    /// let cache: ResponseCache = ResponseCache::new();
+    /// let cache: ResponseCache = ResponseCache::new(10_000);
     /// // Of answers that vary by nature, every item gets one of its own.
     /// let layer = CacheLayer::new(cache).key_with(|request: &LlmRequest| {
     ///     let prompt = request.input();

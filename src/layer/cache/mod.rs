@@ -10,7 +10,7 @@
 //! use llm_batch::{LlmError, LlmRequest, LlmResponse, StandardLayer, TokenUsage};
 //! use tower::{ServiceBuilder, ServiceExt, service_fn};
 //!
-//! let cache = ResponseCache::new();
+//! let cache = ResponseCache::new(10_000);
 //! let model = ServiceBuilder::new()
 //!     .layer(CacheLayer::new(cache.clone()))
 //!     .layer(StandardLayer::new())

@@ -1,5 +1,7 @@
 //! How many bytes an answer takes.
 
+use std::any::Any;
+
 use serde::Serialize;
 use serde_json::Value;
 
@@ -16,6 +18,23 @@ pub(super) fn of_answer<O>(answer: &LlmResponse<O>, output: usize) -> usize {
     (ENTRY + size_of_val(answer))
         .saturating_add(output)
         .saturating_add(of_metadata(&answer.metadata))
+}
+
+/// Counted for an output of a type whose size outside of the value itself is not known.
+const OUTPUT: usize = 2 * 1024;
+
+/// The bytes that an output holds outside of itself.
+pub(super) fn of_output<O: 'static>(output: &O) -> usize {
+    let output: &dyn Any = output;
+    if let Some(text) = output.downcast_ref::<String>() {
+        text.len()
+    } else if let Some(bytes) = output.downcast_ref::<Vec<u8>>() {
+        bytes.len()
+    } else if let Some(value) = output.downcast_ref::<Value>() {
+        of_value(value)
+    } else {
+        OUTPUT
+    }
 }
 
 fn of_metadata(metadata: &ResponseMetadata) -> usize {

@@ -22,6 +22,9 @@ use crate::usage::TokenUsage;
 /// The longest time to live that the store takes: a thousand years.
 const LONGEST: Duration = Duration::from_secs(1_000 * 365 * 24 * 3_600);
 
+/// What a typical answer takes, its key and bookkeeping included.
+const TYPICAL: u64 = 4 * 1024;
+
 /// 64 MiB.
 const MAX_BYTES: u64 = 64 * 1024 * 1024;
 
@@ -85,13 +88,17 @@ impl ResponseCacheBuilder {
         self
     }
 
-    /// The cache, for outputs that are text or bytes (`String`, `Vec<u8>`, `Bytes`). For others see
+    /// Room for about this many answers of 4 KiB each, keys and bookkeeping included: another way to set
+    /// [`max_bytes`](Self::max_bytes).
+    pub const fn capacity(self, answers: u64) -> Self {
+        self.max_bytes(answers.saturating_mul(TYPICAL))
+    }
+
+    /// The cache. The sizes of outputs that are texts, bytes or JSON (`String`, `Vec<u8>`, `serde_json::Value`) are taken; an
+    /// output of any other type counts as 2 KiB beside its own fields. For large ones of those see
     /// [`build_sized_by`](Self::build_sized_by).
-    pub fn build<O>(self) -> ResponseCache<O>
-    where
-        O: AsRef<[u8]> + Clone + Send + Sync + 'static,
-    {
-        self.build_sized_by(|output: &O| output.as_ref().len())
+    pub fn build<O: Clone + Send + Sync + 'static>(self) -> ResponseCache<O> {
+        self.build_sized_by(size::of_output)
     }
 
     /// The cache, for outputs of any type: `size` returns how many bytes an output holds on the heap. An estimate will do, such as
@@ -166,16 +173,18 @@ impl ResponseCache<String> {
     }
 }
 
-impl<O: AsRef<[u8]> + Clone + Send + Sync + 'static> ResponseCache<O> {
-    /// A cache of 64 MiB, in which answers are kept as long as there is room. See [`builder`](ResponseCache::builder) for more.
-    pub fn new() -> Self {
-        ResponseCache::builder().build()
+impl<O: Clone + Send + Sync + 'static> ResponseCache<O> {
+    /// A cache with room for about `capacity` answers of 4 KiB each, which are kept as long as there is room. See
+    /// [`builder`](ResponseCache::builder) for a bound in bytes.
+    pub fn new(capacity: u64) -> Self {
+        ResponseCache::builder().capacity(capacity).build()
     }
 }
 
-impl<O: AsRef<[u8]> + Clone + Send + Sync + 'static> Default for ResponseCache<O> {
+/// A cache of 64 MiB.
+impl<O: Clone + Send + Sync + 'static> Default for ResponseCache<O> {
     fn default() -> Self {
-        Self::new()
+        ResponseCache::builder().build()
     }
 }
 

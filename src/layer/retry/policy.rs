@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -54,10 +55,29 @@ struct Config {
     max_calls: u32,
     max_billed_repeats: u32,
     backoff: Backoff,
+    max_hint: Duration,
+    warned: Arc<AtomicBool>,
     budget: Option<Arc<dyn Budget + Send + Sync>>,
     events: Option<Events>,
     meter: Meter,
 }
+
+impl Config {
+    /// Warns once of settings of which only one can hold.
+    fn warn_of_contradictions(&self) {
+        let Backoff { initial, max, .. } = self.backoff;
+        if initial > max && !self.warned.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                target: "llm_batch::retry",
+                "retry policy: the initial backoff of {initial:?} is longer than the maximum of {max:?}, which counts; \
+                 raise `max_backoff` or lower `initial_backoff`"
+            );
+        }
+    }
+}
+
+/// The longest hint that is obeyed by default: that of [`Cooldown`](crate::layer::rate_limiter::Cooldown).
+const MAX_HINT: Duration = Duration::from_secs(600);
 
 /// What one item has used up.
 #[derive(Clone, Copy, Debug, Default)]
@@ -87,6 +107,8 @@ impl RetryPolicy {
                 max_calls: u32::MAX,
                 max_billed_repeats: 1,
                 backoff: Backoff::DEFAULT,
+                max_hint: MAX_HINT,
+                warned: Arc::default(),
                 budget: None,
                 events: None,
                 meter: Meter::new(None),
@@ -120,7 +142,7 @@ impl<C, F, H> RetryPolicy<C, F, H> {
         self.set(|config| config.max_throttles = max_throttles)
     }
 
-    /// At most so many calls of one item, over both budgets. No limit by default.
+    /// Upper bound on the calls of one item, over both budgets. None by default.
     ///
     /// # Panics
     /// If `max_calls` is 0.
@@ -158,10 +180,17 @@ impl<C, F, H> RetryPolicy<C, F, H> {
         self.set(|config| config.backoff.base = base)
     }
 
-    /// The longest backoff. 60 s by default. A provider's hint may be longer, and is obeyed.
+    /// The longest backoff. 60 s by default. A provider's hint may be longer, and is obeyed up to
+    /// [`max_hint`](Self::max_hint). Where it is shorter than the [initial backoff](Self::initial_backoff), it counts.
     #[must_use]
     pub fn max_backoff(self, max: Duration) -> Self {
         self.set(|config| config.backoff.max = max)
+    }
+
+    /// The longest wait that a provider's hint may ask for. 600 s by default, as at a gate.
+    #[must_use]
+    pub fn max_hint(self, max: Duration) -> Self {
+        self.set(|config| config.max_hint = max)
     }
 
     /// A budget shared by everything that has a clone of it, so that a broken input set does not double the cost:
@@ -238,7 +267,8 @@ impl<C, F, H> RetryPolicy<C, F, H> {
     fn decide(&mut self, verdict: &Verdict, item: Option<&Arc<Item>>) -> Option<Duration> {
         let config = &*self.config;
         let progress = &mut self.progress;
-        let hint = verdict.retry_after.unwrap_or_default();
+        // A server may say anything.
+        let hint = verdict.retry_after.unwrap_or_default().min(config.max_hint);
         let jittered = |failure| config.backoff.wait(failure, fastrand::f64());
         // Whether a gate will hold the call for the wait, so that it need not be slept here.
         let mut held_below = false;
@@ -338,6 +368,7 @@ where
     }
 
     fn clone_request(&mut self, request: &Req) -> Option<Req> {
+        self.config.warn_of_contradictions();
         // tower asks for a clone right before each call.
         if let Some(item) = self.item_of_own(request) {
             item.expect_call();

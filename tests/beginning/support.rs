@@ -1,0 +1,65 @@
+//! A provider that counts what reaches it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use llm_batch::{LlmError, LlmRequest, LlmResponse, TokenUsage, WorkItem};
+use tokio::time::sleep;
+use tower::Service;
+
+pub(crate) const MS: Duration = Duration::from_millis(1);
+
+pub(crate) type Answer = Result<LlmResponse<u64>, LlmError>;
+
+/// Answers after a time; each answer uses two tokens.
+#[derive(Clone)]
+pub(crate) struct Provider {
+    latency: Duration,
+    pub(crate) calls: Arc<AtomicU32>,
+    pub(crate) answers: Arc<AtomicU32>,
+}
+
+impl Provider {
+    pub(crate) fn new(latency: Duration) -> Self {
+        Self {
+            latency,
+            calls: Arc::default(),
+            answers: Arc::default(),
+        }
+    }
+
+    pub(crate) fn calls(&self) -> u32 {
+        self.calls.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn answers(&self) -> u32 {
+        self.answers.load(Ordering::SeqCst)
+    }
+}
+
+impl Service<LlmRequest<u64>> for Provider {
+    type Response = LlmResponse<u64>;
+    type Error = LlmError;
+    type Future = BoxFuture<'static, Answer>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), LlmError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: LlmRequest<u64>) -> Self::Future {
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        let provider = self.clone();
+        Box::pin(async move {
+            sleep(provider.latency).await;
+            provider.answers.fetch_add(1, Ordering::SeqCst);
+            Ok(LlmResponse::new(*request.input()).with_usage(TokenUsage::new(1, 1)))
+        })
+    }
+}
+
+pub(crate) fn numbers(count: u64) -> impl futures::Stream<Item = WorkItem<u64>> + Unpin {
+    futures::stream::iter((0..count).map(WorkItem::new))
+}
