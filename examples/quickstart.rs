@@ -1,15 +1,17 @@
 //! 200 grade-school maths questions through a provider that throttles, fails and stalls.
 //!
-//! `cargo run --release --example quickstart`
+//! `cargo run --no-default-features --features openai,progress,testing --example quickstart`
 //!
-//! Needs no key and no server: the simulated provider listens on a loopback port and is spoken to over HTTP. With
-//! `OPENAI_API_KEY` or `OPENAI_BASE_URL` set it asks that provider instead (`MODEL` chooses the model).
+//! Needs no key and no server: the simulated provider serves real HTTP on a loopback port. A real one is asked only if a model is
+//! named, which costs money: `... --example quickstart -- openai:gpt-4o-mini` (with TLS, so without `--no-default-features`).
 
 use std::env;
 
 use futures::{StreamExt, stream};
 use llm_batch::testing::{Preset, SimulatedProvider};
-use llm_batch::{BoxError, Events, LlmStreamExt, OpenAi, Progress, Prompt, RateLimiter, StandardLayer};
+use llm_batch::{
+    BoxError, Events, LlmStreamExt, OpenAi, Progress, Prompt, RateLimiter, StandardLayer, strategy,
+};
 use serde_json::Value;
 use tower::Layer;
 
@@ -17,31 +19,26 @@ const QUESTIONS: &str = include_str!("../tests/data/gsm8k-200.jsonl");
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
-    let real = ["OPENAI_API_KEY", "OPENAI_BASE_URL"]
-        .iter()
-        .any(|name| env::var_os(name).is_some());
-    let (provider, server) = if real {
-        (OpenAi::from_env()?, None)
-    } else {
-        let server = SimulatedProvider::builder()
-            .preset(Preset::Throttled)
-            .seed(3)
-            .build()?
-            .serve("127.0.0.1:0")
-            .await?;
-        println!(
-            "no key is set: asking the simulated provider at {}\n",
-            server.base_url()
-        );
-        (
-            OpenAi::builder()
+    let (model, server) = match env::args().nth(1) {
+        Some(model) => {
+            println!("asking {model} {} real questions\n", QUESTIONS.lines().count());
+            (strategy(&model)?, None)
+        }
+        None => {
+            let server = SimulatedProvider::builder()
+                .preset(Preset::Throttled)
+                .seed(3)
+                .build()?
+                .serve("127.0.0.1:0")
+                .await?;
+            println!("asking the simulated provider at {}\n", server.base_url());
+            let client = OpenAi::builder()
                 .base_url(server.base_url())
                 .api_key("none needed")
-                .build()?,
-            Some(server),
-        )
+                .build()?;
+            (client.model("gpt-4o-mini"), Some(server))
+        }
     };
-    let model = env::var("MODEL").unwrap_or_else(|_| "gpt-4o-mini".to_owned());
 
     let events = Events::new();
     let stack = StandardLayer::new()
@@ -60,7 +57,7 @@ async fn main() -> Result<(), BoxError> {
     });
 
     let mut results = stream::iter(prompts)
-        .with_strategy(stack.layer(provider.model(model)))
+        .with_strategy(stack.layer(model))
         .llm_batch(50)
         .events(&events);
     let progress = Progress::new(&results.handle()).events(&events).start();

@@ -1,5 +1,6 @@
 //! A batch that was run to its end and kept.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
@@ -44,11 +45,15 @@ impl<R, E, C> BatchResult<R, E, C> {
         self.outcomes.iter().filter_map(failed)
     }
 
-    /// The outcomes by their ids. An id need not be unique: the first item that has it counts.
-    pub fn by_id(&self) -> HashMap<&ItemId, &Outcome<R, E, C>> {
+    /// The outcomes by the text of their ids: `by_id()["q7"]`. An id need not be unique: the first item that has it counts.
+    pub fn by_id(&self) -> HashMap<Cow<'_, str>, &Outcome<R, E, C>> {
         let mut by_id = HashMap::with_capacity(self.outcomes.len());
         for outcome in &self.outcomes {
-            by_id.entry(&outcome.id).or_insert(outcome);
+            let id = match &outcome.id {
+                ItemId::Index(index) => Cow::Owned(index.to_string()),
+                ItemId::Text(text) => Cow::Borrowed(&**text),
+            };
+            by_id.entry(id).or_insert(outcome);
         }
         by_id
     }

@@ -179,7 +179,7 @@ where
     /// let prompts = stream::iter([("a", "?"), ("b", "?"), ("c", "?")]);
     /// let result = prompts.with_strategy(model).llm_batch(10).into_result().await;
     /// assert_eq!(result.successes().map(|(outcome, _)| outcome.index).collect::<Vec<_>>(), [0, 2]);
-    /// assert_eq!(result.by_id()[&"c".into()].response().unwrap().output, "answer 2");
+    /// assert_eq!(result.by_id()["c"].response().unwrap().output, "answer 2");
     /// println!("{}", result.summary);
     /// # }
     /// ```

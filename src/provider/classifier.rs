@@ -8,11 +8,13 @@ use crate::error::{BoxError, ErrorKind, LlmError};
 
 /// Judges HTTP responses by status and headers, for stacks over a plain HTTP client.
 ///
-/// It serves `http::Response` with any body, and `reqwest::Response` with the feature `reqwest`, beside any error
-/// type: an error of this crate is judged as [`KindClassifier`] would, a `reqwest::Error` by how far the call got, and
-/// any other error is [`ErrorKind::Other`], retried after a backoff. Bodies are not read, so a 429 is always a rate
-/// limit, and a 404, which may be about an object of one request, fails its item alone; a closure that reads the body can
-/// tell more. Around such a client, [`HttpCallLayer`](crate::HttpCallLayer) makes a call last until its body has ended.
+/// It serves `http::Response` with any body, and with the feature `reqwest` the `Response` of reqwest 0.13; those of other
+/// versions convert into `http::Response`. An error of this crate is judged as [`KindClassifier`] would, a
+/// `reqwest::Error` by how far the call got, and any other error is [`ErrorKind::Other`], retried after a backoff.
+///
+/// Bodies are not read, so a 429 is always a rate limit, and a 404, which may be about an object of one request, fails its
+/// item alone; a closure that reads the body can be more precise.
+/// Around such a client, [`HttpCallLayer`](crate::HttpCallLayer) makes a call last until its body has ended.
 ///
 /// ```
 /// use std::convert::Infallible;

@@ -29,16 +29,17 @@ pub(super) fn add_passage(text: &mut String, passage: &str) {
 
 /// A source, unless nothing is known of it.
 pub(super) fn source(url: Option<String>, title: Option<String>, quote: Option<String>) -> Option<Citation> {
-    let mut source = Citation::default();
-    (source.url, source.title, source.quote) = (url, title, quote);
+    let source = Citation { url, title, quote };
     (source != Citation::default()).then_some(source)
 }
 
 /// A file whose content is in base64.
 pub(super) fn file(mime_type: Option<String>, data: Option<String>) -> MediaFile {
-    let mut file = MediaFile::default();
-    (file.mime_type, file.data) = (mime_type, data);
-    file
+    MediaFile {
+        mime_type,
+        data,
+        ..MediaFile::default()
+    }
 }
 
 /// A file by its address, which may be a `data:` URL that holds it.
@@ -53,11 +54,10 @@ pub(super) fn file_at(url: &str) -> MediaFile {
             let kind = kind.split(';').next().filter(|kind| !kind.is_empty());
             file(kind.map(str::to_owned), Some(data.to_owned()))
         }
-        None => {
-            let mut file = MediaFile::default();
-            file.url = Some(url.to_owned());
-            file
-        }
+        None => MediaFile {
+            url: Some(url.to_owned()),
+            ..MediaFile::default()
+        },
     }
 }
 

@@ -33,8 +33,8 @@ const MAX_CONTINUATIONS: usize = 8;
 /// A strategy that asks one model of a provider. Made by a client's `model` or by [`Model::builder`]; cheap to clone.
 ///
 /// One call is one HTTP request, or one for each part of an answer that the provider gives in parts: retry, waits and time
-/// limits are for layers. It is always ready. Every call says what it
-/// used in the item's record, failed ones too, and notes what rate-limit headers said.
+/// limits are for layers. It is always ready. Every call,
+/// failed ones too, notes its usage and the quotas of the reply's headers in the item's record.
 ///
 /// ```
 /// use llm_batch::provider::openai::OpenAi;
@@ -87,7 +87,7 @@ impl Model {
         self
     }
 
-    /// Has answers streamed, which gives the time to the first token and an idle timeout. Off by default.
+    /// Streams answers, which gives the time to the first token and an idle timeout. Off by default.
     #[must_use]
     pub fn with_streaming(mut self, streaming: Streaming) -> Self {
         self.streaming = Some(streaming);

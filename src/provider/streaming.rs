@@ -1,13 +1,13 @@
-//! Replies that come piece by piece.
+//! Streamed replies.
 
 use std::time::Duration;
 
 use serde_json::Value;
 
-/// Has a provider send its answer as server-sent events, which are put together again inside the call.
+/// Requests the answer as server-sent events, and assembles them inside the call.
 ///
-/// The answer is the same. What streaming adds: the time to the first token in the item's report, and an idle
-/// timeout, which tells a call that is stuck from one that is slow.
+/// The response is the same. Streaming adds the time to the first token to the item's report, and an idle timeout,
+/// which distinguishes a stuck call from a slow one.
 ///
 /// ```
 /// use std::time::Duration;
@@ -35,7 +35,7 @@ impl Streaming {
         }
     }
 
-    /// Sets how long nothing at all may come before the call counts as stuck: [`ErrorKind::TimedOut`], sent, may have
+    /// Sets how long the stream may be silent before the call counts as stuck: [`ErrorKind::TimedOut`], sent, may have
     /// been billed. Events count, and so do comments that keep the connection alive.
     ///
     /// The clock runs once the reply has begun. Until then the call may wait in the queue of a server that sends nothing
@@ -48,14 +48,14 @@ impl Streaming {
         self
     }
 
-    /// Waits without a limit; the call timeout is the only one.
+    /// Disables the idle timeout; only the call timeout remains.
     #[must_use]
     pub const fn without_idle_timeout(mut self) -> Self {
         self.idle_timeout = None;
         self
     }
 
-    /// How long nothing at all may come.
+    /// The idle timeout; `None` if it is disabled.
     pub const fn idle_timeout(&self) -> Option<Duration> {
         self.idle_timeout
     }

@@ -24,10 +24,10 @@ pub struct ResponseMetadata {
     /// Why the model stopped.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub finish_reason: Option<FinishReason>,
-    /// What the provider says the call cost, in US dollars.
+    /// The cost of the call as the provider reports it, in US dollars.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cost: Option<f64>,
-    /// Tool calls that the model made in place of, or beside, text; in the provider's form.
+    /// The model's tool calls, in the provider's form.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tool_calls: Vec<Value>,
     /// The model's reasoning, where the provider reveals it.
@@ -45,7 +45,7 @@ pub struct ResponseMetadata {
     /// The reply's body, unmodified, where the client keeps it (`keep_raw_body`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub raw_body: Option<Box<serde_json::value::RawValue>>,
-    /// Whatever else a provider or layer wants to hand on, by type. Not serialised, not compared.
+    /// Further values of a provider or layer, by type. Not serialised, not compared.
     #[serde(skip)]
     pub extensions: http::Extensions,
 }
@@ -103,19 +103,19 @@ impl PartialEq for ResponseMetadata {
     }
 }
 
-/// Why the model stopped, over all providers.
+/// The reason why the model stopped, normalised over all providers.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum FinishReason {
-    /// It was done.
+    /// The answer is complete.
     Stop,
     /// The output token limit was reached.
     Length,
-    /// It wants a tool to be called.
+    /// The model calls a tool.
     ToolCalls,
     /// The provider's filter stopped it.
     ContentFilter,
-    /// A reason this crate does not know, as sent.
+    /// Any other reason, as sent.
     Other(String),
 }
 
@@ -133,7 +133,7 @@ impl FinishReason {
 }
 
 impl From<&str> for FinishReason {
-    /// Reads this crate's names; anything else is [`FinishReason::Other`].
+    /// Parses the names of [`as_str`](FinishReason::as_str); anything else is [`FinishReason::Other`].
     fn from(name: &str) -> Self {
         match name {
             "stop" => Self::Stop,

@@ -1,4 +1,4 @@
-//! What a strategy answers.
+//! Responses of strategies: output, usage, and what else a provider reports.
 
 mod content;
 mod metadata;
@@ -11,7 +11,7 @@ pub use metadata::{FinishReason, ResponseMetadata};
 use crate::error::{BoxError, LlmError};
 use crate::usage::TokenUsage;
 
-/// The answer of a strategy, with what it used.
+/// The response of a strategy: output, usage and metadata.
 ///
 /// ```
 /// use llm_batch::{LlmResponse, TokenUsage};
@@ -26,15 +26,15 @@ use crate::usage::TokenUsage;
 pub struct LlmResponse<O = String> {
     /// The answer itself.
     pub output: O,
-    /// What the call used; `None` means unknown, which is not zero.
+    /// The tokens that the call used; `None` means unknown, which is not zero.
     pub usage: Option<TokenUsage>,
-    /// What else the provider said.
+    /// Everything else that the provider reported.
     #[serde(default)]
     pub metadata: ResponseMetadata,
 }
 
 impl<O> LlmResponse<O> {
-    /// An answer with unknown usage and no metadata.
+    /// A response with unknown usage and no metadata.
     pub fn new(output: O) -> Self {
         Self {
             output,
@@ -43,7 +43,7 @@ impl<O> LlmResponse<O> {
         }
     }
 
-    /// Sets what the call used.
+    /// Sets the usage.
     #[must_use]
     pub fn with_usage(mut self, usage: TokenUsage) -> Self {
         self.usage = Some(usage);
@@ -57,7 +57,7 @@ impl<O> LlmResponse<O> {
         self
     }
 
-    /// The same answer with another output.
+    /// Maps the output.
     pub fn map<P>(self, f: impl FnOnce(O) -> P) -> LlmResponse<P> {
         LlmResponse {
             output: f(self.output),
@@ -66,10 +66,10 @@ impl<O> LlmResponse<O> {
         }
     }
 
-    /// The same answer with an output that may fail to be made.
+    /// Maps the output by a closure that may fail.
     ///
     /// # Errors
-    /// The closure's.
+    /// The error of the closure.
     pub fn try_map<P, E>(self, f: impl FnOnce(O) -> Result<P, E>) -> Result<LlmResponse<P>, E> {
         Ok(LlmResponse {
             output: f(self.output)?,

@@ -1,4 +1,4 @@
-//! What is wrong with an answer.
+//! Faults of an answer.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::error::{BoxError, ErrorKind, LlmError, chain};
 
-/// One thing that is wrong with an answer.
+/// A fault of an answer.
 ///
 /// ```
 /// use llm_batch::Fault;
@@ -18,10 +18,10 @@ use crate::error::{BoxError, ErrorKind, LlmError, chain};
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Fault {
-    /// Where: a JSON pointer (RFC 6901) into the answer, such as `/tags/0`; empty for the answer as a whole. A missing
+    /// The place: a JSON pointer (RFC 6901) into the answer, such as `/tags/0`; empty for the answer as a whole. A missing
     /// field is named itself, not what it is missing from.
     pub path: String,
-    /// What, for people and models.
+    /// The description, for people and models.
     pub message: String,
 }
 
@@ -62,14 +62,14 @@ impl fmt::Display for Fault {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct InvalidOutput {
-    /// Everything that is known to be wrong; a path may stand there more than once.
+    /// All known faults; a path may occur more than once.
     pub faults: Vec<Fault>,
-    /// The answer as JSON, with its good parts and its bad ones; `None` if it is not JSON.
+    /// The answer as JSON, valid and invalid parts alike; `None` if it is not JSON.
     pub value: Option<Value>,
 }
 
 impl InvalidOutput {
-    /// These faults, of an answer that is not JSON, or not known.
+    /// An error with these faults, of an answer that is not JSON or not known.
     pub fn new(faults: impl IntoIterator<Item = Fault>) -> Self {
         Self {
             faults: faults.into_iter().collect(),
@@ -89,7 +89,7 @@ impl InvalidOutput {
         self
     }
 
-    /// What was wrong with the answer that `error` is about, in its chain of sources; `None` if it is about something else.
+    /// Finds a validation failure in the error's chain of sources; `None` if there is none.
     pub fn of<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Self> {
         chain(error).find_map(|error| error.downcast_ref())
     }

@@ -10,9 +10,10 @@ impl<S, T> Structured<S, T>
 where
     T: Validate<Context: Default>,
 {
-    /// Adds the rules of the type's own `garde::Validate`.
+    /// Adds the rules of the type's `garde::Validate`.
     ///
-    /// Paths are those of the JSON, also where serde renames fields.
+    /// Paths are those of the JSON, even where serde renames fields. The trait is that of garde 0.23: another version of
+    /// garde in a type is another trait.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() {

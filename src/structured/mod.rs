@@ -19,7 +19,7 @@
 //!     let stars = if request.attempt() == 1 { 9 } else { 4 };
 //!     Ok::<_, LlmError>(LlmResponse::new(format!(r#"{{"product": "lamp", "stars": {stars}}}"#)))
 //! });
-//! // Under the retry layer: an answer that is not valid is asked for again, at once.
+//! // Under the retry layer: an invalid answer is retried immediately.
 //! let model = ServiceBuilder::new()
 //!     .layer(RetryLayer::new(RetryPolicy::new(3)))
 //!     .service(model.structured::<Review>());
@@ -28,28 +28,28 @@
 //! # }
 //! ```
 //!
-//! # What is checked
+//! # Checks
 //! 1. The text is JSON, in an outer code fence or bare. [`recover_json`](Structured::recover_json) also takes the one JSON
 //!    value in a text.
 //! 2. It follows the schema: types, required fields, choices, bounds, formats.
-//! 3. The type takes it, as serde decides.
-//! 4. It keeps the rules of [`validate_with`](Structured::validate_with), and of `garde` where
+//! 3. It deserialises into the type.
+//! 4. It satisfies the rules of [`validate_with`](Structured::validate_with), and of `garde` where
 //!    `validate_with_garde` asks for it (feature `garde`).
 //!
-//! Whatever fails is an [`LlmError`] of kind [`Validation`](ErrorKind::Validation), which a retry policy repeats at once. It
+//! A failure is an [`LlmError`] of kind [`Validation`](ErrorKind::Validation), which the retry policy retries immediately. It
 //! keeps the call's usage and the text ([`LlmError::raw_output`]), and names every fault by path: [`InvalidOutput::of`].
 //!
-//! # What is no validation failure
-//! An answer that the output token limit cut is [`Truncated`](ErrorKind::Truncated): to ask again with the same limit would
-//! end the same way, so it is not retried. A refusal, or an answer that the provider's filter stopped, is
+//! # Other failures
+//! An answer cut by the output token limit is [`Truncated`](ErrorKind::Truncated) and is not retried: the same limit would
+//! cut it again. A refusal, or an answer that the provider's filter stopped, is
 //! [`ContentFilter`](ErrorKind::ContentFilter).
 //!
-//! # What is sent
-//! The schema of the type, unless the prompt has its own. Each provider is sent the part of it that it takes; a schema that a
-//! provider would refuse fails before the call, with the path. Where a provider wants every property, optional ones may
+//! # Requests
+//! The schema of the type, unless the prompt has its own. Each provider receives the subset that it supports; a schema that a
+//! provider would reject fails before the call, with the path. Where a provider requires every property, optional ones may
 //! come back as null, which counts as missing.
 //!
-//! Providers want an object at the top. For any other type (`Vec<T>`, an enum) the schema is that of an object with one
+//! Providers require an object at the top level. For any other type (`Vec<T>`, an enum) the schema is that of an object with one
 //! property, `value`, and an answer may have that form or not.
 
 mod answer;
@@ -77,9 +77,9 @@ pub use self::text::strip_code_fence;
 
 /// Typed answers for every strategy that takes a [`Prompt`](crate::Prompt) and answers with text.
 ///
-/// Apply it to the provider, under the retry layer. The [module](self) tells what is checked.
+/// Apply it to the provider, under the retry layer. The [module](self) lists the checks.
 pub trait StructuredExt: Service<LlmRequest, Response = LlmResponse, Error: From<LlmError>> + Sized {
-    /// Answers are values of `T`: its schema is sent with the prompt, and what comes back is checked.
+    /// Makes answers values of `T`: sends its schema with the prompt, and validates the answer.
     ///
     /// ```
     /// use llm_batch::StructuredExt;
@@ -102,7 +102,7 @@ pub trait StructuredExt: Service<LlmRequest, Response = LlmResponse, Error: From
     /// ```
     ///
     /// # Panics
-    /// If the schema of `T` is no valid JSON Schema, such as one with a malformed pattern.
+    /// If the schema of `T` is not a valid JSON Schema, such as one with a malformed pattern.
     #[track_caller]
     fn structured<T>(self) -> Structured<Self, T>
     where
@@ -117,7 +117,7 @@ pub trait StructuredExt: Service<LlmRequest, Response = LlmResponse, Error: From
         }
     }
 
-    /// Answers are JSON of a schema that is known only at run time.
+    /// Makes answers JSON of a schema that is known only at run time.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), llm_batch::LlmError> {
@@ -135,7 +135,7 @@ pub trait StructuredExt: Service<LlmRequest, Response = LlmResponse, Error: From
     /// ```
     ///
     /// # Errors
-    /// [`ErrorKind::Configuration`] if it is no valid JSON Schema.
+    /// [`ErrorKind::Configuration`] if it is not a valid JSON Schema.
     fn structured_by(self, schema: Value) -> Result<Structured<Self, Value>, LlmError> {
         let schema = Schema::new(schema).map_err(|error| {
             LlmError::new(
@@ -146,11 +146,11 @@ pub trait StructuredExt: Service<LlmRequest, Response = LlmResponse, Error: From
         Ok(Structured::new(self, Reader::new(schema)))
     }
 
-    /// Answers are what `parse` makes of the text, for everything that is not JSON. No schema is sent.
+    /// Makes answers from the text by `parse`, for anything that is not JSON. Sends no schema.
     ///
-    /// Its error becomes a validation failure, so that the answer is asked for again. An [`LlmError`] stays what it is
-    /// ([`LlmError::fatal`] gives up), and an [`InvalidOutput`] may name several faults. `parse` is given the text as it came;
-    /// [`strip_code_fence`] takes a fence off.
+    /// An error of `parse` becomes a validation failure, which is retried. An [`LlmError`] is passed through
+    /// ([`LlmError::fatal`] ends the item), and an [`InvalidOutput`] may name several faults. `parse` receives the text
+    /// unmodified; [`strip_code_fence`] removes a code fence.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() {

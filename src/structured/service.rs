@@ -18,8 +18,7 @@ use crate::response::LlmResponse;
 
 /// A strategy whose answers are values of `T`. Made by [`StructuredExt`](super::StructuredExt).
 ///
-/// Readiness is that of the strategy inside. Nothing is lost by dropping its future that the strategy inside would not
-/// lose.
+/// Readiness is that of the inner strategy. Dropping its future loses no more than dropping that of the inner strategy.
 ///
 /// ```
 /// use llm_batch::structured::Structured;
@@ -45,13 +44,13 @@ impl<S, T> Structured<S, T> {
         }
     }
 
-    /// The schema that is sent with prompts that have none.
+    /// The schema sent with prompts that have none of their own.
     pub fn schema(&self) -> &Value {
         &self.reader.schema.sent
     }
 
-    /// Whether the one JSON object or list in an answer is taken when there are words, or half a fence, around it. Off by
-    /// default: then such an answer is asked for again. Two values in one answer are never guessed at.
+    /// Sets whether to extract the only JSON object or list from an answer with text, or half a code fence, around it. Off
+    /// by default: such an answer is a validation failure. An answer with two values always is one.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() {
@@ -70,7 +69,7 @@ impl<S, T> Structured<S, T> {
         self
     }
 
-    /// Adds a rule: what it finds wrong with a value that the schema and the type allow. All rules are asked.
+    /// Adds a rule that reports the faults of a value which the schema and the type allow. All rules run.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() {
@@ -148,8 +147,8 @@ impl<S: fmt::Debug, T> fmt::Debug for Structured<S, T> {
     }
 }
 
-/// A strategy whose answers are what a closure makes of the text. Made by
-/// [`StructuredExt::parse_with`](super::StructuredExt::parse_with). Readiness is that of the strategy inside.
+/// A strategy whose answers a closure makes from the text. Made by
+/// [`StructuredExt::parse_with`](super::StructuredExt::parse_with). Readiness is that of the inner strategy.
 ///
 /// ```
 /// use llm_batch::structured::Parsed;

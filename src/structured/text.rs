@@ -5,7 +5,7 @@ use serde_json::Value;
 /// The text without the code fence around it, or as it is where no fence goes around all of it.
 ///
 /// The first line has to open the fence and the last one to close it, with no other closing line between; an inner fence,
-/// and one that text stands before or after, is left alone. White space around is dropped where a fence is.
+/// or one with text before or after it, is left unchanged. White space around a removed fence is dropped.
 ///
 /// ```
 /// use llm_batch::structured::strip_code_fence;

@@ -1,9 +1,7 @@
 //! A batch that is run to its end and kept, over any source.
 
 use futures::{StreamExt, stream};
-use llm_batch::{
-    BatchResult, ErrorKind, ItemId, LlmError, LlmRequest, LlmResponse, LlmStreamExt, Termination,
-};
+use llm_batch::{BatchResult, ErrorKind, LlmError, LlmRequest, LlmResponse, LlmStreamExt, Termination};
 use tower::{ServiceExt, service_fn};
 
 use crate::support::Sleeper;
@@ -47,7 +45,7 @@ async fn a_collected_batch_is_in_input_order_and_round_trips() {
     // Ids that stand twice: the first one.
     let by_id = result.by_id();
     assert_eq!(by_id.len(), 2);
-    assert_eq!(by_id[&ItemId::from("q1")].index, 5);
+    assert_eq!(by_id["q1"].index, 5);
     assert_eq!((result.summary.succeeded, result.summary.failed), (5, 5));
     assert_eq!(result.summary.termination, Some(Termination::Completed));
 

@@ -494,31 +494,6 @@ async fn requests_of_other_crates() {
     assert!(matches!(service.oneshot(200).await, Err(MyError::Refused(_))));
 }
 
-#[test]
-fn inside_a_foreign_client() {
-    let limiter = plain().build().unwrap();
-    let classify = |outcome: Result<&reqwest::Response, &BoxError>| match outcome {
-        Ok(response) if response.status() == 429 => throttled(),
-        Ok(_) => Verdict::SUCCESS,
-        Err(_) => Verdict::new(Disposition::Backoff),
-    };
-    let service = ServiceBuilder::new()
-        .layer(RateLimiterLayer::new(limiter).classify_with(classify).untracked())
-        .map_err(BoxError::from)
-        .service(service_fn(
-            async |factory: async_openai::middleware::HttpRequestFactory| {
-                let request = factory.build().await?;
-                reqwest::Client::new()
-                    .execute(request)
-                    .await
-                    .map_err(async_openai::error::OpenAIError::from)
-            },
-        ));
-    let _client =
-        async_openai::Client::with_config(async_openai::config::OpenAIConfig::new().with_api_key("test"))
-            .with_http_service(service);
-}
-
 #[tokio::test(start_paused = true)]
 async fn sorted_by_time_no_call_starts_while_the_gate_is_closed() {
     let events = Events::with_capacity(1 << 16);

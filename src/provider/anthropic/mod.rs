@@ -12,7 +12,7 @@
 //! # Ok(()) }
 //! ```
 //!
-//! # What becomes of a prompt
+//! # Requests
 //!
 //! | [`Prompt`](crate::Prompt) | request |
 //! |---|---|
@@ -30,11 +30,13 @@
 //! An error here is [`ErrorKind::InvalidRequest`](crate::ErrorKind::InvalidRequest), and nothing is sent. Extra fields and
 //! [raw](crate::Prompt::raw) bodies are not looked into.
 //!
-//! # What becomes of a reply
+//! # Replies
 //!
 //! The output is the text of all text blocks. The metadata has tool calls as the `tool_use` blocks that came, thinking
 //! blocks as [`ResponseMetadata::reasoning`](crate::ResponseMetadata::reasoning), and the citations of text blocks as
-//! [`ResponseMetadata::citations`](crate::ResponseMetadata::citations). A refusal is [`ErrorKind::ContentFilter`](crate::ErrorKind::ContentFilter) with the text so far and its usage. A reply that
+//! [`ResponseMetadata::citations`](crate::ResponseMetadata::citations).
+//!
+//! A refusal is [`ErrorKind::ContentFilter`](crate::ErrorKind::ContentFilter) with the text so far and its usage. A reply that
 //! stops with `pause_turn`, which long runs of Anthropic's own tools do, is continued inside the call.
 
 mod classification;

@@ -1,4 +1,4 @@
-//! What only this provider can be told.
+//! Settings that only this provider has.
 
 use serde::{Deserialize, Serialize};
 
@@ -52,7 +52,7 @@ pub enum Effort {
     Low,
     /// Between low and high.
     Medium,
-    /// What models do unless told otherwise.
+    /// The models' default.
     High,
     /// More than high; not every model knows it.
     XHigh,

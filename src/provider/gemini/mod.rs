@@ -12,7 +12,7 @@
 //! # Ok(()) }
 //! ```
 //!
-//! # What a prompt becomes
+//! # Requests
 //! System text, and messages of [`Role::System`](crate::Role::System), become `systemInstruction`. An image with a `data:` URL becomes
 //! `inlineData`; one with an `https:` or `gs:` address becomes `fileData`. Sampling parameters and schema go into
 //! `generationConfig`. An [extra](crate::Prompt::with_extra) field is a field of the body; `generationConfig` as an extra field is laid
@@ -29,15 +29,17 @@
 //! # let _ = prompt;
 //! ```
 //!
-//! # What a reply becomes
+//! # Replies
 //! The text is that of the first candidate, without thoughts, which count as output in the usage. Function calls are in
 //! [`ResponseMetadata::tool_calls`](crate::ResponseMetadata::tool_calls), each as the part that it came in, so that it can be sent back as
 //! [`Part::json`](crate::Part::json). Parts marked as `thought` are
 //! [`ResponseMetadata::reasoning`](crate::ResponseMetadata::reasoning); a `thoughtSignature` on any other part is only in the
 //! raw body. Grounding, recitation and URL metadata are [`ResponseMetadata::citations`](crate::ResponseMetadata::citations),
 //! `inlineData` and `fileData` [`ResponseMetadata::media`](crate::ResponseMetadata::media), `logprobsResult` and `avgLogprobs`
-//! [`ResponseMetadata::logprobs`](crate::ResponseMetadata::logprobs). An answer that the provider wants continued (`CONTINUATION`) is continued within the call, up to eight times; its
-//! usage is that of all parts.
+//! [`ResponseMetadata::logprobs`](crate::ResponseMetadata::logprobs).
+//!
+//! An answer that the provider wants continued (`CONTINUATION`) is continued within the call, up to eight times; its usage is
+//! that of all parts.
 
 mod classification;
 mod client;

@@ -1,4 +1,4 @@
-//! What only this provider knows.
+//! Settings that only this provider has.
 
 use serde::Serialize;
 
@@ -34,7 +34,7 @@ pub enum SchemaForm {
     OpenApi,
 }
 
-/// A kind of content that the provider's safety filter looks for.
+/// A category of the provider's safety filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[non_exhaustive]
 pub enum HarmCategory {
@@ -47,12 +47,12 @@ pub enum HarmCategory {
     /// Sexual content.
     #[serde(rename = "HARM_CATEGORY_SEXUALLY_EXPLICIT")]
     SexuallyExplicit,
-    /// What helps to do harm.
+    /// Content that facilitates harm.
     #[serde(rename = "HARM_CATEGORY_DANGEROUS_CONTENT")]
     DangerousContent,
 }
 
-/// From what probability of harm on the filter blocks.
+/// The probability of harm from which on the filter blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[non_exhaustive]
 pub enum HarmBlockThreshold {
@@ -73,7 +73,7 @@ pub enum HarmBlockThreshold {
     LowAndAbove,
 }
 
-/// How much a model thinks, for models that are told in words.
+/// The thinking level, for models that take one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
 #[non_exhaustive]

@@ -8,9 +8,10 @@ use crate::response::{Citation, Citations, Logprobs, MediaFile, TokenLogprob};
 
 /// The log probabilities in a list of tokens.
 pub(super) fn logprobs(tokens: &Value) -> Option<Box<Logprobs>> {
-    let mut logprobs = Logprobs::default();
-    logprobs.tokens = token_logprobs(Some(tokens));
-    unless_empty(logprobs)
+    unless_empty(Logprobs {
+        tokens: token_logprobs(Some(tokens)),
+        mean: None,
+    })
 }
 
 fn token_logprobs(tokens: Option<&Value>) -> Vec<TokenLogprob> {
@@ -20,23 +21,22 @@ fn token_logprobs(tokens: Option<&Value>) -> Vec<TokenLogprob> {
 
 fn token_logprob(value: &Value) -> Option<TokenLogprob> {
     let byte = |byte: &Value| u8::try_from(byte.as_u64()?).ok();
-    let mut token = TokenLogprob::default();
-    value.get("token")?.as_str()?.clone_into(&mut token.token);
-    token.logprob = value.get("logprob")?.as_f64()?;
-    token.bytes = value
-        .get("bytes")
-        .and_then(|bytes| bytes.as_array()?.iter().map(byte).collect());
-    token.top = token_logprobs(value.get("top_logprobs"));
-    Some(token)
+    let bytes = value.get("bytes").and_then(Value::as_array);
+    Some(TokenLogprob {
+        token: value.get("token")?.as_str()?.to_owned(),
+        logprob: value.get("logprob")?.as_f64()?,
+        bytes: bytes.and_then(|bytes| bytes.iter().map(byte).collect()),
+        top: token_logprobs(value.get("top_logprobs")),
+    })
 }
 
 /// The sources of annotations. Those of a chat completion stand in a field named as their type, those of a response in
 /// the annotation itself.
 pub(super) fn citations(parts: Vec<Value>) -> Citations {
-    let mut citations = Citations::default();
-    citations.sources = parts.iter().filter_map(annotated).collect();
-    citations.parts = parts;
-    citations
+    Citations {
+        sources: parts.iter().filter_map(annotated).collect(),
+        parts,
+    }
 }
 
 fn annotated(part: &Value) -> Option<Citation> {
@@ -55,9 +55,11 @@ fn annotated(part: &Value) -> Option<Citation> {
 
 /// A recording, as both wires send it.
 pub(super) fn recording(audio: &Value) -> Option<MediaFile> {
-    let mut recording = file(None, owned(audio, "data"));
-    recording.id = owned(audio, "id");
-    recording.transcript = owned(audio, "transcript");
+    let recording = MediaFile {
+        id: owned(audio, "id"),
+        transcript: owned(audio, "transcript"),
+        ..file(None, owned(audio, "data"))
+    };
     (recording != MediaFile::default()).then_some(recording)
 }
 

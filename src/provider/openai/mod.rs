@@ -43,7 +43,7 @@
 //! | what | seen at |
 //! |---|---|
 //! | an error inside a reply with status 200, whole or as a piece of a stream | OpenRouter, Responses, LiteLLM |
-//! | the error's stable name in `metadata.error_type`, a repeat's sense in `availability.retryable`, the upstream's words in `metadata.raw` | OpenRouter |
+//! | the error's stable name in `metadata.error_type`, whether to retry in `availability.retryable`, the upstream's message in `metadata.raw` | OpenRouter |
 //! | what the call cost in `usage.cost`, kept as [`ResponseMetadata::cost`](crate::ResponseMetadata::cost) | OpenRouter |
 //! | the input split into `prompt_cache_hit_tokens` and `prompt_cache_miss_tokens` | DeepSeek |
 //! | usage of a stream in its last piece, in a piece of its own, or under `x_groq` | DeepSeek, Mistral, OpenRouter; OpenAI; Groq |

@@ -29,19 +29,19 @@ const DEFAULT_RENEW_BEFORE: Duration = Duration::from_secs(300);
 /// share at a tenth of the price. A handle: clones share the cache.
 ///
 /// Made by [`Gemini::context_cache`]. It costs nothing until the first prompt of its [`model`](Self::model) needs it (or
-/// [`prepare`](Self::prepare) is called). However many calls wait for it then, there is one search and one creation:
+/// [`prepare`](Self::prepare) is called). All calls that wait for it share one search and one creation:
 ///
 /// - The cache is known by its content and model. A live one of the same identity, made by an earlier run or by
 ///   another process, is adopted, with the times that the provider gives it; otherwise one is created. Identity is kept in the
 ///   cache's display name. If the caches cannot be listed, one is created.
 /// - When less than [300 s](Self::with_renew_before) of its life remain, it is renewed in place, by one call for all. If that
-///   fails, the cache is used on and the renewal tried again half a minute later.
-/// - If the provider does not know it any more when a prompt refers to it, it is replaced once, and the prompt sent once
+///   fails, the cache stays in use, and the renewal is retried after 30 s.
+/// - If the provider no longer has it when a prompt refers to it, it is replaced once, and the prompt is sent once
 ///   more. The refused request is a call of its own in the item's report, which is known to have cost nothing.
 ///
 /// It stays when the program ends, since the next run may adopt it, and ends by itself after its time to live;
 /// [`delete`](Self::delete) removes it before. The provider bills its storage by time. Making it is billed as input once, which is in no
-/// item's account; [`tokens`](Self::tokens) tells how many.
+/// item's account; see [`tokens`](Self::tokens).
 ///
 /// Prompts to [`model`](Self::model) must not repeat what is in the cache: the system text and tools of the cache are left out, and any
 /// others are an error before the call. Their messages come after the cached ones.
@@ -69,14 +69,14 @@ const DEFAULT_RENEW_BEFORE: Duration = Duration::from_secs(300);
 /// # Ok(()) }
 /// ```
 ///
-/// # Errors of its making
-/// A call that waits for a cache that cannot be made fails unsent, with the kind of the provider's reply, so that it is retried
-/// or not as that says. Content that the provider refuses (one below its smallest size, for instance) fails all calls at once,
+/// # Errors
+/// If the cache cannot be created, the calls that wait for it fail without being sent, with the kind of the provider's
+/// error, which decides on a retry. Content that the provider refuses (one below its smallest size, for instance) fails all calls at once,
 /// and is not sent again.
 ///
 /// # Cancel safety
-/// A call that goes away while the cache is being made does not stop the making for the others. If all go away, it rests until the
-/// next call and goes on then.
+/// A dropped call does not stop the creation for the others. If every waiting call is dropped, the creation pauses until the
+/// next call.
 #[derive(Clone)]
 pub struct ContextCache {
     shared: Arc<Shared>,
@@ -145,7 +145,7 @@ impl ContextCache {
         Model::new(Arc::new(format), self.shared.model.clone())
     }
 
-    /// Makes the cache now, if it is not there yet, rather than with the first prompt.
+    /// Creates the cache now, if it does not exist yet, instead of with the first prompt.
     ///
     /// # Errors
     /// As the calls that wait for it.
@@ -158,13 +158,13 @@ impl ContextCache {
         Some(self.shared.life.live()?.name.to_string())
     }
 
-    /// How many tokens the cache holds, if one is known and the provider told.
+    /// The tokens in the cache, if one is known and the provider reported them.
     pub fn tokens(&self) -> Option<u64> {
         self.shared.life.live()?.tokens
     }
 
-    /// Removes the cache at the provider, once however often it is called, and ends this handle and its clones: later calls fail
-    /// unsent. Does nothing at the provider if no cache was made or adopted. One that is gone already is no error.
+    /// Deletes the cache at the provider, once for any number of calls, and ends this handle and its clones: later calls fail
+    /// unsent. Does nothing at the provider if no cache was made or adopted. A cache that is already gone is not an error.
     ///
     /// Calls under way are not waited for: delete when the batch is done.
     ///
@@ -172,7 +172,7 @@ impl ContextCache {
     /// The provider's; a later call tries again.
     ///
     /// # Cancel safety
-    /// Dropped before its end, the removal rests where it is until somebody deletes again.
+    /// If it is dropped early, the removal pauses until `delete` is called again.
     pub async fn delete(&self) -> Result<(), LlmError> {
         self.shared.life.delete(&self.shared.remote).await
     }

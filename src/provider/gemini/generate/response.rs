@@ -15,7 +15,8 @@ use crate::provider::streaming::Assemble as _;
 use crate::provider::wire;
 use crate::provider::wire_format::Ask;
 use crate::response::{
-    Citations, FinishReason, LlmResponse, Logprobs, Media, Reasoning, ResponseMetadata, TokenLogprob,
+    Citations, FinishReason, LlmResponse, Logprobs, Media, MediaFile, Reasoning, ResponseMetadata,
+    TokenLogprob,
 };
 use crate::usage::TokenUsage;
 
@@ -235,8 +236,10 @@ impl Content {
             } else if let Some(data) = part.get("fileData")
                 && let Some(address) = text(data, "fileUri")
             {
-                let mut linked = file_at(address);
-                linked.mime_type = owned(data, "mimeType");
+                let linked = MediaFile {
+                    mime_type: owned(data, "mimeType"),
+                    ..file_at(address)
+                };
                 add_file(&mut content.media, linked);
             }
         }
@@ -252,31 +255,30 @@ fn logprobs(candidate: &Value) -> Logprobs {
     let top = list("topCandidates").unwrap_or_default();
     let top_of = |place: usize| top.get(place)?.get("candidates")?.as_array();
     let chosen = list("chosenCandidates").unwrap_or_default().iter().enumerate();
-    let mut logprobs = Logprobs::default();
-    logprobs.mean = candidate.get("avgLogprobs").and_then(Value::as_f64);
-    logprobs.tokens = chosen
-        .filter_map(|(place, token)| {
-            let mut token = token_logprob(token)?;
-            token.top = top_of(place)
-                .into_iter()
-                .flatten()
-                .filter_map(token_logprob)
-                .collect();
-            Some(token)
+    let tokens = chosen.filter_map(|(place, token)| {
+        let top = top_of(place).into_iter().flatten();
+        Some(TokenLogprob {
+            top: top.filter_map(token_logprob).collect(),
+            ..token_logprob(token)?
         })
-        .collect();
-    logprobs
+    });
+    Logprobs {
+        tokens: tokens.collect(),
+        mean: candidate.get("avgLogprobs").and_then(Value::as_f64),
+    }
 }
 
 /// A certain token may come without its log probability, which is zero then, as Google leaves out zeros.
 fn token_logprob(value: &Value) -> Option<TokenLogprob> {
-    let mut token = TokenLogprob::default();
-    value.get("token")?.as_str()?.clone_into(&mut token.token);
-    token.logprob = match value.get("logProbability") {
+    let logprob = match value.get("logProbability") {
         Some(logprob) => logprob.as_f64()?,
         None => 0.0,
     };
-    Some(token)
+    Some(TokenLogprob {
+        token: value.get("token")?.as_str()?.to_owned(),
+        logprob,
+        ..TokenLogprob::default()
+    })
 }
 
 /// The sources of the tools that ground an answer, and those that it was recognised to quote.
@@ -284,7 +286,7 @@ fn citations(candidate: &mut Value) -> Citations {
     let mut citations = Citations::default();
     for name in ["groundingMetadata", "citationMetadata", "urlContextMetadata"] {
         let found = candidate.get_mut(name).map(Value::take).unwrap_or_default();
-        if !found.as_object().is_some_and(|fields| !fields.is_empty()) {
+        if found.as_object().is_none_or(serde_json::Map::is_empty) {
             continue;
         }
         let lists = ["groundingChunks", "citationSources", "citations", "urlMetadata"];

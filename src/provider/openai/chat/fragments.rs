@@ -82,6 +82,8 @@ fn add(part: &mut Map<String, Value>, name: String, value: Value) {
 pub(super) struct Recording {
     fields: Map<String, Value>,
     bytes: Vec<u8>,
+    /// Whether a piece was not base64. Then there are no bytes rather than wrong ones.
+    broken: bool,
     transcript: String,
 }
 
@@ -92,10 +94,10 @@ impl Recording {
             match (name.as_str(), value) {
                 (_, Value::Null) => {}
                 ("transcript", Value::String(words)) => self.transcript.push_str(&words),
-                // A piece that is not base64 has no bytes to add.
-                ("data", Value::String(data)) => {
-                    self.bytes.extend(STANDARD.decode(data).unwrap_or_default());
-                }
+                ("data", Value::String(data)) => match STANDARD.decode(data) {
+                    Ok(bytes) => self.bytes.extend(bytes),
+                    Err(_) => self.broken = true,
+                },
                 (_, value) => {
                     self.fields.insert(name, value);
                 }
@@ -105,7 +107,7 @@ impl Recording {
 
     /// The recording as it would have come whole, or null if there is none.
     pub(super) fn into_value(mut self) -> Value {
-        if !self.bytes.is_empty() {
+        if !self.bytes.is_empty() && !self.broken {
             let data = STANDARD.encode(&self.bytes);
             self.fields.insert("data".to_owned(), data.into());
         }
@@ -181,7 +183,6 @@ mod tests {
             // Padded inside.
             json!({"data": STANDARD.encode("two!")}),
             json!({"data": STANDARD.encode("three"), "expires_at": 5}),
-            json!({"data": "%"}),
             json!(null),
         ] {
             recording.push(fragment);
@@ -191,5 +192,14 @@ mod tests {
             json!({"id": "audio_1", "transcript": "Hi there", "expires_at": 5, "data": STANDARD.encode("onetwo!three")})
         );
         assert_eq!(Recording::default().into_value(), Value::Null);
+
+        let mut broken = Recording::default();
+        for fragment in [
+            json!({"data": STANDARD.encode("one"), "transcript": "One"}),
+            json!({"data": "%"}),
+        ] {
+            broken.push(fragment);
+        }
+        assert_eq!(broken.into_value(), json!({"transcript": "One"}));
     }
 }

@@ -180,7 +180,8 @@ impl Output {
 fn image(item: &Value) -> Option<MediaFile> {
     let data = owned(item, "result")?;
     let format = content::text(item, "output_format").unwrap_or("png");
-    let mut image = file(Some(format!("image/{format}")), Some(data));
-    image.id = owned(item, "id");
-    Some(image)
+    Some(MediaFile {
+        id: owned(item, "id"),
+        ..file(Some(format!("image/{format}")), Some(data))
+    })
 }

@@ -8,5 +8,5 @@ fn mistakes_read_as_one_sentence_at_the_call() {
         eprintln!("skipped: set LLM_BATCH_COMPILE_FAIL=1 to compare the compiler's messages");
         return;
     }
-    trybuild::TestCases::new().compile_fail("tests/compile_fail/cases/*.rs");
+    trybuild::TestCases::new().compile_fail("cases/*.rs");
 }

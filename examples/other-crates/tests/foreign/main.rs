@@ -6,5 +6,5 @@ mod openai_client;
 mod openai_streams;
 mod reqwest_client;
 mod server;
-#[path = "../layers/streaming_server.rs"]
+#[path = "../../../../tests/layers/streaming_server.rs"]
 mod streaming_server;

@@ -1,0 +1,1 @@
+//! Benches of llm-batch by criterion: see `benches` beside this file.

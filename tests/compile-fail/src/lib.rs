@@ -1,0 +1,1 @@
+//! The texts of compiler errors: see `cases` beside this file.
