@@ -55,6 +55,12 @@ fn client_strategy(name: &str) {
     assert!(rejected > 0 && calls == 40 + rejected, "{printed}");
 }
 
+/// The numbers in what is printed, in order.
+fn numbers(printed: &str) -> Vec<u64> {
+    let words = printed.split(|character: char| !character.is_ascii_digit());
+    words.filter_map(|word| word.parse().ok()).collect()
+}
+
 #[test]
 fn save_to_sqlite() {
     let expected = "100 questions to ask\n60 questions to ask\n100 answers in the database, 2500 tokens\n";
