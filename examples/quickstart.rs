@@ -1,9 +1,9 @@
 //! 200 grade-school maths questions through a provider that throttles, fails and stalls.
 //!
-//! `cargo run --no-default-features --features openai,progress,testing --example quickstart`
+//! `cargo run -p quickstart`
 //!
 //! Needs no key and no server: the simulated provider serves real HTTP on a loopback port. A real one is asked only if a model is
-//! named, which costs money: `... --example quickstart -- openai:gpt-4o-mini` (with TLS, so without `--no-default-features`).
+//! named, which costs money: `cargo run --features progress,testing --example quickstart -- openai:gpt-4o-mini`, which has TLS.
 
 use std::env;
 
