@@ -75,7 +75,7 @@ async fn main() -> Result<(), BoxError> {
     for (_, id, answer) in answers.iter().take(3) {
         println!("  {id}: {}", answer.lines().last().unwrap_or_default());
     }
-    println!("\n{}", results.summary());
+    println!("\n{:#}", results.summary());
 
     if let Some(server) = server {
         let theirs = server.shutdown().await;

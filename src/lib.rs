@@ -107,7 +107,7 @@
 //! | `openai` | the provider for OpenAI (Responses and chat completions) and compatible servers, over `reqwest` | yes |
 //! | `anthropic` | the provider for Anthropic's Messages, over `reqwest` | yes |
 //! | `gemini` | the provider for Google's Gemini, with its context caches, over `reqwest` | yes |
-//! | `rustls`, `native-tls` | the TLS of the providers | `rustls` |
+//! | `rustls`, `ring`, `native-tls` | the TLS of the providers: rustls with aws-lc, rustls with ring, or the system's | `rustls` |
 //! | `metrics` | counters and histograms through the `metrics` facade | |
 //! | `progress` | a terminal progress bar | |
 //! | `prices` | price tables, for the cost of calls | |
@@ -243,6 +243,11 @@ pub use ::schemars;
 #[cfg(all(doctest, feature = "openai", feature = "structured"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// The programs of the page on testing, compiled and run.
+#[cfg(all(doctest, feature = "testing"))]
+#[doc = include_str!("../docs/testing-your-batch.md")]
+struct TestingYourBatch;
 
 /// The programs of the page for users of the Python package, compiled.
 #[cfg(doctest)]

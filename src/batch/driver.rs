@@ -415,7 +415,7 @@ impl<B: BatchItem, T: Tasks<B>> Drop for Driver<B, T> {
             let reason = Termination::Dropped.to_string();
             for (slot, Slot { item, .. }) in self.slots.drain() {
                 // What ends from now on is not counted, here or in a ledger, as more than a call of unknown usage.
-                item.settle_call(true, false);
+                item.settle_dropped();
                 let kind = ErrorKind::Aborted;
                 let report = self.shared.finish(Some(slot), &item, at, Some(kind));
                 let failure = Failure {

@@ -128,7 +128,7 @@ where
                 Ok(Poll::Pending) => {
                     // Registered before the look, so that no stop is missed.
                     self.item.run_by(cx.waker());
-                    if !self.item.must_end() {
+                    if self.item.entered() && !self.item.must_end() {
                         return Poll::Pending;
                     }
                     End::Aborted
@@ -182,7 +182,13 @@ where
                     return Poll::Ready(End::Answered(Err(error)));
                 }
                 match request.take() {
-                    Some(request) if item.hand_over().is_ok() => strategy.call(request),
+                    Some(request) if item.hand_over().is_ok() => {
+                        let future = strategy.call(request);
+                        if !item.entered() {
+                            return Poll::Ready(End::Aborted);
+                        }
+                        future
+                    }
                     _ => return Poll::Ready(End::Aborted),
                 }
             }

@@ -166,7 +166,7 @@ impl CallHold {
                 call.held = false;
                 call.started = now;
             }
-            None => record.handed = Handed::Unwatched,
+            None => record.handed = Handed::Entering,
         }
         Ok(())
     }

@@ -60,6 +60,8 @@ pub(super) enum Handed {
     /// It was handed to none, or the call that it led to is in the accounts.
     #[default]
     No,
+    /// It is being handed over, in the poll that runs: the service may begin a call.
+    Entering,
     /// No layer that watches calls has seen it since: the service may be in a call.
     Unwatched,
     /// A layer that watches calls has it: what is not begun there did not take place.
@@ -229,7 +231,9 @@ impl Record {
 
     /// The call of a request that no layer watched has ended: counts it, with unknown usage, if it was `sent`.
     pub(super) fn settle(&mut self, sent: bool, answered: bool) {
-        if std::mem::take(&mut self.handed) == Handed::Unwatched && sent {
+        let unwatched = matches!(self.handed, Handed::Entering | Handed::Unwatched);
+        self.handed = Handed::No;
+        if unwatched && sent {
             self.report.calls += 1;
             self.report.unknown_usage_calls += 1;
             self.report.unknown_cost_calls += 1;
@@ -239,7 +243,8 @@ impl Record {
 
     /// Whether a call is under way, or may be: a strategy that no layer watches is taken to be in one.
     pub(super) fn call_under_way(&self) -> bool {
-        self.handed == Handed::Unwatched || self.open_calls().any(|call| !call.held)
+        matches!(self.handed, Handed::Entering | Handed::Unwatched)
+            || self.open_calls().any(|call| !call.held)
     }
 
     /// Whether a stop ends the item: a drain does if it is in no call, and at work on no answer that is paid for.

@@ -116,14 +116,34 @@ impl Item {
         let now = Instant::now();
         let mut record = self.record();
         record.may_begin(now)?;
-        record.handed = Handed::Unwatched;
+        record.handed = Handed::Entering;
         Ok(())
+    }
+
+    /// For the driver, after the strategy was called and after each poll: what was handed over is under way. Returns whether the item
+    /// goes on: a stream that was dropped meanwhile has closed it, and counted no call that was only being handed over.
+    pub(crate) fn entered(&self) -> bool {
+        let mut record = self.record();
+        if record.handed == Handed::Entering {
+            record.handed = Handed::Unwatched;
+        }
+        !record.closed
+    }
+
+    /// For the driver whose stream is dropped: what no layer watches is cut, unless it has not begun.
+    pub(crate) fn settle_dropped(&self) {
+        let mut record = self.record();
+        let begun = record.handed != Handed::Entering;
+        record.settle(begun, false);
     }
 
     /// For retry policies, right before each call: as [`hand_over`](Self::hand_over), for a request that was handed to the policy's
     /// own layer, which will call in any case.
     pub fn expect_call(&self) {
-        self.record().handed = Handed::Unwatched;
+        let mut record = self.record();
+        if record.handed != Handed::Unwatched {
+            record.handed = Handed::Entering;
+        }
     }
 
     /// The call that followed [`hand_over`](Self::hand_over) has ended. If no layer watched it and it was `sent`, it is counted

@@ -2,7 +2,9 @@
 
 use serde_json::Value;
 
-use crate::response::{Citation, Media, MediaFile};
+#[cfg(feature = "gemini")]
+use crate::response::Media;
+use crate::response::{Citation, MediaFile};
 
 /// A box around what holds something; none for what holds nothing, as most answers do.
 pub(super) fn unless_empty<T: Default + PartialEq>(value: T) -> Option<Box<T>> {

@@ -213,6 +213,7 @@ pub(crate) enum Misconfigured {
     MissingApiKey,
     MalformedVariable,
     MalformedHeader,
+    #[cfg(feature = "anthropic")]
     InvalidOption,
 }
 
@@ -226,6 +227,7 @@ impl Misconfigured {
             Self::MissingApiKey => "missing_api_key",
             Self::MalformedVariable => "malformed_variable",
             Self::MalformedHeader => "malformed_header",
+            #[cfg(feature = "anthropic")]
             Self::InvalidOption => "invalid_option",
         }
     }

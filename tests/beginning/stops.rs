@@ -237,7 +237,8 @@ async fn nothing_begins_after_a_stop_from_any_layer() {
     }
 }
 
-/// A retry over a bare strategy: the backoff is over at the very moment of the stop, on another thread.
+/// Retries of a bare strategy race with a stop on another thread. A call that had begun right before the stop may reach the strategy
+/// right after it; a second one of the same item must not.
 #[test]
 fn no_retry_begins_beside_a_stop() {
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -247,12 +248,12 @@ fn no_retry_begins_beside_a_stop() {
         .unwrap();
     for round in 0..200_u64 {
         let stopped = Arc::new(AtomicBool::new(false));
-        let late = Arc::new(AtomicU32::new(0));
+        let late: Arc<[AtomicU32; 8]> = Arc::default();
         let (seen, counted) = (Arc::clone(&stopped), Arc::clone(&late));
-        let policy = RetryPolicy::new(50).initial_backoff(Duration::ZERO);
-        let strategy = RetryLayer::new(policy).layer(service_fn(move |_: LlmRequest<u64>| {
+        let policy = RetryPolicy::new(1_000).initial_backoff(Duration::ZERO);
+        let strategy = RetryLayer::new(policy).layer(service_fn(move |request: LlmRequest<u64>| {
             if seen.load(Ordering::SeqCst) {
-                counted.fetch_add(1, Ordering::SeqCst);
+                counted[usize::try_from(request.index()).unwrap()].fetch_add(1, Ordering::SeqCst);
             }
             async {
                 tokio::task::yield_now().await;
@@ -271,7 +272,10 @@ fn no_retry_begins_beside_a_stop() {
             outcomes.await.unwrap()
         });
         assert!(outcomes.len() <= 8);
-        assert_eq!(late.load(Ordering::SeqCst), 0, "round {round}");
+        assert!(
+            late.iter().all(|late| late.load(Ordering::SeqCst) <= 1),
+            "round {round}"
+        );
     }
 }
 

@@ -11,7 +11,7 @@ use llm_batch::layer::rate_limiter::{
 use llm_batch::layer::retry::{RetryLayer, RetryPolicy};
 use llm_batch::layer::token_accounting::{TokenAccountingLayer, TokenLedger};
 use llm_batch::{
-    BoxError, Disposition, ErrorKind, EventKind, Events, Item, ItemId, KindClassifier, LlmError, LlmRequest,
+    Disposition, ErrorKind, EventKind, Events, Item, ItemId, KindClassifier, LlmError, LlmRequest,
     LlmResponse, Prompt, QuotaDimension, ReportedQuota, TokenUsage, Verdict, WaitReason,
 };
 use tokio::time::Instant;

@@ -90,6 +90,10 @@ impl HttpClient {
         if !config.system_proxy {
             builder = builder.no_proxy();
         }
+        #[cfg(all(feature = "ring", not(feature = "rustls"), not(feature = "native-tls")))]
+        {
+            builder = builder.tls_backend_preconfigured(tls_with_ring()?);
+        }
         let client = builder.build().map_err(|error| {
             LlmError::new(
                 ErrorKind::Configuration,
@@ -348,4 +352,17 @@ fn keeps_alive(version: http::Version, headers: &HeaderMap) -> bool {
     } else {
         !said("close")
     }
+}
+
+/// The platform's certificates, checked with ring. A library installs no provider for the whole process.
+#[cfg(all(feature = "ring", not(feature = "rustls"), not(feature = "native-tls")))]
+fn tls_with_ring() -> Result<rustls::ClientConfig, LlmError> {
+    use rustls_platform_verifier::BuilderVerifierExt as _;
+
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .and_then(|config| config.with_platform_verifier())
+        .map(|config| config.with_no_client_auth())
+        .map_err(|error| LlmError::new(ErrorKind::Configuration, format!("no TLS: {error}")))
 }
