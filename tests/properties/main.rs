@@ -72,6 +72,60 @@ fn the_scenarios_are_not_idle() {
     assert!(seen.values().all(|scenarios| *scenarios >= 5), "{seen:?}");
 }
 
+/// Seven calls end at the same instant, and seven that wait take their places, the last of them a newcomer.
+#[test]
+fn places_that_become_free_at_once_are_taken_in_order() {
+    use self::scenario::{Client, Consumer, Faults, Provider};
+    use llm_batch::testing::Hint;
+
+    holds(&Scenario {
+        seed: 4_404_054_053_668_926_655,
+        items: 23,
+        concurrency: 20,
+        provider: Provider {
+            requests_per_second: None,
+            fixed_window: false,
+            tokens_per_second: None,
+            concurrency: None,
+            count_rejected: false,
+            hint: Hint::None,
+            overload_hint: false,
+            latency: (340, 17),
+            rejection_latency: 0,
+            faults: Faults {
+                reset_unread: 0.0,
+                reset: 0.0,
+                garbled: 0.0,
+                refusal: 0.0,
+                overloaded: 0.0,
+                broken: 0.0,
+                gateway: 0.0,
+                stall: 0.0,
+            },
+            outage: None,
+            balance_lasts_for: None,
+        },
+        client: Client {
+            attempts: 1,
+            throttles: 0,
+            call_timeout: Some(183),
+            item_timeout: None,
+            requests_per_minute: None,
+            tokens_per_minute: None,
+            max_in_flight: Some(7),
+            ramp: false,
+        },
+        consumer: Consumer {
+            pause: 250,
+            in_order: None,
+            leaves_after: None,
+            cancel_on_stop: false,
+        },
+        acts: Vec::new(),
+    })
+    .unwrap();
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 

@@ -19,30 +19,30 @@ pub(crate) struct Scenario {
 
 #[derive(Clone, Debug)]
 pub(crate) struct Provider {
-    requests_per_second: Option<u64>,
-    fixed_window: bool,
-    tokens_per_second: Option<u64>,
-    concurrency: Option<u64>,
-    count_rejected: bool,
+    pub(crate) requests_per_second: Option<u64>,
+    pub(crate) fixed_window: bool,
+    pub(crate) tokens_per_second: Option<u64>,
+    pub(crate) concurrency: Option<u64>,
+    pub(crate) count_rejected: bool,
     pub(crate) hint: Hint,
     pub(crate) overload_hint: bool,
-    latency: (u64, u64),
-    rejection_latency: u64,
-    faults: Faults,
-    outage: Option<(u64, u64, u16)>,
-    balance_lasts_for: Option<u64>,
+    pub(crate) latency: (u64, u64),
+    pub(crate) rejection_latency: u64,
+    pub(crate) faults: Faults,
+    pub(crate) outage: Option<(u64, u64, u16)>,
+    pub(crate) balance_lasts_for: Option<u64>,
 }
 
 #[derive(Clone, Debug)]
-struct Faults {
-    reset_unread: f64,
-    reset: f64,
-    garbled: f64,
-    refusal: f64,
-    overloaded: f64,
-    broken: f64,
-    gateway: f64,
-    stall: f64,
+pub(crate) struct Faults {
+    pub(crate) reset_unread: f64,
+    pub(crate) reset: f64,
+    pub(crate) garbled: f64,
+    pub(crate) refusal: f64,
+    pub(crate) overloaded: f64,
+    pub(crate) broken: f64,
+    pub(crate) gateway: f64,
+    pub(crate) stall: f64,
 }
 
 #[derive(Clone, Debug)]
