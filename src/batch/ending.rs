@@ -64,6 +64,6 @@ pub(super) fn text_of<E: 'static>(error: &E) -> Option<String> {
     if let Some(error) = error.downcast_ref::<LlmError>() {
         Some(caught_text(error))
     } else {
-        error.downcast_ref::<BoxError>().map(|error| caught_text(error))
+        error.downcast_ref::<BoxError>().map(caught_text)
     }
 }

@@ -17,7 +17,9 @@ mod quota;
 
 pub use disposition::Disposition;
 pub use kind::{Delivery, ErrorKind};
-pub(crate) use own::{OwnError, caught_text, chain, describe, kind_of, own_error, was_sent};
+#[cfg(any(feature = "reqwest", feature = "structured"))]
+pub(crate) use own::chain;
+pub(crate) use own::{OwnError, caught_text, describe, kind_of, own_error, was_sent};
 pub use quota::{QuotaDimension, QuotaWindow, ReportedQuota};
 
 /// A boxed error that can cross threads: tower's `BoxError`.

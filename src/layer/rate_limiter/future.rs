@@ -194,6 +194,7 @@ fn announce(call: &ActiveCall, calls_begin_inside: &AtomicBool) {
 }
 
 /// How a call ended.
+#[derive(Clone, Copy)]
 struct End {
     verdict: Verdict,
     /// Whether it may have been sent, as far as its error says.

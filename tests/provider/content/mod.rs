@@ -53,7 +53,9 @@ fn reasoning(response: &LlmResponse) -> (&str, &[Value]) {
 }
 
 /// Tokens, their log probabilities, and the tokens that were likely in their place.
-fn logprobs(response: &LlmResponse) -> Vec<(&str, f64, Vec<(&str, f64)>)> {
+type Token<'a> = (&'a str, f64, Vec<(&'a str, f64)>);
+
+fn logprobs(response: &LlmResponse) -> Vec<Token<'_>> {
     let logprobs = response.metadata.logprobs.as_ref().unwrap();
     logprobs
         .tokens
