@@ -46,8 +46,8 @@
 //! - Items in flight and finished ones that were not taken are never more than `n` together. A slow consumer slows
 //!   the source and harms no call; one that parks stops the spending after `n` items.
 //! - A strategy that is shared is cloned for each item. The clone becomes ready and is called in the item's task.
-//! - Nothing an item does ends the batch: an error, a panic, an abort are outcomes. A panic of the source goes on to
-//!   whoever polls, after the items in flight were aborted.
+//! - Nothing an item does ends the batch: an error, a panic, an abort are outcomes. A panic of the source reaches the consumer,
+//!   after the items in flight were aborted.
 //! - Every item taken from the source has exactly one outcome, also after a stop.
 //!
 //! # Ending early
@@ -58,8 +58,10 @@
 //! | a signal | [`stop_on`](LlmBatch::stop_on) |
 //! | by hand | [`BatchHandle::stop`], [`BatchHandle::cancel`] |
 //!
-//! After a stop no item is taken, no call starts and no failed call is retried. [`StopMode`] says what becomes of calls
-//! under way. The first cause is kept as the [`Termination`]. The account and the handle survive the stream.
+//! A stop takes effect at once, on any thread, also while the consumer does not poll the stream: no item is taken, no call begins
+//! and no failed call is retried. [`StopMode`] says what becomes of calls under way. The first cause is kept as the
+//! [`Termination`]. The account and the handle survive the stream. With `llm_batch_local` the time limit and the signal act when the
+//! stream is polled.
 //!
 //! # Cancel safety and money
 //! What a drop loses, what may still be billed, and what is never sent twice:
@@ -70,12 +72,14 @@
 //!   cut: the provider has the request, works on it, and may bill it. The account, still to be had through the
 //!   handle, counts each as a call of unknown usage; tokens are not invented. Items not taken from the source were
 //!   never sent. To keep what is paid for, call [`BatchHandle::stop`] and take the rest.
-//! - **A drain** ([`StopMode::Drain`]) loses nothing that is paid for: calls under way finish and their outcomes come.
-//!   Items that wait are aborted, with what they had spent before in their report.
+//! - **A drain** ([`StopMode::Drain`]) loses nothing that is paid for: an item whose call is under way, or was answered and is being
+//!   worked on above the stack, runs to its end; a call that it would newly begin is refused. Items that wait are aborted, with
+//!   what they had spent before in their report.
 //! - **A cancel** ([`StopMode::Cancel`]) costs what a drop costs, but each item has its outcome, with its report.
 //! - **A panic** in a strategy ends its item alone. Calls it had finished are in the report; one it was in is unknown.
 //! - **The end of the runtime** ends the items; a stream that outlives it yields them as aborted.
-//! - **The dropped `on_complete` work** is not run: it belongs to the end of the stream.
+//! - **The work of `on_complete`** runs in a task of the runtime when the stream is dropped early, once all items have ended, if
+//!   the runtime still runs. [`LlmBatch::close`] leaves early and waits for it.
 //! - The driver calls a strategy once for an item and never again: what repeats a call is a retry layer, which you put
 //!   there. An abort is never followed by a second try.
 //!

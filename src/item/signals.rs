@@ -5,8 +5,8 @@
 //! | [`hand_over`](Item::hand_over) | the driver, retry policies, `Fallback` | the driver, at a stop and at the end |
 //! | [`settle_call`](Item::settle_call) | retry policies, `Fallback`, timeouts, the driver | the accounts |
 //! | [`set_attempt`](Item::set_attempt) | retry policies | requests, events |
-//! | [`limit_deadline`](Item::limit_deadline) | timeout layers | retry policies, whoever begins a call |
-//! | [`set_deadline_missed`](Item::set_deadline_missed) | retry policies, whoever begins a call | timeout layers |
+//! | [`limit_deadline`](Item::limit_deadline) | timeout layers | retry policies, the beginning of a call |
+//! | [`set_deadline_missed`](Item::set_deadline_missed) | retry policies, the beginning of a call | timeout layers |
 //! | [`set_last_failure`](Item::set_last_failure) | retry policies | timeout layers |
 //! | [`set_throttled_until`](Item::set_throttled_until) | gates | retry policies, gates |
 //! | [`add_wait`](Item::add_wait) | whatever waits | the accounts |
