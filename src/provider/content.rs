@@ -2,9 +2,9 @@
 
 use serde_json::Value;
 
-#[cfg(feature = "gemini")]
-use crate::response::Media;
-use crate::response::{Citation, MediaFile};
+use crate::response::Citation;
+#[cfg(any(feature = "openai", feature = "gemini"))]
+use crate::response::MediaFile;
 
 /// A box around what holds something; none for what holds nothing, as most answers do.
 pub(super) fn unless_empty<T: Default + PartialEq>(value: T) -> Option<Box<T>> {
@@ -22,6 +22,7 @@ pub(super) fn owned(value: &Value, name: &str) -> Option<String> {
 }
 
 /// Adds a passage of reasoning: passages are paragraphs.
+#[cfg(any(feature = "openai", feature = "anthropic"))]
 pub(super) fn add_passage(text: &mut String, passage: &str) {
     if !text.is_empty() && !passage.is_empty() {
         text.push_str("\n\n");
@@ -36,6 +37,7 @@ pub(super) fn source(url: Option<String>, title: Option<String>, quote: Option<S
 }
 
 /// A file whose content is in base64.
+#[cfg(any(feature = "openai", feature = "gemini"))]
 pub(super) fn file(mime_type: Option<String>, data: Option<String>) -> MediaFile {
     MediaFile {
         mime_type,
@@ -61,16 +63,4 @@ pub(super) fn file_at(url: &str) -> MediaFile {
             ..MediaFile::default()
         },
     }
-}
-
-/// Files a file by its media type.
-#[cfg(feature = "gemini")]
-pub(super) fn add_file(media: &mut Media, file: MediaFile) {
-    let kind = file.mime_type.as_deref().unwrap_or_default();
-    let list = match kind.split('/').next() {
-        Some("image") => &mut media.images,
-        Some("audio") => &mut media.audio,
-        _ => &mut media.other,
-    };
-    list.push(file);
 }

@@ -8,7 +8,7 @@
 #[cfg_attr(docsrs, doc(cfg(feature = "anthropic")))]
 pub mod anthropic;
 mod classifier;
-#[cfg(feature = "reqwest")]
+#[cfg(any(feature = "openai", feature = "anthropic", feature = "gemini"))]
 mod content;
 #[cfg(feature = "gemini")]
 #[cfg_attr(docsrs, doc(cfg(feature = "gemini")))]

@@ -7,7 +7,7 @@ use super::continuation::CONTINUATION;
 use super::stream::Chunks;
 use super::usage::usage;
 use crate::error::{ErrorKind, LlmError};
-use crate::provider::content::{add_file, file, file_at, owned, source, text, unless_empty};
+use crate::provider::content::{file, file_at, owned, source, text, unless_empty};
 use crate::provider::gemini::classification;
 use crate::provider::http::Reply;
 use crate::provider::reply::{unreadable, with_usage};
@@ -245,6 +245,17 @@ impl Content {
         }
         content
     }
+}
+
+/// Files a file by its media type.
+fn add_file(media: &mut Media, file: MediaFile) {
+    let kind = file.mime_type.as_deref().unwrap_or_default();
+    let list = match kind.split('/').next() {
+        Some("image") => &mut media.images,
+        Some("audio") => &mut media.audio,
+        _ => &mut media.other,
+    };
+    list.push(file);
 }
 
 fn logprobs(candidate: &Value) -> Logprobs {
