@@ -208,6 +208,7 @@ impl fmt::Debug for Client {
 pub(crate) enum Misconfigured {
     UnknownProvider,
     MissingModel,
+    #[cfg(feature = "openai")]
     MissingBaseUrl,
     MalformedBaseUrl,
     MissingApiKey,
@@ -222,6 +223,7 @@ impl Misconfigured {
         match self {
             Self::UnknownProvider => "unknown_provider",
             Self::MissingModel => "missing_model",
+            #[cfg(feature = "openai")]
             Self::MissingBaseUrl => "missing_base_url",
             Self::MalformedBaseUrl => "malformed_base_url",
             Self::MissingApiKey => "missing_api_key",
