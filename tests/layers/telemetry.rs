@@ -245,6 +245,8 @@ async fn each_call_has_a_span_with_what_it_answered() {
 #[tokio::test(start_paused = true)]
 async fn the_span_is_the_strategys_current_one() {
     let recorded = Recorded::default();
+    // With a second one `tracing` asks all of them about a span that another test meets first, and not only that test's thread.
+    let _second = tracing::Dispatch::new(tracing_subscriber::registry());
     let subscriber = tracing_subscriber::registry().with(recorded.clone());
     let _guard = subscribe(subscriber, || !recorded.0.lock().unwrap().is_empty());
     let strategy = service_fn(|_: Request| {
@@ -281,6 +283,8 @@ impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Recorded {
 #[tokio::test]
 async fn a_provider_names_itself_and_its_model() {
     let recorded = Recorded::default();
+    // With a second one `tracing` asks all of them about a span that another test meets first, and not only that test's thread.
+    let _second = tracing::Dispatch::new(tracing_subscriber::registry());
     let subscriber = tracing_subscriber::registry().with(recorded.clone());
     let _guard = subscribe(subscriber, || !recorded.0.lock().unwrap().is_empty());
     let server = SimulatedProvider::builder()
