@@ -40,6 +40,26 @@ fn output_of(name: &str) -> String {
     printed
 }
 
+/// A key in the environment is not spent: a real provider is asked only if it is named. Where the address is dead, a fault shows.
+#[test]
+fn quickstart_with_a_key_in_the_environment_is_simulated() {
+    let output = example("quickstart")
+        .env("OPENAI_API_KEY", "sk-not-to-be-used")
+        .env("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+        .output()
+        .unwrap();
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{printed}");
+    assert!(
+        printed.starts_with("asking the simulated provider at http://127.0.0.1:"),
+        "{printed}"
+    );
+    assert!(
+        printed.contains("200 items: 200 succeeded, 0 failed"),
+        "{printed}"
+    );
+}
+
 #[test]
 fn own_client() {
     let printed = output_of("own_client");

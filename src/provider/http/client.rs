@@ -366,3 +366,19 @@ fn tls_with_ring() -> Result<rustls::ClientConfig, LlmError> {
         .map(|config| config.with_no_client_auth())
         .map_err(|error| LlmError::new(ErrorKind::Configuration, format!("no TLS: {error}")))
 }
+
+#[cfg(all(test, feature = "ring", not(feature = "rustls"), not(feature = "native-tls")))]
+mod tests {
+    /// Without a provider for the whole process, which reqwest alone would ask for and panic.
+    #[test]
+    fn a_client_is_built_with_ring() {
+        assert!(super::tls_with_ring().is_ok());
+        assert!(
+            crate::OpenAi::builder()
+                .base_url("https://127.0.0.1:9/v1")
+                .api_key("none needed")
+                .build()
+                .is_ok()
+        );
+    }
+}
