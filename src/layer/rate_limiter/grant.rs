@@ -12,7 +12,7 @@ use tokio::sync::futures::OwnedNotified;
 use tokio::time::{Instant, Sleep};
 
 use super::error::Refused;
-use super::gate::{Admission, Answer, Ask, Gate, Lost, Slot, Started, Ticket, Waited};
+use super::gate::{Admission, Answer, Ask, Gate, Lost, Place, Slot, Started, Ticket, Waited};
 use crate::classify::Verdict;
 use crate::events::EventKind;
 use crate::item::{CallGuard, CallRefused, Item, WaitReason};
@@ -25,7 +25,7 @@ use crate::item::{CallGuard, CallRefused, Item, WaitReason};
 pub struct Acquire {
     gate: Arc<Gate>,
     estimate: u64,
-    ticket: Option<Ticket>,
+    place: Place,
     hold_until: Option<Instant>,
     item: Option<Arc<Item>>,
     /// A pump that it counted on has died.
@@ -67,7 +67,7 @@ impl Acquire {
         Self {
             gate,
             estimate,
-            ticket: None,
+            place: Place::New,
             hold_until: None,
             item: None,
             orphaned: false,
@@ -121,7 +121,7 @@ impl Acquire {
     fn ask(&self) -> Answer {
         let ask = Ask {
             estimate: self.estimate,
-            ticket: self.ticket,
+            place: self.place,
             hold_until: self.hold_until,
         };
         self.gate
@@ -143,6 +143,12 @@ impl Future for Acquire {
         loop {
             match &mut this.step {
                 Step::Asking => {
+                    if matches!(this.place, Place::New)
+                        && this.hold_until.is_none()
+                        && let Some(admission) = this.gate.ask_at_once(this.estimate)
+                    {
+                        return Poll::Ready(Ok(this.granted(admission)));
+                    }
                     // Made before the look at the gate, so that no opening by hand is missed.
                     let reopened = this
                         .hold_until
@@ -198,7 +204,7 @@ impl Future for Acquire {
                         return Poll::Ready(Err(Refused::Closed));
                     }
                     Poll::Ready(Err(lost)) => {
-                        this.ticket = Some(*ticket);
+                        this.place = Place::Kept(*ticket);
                         this.step = Step::Asking;
                         match lost {
                             Lost::Orphaned => this.orphaned = true,
@@ -264,7 +270,7 @@ impl Grant {
         self.open = false;
         let Some(started) = self.gate.start(&self.admission) else {
             let mut again = Acquire::new(Arc::clone(&self.gate), self.admission.estimate);
-            again.ticket = Some(self.admission.ticket);
+            again.place = self.admission.place;
             again.item = self.item.take();
             return Err(again);
         };
@@ -329,8 +335,7 @@ impl ActiveCall {
     /// As a [`Pace`](super::Pace) of the user's own does; the call is settled then.
     pub fn settle(mut self, verdict: &Verdict, used: Option<u64>) -> Option<Instant> {
         let item = self.guard.as_ref().map(|guard| &**guard.item());
-        let settled = self.gate.end(&self.started, verdict, used, item, &mut self.open);
-        settled.hold_until
+        self.gate.end(&self.started, verdict, used, item, &mut self.open)
     }
 
     /// The tokens reserved for it.

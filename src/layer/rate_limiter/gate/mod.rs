@@ -1,7 +1,8 @@
 //! One gate: the shared object, and what is done outside its lock.
 //!
 //! # The way of one call
-//! 1. [`Acquire`](super::Acquire) asks: `State::ask`, under the lock.
+//! 1. [`Acquire`](super::Acquire) asks: `State::ask`, under the lock (or by the [`fast_path`] without it, while nothing limits the
+//!    calls; then 8 follows).
 //! 2. If nobody waits, the [`Scope`](state) decides at once: open, below the cap, paced, and both quotas have what it needs. It
 //!    takes all of it and notes the start: a grant.
 //! 3. Otherwise the call gets a ticket and a slot in the `Queue`, and its runtime a [`pump`].
@@ -34,16 +35,20 @@ use crate::events::{EventKind, Events};
 use crate::item::Item;
 use crate::telemetry::Meter;
 
+mod fast_path;
 mod policy;
 mod pump;
 mod quota;
 mod state;
 mod waits;
 
+use fast_path::FastPath;
 use policy::{Policy, Question};
 pub(super) use quota::Bucket;
-pub(super) use state::{Admission, Answer, Ask, Config, InFlightRamp, Lost, Slot, Started, State, Ticket};
-use state::{Effects, Settled, Warning, ended};
+pub(super) use state::{
+    Admission, Answer, Ask, Config, InFlightRamp, Lost, Place, Slot, Started, State, Ticket,
+};
+use state::{Effects, Warning, ended, is_answer};
 pub(super) use waits::Waited;
 
 pub(super) const TARGET: &str = "llm_batch::rate_limiter";
@@ -58,6 +63,7 @@ pub(super) struct Gate {
     pub(super) meter: Meter,
     pub(super) store: Option<Box<dyn StateStore>>,
     state: Mutex<State>,
+    fast: FastPath,
     /// The state's epoch, for a look without the lock.
     epoch: AtomicU64,
     /// Names the gate in the notes of items that it holds, and is renewed when it is opened by hand.
@@ -100,12 +106,15 @@ impl Gate {
         default_ramp: bool,
         now: Instant,
     ) -> Self {
+        // A policy of the user's own sees every call.
+        let fast = FastPath::new(config.is_unlimited() && pace.is_none(), now);
         Self {
             meter: Meter::new(Some(&name)),
             name,
             events,
             store,
             state: Mutex::new(State::new(config, now, current_runtime)),
+            fast,
             epoch: AtomicU64::new(0),
             mark: AtomicU64::new(new_mark()),
             policy: pace.map(|(pace, pacing)| Policy::new(pace, pacing)),
@@ -118,25 +127,45 @@ impl Gate {
 
     /// Works on the state under the lock, with the time taken there. What follows from it is left to
     /// [`apply`](Self::apply), once no lock is held.
-    fn locked<R>(&self, work: impl FnOnce(&mut State, Instant, &mut Effects) -> R) -> (R, Effects) {
-        let mut effects = Effects::default();
+    fn locked<R>(
+        &self,
+        effects: &mut Effects,
+        work: impl FnOnce(&mut State, Instant, &mut Effects) -> R,
+    ) -> R {
         let mut state = lock(&self.state);
+        if let Some(counts) = self.fast.close() {
+            state.count(counts);
+        }
         let now = Instant::now();
-        let result = work(&mut state, now, &mut effects);
+        let result = work(&mut state, now, effects);
         if self.epoch.load(Ordering::Relaxed) != state.epoch() {
             self.epoch.store(state.epoch(), Ordering::Release);
         }
-        (result, effects)
+        if self.fast.is_usable()
+            && let Some((counts, generation, until)) = state.free_until()
+        {
+            self.fast.open(counts, generation, until);
+        }
+        result
     }
 
     /// Works on the state under the lock, and then does what follows from it.
     pub(super) fn with<R>(self: &Arc<Self>, work: impl FnOnce(&mut State, Instant, &mut Effects) -> R) -> R {
-        let (result, effects) = self.locked(work);
+        let mut effects = Effects::default();
+        let result = self.locked(&mut effects, work);
         self.apply(effects);
         result
     }
 
-    fn apply(self: &Arc<Self>, mut effects: Effects) {
+    #[inline]
+    fn apply(self: &Arc<Self>, effects: Effects) {
+        if !effects.is_empty() {
+            self.apply_all(effects);
+        }
+    }
+
+    #[cold]
+    fn apply_all(self: &Arc<Self>, mut effects: Effects) {
         loop {
             for (at, event) in effects.notices.events {
                 self.emit(at, None, || event);
@@ -167,7 +196,8 @@ impl Gate {
             if !effects.more && untaken.is_empty() {
                 return;
             }
-            ((), effects) = self.locked(|state, now, effects| {
+            effects = Effects::default();
+            self.locked(&mut effects, |state, now, effects| {
                 for admission in untaken {
                     state.give_back(&admission, now, effects);
                 }
@@ -239,14 +269,27 @@ impl Gate {
         self.with(|state, now, effects| state.give_back(admission, now, effects));
     }
 
+    /// A caller asks for the first time: without the lock, while nothing limits the calls.
+    pub(super) fn ask_at_once(self: &Arc<Self>, estimate: u64) -> Option<Admission> {
+        let epoch = self.epoch.load(Ordering::Acquire);
+        let (start, now) = self.fast.start(Instant::now)?;
+        let admission = Admission::started(estimate, epoch, start, now);
+        if self.epoch.load(Ordering::Acquire) == epoch {
+            return Some(admission);
+        }
+        // The gate has closed meanwhile, and it is not known in which generation it was counted.
+        self.give_back(&admission);
+        None
+    }
+
     /// The last look before a call.
     pub(super) fn start(self: &Arc<Self>, admission: &Admission) -> Option<Started> {
-        if let Some(started) = admission.started
+        if admission.noted
             && self.epoch.load(Ordering::Acquire) == admission.epoch
-            && started.call.at.elapsed() < FRESH
+            && admission.call.call.at.elapsed() < FRESH
         {
             // Let through a moment ago, and the gate has not closed since.
-            return Some(started);
+            return Some(admission.call);
         }
         self.with(|state, now, effects| state.start(admission, now, effects))
     }
@@ -262,7 +305,7 @@ impl Gate {
         self.emit_settled(started, used, settled.at, item);
     }
 
-    /// A call has ended; `open` becomes false with it, before anything can panic.
+    /// A call has ended; `open` becomes false with it, before anything can panic. Returns until when the gate holds its item.
     pub(super) fn end(
         self: &Arc<Self>,
         started: &Started,
@@ -270,8 +313,17 @@ impl Gate {
         used: Option<u64>,
         item: Option<&Item>,
         open: &mut bool,
-    ) -> Settled {
-        let (mut settled, effects) = self.locked(|state, now, effects| {
+    ) -> Option<Instant> {
+        let plain = is_answer(verdict) && verdict.disposition != Disposition::ScopeFatal && !started.probe;
+        if plain && self.fast.end() {
+            *open = false;
+            if self.events.is_some() {
+                self.emit_settled(started, used, Instant::now(), item);
+            }
+            return None;
+        }
+        let mut effects = Effects::default();
+        let mut settled = self.locked(&mut effects, |state, now, effects| {
             *open = false;
             state.end(started, Some(verdict), used, now, effects)
         });
@@ -294,7 +346,7 @@ impl Gate {
         if settled.closes.is_some() {
             settled.hold_until = settled.hold_until.max(closed_until);
         }
-        settled
+        settled.hold_until
     }
 
     fn emit_settled(&self, started: &Started, used: Option<u64>, at: Instant, item: Option<&Item>) {

@@ -56,7 +56,7 @@ const WINDOW: Duration = Duration::from_secs(10);
 /// ... taken to have lasted this long at least, so that a burst is no rate ...
 const SHORTEST: f64 = 1.0;
 /// ... and not across a gap longer than this, which was idleness, unless the pace asked for it.
-const IDLE: f64 = 1.0;
+const IDLE: Duration = Duration::from_secs(1);
 /// How close samples may be.
 const SAMPLE: Duration = Duration::from_millis(50);
 
@@ -84,6 +84,12 @@ impl LinearRecovery {
         self.pacing
     }
 
+    /// When the next start is sampled.
+    pub(super) fn next_look(&self, generation: u64) -> Option<Instant> {
+        let (at, _) = self.samples.back().filter(|_| generation == self.generation)?;
+        Some(*at + SAMPLE)
+    }
+
     /// The accepted rate before `rejected`, in starts per second.
     fn accepted_rate(&self, rejected: &StartedCall) -> f64 {
         let first = self.samples.iter().find(|(at, _)| *at <= rejected.at);
@@ -106,10 +112,10 @@ impl LinearRecovery {
 
 impl Pace for LinearRecovery {
     fn on_start(&mut self, call: &StartedCall) -> Pacing {
-        let longest_gap = IDLE.max(2.0 / self.pacing.starts_per_second());
-        let idle = self
+        let gap = self
             .last_start
-            .is_some_and(|last| call.at.saturating_duration_since(last).as_secs_f64() > longest_gap);
+            .map_or(Duration::ZERO, |last| call.at.saturating_duration_since(last));
+        let idle = gap > IDLE && gap.as_secs_f64() > 2.0 / self.pacing.starts_per_second();
         if call.generation != self.generation || idle {
             self.generation = call.generation;
             self.samples.clear();

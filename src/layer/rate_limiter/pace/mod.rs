@@ -186,6 +186,14 @@ impl BuiltIn {
         }
     }
 
+    /// When it has to see a start of this generation again; `None`: it has to see every one.
+    pub(super) fn next_look(&self, generation: u64) -> Option<Instant> {
+        match self {
+            Self::Linear(pace) => pace.next_look(generation),
+            Self::SlowStart(_) => None,
+        }
+    }
+
     pub(super) fn on_start(&mut self, call: &StartedCall) -> Pacing {
         match self {
             Self::Linear(pace) => pace.on_start(call),

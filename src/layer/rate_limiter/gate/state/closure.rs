@@ -133,6 +133,24 @@ impl Closure {
         self.generation
     }
 
+    /// Starts in the generation.
+    pub(super) const fn starts(&self) -> u64 {
+        self.starts
+    }
+
+    pub(super) const fn set_starts(&mut self, starts: u64) {
+        self.starts = starts;
+    }
+
+    /// Whether one more answer would change nothing.
+    pub(super) fn is_quiet(&self) -> bool {
+        !self.is_shut()
+            && self.probe == Probe::No
+            && self.accepted_any
+            && self.overloaded_in_row == 0
+            && self.overload_pauses == 0
+    }
+
     pub(super) const fn epoch(&self) -> u64 {
         self.epoch
     }

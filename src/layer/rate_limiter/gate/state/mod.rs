@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::runtime;
 use tokio::time::Instant;
 
+use super::fast_path::{Counts, FastStart};
 use super::waits::Waited;
 use crate::classify::Verdict;
 use crate::error::{Delivery, Disposition, ErrorKind};
@@ -36,27 +37,50 @@ pub(in crate::layer::rate_limiter) use slot::{Lost, Slot};
 /// A place among the calls in flight, with its quota, for a call that has not started.
 #[derive(Debug)]
 pub(in crate::layer::rate_limiter) struct Admission {
-    pub(in crate::layer::rate_limiter) ticket: Ticket,
+    pub(in crate::layer::rate_limiter) place: Place,
     pub(in crate::layer::rate_limiter) estimate: u64,
     pub(in crate::layer::rate_limiter) waited: Option<Box<Waited>>,
-    /// The start was noted with the admission: it stands if the gate has not closed since.
-    pub(super) started: Option<Started>,
     pub(super) epoch: u64,
-    /// The tokens taken: the estimate, or where there is none the mean.
-    reserved: u64,
-    due: Instant,
-    generation: u64,
-    probe: bool,
-    /// The shared store gave leave too.
-    shared: bool,
+    /// The call that it is for, as it is known so far.
+    pub(super) call: Started,
+    /// The start was noted with the admission: it stands if the gate has not closed since.
+    pub(super) noted: bool,
+}
+
+impl Admission {
+    /// Of a call that has started while nobody waited.
+    pub(super) fn started(estimate: u64, epoch: u64, start: FastStart, now: Instant) -> Self {
+        Self {
+            place: Place::Head,
+            estimate,
+            waited: None,
+            epoch,
+            call: Started {
+                call: StartedCall {
+                    at: now,
+                    due: now,
+                    generation: start.generation,
+                    ordinal: start.ordinal,
+                    // Not known, and read by policies of the user's own alone.
+                    in_flight: 1,
+                    estimate,
+                },
+                probe: false,
+                shared: false,
+            },
+            noted: true,
+        }
+    }
 }
 
 /// A call that has started.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::layer::rate_limiter) struct Started {
     pub(in crate::layer::rate_limiter) call: StartedCall,
-    probe: bool,
-    shared: bool,
+    /// It goes alone.
+    pub(super) probe: bool,
+    /// The shared store gave leave too.
+    pub(super) shared: bool,
 }
 
 pub(in crate::layer::rate_limiter) type Reply = Result<Admission, Refused>;
@@ -76,24 +100,34 @@ struct Ended {
 
 /// What came of the end of a call.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::layer::rate_limiter) struct Settled {
-    pub(in crate::layer::rate_limiter) at: Instant,
+pub(super) struct Settled {
+    pub(super) at: Instant,
     /// It belongs to the current generation.
     pub(super) current: bool,
     /// It closed the gate: the generation that begins with the pause.
     pub(super) closes: Option<u64>,
     /// Until when an item that was throttled, or rejected for overload, is held by the gate.
-    pub(in crate::layer::rate_limiter) hold_until: Option<Instant>,
+    pub(super) hold_until: Option<Instant>,
 }
 
 /// What a caller asks for.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::layer::rate_limiter) struct Ask {
     pub(in crate::layer::rate_limiter) estimate: u64,
-    /// The place it had, if it comes back with a grant that was overtaken by a pause, or that it took up too late.
-    pub(in crate::layer::rate_limiter) ticket: Option<Ticket>,
+    pub(in crate::layer::rate_limiter) place: Place,
     /// It was throttled, and this is how long its own hint holds it.
     pub(in crate::layer::rate_limiter) hold_until: Option<Instant>,
+}
+
+/// Where a caller stands in the queue.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::layer::rate_limiter) enum Place {
+    /// It comes for the first time.
+    New,
+    /// It comes back with a grant that was overtaken by a pause, or that it took up too late.
+    Kept(Ticket),
+    /// As before, with a grant from when nobody waited: all others came after it.
+    Head,
 }
 
 pub(in crate::layer::rate_limiter) enum Answer {
@@ -150,6 +184,25 @@ pub(in crate::layer::rate_limiter) struct Effects {
     pub(super) closed: bool,
     /// The gate was opened by hand.
     pub(super) reopened: bool,
+}
+
+impl Effects {
+    /// Whether there is nothing to do.
+    pub(super) fn is_empty(&self) -> bool {
+        let flags = [
+            self.wake_pumps,
+            self.spawn_pump,
+            self.more,
+            self.closed,
+            self.reopened,
+        ];
+        let notices = &self.notices;
+        !flags.contains(&true)
+            && self.replies.is_empty()
+            && self.orphans.is_empty()
+            && notices.events.is_empty()
+            && notices.warnings.is_empty()
+    }
 }
 
 /// What a person should know about the gate.
@@ -211,6 +264,20 @@ impl State {
         self.scope.closure.is_shut()
     }
 
+    /// Takes over what was counted without the lock.
+    pub(super) fn count(&mut self, counts: Counts) {
+        self.scope.count(counts);
+    }
+
+    /// Whether calls may pass without the lock: until when, and the counts to go on from, of which generation.
+    pub(super) fn free_until(&self) -> Option<(Counts, u64, Instant)> {
+        if !self.queue.is_idle() {
+            return None;
+        }
+        let until = self.scope.free_until()?;
+        Some((self.scope.counts(), self.scope.closure.generation(), until))
+    }
+
     // --- the way of a call ----------------------------------------------------------------------------------
 
     pub(in crate::layer::rate_limiter) fn ask(
@@ -228,13 +295,17 @@ impl State {
             return Answer::Hold(until);
         }
         let large = ask.hold_until.is_some() && self.scope.is_large(ask.estimate);
-        let ticket = ask.ticket.unwrap_or_else(|| self.queue.ticket(large));
+        let ticket = match ask.place {
+            Place::New => self.queue.ticket(large),
+            Place::Kept(ticket) => ticket,
+            Place::Head => self.queue.ticket(true),
+        };
         // Whoever sorts before the head is the head.
         let is_head = self.queue.is_head(ticket);
         let hold = if is_head && !self.scope.is_shared() {
             match self.admit(ticket, now, ask.estimate, now) {
                 Ok(mut admission) => {
-                    admission.started = self.started(&admission, now, effects);
+                    admission.noted = self.note_start(&mut admission.call, now, effects);
                     return Answer::Granted(admission);
                 }
                 Err(hold) => Some(hold),
@@ -278,9 +349,14 @@ impl State {
 
     /// Lets through whom it can, in order, and notes what the next one waits for.
     pub(super) fn drain(&mut self, now: Instant, effects: &mut Effects) {
+        let shared = self.scope.is_shared();
+        if self.queue.is_idle() && self.queue.reason().is_none() && !shared {
+            // Nobody waits, and no pump is to be woken.
+            effects.notices.reports.clear();
+            return;
+        }
         self.scope.open_if_due(now, &mut effects.notices);
         self.queue.take_back(now, effects, &mut self.scope);
-        let shared = self.scope.is_shared();
         if self.outbox.take(&mut effects.notices.reports, shared) {
             self.queue.need_pump(effects);
         }
@@ -321,28 +397,28 @@ impl State {
         now: Instant,
         effects: &mut Effects,
     ) -> Option<Started> {
-        let started = match admission.started {
-            // It was noted with the admission, a while ago.
-            Some(mut started) if admission.epoch == self.epoch() => {
-                started.call.at = now;
-                Some(started)
-            }
-            Some(_) => None,
-            None => self.started(admission, now, effects),
+        let mut started = admission.call;
+        let starts = if admission.noted {
+            // A while ago, with the admission.
+            started.call.at = now;
+            admission.epoch == self.epoch()
+        } else {
+            self.note_start(&mut started, now, effects)
         };
-        if started.is_none() {
+        if !starts {
             self.give_back(admission, now, effects);
         }
-        started
+        starts.then_some(started)
     }
 
-    fn started(&mut self, admission: &Admission, now: Instant, effects: &mut Effects) -> Option<Started> {
+    /// Notes that the call starts now. Returns whether it may.
+    fn note_start(&mut self, call: &mut Started, now: Instant, effects: &mut Effects) -> bool {
         let before = self.scope.pacing();
-        let started = self.scope.start(admission, now);
+        let starts = self.scope.start(call, now);
         if before != self.scope.pacing() {
             self.drain(now, effects);
         }
-        started
+        starts
     }
 
     /// A grant that no call was made with: both quotas are back.

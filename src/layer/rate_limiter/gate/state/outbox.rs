@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use tokio::time::Instant;
 
-use super::{Admission, Effects, Hold, State, Waiter};
+use super::{Admission, Effects, Hold, State, Ticket, Waiter};
 use crate::item::WaitReason;
 use crate::layer::rate_limiter::store::StoreReport;
 
@@ -59,6 +59,7 @@ pub(in crate::layer::rate_limiter::gate) enum Turn {
 
 /// The head of the queue, let through by the gate's own limits, while the store is asked.
 pub(in crate::layer::rate_limiter::gate) struct Candidate {
+    ticket: Ticket,
     admission: Admission,
     waiter: Waiter,
 }
@@ -66,7 +67,7 @@ pub(in crate::layer::rate_limiter::gate) struct Candidate {
 impl Candidate {
     /// The tokens it reserves.
     pub(in crate::layer::rate_limiter::gate) const fn tokens(&self) -> u64 {
-        self.admission.reserved
+        self.admission.call.call.estimate
     }
 }
 
@@ -95,7 +96,11 @@ impl State {
             Ok(admission) => match self.queue.pop_head() {
                 Some(waiter) => {
                     self.outbox.busy = true;
-                    Turn::Ask(Box::new(Candidate { admission, waiter }))
+                    Turn::Ask(Box::new(Candidate {
+                        ticket,
+                        admission,
+                        waiter,
+                    }))
                 }
                 None => Turn::None,
             },
@@ -123,9 +128,10 @@ impl State {
         let Candidate {
             mut admission,
             waiter,
+            ..
         } = candidate;
         self.outbox.hold = None;
-        admission.shared = shared;
+        admission.call.shared = shared;
         self.queue.grant(waiter, admission, now, effects);
     }
 
@@ -137,7 +143,11 @@ impl State {
         now: Instant,
         effects: &mut Effects,
     ) {
-        let Candidate { admission, waiter } = candidate;
+        let Candidate {
+            ticket,
+            admission,
+            waiter,
+        } = candidate;
         if hold.is_some() {
             self.outbox.hold = hold;
         }
@@ -147,7 +157,7 @@ impl State {
         }
         match self.scope.refusal(admission.estimate) {
             Some(refused) => effects.replies.push((waiter.slot, Err(refused))),
-            None => self.queue.put_back(admission.ticket, waiter),
+            None => self.queue.put_back(ticket, waiter),
         }
     }
 }

@@ -53,6 +53,19 @@ impl OverloadCap {
         }
     }
 
+    /// Whether there is no cap and no rejection to remember.
+    pub(super) const fn is_quiet(&self) -> bool {
+        self.current.is_none() && self.rejected == 0
+    }
+
+    /// So many calls were accepted, none of which was part of a cap.
+    pub(super) fn accept_many(&mut self, calls: u64) {
+        // More would only go round: the count halves whenever it is full.
+        for _ in 0..calls.min(u64::from(WINDOW)) {
+            self.accept();
+        }
+    }
+
     /// A call was rejected for overload while `others` were in flight.
     pub(super) fn reject(&mut self, others: usize) {
         self.rejected += 1;

@@ -61,6 +61,11 @@ impl Queue {
         self.waiters.len()
     }
 
+    /// Whether nobody waits and no grant is on its way.
+    pub(super) fn is_idle(&self) -> bool {
+        self.waiters.is_empty() && self.offers.is_empty()
+    }
+
     /// What the head waits for.
     pub(super) fn reason(&self) -> Option<WaitReason> {
         self.timeline.reason()

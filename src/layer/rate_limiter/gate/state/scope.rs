@@ -10,12 +10,15 @@ use tokio::time::Instant;
 
 use super::closure::{Closing, Closure, PauseRequest};
 use super::overload::OverloadCap;
-use super::{Admission, Ended, Hold, Notices, Started, Ticket, Warning, ended, is_answer, is_overload};
+use super::{
+    Admission, Ended, Hold, Notices, Place, Started, Ticket, Warning, ended, is_answer, is_overload,
+};
 use crate::classify::Verdict;
 use crate::error::Disposition;
 use crate::item::WaitReason;
 use crate::layer::rate_limiter::cooldown::Cooldown;
 use crate::layer::rate_limiter::error::Refused;
+use crate::layer::rate_limiter::gate::fast_path::Counts;
 use crate::layer::rate_limiter::gate::quota::Bucket;
 use crate::layer::rate_limiter::pace::{BuiltIn, Pacing, Ramp, Spacing, StartRamp, StartedCall};
 use crate::layer::rate_limiter::snapshot::RateLimiterSnapshot;
@@ -53,6 +56,17 @@ pub(in crate::layer::rate_limiter) struct Config {
     pub(in crate::layer::rate_limiter) shared: bool,
 }
 
+impl Config {
+    /// Whether only a pause, a policy or the server's overload can hold a call back.
+    pub(in crate::layer::rate_limiter::gate) const fn is_unlimited(&self) -> bool {
+        self.requests.is_none()
+            && self.tokens.is_none()
+            && self.max_in_flight.is_none()
+            && self.in_flight_ramp.is_none()
+            && !self.shared
+    }
+}
+
 /// The facts of a quota.
 pub(super) struct Scope {
     config: Config,
@@ -66,7 +80,8 @@ pub(super) struct Scope {
     returned: u64,
     settled: u64,
     throttled: u64,
-    estimated: u64,
+    /// The sum of the estimates, and of how many calls.
+    estimated: (u64, u64),
     /// What a call uses, from those whose usage is known.
     mean_used: Option<f64>,
     warned_of_debt: bool,
@@ -87,7 +102,7 @@ impl Scope {
             returned: 0,
             settled: 0,
             throttled: 0,
-            estimated: 0,
+            estimated: (0, 0),
             mean_used: None,
             warned_of_debt: false,
             warned_of_quota: false,
@@ -141,7 +156,8 @@ impl Scope {
 
     /// Whether an estimate is far above the mean.
     pub(super) fn is_large(&self, estimate: u64) -> bool {
-        estimate as f64 > LARGE * (self.estimated as f64 / self.granted.max(1) as f64)
+        let (sum, calls) = self.estimated;
+        estimate as f64 > LARGE * (sum as f64 / calls.max(1) as f64)
     }
 
     /// The cap on calls in flight, and when it rises by itself.
@@ -173,6 +189,42 @@ impl Scope {
                 Some((ramped, rises))
             }
         }
+    }
+
+    // --- without the lock -----------------------------------------------------------------------------------
+
+    pub(super) const fn counts(&self) -> Counts {
+        Counts {
+            starts: self.closure.starts(),
+            in_flight: self.in_flight as u64,
+        }
+    }
+
+    /// Takes over starts, and ends of calls that were answered.
+    pub(super) fn count(&mut self, counts: Counts) {
+        let before = self.counts();
+        let started = counts.starts - before.starts;
+        let ended = before.in_flight + started - counts.in_flight;
+        self.closure.set_starts(counts.starts);
+        self.granted += started;
+        self.settled += ended;
+        self.in_flight = counts.in_flight as usize;
+        self.overload.accept_many(ended);
+    }
+
+    /// Until when nothing limits the calls and their starts and answers change nothing but counts.
+    pub(super) fn free_until(&self) -> Option<Instant> {
+        let free = self.ramp.is_none()
+            && self.pace.pacing() == Pacing::UNLIMITED
+            && self.closure.is_quiet()
+            && self.overload.is_quiet();
+        if !free {
+            return None;
+        }
+        self.config
+            .built_in
+            .as_ref()?
+            .next_look(self.closure.generation())
     }
 
     // --- the way of a call ----------------------------------------------------------------------------------
@@ -212,18 +264,26 @@ impl Scope {
         self.in_flight += 1;
         self.granted += 1;
         // An absurd estimate says nothing about the mean.
-        self.estimated = self.estimated.saturating_add(reserved.min(u64::from(u32::MAX)));
+        let (sum, calls) = self.estimated;
+        self.estimated = (sum.saturating_add(reserved.min(u64::from(u32::MAX))), calls + 1);
         Ok(Admission {
-            ticket,
+            place: Place::Kept(ticket),
             estimate,
-            reserved,
             waited: None,
-            started: None,
             epoch: self.closure.epoch(),
-            due,
-            generation: self.closure.generation(),
-            probe: self.closure.admit(),
-            shared: false,
+            call: Started {
+                call: StartedCall {
+                    at: now,
+                    due,
+                    generation: self.closure.generation(),
+                    ordinal: 0,
+                    in_flight: self.in_flight,
+                    estimate: reserved,
+                },
+                probe: self.closure.admit(),
+                shared: false,
+            },
+            noted: false,
         })
     }
 
@@ -282,28 +342,18 @@ impl Scope {
         }
     }
 
-    /// The call starts now, unless the gate has closed since it was let through.
-    pub(super) fn start(&mut self, admission: &Admission, now: Instant) -> Option<Started> {
-        if admission.generation != self.closure.generation() || self.closure.latched().is_some() {
-            return None;
+    /// The call starts now, unless the gate has closed since it was let through. Returns whether it does.
+    pub(super) fn start(&mut self, started: &mut Started, now: Instant) -> bool {
+        let call = &mut started.call;
+        if call.generation != self.closure.generation() || self.closure.latched().is_some() {
+            return false;
         }
-        let started = Started {
-            call: StartedCall {
-                at: now,
-                due: admission.due,
-                generation: admission.generation,
-                ordinal: self.closure.start(),
-                in_flight: self.in_flight,
-                estimate: admission.reserved,
-            },
-            probe: admission.probe,
-            shared: admission.shared,
-        };
+        (call.at, call.ordinal, call.in_flight) = (now, self.closure.start(), self.in_flight);
         if let Some(policy) = &mut self.config.built_in {
-            let pacing = policy.on_start(&started.call);
+            let pacing = policy.on_start(call);
             self.set_pacing(pacing, now);
         }
-        Some(started)
+        true
     }
 
     /// A grant that no call was made with: both quotas are back.
@@ -313,14 +363,14 @@ impl Scope {
         if let Some(bucket) = &self.config.requests {
             bucket.give_back(1);
         }
+        let Started { call, probe, shared } = &admission.call;
         if let Some(bucket) = &self.config.tokens {
-            bucket.give_back(admission.reserved);
+            bucket.give_back(call.estimate);
         }
-        let ordinal = admission.started.map(|started| started.call.ordinal);
-        self.closure
-            .give_back(admission.generation, admission.probe, ordinal);
-        if admission.shared {
-            let reserved = admission.reserved;
+        let ordinal = admission.noted.then_some(call.ordinal);
+        self.closure.give_back(call.generation, *probe, ordinal);
+        if *shared {
+            let reserved = call.estimate;
             notices.report(StoreReport::Returned { reserved });
         }
     }
