@@ -7,6 +7,7 @@ mod cooldown;
 mod invariants;
 mod layer;
 mod local;
+mod lock_free;
 mod overload;
 mod pace;
 mod queue;
