@@ -39,16 +39,43 @@ impl CallGuard {
         self.depth == 1
     }
 
-    /// Whether a layer or strategy inside has joined the call.
-    pub(crate) fn is_joined(&self) -> bool {
+    /// For a gate, once the call has been handed on: whether a layer or strategy inside has joined it, and whether the event of
+    /// its start is still to be sent.
+    pub(crate) fn handed_on(&self) -> (bool, bool) {
         let mut record = self.item.record();
-        record.call(self.key).is_none_or(|call| call.depth > self.depth)
+        record.call(self.key).map_or((true, false), |call| {
+            (call.depth > self.depth, !call.held && !call.announced)
+        })
     }
 
-    /// Whether a layer inside holds the call back.
-    pub(crate) fn is_held(&self) -> bool {
+    /// For a gate, when the call has ended: notes its end, and says what is known.
+    pub(crate) fn end_at_gate(&self, end: &GateEnd) -> GateEnded {
         let mut record = self.item.record();
-        record.call(self.key).is_some_and(|call| call.held)
+        let closed = record.closed;
+        let Some(call) = record.call(self.key) else {
+            return GateEnded {
+                joined: true,
+                unsent: false,
+                observed: None,
+                quota: None,
+            };
+        };
+        let joined = call.depth > self.depth;
+        let unsent = !end.sent || (!end.answered && end.calls_begin_inside);
+        // Nothing was sent, so this is not a call, unless a layer or strategy inside has joined it.
+        call.held |= !joined && unsent;
+        call.answered |= end.answered;
+        call.throttled |= end.throttled;
+        // Where no other layer watches the call, the gate does.
+        if self.is_outermost() && !joined && !closed && call.observed.is_none() && end.reported.is_some() {
+            call.observed = Some(end.reported);
+        }
+        GateEnded {
+            joined,
+            unsent: call.held,
+            observed: call.observed,
+            quota: call.quota,
+        }
     }
 
     /// Nothing was sent, so this is not a call. It has no effect once a layer or strategy inside has joined.
@@ -66,30 +93,6 @@ impl CallGuard {
         if let Some(call) = self.item.record().call(self.key) {
             call.started = at;
         }
-    }
-
-    /// The call brought an answer.
-    pub(crate) fn set_answered(&self) {
-        if let Some(call) = self.item.record().call(self.key) {
-            call.answered = true;
-        }
-    }
-
-    /// Whether the ledger at `address` is the first of its kind to count the call: one ledger in two layers counts it once.
-    pub(crate) fn claim_ledger(&self, address: usize) -> bool {
-        let mut record = self.item.record();
-        let Some(call) = record.call(self.key) else {
-            return true;
-        };
-        if call.ledger == Some(address) || call.more_ledgers.contains(&address) {
-            return false;
-        }
-        if call.ledger.is_none() {
-            call.ledger = Some(address);
-        } else {
-            call.more_ledgers.push(address);
-        }
-        true
     }
 
     /// Says what the call used: known, known zero, or `None` for unknown. Returns whether it was the first to say
@@ -155,9 +158,9 @@ impl CallGuard {
         (!std::mem::replace(&mut call.claimed, true)).then_some(call.started)
     }
 
-    /// The call has ended at `at`, with this usage if it is known and was not reported before. Returns whether it counts, and with
-    /// which usage: a call that a layer inside held back does not, and the usage of one that outlived its item is unknown.
-    pub(crate) fn end(&self, usage: Option<TokenUsage>, at: Instant) -> EndedCall {
+    /// For an accounting layer, when the call has ended: notes its end, and says whether and as what it counts. A call that a layer
+    /// inside held back does not, and the usage of one that outlived its item is unknown.
+    pub(crate) fn end(&self, end: &CallEnded) -> EndedCall {
         let mut record = self.item.record();
         let closed = record.closed;
         let Some(call) = record.call(self.key) else {
@@ -166,17 +169,31 @@ impl CallGuard {
         if call.held {
             return EndedCall::NOT_SENT;
         }
-        if closed && call.ended.is_none() {
-            return EndedCall::OUTLIVED;
+        // One ledger in two layers counts the call once.
+        let counted = call.ledger == Some(end.ledger) || call.more_ledgers.contains(&end.ledger);
+        if !counted && call.ledger.is_none() {
+            call.ledger = Some(end.ledger);
+        } else if !counted {
+            call.more_ledgers.push(end.ledger);
         }
-        call.ended.get_or_insert(at);
-        if usage.is_some() && call.observed.is_none() {
-            call.observed = Some(usage);
+        if closed && call.ended.is_none() {
+            return EndedCall {
+                in_ledger: !counted,
+                ..EndedCall::OUTLIVED
+            };
+        }
+        call.ended.get_or_insert(end.at);
+        call.throttled |= end.throttled;
+        call.answered |= end.answered;
+        if end.usage.is_some() && call.observed.is_none() {
+            call.observed = Some(end.usage);
         }
         EndedCall {
             counts: true,
+            in_ledger: !counted,
             outlived: false,
             usage: call.observed.flatten(),
+            cost: call.cost,
         }
     }
 
@@ -230,34 +247,76 @@ impl Drop for CallGuard {
     }
 }
 
+/// How a call ended, as a gate sees it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct GateEnd {
+    /// Layers inside the gate begin calls: what they did not begin was not sent, if it was not answered either.
+    pub(crate) calls_begin_inside: bool,
+    /// Whether it may have been sent, as far as its error says.
+    pub(crate) sent: bool,
+    pub(crate) answered: bool,
+    pub(crate) throttled: bool,
+    pub(crate) reported: Option<TokenUsage>,
+}
+
+/// What is known of a call that has ended behind a gate.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct GateEnded {
+    /// A layer or strategy inside has joined the call.
+    pub(crate) joined: bool,
+    pub(crate) unsent: bool,
+    pub(crate) observed: Option<Option<TokenUsage>>,
+    pub(crate) quota: Option<ReportedQuota>,
+}
+
+/// How a call ended, as an accounting layer sees it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CallEnded {
+    pub(crate) at: Instant,
+    /// If it is known and was not reported before.
+    pub(crate) usage: Option<TokenUsage>,
+    pub(crate) answered: bool,
+    pub(crate) throttled: bool,
+    /// The address of the layer's ledger.
+    pub(crate) ledger: usize,
+}
+
 /// What the end of a call means for the accounts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct EndedCall {
     /// It may have been sent.
     pub(crate) counts: bool,
+    /// The ledger does not have it yet.
+    pub(crate) in_ledger: bool,
     /// The item had its outcome before: usage and cost stand there as unknown.
     pub(crate) outlived: bool,
     pub(crate) usage: Option<TokenUsage>,
+    /// What it cost, if reported.
+    pub(crate) cost: Option<Usd>,
 }
 
 impl EndedCall {
     /// Of a call that stands in no record.
     pub(crate) const fn of(usage: Option<TokenUsage>) -> Self {
         Self {
-            counts: true,
-            outlived: false,
             usage,
+            outlived: false,
+            ..Self::OUTLIVED
         }
     }
 
     const NOT_SENT: Self = Self {
         counts: false,
+        in_ledger: false,
         outlived: false,
         usage: None,
+        cost: None,
     };
     const OUTLIVED: Self = Self {
         counts: true,
+        in_ledger: true,
         outlived: true,
         usage: None,
+        cost: None,
     };
 }

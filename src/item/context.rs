@@ -132,6 +132,7 @@ impl CallContext {
         CallHold {
             item: Arc::clone(&self.item),
             key: self.call.map(|call| call.key),
+            released: false,
         }
     }
 }
@@ -145,6 +146,7 @@ impl CallContext {
 pub struct CallHold {
     item: Arc<Item>,
     key: Option<u32>,
+    released: bool,
 }
 
 impl CallHold {
@@ -158,8 +160,14 @@ impl CallHold {
     /// # Errors
     /// If no call may begin any more. Then the request must not be handed on.
     pub fn release(self) -> Result<(), CallRefused> {
-        let now = Instant::now();
+        self.release_at(Instant::now())
+    }
+
+    /// As [`release`](Self::release), for a caller that has read the clock.
+    pub(crate) fn release_at(mut self, now: Instant) -> Result<(), CallRefused> {
+        self.released = true;
         let mut record = self.item.record();
+        record.holds -= 1;
         record.may_begin(now)?;
         match self.key.and_then(|key| record.call(key)) {
             Some(call) => {
@@ -174,6 +182,8 @@ impl CallHold {
 
 impl Drop for CallHold {
     fn drop(&mut self) {
-        self.item.record().holds -= 1;
+        if !self.released {
+            self.item.record().holds -= 1;
+        }
     }
 }

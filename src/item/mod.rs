@@ -18,7 +18,7 @@ mod report;
 mod signals;
 
 pub use call::CallGuard;
-pub(crate) use call::EndedCall;
+pub(crate) use call::{CallEnded, EndedCall, GateEnd};
 pub use context::{CallContext, CallHold};
 pub use id::ItemId;
 pub use record::CallRefused;

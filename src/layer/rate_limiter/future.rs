@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use pin_project::pin_project;
+use tokio::time::Instant;
 use tower_service::Service;
 
 use super::error::Refused;
@@ -15,10 +16,9 @@ use super::grant::{Acquire, ActiveCall, Grant};
 use crate::classify::{Classify, Verdict};
 use crate::error::{Delivery, Disposition, was_sent};
 use crate::events::EventKind;
-use crate::item::{CallContext, CallGuard, CallHold};
+use crate::item::{CallHold, GateEnd};
 use crate::request::FindItem;
 use crate::response::{InResponse, ReportsUsage};
-use crate::usage::TokenUsage;
 
 /// The future of [`RateLimited`](super::RateLimited).
 ///
@@ -114,19 +114,22 @@ where
                     let (Some(grant), Some(mut pending)) = (grant.take(), this.pending.take()) else {
                         panic!("`RateLimitedFuture` polled after completion");
                     };
+                    let now = Instant::now();
                     // Refused, the grant is dropped and goes back.
                     let guard = this
                         .find
                         .context_mut(&mut pending.request)
-                        .map(CallContext::begin_call)
+                        .map(|context| context.begin_call_at(now))
                         .transpose();
                     let guard = match guard {
                         Ok(guard) => guard,
                         Err(refused) => return Poll::Ready(Err(Refused::from(refused).into())),
                     };
-                    match grant.start() {
+                    match grant.start_at(now) {
                         Ok(mut call) => {
-                            if let Some(guard) = &guard {
+                            if let Some(guard) = &guard
+                                && call.started_at() != now
+                            {
                                 guard.set_started(call.started_at());
                             }
                             call.set_guard(guard);
@@ -159,12 +162,15 @@ where
                     }
                     let result = ready!(polled);
                     if let Some(call) = call.take() {
-                        let end = End {
-                            verdict: this.classify.classify(result.as_ref()),
+                        let verdict = this.classify.classify(result.as_ref());
+                        let end = GateEnd {
+                            calls_begin_inside: false,
                             sent: result.as_ref().err().is_none_or(was_sent),
+                            answered: verdict.disposition == Disposition::Success,
+                            throttled: verdict.disposition == Disposition::Throttled,
                             reported: this.usage.reported_usage(result.as_ref()),
                         };
-                        settle(call, end, this.calls_begin_inside);
+                        settle(call, verdict, end, this.calls_begin_inside);
                     }
                     return Poll::Ready(result);
                 }
@@ -176,12 +182,15 @@ where
 /// Sends the event of the call's start, as of the instant of the last look, unless what is inside sends it when the call begins there.
 fn announce(call: &ActiveCall, calls_begin_inside: &AtomicBool) {
     let Some(guard) = call.guard() else { return };
-    if guard.is_joined() {
-        calls_begin_inside.store(true, Ordering::Relaxed);
-    } else if calls_begin_inside.load(Ordering::Relaxed) {
+    let learned = calls_begin_inside.load(Ordering::Relaxed);
+    if learned && !call.gate().has_events() {
         return;
     }
-    if guard.is_held() || guard.is_announced() {
+    let (joined, announces) = guard.handed_on();
+    if joined && !learned {
+        calls_begin_inside.store(true, Ordering::Relaxed);
+    }
+    if !announces || (learned && !joined) {
         return;
     }
     call.gate().emit(call.started_at(), Some(guard.item()), || {
@@ -193,40 +202,15 @@ fn announce(call: &ActiveCall, calls_begin_inside: &AtomicBool) {
     });
 }
 
-/// How a call ended.
-#[derive(Clone, Copy)]
-struct End {
-    verdict: Verdict,
-    /// Whether it may have been sent, as far as its error says.
-    sent: bool,
-    reported: Option<TokenUsage>,
-}
-
-fn settle(call: ActiveCall, end: End, calls_begin_inside: &AtomicBool) {
-    let End {
-        mut verdict,
-        sent,
-        reported,
-    } = end;
-    let throttled = verdict.disposition == Disposition::Throttled;
-    let success = verdict.disposition == Disposition::Success;
-    let mut unsent = false;
-    if let Some(guard) = call.guard() {
-        if guard.is_joined() {
-            calls_begin_inside.store(true, Ordering::Relaxed);
-        } else if !sent || (!success && calls_begin_inside.load(Ordering::Relaxed)) {
-            guard.retract();
-        }
-        unsent = guard.is_held();
-        if success {
-            guard.set_answered();
-        }
-        // Where no other layer watches the call, the gate does.
-        if guard.is_outermost() && !guard.is_joined() && reported.is_some() {
-            guard.observe(reported);
-        }
+fn settle(call: ActiveCall, mut verdict: Verdict, mut end: GateEnd, calls_begin_inside: &AtomicBool) {
+    end.calls_begin_inside = calls_begin_inside.load(Ordering::Relaxed);
+    let ended = call.guard().map(|guard| guard.end_at_gate(&end));
+    if ended.is_some_and(|ended| ended.joined) && !end.calls_begin_inside {
+        calls_begin_inside.store(true, Ordering::Relaxed);
     }
-    let observed = call.guard().and_then(CallGuard::observed);
+    let (throttled, reported) = (end.throttled, end.reported);
+    let observed = ended.and_then(|ended| ended.observed);
+    let unsent = ended.is_some_and(|ended| ended.unsent);
     let used = match observed.flatten().or(reported) {
         _ if unsent => Some(0),
         Some(usage) => Some(usage.total()),
@@ -240,14 +224,13 @@ fn settle(call: ActiveCall, end: End, calls_begin_inside: &AtomicBool) {
             .map(|_| 0),
     };
     if verdict.quota.is_none() {
-        verdict.quota = call.guard().and_then(CallGuard::quota);
+        verdict.quota = ended.and_then(|ended| ended.quota);
     }
-    let item = call.guard().map(|guard| {
-        if throttled {
-            guard.set_throttled();
-        }
-        Arc::clone(guard.item())
-    });
+    // An answered item is held by no gate.
+    let item = call
+        .guard()
+        .filter(|_| !end.answered)
+        .map(|guard| Arc::clone(guard.item()));
     let gate = call.gate().mark();
     if let (Some(until), Some(item)) = (call.settle(&verdict, used), item) {
         item.set_held_by(gate, until);

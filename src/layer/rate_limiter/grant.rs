@@ -266,9 +266,14 @@ impl Grant {
     ///
     /// # Errors
     /// If the gate was closed after the grant was given: a future that waits again, from the same place in the queue.
-    pub fn start(mut self) -> Result<ActiveCall, Acquire> {
+    pub fn start(self) -> Result<ActiveCall, Acquire> {
+        self.start_at(Instant::now())
+    }
+
+    /// As [`start`](Self::start), for a caller that has read the clock.
+    pub(super) fn start_at(mut self, now: Instant) -> Result<ActiveCall, Acquire> {
         self.open = false;
-        let Some(started) = self.gate.start(&self.admission) else {
+        let Some(started) = self.gate.start(&self.admission, now) else {
             let mut again = Acquire::new(Arc::clone(&self.gate), self.admission.estimate);
             again.place = self.admission.place;
             again.item = self.item.take();

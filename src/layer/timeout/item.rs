@@ -191,7 +191,8 @@ where
             let result = match this.step.as_mut().project() {
                 StepProj::Waiting(waiting) => {
                     // Without time left nothing may be sent.
-                    late = this.deadline.is_some_and(|deadline| deadline <= Instant::now());
+                    let now = Instant::now();
+                    late = this.deadline.is_some_and(|deadline| deadline <= now);
                     let ready = match waiting {
                         Some((service, _, _)) if !late => service.poll_ready(cx),
                         _ => Poll::Pending,
@@ -202,7 +203,7 @@ where
                             let Some((mut service, request, hold)) = waiting.take() else {
                                 return Poll::Pending;
                             };
-                            match hold.map(CallHold::release).transpose() {
+                            match hold.map(|hold| hold.release_at(now)).transpose() {
                                 Ok(_) => {
                                     this.step.set(Step::Running(service.call(request)));
                                     continue;

@@ -9,7 +9,7 @@ use tracing::Span;
 use super::Shared;
 use crate::error::{ErrorKind, kind_of};
 use crate::events::EventKind;
-use crate::item::{CallGuard, EndedCall};
+use crate::item::{CallEnded, CallGuard, EndedCall};
 use crate::response::{ReportsUsage, ResponseMetadata};
 use crate::telemetry::{self, CallEnd};
 use crate::usage::TokenUsage;
@@ -86,28 +86,26 @@ impl Call {
         // The strategy, or a layer further in, may have reported it first; then that is what the item's record has. What
         // is not known is not reported: a layer further out may know.
         let now = Instant::now();
-        let ended = match &self.guard {
-            Some(guard) => guard.end(reported, now),
-            None => EndedCall::of(reported),
-        };
-        let usage = ended.usage;
+        let ledger = &self.shared.ledger;
         let kind = match end {
             CallEnd::Failure(kind) => kind,
             CallEnd::Success | CallEnd::Cancelled => None,
         };
-        if let Some(guard) = &self.guard {
-            if kind == Some(ErrorKind::RateLimit) {
-                guard.set_throttled();
-            }
-            if end == CallEnd::Success {
-                guard.set_answered();
-            }
-        }
+        let ended = match &self.guard {
+            Some(guard) => guard.end(&CallEnded {
+                at: now,
+                usage: reported,
+                answered: end == CallEnd::Success,
+                throttled: kind == Some(ErrorKind::RateLimit),
+                ledger: ledger.address(),
+            }),
+            None => EndedCall::of(reported),
+        };
+        let usage = ended.usage;
         let cost = if ended.outlived {
             None
         } else {
-            let known = self.guard.as_ref().and_then(CallGuard::cost);
-            known.or_else(|| {
+            ended.cost.or_else(|| {
                 let guard = self.guard.as_ref();
                 let cost = self.shared.prices.cost(guard, metadata, usage);
                 if let (Some(guard), Some(cost)) = (guard, cost) {
@@ -116,13 +114,7 @@ impl Call {
                 cost
             })
         };
-        let ledger = &self.shared.ledger;
-        if ended.counts
-            && self
-                .guard
-                .as_ref()
-                .is_none_or(|guard| guard.claim_ledger(ledger.address()))
-        {
+        if ended.in_ledger {
             ledger.add(end != CallEnd::Success, usage, cost);
         }
         if !ended.counts {

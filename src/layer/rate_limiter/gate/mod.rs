@@ -206,6 +206,10 @@ impl Gate {
         }
     }
 
+    pub(super) const fn has_events(&self) -> bool {
+        self.events.is_some()
+    }
+
     pub(super) fn emit(&self, at: Instant, item: Option<&Item>, event: impl FnOnce() -> EventKind) {
         if let Some(events) = &self.events {
             events.emit_by(Some(&self.name), at, item, event);
@@ -283,13 +287,15 @@ impl Gate {
     }
 
     /// The last look before a call.
-    pub(super) fn start(self: &Arc<Self>, admission: &Admission) -> Option<Started> {
+    pub(super) fn start(self: &Arc<Self>, admission: &Admission, now: Instant) -> Option<Started> {
+        let mut started = admission.call;
         if admission.noted
             && self.epoch.load(Ordering::Acquire) == admission.epoch
-            && admission.call.call.at.elapsed() < FRESH
+            && now.saturating_duration_since(started.call.at) < FRESH
         {
             // Let through a moment ago, and the gate has not closed since.
-            return Some(admission.call);
+            started.call.at = now;
+            return Some(started);
         }
         self.with(|state, now, effects| state.start(admission, now, effects))
     }
