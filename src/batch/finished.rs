@@ -40,8 +40,8 @@ impl<O> Finished<O> {
     }
 
     pub(super) fn take(&mut self) -> Option<(O, Instant)> {
-        let outcome = self.outcomes.front_mut()?.take()?;
-        self.outcomes.pop_front();
+        self.outcomes.front()?.as_ref()?;
+        let outcome = self.outcomes.pop_front()??;
         self.next += 1;
         self.len -= 1;
         Some(outcome)

@@ -202,31 +202,39 @@ impl Record {
 
     /// The opener's guard was dropped: the call enters the accounts, unless nothing was sent.
     pub(super) fn end(&mut self, key: u32) {
-        let Some(call) = self.take_call(key) else { return };
+        let Self { open, more_open, .. } = self;
+        let more = more_open.iter().position(|call| call.key == key);
+        let call = match (open.as_ref(), more) {
+            (_, Some(position)) => &more_open[position],
+            (Some(call), None) if call.key == key => call,
+            _ => return,
+        };
         if self.closed {
             // It is in the final report as it was then.
-            return;
-        }
-        if call.held {
+        } else if call.held {
             self.report.calls -= 1;
-            return;
-        }
-        let ended = call.ended.unwrap_or_else(Instant::now);
-        let time = ended.saturating_duration_since(call.started);
-        if self.first_call_time.is_none() {
-            self.first_call_time = Some(time);
         } else {
-            self.more_call_times.push(time);
+            let ended = call.ended.unwrap_or_else(Instant::now);
+            let time = ended.saturating_duration_since(call.started);
+            if self.first_call_time.is_none() {
+                self.first_call_time = Some(time);
+            } else {
+                self.more_call_times.push(time);
+            }
+            let report = &mut self.report;
+            report.call_time = report.call_time.saturating_add(time);
+            if let Some(first) = call.first_token {
+                report.time_to_first_token = Some(first.saturating_duration_since(call.started));
+            }
+            report.throttled_calls += u32::from(call.throttled);
+            call.account(report);
+            let paid = call.observed.flatten().is_some_and(|usage| usage.total() > 0);
+            self.answered |= call.answered || paid;
         }
-        let report = &mut self.report;
-        report.call_time = report.call_time.saturating_add(time);
-        if let Some(first) = call.first_token {
-            report.time_to_first_token = Some(first.saturating_duration_since(call.started));
+        match more {
+            Some(position) => drop(self.more_open.swap_remove(position)),
+            None => self.open = None,
         }
-        report.throttled_calls += u32::from(call.throttled);
-        call.account(report);
-        let paid = call.observed.flatten().is_some_and(|usage| usage.total() > 0);
-        self.answered |= call.answered || paid;
     }
 
     /// The call of a request that no layer watched has ended: counts it, with unknown usage, if it was `sent`.
@@ -277,13 +285,5 @@ impl Record {
             .iter_mut()
             .chain(&mut self.more_open)
             .find(|call| call.key == key)
-    }
-
-    fn take_call(&mut self, key: u32) -> Option<OpenCall> {
-        if self.open.as_ref().is_some_and(|call| call.key == key) {
-            return self.open.take();
-        }
-        let position = self.more_open.iter().position(|call| call.key == key)?;
-        Some(self.more_open.swap_remove(position))
     }
 }

@@ -25,8 +25,8 @@ use crate::request::{FindItem, InRequest, Untracked};
 /// The clock starts when the item is picked up ([`Item::started`]), and retry policies below see the deadline in
 /// the request, so a wait that would not fit is not begun. The error's source is what the item last failed with.
 ///
-/// It waits in its future: `poll_ready` is always ready and does not touch the service inside, so that the limit also covers
-/// a service that is not ready (a `ConcurrencyLimit` without a free permit, a connection that is being made).
+/// `poll_ready` is always ready: a service inside that is not (a `ConcurrencyLimit` without a free permit, a connection that is
+/// being made) is waited for in the future, so that the limit covers that wait, too.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
@@ -87,16 +87,31 @@ impl<S, F: Clone> Layer<S> for ItemTimeoutLayer<F> {
             inner,
             limit: self.limit,
             find: self.find.clone(),
+            ready: false,
         }
     }
 }
 
 /// Limits the time of a whole item; made by [`ItemTimeoutLayer`].
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct ItemTimeout<S, F = InRequest> {
     inner: S,
     limit: Duration,
     find: F,
+    /// This instance of the service inside is ready.
+    ready: bool,
+}
+
+/// A clone has to be made ready anew.
+impl<S: Clone, F: Clone> Clone for ItemTimeout<S, F> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            limit: self.limit,
+            find: self.find.clone(),
+            ready: false,
+        }
+    }
 }
 
 impl<S, F> ItemTimeout<S, F> {
@@ -107,6 +122,7 @@ impl<S, F> ItemTimeout<S, F> {
 
     /// The service inside, to change it.
     pub const fn get_mut(&mut self) -> &mut S {
+        self.ready = false;
         &mut self.inner
     }
 
@@ -126,22 +142,38 @@ where
     type Error = S::Error;
     type Future = ItemTimeoutFuture<S, Req>;
 
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.ready = match self.inner.poll_ready(cx) {
+            Poll::Ready(ready) => ready.map(|()| true)?,
+            // Waited for by the call.
+            Poll::Pending => false,
+        };
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, mut request: Req) -> Self::Future {
-        // Until the service inside is ready no call is under way.
-        let hold = self.find.context_mut(&mut request).map(CallContext::hold);
-        let item = hold.as_ref().map(|hold| Arc::clone(hold.item()));
-        let started = item.as_ref().map_or_else(Instant::now, |item| item.started());
+        let item = self.find.item(&request).cloned();
+        let now = Instant::now();
+        let started = item.as_ref().map_or(now, |item| item.started());
         // None: too far away to be represented.
         let deadline = started.checked_add(self.limit);
         if let (Some(item), Some(deadline)) = (&item, deadline) {
             item.limit_deadline(deadline);
         }
+        // Without time left nothing may be sent.
+        let late = deadline.is_some_and(|deadline| deadline <= now);
+        let step = if std::mem::take(&mut self.ready) && !late {
+            Step::Running(self.inner.call(request))
+        } else {
+            // Until the service inside is ready no call is under way.
+            let hold = self.find.context_mut(&mut request).map(CallContext::hold);
+            let fresh = self.inner.clone();
+            // The instance that was polled goes, and with it its place in whatever it waits for.
+            let service = std::mem::replace(&mut self.inner, fresh);
+            Step::Waiting(Some((service, request, hold)))
+        };
         ItemTimeoutFuture {
-            step: Step::Waiting(Some((self.inner.clone(), request, hold))),
+            step,
             sleep: None,
             deadline,
             limit: self.limit,
