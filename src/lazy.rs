@@ -331,13 +331,13 @@ where
                 } => {
                     let this_making = making.as_ref().get_ref().clone();
                     if let Some(hold) = hold.as_ref()
-                        && hold.item().stop_requested()
+                        && hold.item().signals().stop_requested()
                     {
                         return Poll::Ready(Err(MakeFailed::refused(CallRefused::Stopped).into()));
                     }
                     let Poll::Ready(made) = making.poll(cx) else {
                         if let Some(hold) = hold {
-                            hold.item().wake_at_stop(cx);
+                            hold.item().signals().wake_at_stop(cx);
                         }
                         return Poll::Pending;
                     };

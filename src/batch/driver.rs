@@ -317,21 +317,21 @@ where
         };
         let (result, failure) = match ended.end {
             End::Answered(Ok(response)) => {
-                item.settle_call(true, true);
+                item.signals().settle_call(true, true);
                 (Ok(response), None)
             }
             End::Answered(Err(error)) => {
                 let (kind, sent) = judge(&error);
-                item.settle_call(sent, false);
+                item.signals().settle_call(sent, false);
                 let failure = Failure { kind, message: None };
                 (Err(Unanswered::Strategy(error)), Some(failure))
             }
             End::Panicked(message) => {
-                item.settle_call(true, false);
+                item.signals().settle_call(true, false);
                 of_driver(BatchError::Panicked { message })
             }
             End::Aborted => {
-                item.settle_call(true, false);
+                item.signals().settle_call(true, false);
                 let reason = match self.shared.stop_cause() {
                     Some(cause) => cause.to_string(),
                     None => "its task was dropped with the runtime".to_owned(),

@@ -250,7 +250,7 @@ fn settle(call: ActiveCall, end: End, calls_begin_inside: &AtomicBool) {
     });
     let gate = call.gate().mark();
     if let (Some(until), Some(item)) = (call.settle(&verdict, used), item) {
-        item.set_held_by(gate, until);
+        item.signals().set_held_by(gate, until);
     }
 }
 

@@ -267,7 +267,7 @@ where
         let limiter = limiter.select(&request);
         let mut acquire = Acquire::new(limiter.gate, estimate.estimate(&request));
         if let Some(item) = find.item(&request) {
-            if let Some(until) = item.take_held_by(acquire.gate().mark()) {
+            if let Some(until) = item.signals().take_held_by(acquire.gate().mark()) {
                 acquire = acquire.held_until(until);
             }
             acquire = acquire.for_item(item.clone());
