@@ -171,7 +171,8 @@ pub use batch::{
 pub use classify::{Classify, KindClassifier, Verdict};
 #[doc(inline)]
 pub use error::{
-    BoxError, Delivery, Disposition, ErrorKind, LlmError, QuotaDimension, QuotaWindow, ReportedQuota,
+    BoxError, Delivery, Disposition, ErrorKind, LlmError, MakeFailed, QuotaDimension, QuotaWindow,
+    ReportedQuota,
 };
 #[doc(inline)]
 pub use events::{Event, EventError, EventKind, EventReceiver, Events};
@@ -192,7 +193,7 @@ pub use layer::timeout::{CallTimeoutLayer, ItemTimeoutLayer};
 #[doc(inline)]
 pub use layer::token_accounting::{TokenAccountingLayer, TokenLedger};
 #[doc(inline)]
-pub use lazy::{Lazy, LazyFuture, MakeFailed, lazy};
+pub use lazy::{Lazy, LazyFuture, lazy};
 #[cfg(feature = "prices")]
 #[cfg_attr(docsrs, doc(cfg(feature = "prices")))]
 #[doc(inline)]

@@ -11,7 +11,6 @@ use tokio::time::Instant;
 use tracing::Span;
 
 use super::ending::{Failure, caught_text, judge, report_end, text_of};
-use super::error::BatchError;
 use super::finished::Finished;
 use super::options::Options;
 use super::outcome::Outcome;
@@ -21,7 +20,7 @@ use super::strategy::{BatchItem, Parts, StrategyError, sealed};
 use super::task::{End, FailFast, ItemFuture};
 use super::tasks::{BoxFuture, EndedOf, Tasks};
 use super::termination::{StopMode, Termination};
-use crate::error::ErrorKind;
+use crate::error::{BatchError, ErrorKind};
 use crate::events::EventKind;
 use crate::item::{Item, ItemId};
 use crate::request::LlmRequest;

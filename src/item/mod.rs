@@ -102,6 +102,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures::task::AtomicWaker;
 use tokio::time::Instant;
 
+pub use crate::error::CallRefused;
 use crate::state::RetryState;
 
 mod call;
@@ -116,7 +117,6 @@ pub use call::CallGuard;
 pub(crate) use call::EndedCall;
 pub use context::{CallContext, CallHold};
 pub use id::ItemId;
-pub use record::CallRefused;
 use record::Record;
 pub use report::{ItemReport, WaitReason, Waits};
 pub use signals::Signals;

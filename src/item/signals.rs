@@ -5,9 +5,9 @@ use std::task::Context;
 
 use tokio::time::Instant;
 
-use super::record::{CallRefused, Handed};
+use super::record::Handed;
 use super::{Item, WaitReason};
-use crate::error::LlmError;
+use crate::error::{CallRefused, LlmError};
 
 /// What the layers of a stack, the retry policy and the driver note for each other about one item; from [`Item::signals`].
 ///

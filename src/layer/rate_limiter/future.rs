@@ -10,10 +10,9 @@ use std::task::{Context, Poll, ready};
 use pin_project::pin_project;
 use tower_service::Service;
 
-use super::error::Refused;
 use super::grant::{Acquire, ActiveCall, Grant};
 use crate::classify::{Classify, Verdict};
-use crate::error::{Delivery, Disposition, was_sent};
+use crate::error::{Delivery, Disposition, Refused, was_sent};
 use crate::events::EventKind;
 use crate::item::{CallContext, CallGuard, CallHold};
 use crate::request::FindItem;

@@ -11,9 +11,9 @@ use tokio::runtime::Handle;
 use tokio::sync::futures::OwnedNotified;
 use tokio::time::{Instant, Sleep};
 
-use super::error::Refused;
 use super::gate::{Admission, Answer, Ask, Gate, Lost, Slot, Started, Ticket, Waited};
 use crate::classify::Verdict;
+use crate::error::Refused;
 use crate::events::EventKind;
 use crate::item::{CallGuard, CallRefused, Item, WaitReason};
 

@@ -9,11 +9,11 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::RateLimiter;
-use super::error::Refused;
 use super::future::{Pending, RateLimitedFuture};
 use super::grant::Acquire;
 use super::select::SelectLimiter;
 use crate::classify::{Classify, KindClassifier};
+use crate::error::Refused;
 use crate::item::CallContext;
 use crate::request::{CharacterEstimate, Estimate, FindItem, InRequest, Untracked};
 use crate::response::{InResponse, ReportsUsage, UnknownUsage};

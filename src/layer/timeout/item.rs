@@ -12,8 +12,7 @@ use tokio::time::{Instant, Sleep};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{TimedOut, TimeoutScope};
-use crate::error::BoxError;
+use crate::error::{BoxError, TimedOut, TimeoutScope};
 use crate::item::{CallContext, CallHold, CallRefused, Item};
 use crate::request::{FindItem, InRequest, Untracked};
 

@@ -11,9 +11,8 @@ use tokio::time::Instant;
 
 use super::waits::Waited;
 use crate::classify::Verdict;
-use crate::error::{Delivery, Disposition, ErrorKind};
+use crate::error::{Delivery, Disposition, ErrorKind, Refused};
 use crate::events::EventKind;
-use crate::layer::rate_limiter::error::Refused;
 use crate::layer::rate_limiter::pace::{EndedCall, Pacing, StartedCall};
 use crate::layer::rate_limiter::snapshot::RateLimiterSnapshot;
 use crate::layer::rate_limiter::store::StoreReport;
