@@ -12,13 +12,13 @@ use tracing::Span;
 
 use super::ending::{Failure, caught_text, judge, report_end, text_of};
 use super::finished::Finished;
-use super::options::Options;
+use super::options::{BoxFuture, Options};
 use super::outcome::Outcome;
 use super::shared::Shared;
 use super::slots::{Slot, Slots};
 use super::strategy::{BatchItem, Parts, StrategyError, sealed};
 use super::task::{End, FailFast, ItemFuture};
-use super::tasks::{BoxFuture, EndedOf, Tasks};
+use super::tasks::{EndedOf, Tasks};
 use super::termination::{StopMode, Termination};
 use crate::error::{BatchError, ErrorKind};
 use crate::events::EventKind;
