@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 use crate::error::{
-    BoxError, Delivery, Disposition, ErrorKind, LlmError, OwnError, ReportedQuota, own_error,
+    BoxError, Delivery, Disposition, ErrorKind, LlmError, OwnError, Refused, ReportedQuota, TimedOut,
+    own_error,
 };
-use crate::layer::rate_limiter::Refused;
-use crate::layer::timeout::TimedOut;
 
 /// What a classifier makes of the outcome of one call.
 ///

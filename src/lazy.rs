@@ -1,6 +1,5 @@
 //! A strategy that is made at its first call.
 
-use std::error::Error as StdError;
 use std::fmt;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,7 +14,7 @@ use tokio::runtime::Handle;
 use tower::util::Oneshot;
 use tower_service::Service;
 
-use crate::error::{BoxError, Delivery, ErrorKind, LlmError};
+use crate::error::{BoxError, MakeFailed};
 use crate::item::{CallContext, CallHold, CallRefused};
 use crate::request::{FindItem, InRequest, Untracked};
 
@@ -61,7 +60,7 @@ where
             .catch_unwind()
             .map(|made| match made {
                 Ok(Ok(strategy)) => Ok(Arc::new(strategy)),
-                Ok(Err(error)) => Err(MakeFailed(Some(Arc::new(error.into())))),
+                Ok(Err(error)) => Err(MakeFailed::of(error.into())),
                 Err(_) => Err(MakeFailed::panicked()),
             })
             .boxed()
@@ -271,7 +270,7 @@ where
                 // Nothing is sent.
                 drop(self.find.context_mut(&mut request).map(CallContext::hold));
                 Step::Failed {
-                    error: Some(MakeFailed(None)),
+                    error: Some(MakeFailed::CLOSED),
                 }
             }
             Found::Making(making) => Step::Making {
@@ -331,13 +330,13 @@ where
                 } => {
                     let this_making = making.as_ref().get_ref().clone();
                     if let Some(hold) = hold.as_ref()
-                        && hold.item().stop_requested()
+                        && hold.item().signals().stop_requested()
                     {
                         return Poll::Ready(Err(MakeFailed::refused(CallRefused::Stopped).into()));
                     }
                     let Poll::Ready(made) = making.poll(cx) else {
                         if let Some(hold) = hold {
-                            hold.item().wake_at_stop(cx);
+                            hold.item().signals().wake_at_stop(cx);
                         }
                         return Poll::Pending;
                     };
@@ -391,70 +390,5 @@ impl<S: Service<Req>, Req> fmt::Debug for LazyFuture<S, Req> {
             Step::Failed { .. } => "failed",
         };
         f.debug_tuple("LazyFuture").field(&step).finish()
-    }
-}
-
-/// A [`lazy`] strategy could not be made, or was closed; nothing was sent.
-#[derive(Clone, Debug)]
-pub struct MakeFailed(Option<Arc<BoxError>>);
-
-impl MakeFailed {
-    fn panicked() -> Self {
-        Self(Some(Arc::new("its making panicked".into())))
-    }
-
-    /// The strategy is there, but the item may not begin a call any more.
-    fn refused(refused: CallRefused) -> Self {
-        Self(Some(Arc::new(LlmError::from(refused).into())))
-    }
-
-    /// The category: that of an [`LlmError`] that the making failed with, else [`ErrorKind::Configuration`].
-    pub fn kind(&self) -> ErrorKind {
-        self.cause().map_or(ErrorKind::Configuration, LlmError::kind)
-    }
-
-    fn cause(&self) -> Option<&LlmError> {
-        self.0.as_ref()?.downcast_ref()
-    }
-
-    /// Whether the strategy was closed, rather than failed to be made.
-    pub const fn is_closed(&self) -> bool {
-        self.0.is_none()
-    }
-}
-
-impl fmt::Display for MakeFailed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
-            Some(error) => write!(f, "the strategy could not be made: {error}"),
-            None => f.write_str("the strategy was closed"),
-        }
-    }
-}
-
-impl StdError for MakeFailed {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.0
-            .as_ref()
-            .map(|error| &***error as &(dyn StdError + 'static))
-    }
-}
-
-/// Keeps the kind, status and hint of an [`LlmError`] that the making failed with, so that it is retried or not as
-/// that says; any other failure is [`ErrorKind::Configuration`].
-impl From<MakeFailed> for LlmError {
-    fn from(error: MakeFailed) -> Self {
-        let mut failed = Self::new(error.kind(), error.to_string());
-        if let Some(cause) = error.cause() {
-            failed = failed.with_disposition(cause.disposition());
-            if let Some(status) = cause.status() {
-                failed = failed.with_status(status);
-            }
-            if let Some(wait) = cause.retry_after() {
-                failed = failed.with_retry_after(wait);
-            }
-        }
-        failed = failed.with_delivery(Delivery::NotSent);
-        failed.with_source(error)
     }
 }

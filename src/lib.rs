@@ -68,6 +68,7 @@
 //! | module | what is in it |
 //! |---|---|
 //! | [`batch`] | the stream combinator, outcomes, handle, summary, progress |
+//! | [`item`] | one item's accounts, and for authors of layers the protocol between layers |
 //! | [`layer`] | one module per middleware |
 //! | `price` | price tables, for the cost of calls (feature `prices`) |
 //! | [`provider`] | one module per wire format |
@@ -127,6 +128,7 @@
 #![forbid(unsafe_code)]
 
 pub mod batch;
+pub mod item;
 pub mod layer;
 #[cfg(feature = "prices")]
 #[cfg_attr(docsrs, doc(cfg(feature = "prices")))]
@@ -147,7 +149,6 @@ mod events;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
-mod item;
 mod lazy;
 mod prompt;
 mod request;
@@ -170,12 +171,13 @@ pub use batch::{
 pub use classify::{Classify, KindClassifier, Verdict};
 #[doc(inline)]
 pub use error::{
-    BoxError, Delivery, Disposition, ErrorKind, LlmError, QuotaDimension, QuotaWindow, ReportedQuota,
+    BoxError, Delivery, Disposition, ErrorKind, LlmError, MakeFailed, QuotaDimension, QuotaWindow,
+    ReportedQuota,
 };
 #[doc(inline)]
 pub use events::{Event, EventError, EventKind, EventReceiver, Events};
 #[doc(inline)]
-pub use item::{CallContext, CallGuard, CallHold, CallRefused, Item, ItemId, ItemReport, WaitReason, Waits};
+pub use item::{Item, ItemId, ItemReport, WaitReason, Waits};
 #[doc(inline)]
 pub use layer::ServiceBuilderExt;
 #[doc(inline)]
@@ -191,7 +193,7 @@ pub use layer::timeout::{CallTimeoutLayer, ItemTimeoutLayer};
 #[doc(inline)]
 pub use layer::token_accounting::{TokenAccountingLayer, TokenLedger};
 #[doc(inline)]
-pub use lazy::{Lazy, LazyFuture, MakeFailed, lazy};
+pub use lazy::{Lazy, LazyFuture, lazy};
 #[cfg(feature = "prices")]
 #[cfg_attr(docsrs, doc(cfg(feature = "prices")))]
 #[doc(inline)]

@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::summary::BatchSummary;
 use crate::item::WaitReason;
 
-/// What most of the items' time went to: the closing line of a [`BatchSummary`], as a value.
+/// What most of the items' time went to: the closing line of a [`BatchSummary`](super::BatchSummary), as a value.
 ///
 /// `Display` is that line: the share, what it is, and the advice.
 ///
@@ -102,31 +101,6 @@ impl fmt::Display for Bottleneck {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { cause, percent } = self;
         write!(f, "{percent} % {cause}: {}", cause.advice())
-    }
-}
-
-impl Bottleneck {
-    /// The largest share of the batch's time.
-    pub(super) fn of(summary: &BatchSummary) -> Option<Self> {
-        if summary.calls == 0 {
-            return None;
-        }
-        // What no layer accounts for. Hedged calls and waits of one item overlap, so the parts may exceed the whole.
-        let elsewhere = summary
-            .item_time
-            .saturating_sub(summary.call_time)
-            .saturating_sub(summary.waits.total());
-        let waits = summary.waits.iter();
-        let (cause, time) = waits
-            .map(|(reason, time)| (BottleneckCause::Waiting(reason), time))
-            .chain([
-                (BottleneckCause::Elsewhere, elsewhere),
-                (BottleneckCause::Untaken, summary.untaken_time),
-                (BottleneckCause::Calls, summary.call_time),
-            ])
-            .max_by_key(|(_, time)| *time)?;
-        let percent = percent(time, summary.item_time.saturating_add(summary.untaken_time))?;
-        (percent > 0).then_some(Self { cause, percent })
     }
 }
 

@@ -11,17 +11,16 @@ use tokio::time::Instant;
 use tracing::Span;
 
 use super::ending::{Failure, caught_text, judge, report_end, text_of};
-use super::error::BatchError;
 use super::finished::Finished;
-use super::options::Options;
+use super::options::{BoxFuture, Options};
 use super::outcome::Outcome;
 use super::shared::Shared;
 use super::slots::{Slot, Slots};
 use super::strategy::{BatchItem, Parts, StrategyError, sealed};
 use super::task::{End, FailFast, ItemFuture};
-use super::tasks::{BoxFuture, EndedOf, Tasks};
+use super::tasks::{EndedOf, Tasks};
 use super::termination::{StopMode, Termination};
-use crate::error::ErrorKind;
+use crate::error::{BatchError, ErrorKind};
 use crate::events::EventKind;
 use crate::item::{Item, ItemId};
 use crate::request::LlmRequest;
@@ -317,21 +316,21 @@ where
         };
         let (result, failure) = match ended.end {
             End::Answered(Ok(response)) => {
-                item.settle_call(true, true);
+                item.signals().settle_call(true, true);
                 (Ok(response), None)
             }
             End::Answered(Err(error)) => {
                 let (kind, sent) = judge(&error);
-                item.settle_call(sent, false);
+                item.signals().settle_call(sent, false);
                 let failure = Failure { kind, message: None };
                 (Err(Unanswered::Strategy(error)), Some(failure))
             }
             End::Panicked(message) => {
-                item.settle_call(true, false);
+                item.signals().settle_call(true, false);
                 of_driver(BatchError::Panicked { message })
             }
             End::Aborted => {
-                item.settle_call(true, false);
+                item.signals().settle_call(true, false);
                 let reason = match self.shared.stop_cause() {
                     Some(cause) => cause.to_string(),
                     None => "its task was dropped with the runtime".to_owned(),

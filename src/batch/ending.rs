@@ -45,7 +45,7 @@ pub(super) fn report_end(
         None => events.emit_at(at, Some(item), || EventKind::ItemCompleted { report }),
         Some(Failure { kind, message }) => {
             let out_of_time =
-                item.deadline_missed() || item.deadline().is_some_and(|deadline| deadline <= at);
+                item.signals().deadline_missed() || item.deadline().is_some_and(|deadline| deadline <= at);
             if kind == ErrorKind::TimedOut && out_of_time {
                 events.emit_at(at, Some(item), || EventKind::ItemDeadlineExceeded);
             }

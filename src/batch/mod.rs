@@ -89,7 +89,6 @@
 mod bottleneck;
 mod driver;
 mod ending;
-mod error;
 mod ext;
 mod finished;
 mod handle;
@@ -109,8 +108,8 @@ mod tasks;
 mod termination;
 mod work_item;
 
+pub use crate::error::BatchError;
 pub use bottleneck::{Bottleneck, BottleneckCause};
-pub use error::BatchError;
 pub use ext::{LlmStreamExt, WithStrategy};
 pub use handle::BatchHandle;
 pub use outcome::Outcome;

@@ -1,6 +1,7 @@
 //! What the builder methods of the stream set.
 
 use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,11 +9,13 @@ use futures::FutureExt as _;
 use tokio::time::sleep;
 
 use super::shared::Shared;
-use super::tasks::BoxFuture;
 use super::termination::Termination;
 use crate::error::ErrorKind;
 use crate::events::Events;
 use crate::telemetry::Meter;
+
+/// Work of the user's, or a signal.
+pub(super) type BoxFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 pub(super) struct Options {
     pub(super) in_order: bool,

@@ -3,9 +3,8 @@
 use tower::util::BoxCloneSyncService;
 use tower_service::Service;
 
-use super::error::BatchError;
 use super::work_item::WorkItem;
-use crate::error::{BoxError, LlmError};
+use crate::error::{BatchError, BoxError, LlmError};
 use crate::item::ItemId;
 use crate::request::LlmRequest;
 use crate::response::LlmResponse;

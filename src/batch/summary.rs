@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::bottleneck::{Bottleneck, percent};
+use super::bottleneck::{Bottleneck, BottleneckCause, percent};
 use super::termination::Termination;
 use crate::error::ErrorKind;
 use crate::item::{ItemId, WaitReason, Waits};
@@ -132,7 +132,25 @@ impl BatchSummary {
 
     /// What most of the items' time went to, and what makes it less. `None` without a call, or if no time passed.
     pub fn bottleneck(&self) -> Option<Bottleneck> {
-        Bottleneck::of(self)
+        if self.calls == 0 {
+            return None;
+        }
+        // What no layer accounts for. Hedged calls and waits of one item overlap, so the parts may exceed the whole.
+        let elsewhere = self
+            .item_time
+            .saturating_sub(self.call_time)
+            .saturating_sub(self.waits.total());
+        let waits = self.waits.iter();
+        let (cause, time) = waits
+            .map(|(reason, time)| (BottleneckCause::Waiting(reason), time))
+            .chain([
+                (BottleneckCause::Elsewhere, elsewhere),
+                (BottleneckCause::Untaken, self.untaken_time),
+                (BottleneckCause::Calls, self.call_time),
+            ])
+            .max_by_key(|(_, time)| *time)?;
+        let percent = percent(time, self.item_time.saturating_add(self.untaken_time))?;
+        (percent > 0).then_some(Bottleneck { cause, percent })
     }
 }
 

@@ -11,6 +11,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::AbortHandle;
 
+use super::options::BoxFuture;
 use super::strategy::{BatchItem, StrategyError, sealed};
 use super::task::{End, Ended, ItemFuture};
 
@@ -66,9 +67,6 @@ pub trait Tasks<B: BatchItem> {
     /// Ends all items, and then runs `work`, where there is a runtime to run it.
     fn leave(&mut self, work: Option<BoxFuture>);
 }
-
-/// Work of the user's, or a signal.
-pub(super) type BoxFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 #[doc(hidden)]
 #[allow(missing_debug_implementations)]

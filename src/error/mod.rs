@@ -1,4 +1,4 @@
-//! The error of the crate's own strategies, and its categories.
+//! The error of the crate's own strategies, its categories, and the errors of the batch, the layers and `lazy`.
 
 use std::borrow::Cow;
 use std::error::Error as StdError;
@@ -19,6 +19,7 @@ pub use disposition::Disposition;
 pub use kind::{Delivery, ErrorKind};
 #[cfg(any(feature = "reqwest", feature = "structured"))]
 pub(crate) use own::chain;
+pub use own::{BatchError, CallRefused, MakeFailed, Refused, TimedOut, TimeoutScope};
 pub(crate) use own::{OwnError, caught_text, describe, kind_of, own_error, was_sent};
 pub use quota::{QuotaDimension, QuotaWindow, ReportedQuota};
 

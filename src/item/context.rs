@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::record::{CallRefused, Handed};
+use super::record::Handed;
 use super::{CallGuard, Item};
+use crate::error::CallRefused;
 
 /// The item of a request and the call that the request belongs to, if one has begun.
 ///

@@ -1,17 +1,113 @@
-//! One item's identity and accounts, shared by the request, the layers and the driver.
+//! One item's identity and accounts, and, for authors of layers, the protocol through which the layers of a stack work together.
+//!
+//! Users of a batch need [`Item`], [`ItemId`], [`ItemReport`], [`WaitReason`] and [`Waits`], which the crate's root has too. The rest
+//! is for layers that begin calls, wait before them, or decide about the next one. A layer that only changes requests or
+//! answers needs nothing of it.
+//!
+//! # The beginning of a call
+//!
+//! A call begins in one place, [`CallContext::begin_call`], right before it is sent.
+//! ([`LlmRequest::begin_call`](crate::LlmRequest::begin_call) does the same; a layer for requests of any type finds the
+//! context with [`FindItem`](crate::FindItem).) There the call is counted, or refused with a [`CallRefused`]: after a stop,
+//! after the item's deadline, and once the item has its outcome. Then send nothing.
+//!
+//! - The outermost layer that begins the call owns it; layers further in that begin it join the same call. The call ends when
+//!   the outermost [`CallGuard`] is dropped: keep it until the answer is there.
+//! - The guard takes what becomes known of the call ([`observe`](CallGuard::observe), [`observe_cost`](CallGuard::observe_cost),
+//!   [`set_throttled`](CallGuard::set_throttled)). The first observation counts; without one the usage is unknown.
+//! - A layer that waits before the call, or may answer without one, takes a [`CallHold`] with [`CallContext::hold`]. While it
+//!   exists, the request does not count as sent, and a stop ends the item. The wait ends with
+//!   [`release`](CallHold::release) or with the beginning of the call. A pending wait registers with
+//!   [`wake_at_stop`](Signals::wake_at_stop), and enters the accounts with [`add_wait`](Signals::add_wait).
+//! - A request for a service that may watch its calls or not is announced with [`hand_over`](Signals::hand_over) and settled
+//!   with [`settle_call`](Signals::settle_call), so that its call is counted in any case.
+//!
+//! ```
+//! use std::task::{Context, Poll};
+//!
+//! use futures::future::{BoxFuture, FutureExt, ready};
+//! use llm_batch::item::CallRefused;
+//! use llm_batch::{BoxError, LlmRequest, LlmResponse};
+//! use tower::{Service, ServiceExt, service_fn};
+//!
+//! /// Prints each call. Inside a rate limiter it joins the limiter's call; alone it begins one.
+//! #[derive(Clone)]
+//! struct PrintCalls<S>(S);
+//!
+//! impl<S> Service<LlmRequest> for PrintCalls<S>
+//! where
+//!     S: Service<LlmRequest, Response = LlmResponse>,
+//!     S::Error: From<CallRefused> + Send + 'static,
+//!     S::Future: Send + 'static,
+//! {
+//!     type Response = LlmResponse;
+//!     type Error = S::Error;
+//!     type Future = BoxFuture<'static, Result<LlmResponse, S::Error>>;
+//!
+//!     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+//!         self.0.poll_ready(cx)
+//!     }
+//!
+//!     fn call(&mut self, mut request: LlmRequest) -> Self::Future {
+//!         let call = match request.begin_call() {
+//!             Ok(call) => call,
+//!             Err(refused) => return ready(Err(refused.into())).boxed(),
+//!         };
+//!         let answer = self.0.call(request);
+//!         async move {
+//!             let result = answer.await;
+//!             if let Ok(response) = &result {
+//!                 call.observe(response.usage);
+//!             }
+//!             println!("item {}, call {}: {:?}", call.item().id(), call.number(), call.observed());
+//!             result
+//!         }
+//!         .boxed()
+//!     }
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), BoxError> {
+//! let model = service_fn(async |_: LlmRequest| Ok::<_, BoxError>(LlmResponse::new("42".to_owned())));
+//! let request = LlmRequest::prompt("What is 6 times 7?");
+//! let item = request.item().clone();
+//! PrintCalls(model).oneshot(request).await?;
+//! assert_eq!(item.report().calls, 1);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Signals
+//!
+//! What layers and the driver note for each other, without knowing each other, in [`Item::signals`]:
+//!
+//! | signal | written by | read by |
+//! |---|---|---|
+//! | [`hand_over`](Signals::hand_over), [`expect_call`](Signals::expect_call) | the driver, retry policies, `Fallback` | the driver, at a stop and at the end |
+//! | [`settle_call`](Signals::settle_call) | the driver, retry policies, timeout layers, `Fallback` | the accounts |
+//! | [`call_under_way`](Signals::call_under_way) | the beginning and the end of calls, the two above | the driver, `Fallback` |
+//! | [`stop_requested`](Signals::stop_requested), [`wake_at_stop`](Signals::wake_at_stop) | the driver | retry policies, gates, caches, `lazy` |
+//! | [`set_attempt`](Signals::set_attempt) | retry policies | requests, events, the report |
+//! | [`limit_deadline`](Signals::limit_deadline) | timeout layers | retry policies, the beginning of a call |
+//! | [`set_deadline_missed`](Signals::set_deadline_missed) | retry policies, the beginning of a call | timeout layers, the driver |
+//! | [`set_last_failure`](Signals::set_last_failure) | retry policies | timeout layers |
+//! | [`set_throttled_until`](Signals::set_throttled_until) | gates | retry policies, gates |
+//! | [`add_wait`](Signals::add_wait) | layers that wait | the accounts |
+//! | [`start_over`](Signals::start_over) | `Fallback` | clears the attempt, the throttle, the missed deadline and the last failure |
 
 use std::fmt;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use futures::task::AtomicWaker;
 use tokio::time::Instant;
 
+pub use crate::error::CallRefused;
 use crate::state::RetryState;
 
 mod call;
 mod context;
+mod driver;
 mod id;
 mod record;
 mod report;
@@ -21,14 +117,15 @@ pub use call::CallGuard;
 pub(crate) use call::{CallEnded, EndedCall, GateEnd};
 pub use context::{CallContext, CallHold};
 pub use id::ItemId;
-pub use record::CallRefused;
 use record::Record;
 pub use report::{ItemReport, WaitReason, Waits};
+pub use signals::Signals;
 
 /// One item's identity, retry state, deadline and accounts.
 ///
-/// The request and the driver hold the same one, so what an item did survives a panic or an abort. Users meet it
-/// through [`LlmRequest`](crate::LlmRequest). What layers note in it for each other is for authors of layers.
+/// The request and the driver hold the same one, so what an item did survives a panic or an abort. Users reach it
+/// through [`LlmRequest::item`](crate::LlmRequest::item). What layers note in it for each other is behind
+/// [`signals`](Self::signals), for authors of layers.
 pub struct Item {
     id: ItemId,
     index: u64,
@@ -116,36 +213,6 @@ impl Item {
         };
         report.total_time = self.started.elapsed();
         report
-    }
-
-    /// Its final accounts, if it ended at `finished`. From now on no call begins, and what ends later is not counted: a call that
-    /// is still open counts as it was observed, or as unknown.
-    pub(crate) fn close(&self, finished: Instant) -> ItemReport {
-        let mut record = self.record();
-        record.closed = true;
-        let mut report = record.report_with_open();
-        report.total_time = finished.saturating_duration_since(self.started);
-        if !record.watched && report.calls > 0 {
-            // Its calls were not timed; what was not a wait was spent in them.
-            report.call_time = report.total_time.saturating_sub(report.waits.total());
-        }
-        report
-    }
-
-    /// Gives how long each ended call took.
-    pub(crate) fn for_each_call_time(&self, each: impl FnMut(Duration)) {
-        let record = self.record();
-        record
-            .first_call_time
-            .iter()
-            .chain(&record.more_call_times)
-            .copied()
-            .for_each(each);
-    }
-
-    /// Takes the intervals during which a closed gate held the item, for the batch's time paused.
-    pub(crate) fn take_cooldowns(&self) -> Vec<(Instant, Instant)> {
-        std::mem::take(&mut self.record().cooldowns)
     }
 }
 

@@ -1,6 +1,5 @@
 //! The record behind an item's lock: its calls, its accounts, and whether another call may begin.
 
-use std::fmt;
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
@@ -8,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::report::ItemReport;
-use crate::error::{Delivery, Disposition, ErrorKind, LlmError, ReportedQuota};
+use crate::error::{CallRefused, LlmError, ReportedQuota};
 use crate::usage::TokenUsage;
 use crate::usd::Usd;
 
@@ -66,45 +65,6 @@ pub(super) enum Handed {
     Unwatched,
     /// A layer that watches calls has it: what is not begun there did not take place.
     Watched,
-}
-
-/// A call may not begin; nothing was sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum CallRefused {
-    /// The batch is stopping, or the item has its outcome already.
-    Stopped,
-    /// The item's deadline has passed.
-    DeadlinePassed,
-}
-
-impl CallRefused {
-    /// The category: [`ErrorKind::Aborted`] or [`ErrorKind::TimedOut`].
-    pub const fn kind(self) -> ErrorKind {
-        match self {
-            Self::Stopped => ErrorKind::Aborted,
-            Self::DeadlinePassed => ErrorKind::TimedOut,
-        }
-    }
-}
-
-impl fmt::Display for CallRefused {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Stopped => "not sent: the batch is stopping",
-            Self::DeadlinePassed => "not sent: the item's deadline has passed",
-        })
-    }
-}
-
-impl std::error::Error for CallRefused {}
-
-impl From<CallRefused> for LlmError {
-    fn from(error: CallRefused) -> Self {
-        Self::new(error.kind(), error.to_string())
-            .with_disposition(Disposition::Fatal)
-            .with_delivery(Delivery::NotSent)
-    }
 }
 
 /// A call that may be under way.

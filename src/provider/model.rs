@@ -150,7 +150,7 @@ impl Model {
 
     async fn ask(&self, prompt: &Prompt, call: &CallGuard) -> Answer {
         let ask = Ask {
-            throttled_before: call.item().was_throttled(),
+            throttled_before: call.item().signals().was_throttled(),
             ..self.asked(prompt)
         };
         match self.wire.context_cache(None) {
@@ -322,7 +322,7 @@ impl Service<LlmRequest<Prompt>> for Model {
             inner: Box::pin(async move {
                 let call = request.begin_call()?;
                 if strategy.wire.client().is_local {
-                    call.item().set_local_server();
+                    call.item().signals().set_local_server();
                 }
                 let model = strategy.model_of(request.input());
                 telemetry::record_request(strategy.provider(), model);

@@ -205,13 +205,16 @@ where
             match &result {
                 Poll::Ready(Ok(_)) => return result,
                 Poll::Ready(Err(error)) => {
-                    this.item.settle_call(was_sent(error), false);
-                    if this.item.hand_over().is_err() {
+                    this.item.signals().settle_call(was_sent(error), false);
+                    if this.item.signals().hand_over().is_err() {
                         return result;
                     }
                 }
                 Poll::Pending => {
-                    if !is_closed(cx) || this.item.call_under_way() || this.item.hand_over().is_err() {
+                    if !is_closed(cx)
+                        || this.item.signals().call_under_way()
+                        || this.item.signals().hand_over().is_err()
+                    {
                         return result;
                     }
                 }
@@ -220,7 +223,7 @@ where
         let Some((second, request)) = this.spare.take() else {
             panic!("`FallbackFuture` polled after completion");
         };
-        this.item.start_over();
+        this.item.signals().start_over();
         // The first one is dropped before: it leaves the queue of its gate.
         this.step.set(Step::Second {
             run: Oneshot::new(second, request),

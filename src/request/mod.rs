@@ -65,11 +65,11 @@ impl<I> LlmRequest<I> {
     ///
     /// From now on the item may be in a call: see [`Item::report`].
     pub fn for_item(input: I, item: Arc<Item>) -> Self {
-        item.expect_call();
+        item.signals().expect_call();
         Self::of_driver(input, item)
     }
 
-    /// A request that is not sent before [`Item::hand_over`].
+    /// A request that is not sent before [`Signals::hand_over`](crate::item::Signals::hand_over).
     pub(crate) const fn of_driver(input: I, item: Arc<Item>) -> Self {
         Self {
             input,

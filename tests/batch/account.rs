@@ -22,7 +22,8 @@ async fn accounted(mut request: LlmRequest) -> Result<LlmResponse, LlmError> {
     let hold = request.context_mut().hold();
     let since = Instant::now();
     sleep(Duration::from_millis(300)).await;
-    item.add_wait(WaitReason::Requests, since, Instant::now());
+    item.signals()
+        .add_wait(WaitReason::Requests, since, Instant::now());
     drop(hold);
     if request.index() == 2 {
         let mut first = request.clone();
@@ -32,7 +33,8 @@ async fn accounted(mut request: LlmRequest) -> Result<LlmResponse, LlmError> {
         drop(call);
         let since = Instant::now();
         sleep(Duration::from_millis(200)).await;
-        item.add_wait(WaitReason::Cooldown, since, Instant::now());
+        item.signals()
+            .add_wait(WaitReason::Cooldown, since, Instant::now());
     }
     let mut request = request.clone();
     let call = request.begin_call().unwrap();
@@ -200,7 +202,7 @@ async fn every_item_has_one_terminal_event() {
         match request.index() {
             1 => Err(LlmError::fatal("no")),
             2 => {
-                request.item().limit_deadline(Instant::now());
+                request.item().signals().limit_deadline(Instant::now());
                 Err(LlmError::new(ErrorKind::TimedOut, "late"))
             }
             3 => panic!("boom"),

@@ -158,7 +158,7 @@ async fn a_retry_policy_of_somebody_else_does_not_confuse_the_accounts() {
     )
         .layer(Script::says([invalid(), throttled(None), answer()]));
     model.oneshot(request(&one)).await.unwrap();
-    one.settle_call(true, true);
+    one.signals().settle_call(true, true);
     assert_eq!(totals(&ledger), (3, 2, 0, TokenUsage::new(20, 6)));
     assert_eq!(
         (one.report().calls, one.report().usage),
@@ -289,7 +289,7 @@ proptest! {
             let policy = RetryPolicy::new(20).initial_backoff(Duration::from_millis(10));
             let run = RetryLayer::new(policy).layer(model).oneshot(request(&one));
             let cut = tokio::time::timeout(Duration::from_millis(cut_after * 250), run).await.is_err();
-            one.settle_call(true, true);
+            one.signals().settle_call(true, true);
 
             let begun = script.count();
             let mut usage = TokenUsage::ZERO;

@@ -63,7 +63,7 @@ async fn a_hit_costs_nothing_and_says_what_it_cost() {
     assert_eq!(hit.output, asked.output);
     // No call anywhere: not in the item's record, not in the ledger, not at the strategy.
     for item in [&first, &second] {
-        item.settle_call(true, true);
+        item.signals().settle_call(true, true);
     }
     assert_eq!((first.report().calls, first.report().usage.total()), (1, 11));
     let report = second.report();

@@ -29,7 +29,7 @@ async fn nobody_is_called_and_nothing_is_counted() {
         .unwrap();
     assert_eq!(answer, LlmResponse::default());
     assert_eq!(answer.usage, None);
-    one.settle_call(true, true);
+    one.signals().settle_call(true, true);
     assert_eq!((one.report().calls, one.report().unknown_usage_calls), (0, 0));
     assert_eq!((script.count(), ledger.snapshot().calls), (0, 0));
 }
@@ -43,7 +43,7 @@ async fn inside_a_retry_it_is_no_call_either() {
     )
         .layer(Script::new([]));
     assert_eq!(model.oneshot(request(&one)).await.unwrap().output, "hi");
-    one.settle_call(true, true);
+    one.signals().settle_call(true, true);
     assert_eq!(one.report().calls, 0);
 }
 

@@ -138,14 +138,14 @@ async fn after_a_throttle_the_gate_below_waits_not_the_policy() {
     let gate = service_fn(move |request: Request| {
         let inner = inner.clone();
         async move {
-            if let Some(until) = request.item().take_throttled_until() {
+            if let Some(until) = request.item().signals().take_throttled_until() {
                 assert_eq!(until - Instant::now(), seconds(30), "the policy has slept");
                 tokio::time::sleep_until(until).await;
             }
             let item = Arc::clone(request.item());
             let result = inner.oneshot(request).await;
             if result.is_err() {
-                item.set_throttled_until(Instant::now() + seconds(30));
+                item.signals().set_throttled_until(Instant::now() + seconds(30));
             }
             result
         }
@@ -163,7 +163,10 @@ async fn after_a_throttle_the_gate_below_waits_not_the_policy() {
 async fn a_pause_of_the_gate_that_does_not_fit_the_deadline_fails_now() {
     let one = item();
     let gate = service_fn(|request: Request| async move {
-        request.item().set_throttled_until(Instant::now() + seconds(30));
+        request
+            .item()
+            .signals()
+            .set_throttled_until(Instant::now() + seconds(30));
         throttled(None)
     });
     let model = (
@@ -403,14 +406,14 @@ async fn calls_that_nobody_watched_are_unknown() {
         .oneshot(request(&one))
         .await
         .unwrap();
-    one.settle_call(true, true);
+    one.signals().settle_call(true, true);
     let report = one.report();
     assert_eq!((report.calls, report.unknown_usage_calls), (2, 2));
 
     let one = item();
     let model = (policy(), TokenAccountingLayer::new(TokenLedger::new())).layer(Script::says(outcomes()));
     model.oneshot(request(&one)).await.unwrap();
-    one.settle_call(true, true);
+    one.signals().settle_call(true, true);
     let report = one.report();
     assert_eq!(
         (report.calls, report.unknown_usage_calls, report.usage.total()),
@@ -422,7 +425,7 @@ async fn calls_that_nobody_watched_are_unknown() {
     let model = policy().layer(Script::new([Step::Say(invalid()), Step::Hang]));
     let cut = tokio::time::timeout(seconds(4), model.oneshot(request(&one))).await;
     assert!(cut.is_err());
-    one.settle_call(true, true);
+    one.signals().settle_call(true, true);
     assert_eq!(one.report().unknown_usage_calls, 2);
 }
 

@@ -101,7 +101,7 @@ async fn an_item_that_runs_out_of_time_at_the_gate_made_no_second_call() {
         .unwrap_err();
     assert_eq!(start.elapsed(), seconds(20));
     assert_eq!(error.kind(), ErrorKind::TimedOut);
-    one.settle_call(true, true);
+    one.signals().settle_call(true, true);
     let report = one.report();
     assert_eq!(
         (report.calls, report.unknown_usage_calls),

@@ -84,7 +84,7 @@ async fn the_item_clock_starts_when_the_item_is_picked_up() {
     assert_eq!(start.elapsed(), seconds(2));
     assert_eq!(timed_out(&error).scope(), TimeoutScope::Item);
     assert_eq!(one.deadline(), Some(one.started() + seconds(5)));
-    assert!(one.deadline_missed());
+    assert!(one.signals().deadline_missed());
 }
 
 #[tokio::test(start_paused = true)]
@@ -98,7 +98,7 @@ async fn an_item_without_time_left_is_not_sent() {
         .await;
     assert_eq!(result.unwrap_err().kind(), ErrorKind::TimedOut);
     assert_eq!(script.count(), 0);
-    one.settle_call(true, true);
+    one.signals().settle_call(true, true);
     assert_eq!(one.report().calls, 0);
 }
 
@@ -146,7 +146,7 @@ async fn a_wait_that_does_not_fit_is_not_begun_and_the_cause_is_kept() {
     let cause: &LlmError = timed_out(&error).source().unwrap().downcast_ref().unwrap();
     assert_eq!((cause.kind(), cause.status()), (ErrorKind::RateLimit, Some(429)));
     assert_eq!(one.report().waits.backoff, Duration::ZERO);
-    assert!(one.deadline_missed());
+    assert!(one.signals().deadline_missed());
 }
 
 #[tokio::test(start_paused = true)]
@@ -287,7 +287,7 @@ async fn the_item_limit_covers_the_wait_for_readiness() {
                 }
             }
             // What was not sent is not counted, what was sent is.
-            one.settle_call(true, true);
+            one.signals().settle_call(true, true);
             assert_eq!(one.report().calls as usize, called);
         }
     }

@@ -242,7 +242,7 @@ impl<O: Clone + Send + Sync + 'static> ResponseCache<O> {
                 }
                 // The one that asked was cut, or had to stop. This one goes on in its place, unless it has to stop, too.
                 None => {}
-                Some(Err(failure)) if failure.is_stopped() && !item.stop_requested() => {}
+                Some(Err(failure)) if failure.is_stopped() && !item.signals().stop_requested() => {}
                 Some(Err(failure)) => {
                     shared.counters.joined.fetch_add(1, Ordering::Relaxed);
                     return Err(failure.into());
@@ -280,7 +280,7 @@ impl<O: Clone + Send + Sync + 'static> Shared<O> {
                 Ok(Arc::unwrap_or_clone(answer))
             }
             Err(error) => {
-                flight.land(Err(SharedFailure::of(&error, item.stop_requested())));
+                flight.land(Err(SharedFailure::of(&error, item.signals().stop_requested())));
                 Err(error)
             }
         }

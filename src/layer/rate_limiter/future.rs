@@ -11,10 +11,9 @@ use pin_project::pin_project;
 use tokio::time::Instant;
 use tower_service::Service;
 
-use super::error::Refused;
 use super::grant::{Acquire, ActiveCall, Grant};
 use crate::classify::{Classify, Verdict};
-use crate::error::{Delivery, Disposition, was_sent};
+use crate::error::{Delivery, Disposition, Refused, was_sent};
 use crate::events::EventKind;
 use crate::item::{CallHold, GateEnd};
 use crate::request::FindItem;
@@ -233,7 +232,7 @@ fn settle(call: ActiveCall, mut verdict: Verdict, mut end: GateEnd, calls_begin_
         .map(|guard| Arc::clone(guard.item()));
     let gate = call.gate().mark();
     if let (Some(until), Some(item)) = (call.settle(&verdict, used), item) {
-        item.set_held_by(gate, until);
+        item.signals().set_held_by(gate, until);
     }
 }
 

@@ -11,9 +11,9 @@ use tokio::runtime::Handle;
 use tokio::sync::futures::OwnedNotified;
 use tokio::time::{Instant, Sleep};
 
-use super::error::Refused;
 use super::gate::{Admission, Answer, Ask, Gate, Lost, Place, Slot, Started, Ticket, Waited};
 use crate::classify::Verdict;
+use crate::error::Refused;
 use crate::events::EventKind;
 use crate::item::{CallGuard, CallRefused, Item, WaitReason};
 
@@ -112,7 +112,7 @@ impl Acquire {
     fn record_hold(&self, since: Instant) {
         let now = Instant::now();
         if let Some(item) = &self.item {
-            item.add_wait(WaitReason::Cooldown, since, now);
+            item.signals().add_wait(WaitReason::Cooldown, since, now);
         }
         let time = now.saturating_duration_since(since);
         self.gate.meter.waited(WaitReason::Cooldown, time);
@@ -135,7 +135,7 @@ impl Future for Acquire {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
         if let Some(item) = &this.item
-            && item.stop_requested()
+            && item.signals().stop_requested()
         {
             this.leave();
             return Poll::Ready(Err(CallRefused::Stopped.into()));
@@ -221,7 +221,7 @@ impl Future for Acquire {
 impl Acquire {
     fn wake_at_stop(&self, cx: &Context<'_>) {
         if let Some(item) = &self.item {
-            item.wake_at_stop(cx);
+            item.signals().wake_at_stop(cx);
         }
     }
 

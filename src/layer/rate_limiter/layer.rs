@@ -9,11 +9,11 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::RateLimiter;
-use super::error::Refused;
 use super::future::{Pending, RateLimitedFuture};
 use super::grant::Acquire;
 use super::select::SelectLimiter;
 use crate::classify::{Classify, KindClassifier};
+use crate::error::Refused;
 use crate::item::CallContext;
 use crate::request::{CharacterEstimate, Estimate, FindItem, InRequest, Untracked};
 use crate::response::{InResponse, ReportsUsage, UnknownUsage};
@@ -267,7 +267,7 @@ where
         let limiter = limiter.select(&request);
         let mut acquire = Acquire::new(limiter.gate, estimate.estimate(&request));
         if let Some(item) = find.item(&request) {
-            if let Some(until) = item.take_held_by(acquire.gate().mark()) {
+            if let Some(until) = item.signals().take_held_by(acquire.gate().mark()) {
                 acquire = acquire.held_until(until);
             }
             acquire = acquire.for_item(item.clone());

@@ -149,10 +149,11 @@ mod select;
 mod snapshot;
 mod store;
 
+pub use crate::error::Refused;
 pub use builder::RateLimiterBuilder;
 pub use closed::Closed;
 pub use cooldown::Cooldown;
-pub use error::{InvalidLimit, Refused};
+pub use error::InvalidLimit;
 pub use future::RateLimitedFuture;
 pub use grant::{Acquire, ActiveCall, Grant};
 pub use layer::{RateLimited, RateLimiterLayer};

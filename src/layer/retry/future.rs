@@ -43,7 +43,7 @@ fn record(since: Instant, hold: Option<&CallHold>, meter: &mut Option<Meter>) {
     let Some(meter) = meter.take() else { return };
     let now = Instant::now();
     if let Some(hold) = hold {
-        hold.item().add_wait(WaitReason::Backoff, since, now);
+        hold.item().signals().add_wait(WaitReason::Backoff, since, now);
     }
     meter.waited(WaitReason::Backoff, now.saturating_duration_since(since));
 }
@@ -59,8 +59,8 @@ impl Future for RetryWait {
             let Some(hold) = this.hold else {
                 return Poll::Pending;
             };
-            if !hold.item().stop_requested() {
-                hold.item().wake_at_stop(cx);
+            if !hold.item().signals().stop_requested() {
+                hold.item().signals().wake_at_stop(cx);
                 return Poll::Pending;
             }
         }
@@ -68,7 +68,7 @@ impl Future for RetryWait {
         if let Some(hold) = this.hold.take() {
             let item = Arc::clone(hold.item());
             if let Err(CallRefused::Stopped) = hold.release() {
-                item.abandon();
+                item.signals().abandon();
                 return Poll::Pending;
             }
         }

@@ -292,7 +292,7 @@ impl<C, F, H> RetryPolicy<C, F, H> {
                 if progress.throttles > config.max_throttles {
                     return None;
                 }
-                if let Some(until) = item.and_then(|item| item.throttled_until()) {
+                if let Some(until) = item.and_then(|item| item.signals().throttled_until()) {
                     held_below = true;
                     until.saturating_duration_since(Instant::now())
                 } else if verdict.retry_after.is_some() && !overloaded {
@@ -303,7 +303,7 @@ impl<C, F, H> RetryPolicy<C, F, H> {
             }
             Disposition::Success | Disposition::Fatal | Disposition::ScopeFatal => return None,
         };
-        if progress.calls >= config.max_calls || item.is_some_and(|item| item.stop_requested()) {
+        if progress.calls >= config.max_calls || item.is_some_and(|item| item.signals().stop_requested()) {
             return None;
         }
         if verdict.maybe_billed {
@@ -316,7 +316,7 @@ impl<C, F, H> RetryPolicy<C, F, H> {
             && let Some(deadline) = item.deadline()
             && wait >= deadline.saturating_duration_since(Instant::now())
         {
-            item.set_deadline_missed();
+            item.signals().set_deadline_missed();
             return None;
         }
         if let (false, Some(budget)) = (turned_away, &config.budget)
@@ -343,7 +343,8 @@ where
         self.progress.calls = self.progress.calls.saturating_add(1);
         if let Some(item) = self.find.item(request) {
             let success = verdict.disposition == Disposition::Success;
-            item.settle_call(result.as_ref().err().is_none_or(was_sent), success);
+            item.signals()
+                .settle_call(result.as_ref().err().is_none_or(was_sent), success);
         }
         if verdict.disposition == Disposition::Success {
             if let Some(budget) = &self.config.budget {
@@ -358,8 +359,9 @@ where
         let wait = self.decide(&verdict, item.as_ref())?;
         let attempt = self.progress.failed_attempts + 1;
         if let Some(item) = &item {
-            item.set_attempt(attempt);
-            item.set_last_failure(describe(&verdict, result.as_ref().err()));
+            item.signals().set_attempt(attempt);
+            item.signals()
+                .set_last_failure(describe(&verdict, result.as_ref().err()));
         }
         if let Some(events) = &self.config.events {
             events.emit(item.as_deref(), || EventKind::RetryScheduled { attempt, wait });
@@ -371,7 +373,7 @@ where
         self.config.warn_of_contradictions();
         // tower asks for a clone right before each call.
         if let Some(item) = self.item_of_own(request) {
-            item.expect_call();
+            item.signals().expect_call();
         }
         Some(request.clone())
     }

@@ -10,7 +10,7 @@ use tokio::time::{Instant, Sleep};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{TimedOut, TimeoutScope};
+use crate::error::{TimedOut, TimeoutScope};
 
 /// Limits the time of each physical call. Place it innermost, right on the strategy.
 ///

@@ -12,8 +12,7 @@ use tokio::time::{Instant, Sleep};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{TimedOut, TimeoutScope};
-use crate::error::BoxError;
+use crate::error::{BoxError, TimedOut, TimeoutScope};
 use crate::item::{CallContext, CallHold, CallRefused, Item};
 use crate::request::{FindItem, InRequest, Untracked};
 
@@ -158,7 +157,7 @@ where
         // None: too far away to be represented.
         let deadline = started.checked_add(self.limit);
         if let (Some(item), Some(deadline)) = (&item, deadline) {
-            item.limit_deadline(deadline);
+            item.signals().limit_deadline(deadline);
         }
         // Without time left nothing may be sent.
         let late = deadline.is_some_and(|deadline| deadline <= now);
@@ -247,7 +246,7 @@ where
                                 // There is no error to fail with: the driver ends the item.
                                 Err(CallRefused::Stopped) => {
                                     if let Some(item) = this.item {
-                                        item.abandon();
+                                        item.signals().abandon();
                                     }
                                     return Poll::Pending;
                                 }
@@ -267,8 +266,11 @@ where
             if let Some(result) = result {
                 this.step.set(Step::Done);
                 // A retry policy that gave up early hands its last error up.
-                let gave_up =
-                    result.is_err() && this.item.as_ref().is_some_and(|item| item.deadline_missed());
+                let gave_up = result.is_err()
+                    && this
+                        .item
+                        .as_ref()
+                        .is_some_and(|item| item.signals().deadline_missed());
                 return Poll::Ready(match result {
                     Err(error) if gave_up => Err(timed_out.with_source(error).into()),
                     result => result,
@@ -281,11 +283,11 @@ where
             this.step.set(Step::Done);
             if let Some(item) = this.item {
                 // What no layer watched was cut.
-                item.settle_call(true, false);
+                item.signals().settle_call(true, false);
             }
             let cause = this.item.as_ref().and_then(|item| {
-                item.set_deadline_missed();
-                item.take_last_failure()
+                item.signals().set_deadline_missed();
+                item.signals().take_last_failure()
             });
             return Poll::Ready(Err(match cause {
                 Some(cause) => timed_out.with_source(cause),

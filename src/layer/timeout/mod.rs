@@ -43,11 +43,10 @@ use tokio::task::unconstrained;
 use tokio::time::{Instant, Sleep};
 
 mod call;
-mod error;
 mod item;
 
+pub use crate::error::{TimedOut, TimeoutScope};
 pub use call::{CallTimeout, CallTimeoutFuture, CallTimeoutLayer};
-pub use error::{TimedOut, TimeoutScope};
 pub use item::{ItemTimeout, ItemTimeoutFuture, ItemTimeoutLayer};
 
 /// Whether `deadline` has passed. The timer is made at the first look; no deadline never passes.

@@ -120,7 +120,7 @@ where
             Some(context) => match context.begin_call() {
                 Ok(guard) => Some(guard),
                 Err(_) => {
-                    context.item().abandon();
+                    context.item().signals().abandon();
                     return TokenAccountingFuture::refused(self.usage.clone());
                 }
             },

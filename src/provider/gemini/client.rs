@@ -10,12 +10,12 @@ use super::generate::GenerateFormat;
 use super::options::{
     ApiVersion, HarmBlockThreshold, HarmCategory, Options, SafetySetting, SchemaForm, ThinkingLevel,
 };
+use super::server::{Server, Version};
 use crate::error::LlmError;
 use crate::prompt::Prompt;
 use crate::provider::http::Authentication;
 use crate::provider::model::Model;
-use crate::provider::request::refuse;
-use crate::provider::settings::{Client, Misconfigured, Server, Settings, configuration, settings_methods};
+use crate::provider::settings::{self, Misconfigured, Settings, configuration, settings_methods};
 
 const DEFAULT_BASE_URL: &str = "https://generativelanguage.googleapis.com";
 const BASE_URL_VARIABLE: &str = "GEMINI_BASE_URL";
@@ -36,33 +36,12 @@ const KEY_VARIABLES: [&str; 2] = ["GEMINI_API_KEY", "GOOGLE_API_KEY"];
 /// ```
 #[derive(Clone)]
 pub struct Gemini {
-    pub(super) inner: Arc<Inner>,
-}
-
-pub(super) struct Inner {
-    pub(super) client: Client,
-    /// None if the base URL has one, or if the model decides.
-    version: Version,
-    pub(super) options: Options,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Version {
-    /// It is part of the base URL.
-    InBaseUrl,
-    /// As the user said.
-    Fixed(ApiVersion),
-    /// As the model wants it.
-    OfModel,
+    server: Arc<Server>,
 }
 
 impl fmt::Debug for Gemini {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Gemini")
-            .field("client", &self.inner.client)
-            .field("version", &self.inner.version)
-            .field("options", &self.inner.options)
-            .finish()
+        self.server.fmt(f)
     }
 }
 
@@ -86,7 +65,10 @@ impl Gemini {
 
     /// A strategy that asks `model`, unless a prompt names another one. `models/` before the name may be left out.
     pub fn model(&self, model: impl Into<String>) -> Model {
-        Model::new(Arc::new(GenerateFormat::new(self.clone(), None)), model)
+        Model::new(
+            Arc::new(GenerateFormat::new(Arc::clone(&self.server), None)),
+            model,
+        )
     }
 
     /// A context cache of `content` (system text, messages, and the extra fields `tools` and `toolConfig`) for `model`, made at
@@ -95,54 +77,16 @@ impl Gemini {
     /// # Errors
     /// [`ErrorKind::InvalidRequest`](crate::ErrorKind::InvalidRequest) if the content cannot be sent, or is empty.
     pub fn context_cache(&self, model: impl Into<String>, content: Prompt) -> Result<ContextCache, LlmError> {
-        ContextCache::new(self.clone(), model.into(), content)
-    }
-
-    /// The address of `resource` of the model's version of the API.
-    pub(super) fn address(&self, model: &str, resource: &[&str]) -> Url {
-        let version = match self.inner.version {
-            Version::InBaseUrl => return self.inner.client.endpoint(resource),
-            Version::Fixed(version) => version,
-            // The aliases exist in this version alone.
-            Version::OfModel if model.ends_with("-latest") => ApiVersion::V1Beta,
-            Version::OfModel => ApiVersion::V1,
-        };
-        let path: Vec<_> = std::iter::once(version.as_str())
-            .chain(resource.iter().copied())
-            .collect();
-        self.inner.client.endpoint(&path)
-    }
-
-    /// The address that answers questions to `model`.
-    pub(super) fn generate_address(&self, model: &str, streamed: bool) -> Result<Url, LlmError> {
-        let name = resource_name(model)?;
-        let method = if streamed {
-            "streamGenerateContent"
-        } else {
-            "generateContent"
-        };
-        let asked = format!("{name}:{method}");
-        let mut url = self.address(&name, &asked.split('/').collect::<Vec<_>>());
-        if streamed {
-            url.query_pairs_mut().append_pair("alt", "sse");
-        }
-        Ok(url)
+        ContextCache::new(Arc::clone(&self.server), model.into(), content)
     }
 }
 
-/// The name of a model as a resource: `models/NAME`, or as given if it says what it is.
-pub(super) fn resource_name(model: &str) -> Result<String, LlmError> {
-    let model = model.trim().trim_start_matches('/');
-    let wrong = |part: &str| part.is_empty() || part == "." || part == "..";
-    if model.split('/').any(wrong) {
-        let message = format!("{model:?} is no name of a model");
-        return Err(refuse(message));
+impl ContextCache {
+    /// A strategy that asks the cache's model, with the cached context before each prompt.
+    pub fn model(&self) -> Model {
+        let format = GenerateFormat::new(Arc::clone(self.server()), Some(self.clone()));
+        Model::new(Arc::new(format), self.model_name())
     }
-    Ok(if model.contains('/') {
-        model.to_owned()
-    } else {
-        format!("models/{model}")
-    })
 }
 
 /// Sets up a [`Gemini`] client. Made by [`Gemini::builder`].
@@ -242,7 +186,7 @@ impl GeminiBuilder {
     /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration) if the base URL or a header is malformed, the key's
     /// variable is not set, or no key was given for Google itself.
     pub fn build(self) -> Result<Gemini, LlmError> {
-        let client = self.settings.connect(Server {
+        let client = self.settings.connect(settings::Server {
             base_url: DEFAULT_BASE_URL,
             authentication: Authentication::Header("x-goog-api-key"),
             headers: Vec::new(),
@@ -260,7 +204,7 @@ impl GeminiBuilder {
             self.version.map_or(Version::OfModel, Version::Fixed)
         };
         Ok(Gemini {
-            inner: Arc::new(Inner {
+            server: Arc::new(Server {
                 client,
                 version,
                 options: self.options,

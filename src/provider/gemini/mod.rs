@@ -43,9 +43,11 @@
 
 mod classification;
 mod client;
+mod content;
 mod context_cache;
 mod generate;
 mod options;
+mod server;
 
 pub use client::{Gemini, GeminiBuilder};
 pub use context_cache::ContextCache;

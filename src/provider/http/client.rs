@@ -13,7 +13,7 @@ use secrecy::SecretString;
 use super::body::HeldBody;
 use super::connections::{CALL, CallGuard, ConnectWhenMissing, Connections, IDLE_TIMEOUT};
 use super::events;
-use super::key::{Key, KeyHeader};
+use super::key::{Authentication, Key, KeyHeader};
 use super::redirect::same_host_redirect;
 use super::reply::Reply;
 use super::send_error::{SendError, cause};
@@ -26,16 +26,6 @@ const MAX_STALE_CONNECTIONS: usize = 4;
 
 /// How many redirects within the same host a call follows.
 const MAX_REDIRECTS: usize = 3;
-
-/// How a server wants the key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Authentication {
-    /// `Authorization: Bearer KEY`.
-    #[cfg_attr(not(any(feature = "openai", feature = "anthropic")), allow(dead_code))]
-    Bearer,
-    /// The key alone, in this header.
-    Header(&'static str),
-}
 
 /// What a client needs to know.
 #[derive(Debug)]

@@ -1,4 +1,4 @@
-//! Where the API key comes from.
+//! Where the API key comes from, and how a server wants it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,7 +7,6 @@ use futures::future::BoxFuture;
 use http::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::client::Authentication;
 use crate::error::{BoxError, Delivery, ErrorKind, LlmError};
 
 type Callback = Arc<dyn Fn() -> BoxFuture<'static, Result<SecretString, BoxError>> + Send + Sync>;
@@ -56,6 +55,16 @@ impl Key {
     pub(crate) const fn is_none(&self) -> bool {
         matches!(self, Self::None)
     }
+}
+
+/// How a server wants the key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Authentication {
+    /// `Authorization: Bearer KEY`.
+    #[cfg_attr(not(any(feature = "openai", feature = "anthropic")), allow(dead_code))]
+    Bearer,
+    /// The key alone, in this header.
+    Header(&'static str),
 }
 
 /// A key, and the header that carries it.

@@ -10,8 +10,8 @@ mod redirect;
 mod reply;
 mod send_error;
 
-pub(crate) use client::{Authentication, HttpClient, HttpConfig};
+pub(crate) use client::{HttpClient, HttpConfig};
 #[cfg(fuzzing)]
 pub(crate) use events::assemble;
-pub(crate) use key::Key;
+pub(crate) use key::{Authentication, Key};
 pub(crate) use reply::Reply;

@@ -1,13 +1,14 @@
 //! Both wires of a client, for strategies that did not choose one.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use reqwest::Url;
 use serde_json::Value;
 
-use super::OpenAi;
 use super::chat::ChatFormat;
 use super::responses::ResponsesFormat;
+use super::server::Server;
 use crate::error::LlmError;
 use crate::provider::http::Reply;
 use crate::provider::settings::Client;
@@ -25,10 +26,10 @@ pub(super) struct ByPrompt {
 }
 
 impl ByPrompt {
-    pub(super) fn new(client: OpenAi, prefers_responses: bool) -> Self {
+    pub(super) fn new(server: &Arc<Server>, prefers_responses: bool) -> Self {
         Self {
-            chat: ChatFormat::new(client.clone()),
-            responses: ResponsesFormat::new(client),
+            chat: ChatFormat::new(Arc::clone(server)),
+            responses: ResponsesFormat::new(Arc::clone(server)),
             prefers_responses,
         }
     }

@@ -7,27 +7,15 @@ use reqwest::Url;
 
 use super::by_prompt::ByPrompt;
 use super::chat::ChatFormat;
-use super::presets::{self, OPENAI, Preset, Wire};
+use super::presets::{self, OPENAI, Preset, TokenLimitField, Wire};
 use super::responses::ResponsesFormat;
+use super::server::Server;
 use crate::error::LlmError;
 use crate::provider::http::Authentication;
 use crate::provider::model::Model;
-use crate::provider::settings::{
-    Client, Misconfigured, Server, Settings, configuration, settings_methods, variable,
-};
+use crate::provider::settings::{self, Misconfigured, Settings, configuration, settings_methods, variable};
 
 const DEFAULT_BASE_URL: &str = "https://api.openai.com/v1";
-
-/// The name of the field that carries the output token limit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum TokenLimitField {
-    /// `max_completion_tokens`: OpenAI's own, whose reasoning models reject the other.
-    #[default]
-    MaxCompletionTokens,
-    /// `max_tokens`: what most compatible servers know.
-    MaxTokens,
-}
 
 /// A client for OpenAI or a compatible server: address, key, and connections. Cheap to clone.
 ///
@@ -44,26 +32,12 @@ pub enum TokenLimitField {
 /// ```
 #[derive(Clone)]
 pub struct OpenAi {
-    pub(super) inner: Arc<Inner>,
-}
-
-pub(super) struct Inner {
-    pub(super) client: Client,
-    pub(super) provider: String,
-    pub(super) preset: &'static Preset,
-    pub(super) token_limit: TokenLimitField,
-    /// What is asked for where the user does not say.
-    wire: Wire,
+    server: Arc<Server>,
 }
 
 impl fmt::Debug for OpenAi {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OpenAi")
-            .field("client", &self.inner.client)
-            .field("provider", &self.inner.provider)
-            .field("token_limit", &self.inner.token_limit)
-            .field("wire", &self.inner.wire)
-            .finish()
+        self.server.fmt(f)
     }
 }
 
@@ -94,12 +68,12 @@ impl OpenAi {
     /// A client of a [server](OpenAiBuilder::server) whose prefix names the wire (`openai-chat`, `openai-responses`) keeps
     /// to it, and one of a server that is not OpenAI (`groq`, `vllm`, ...) to chat completions.
     pub fn model(&self, model: impl Into<String>) -> Model {
-        match self.inner.wire {
+        match self.server.wire {
             Wire::Chat => self.chat(model),
             Wire::Responses => self.responses(model),
             Wire::ByHost => {
-                let prefers_responses = presets::is_openai(&self.inner.client.base_url);
-                Model::new(Arc::new(ByPrompt::new(self.clone(), prefers_responses)), model)
+                let prefers_responses = presets::is_openai(&self.server.client.base_url);
+                Model::new(Arc::new(ByPrompt::new(&self.server, prefers_responses)), model)
             }
         }
     }
@@ -116,7 +90,7 @@ impl OpenAi {
     /// # Ok::<(), llm_batch::LlmError>(())
     /// ```
     pub fn chat(&self, model: impl Into<String>) -> Model {
-        Model::new(Arc::new(ChatFormat::new(self.clone())), model)
+        Model::new(Arc::new(ChatFormat::new(Arc::clone(&self.server))), model)
     }
 
     /// A strategy that asks `model` for OpenAI's Responses, whatever the server.
@@ -135,7 +109,7 @@ impl OpenAi {
     /// # Ok::<(), llm_batch::LlmError>(())
     /// ```
     pub fn responses(&self, model: impl Into<String>) -> Model {
-        Model::new(Arc::new(ResponsesFormat::new(self.clone())), model)
+        Model::new(Arc::new(ResponsesFormat::new(Arc::clone(&self.server))), model)
     }
 }
 
@@ -286,7 +260,7 @@ impl OpenAiBuilder {
             ("openai-organization", self.organization),
             ("openai-project", self.project),
         ];
-        let mut client = self.settings.connect(Server {
+        let mut client = self.settings.connect(settings::Server {
             base_url: DEFAULT_BASE_URL,
             authentication: match preset.key_header {
                 Some(header) if !self.bearer => Authentication::Header(header),
@@ -319,7 +293,7 @@ impl OpenAiBuilder {
             None => presets::other_name(&client.base_url).unwrap_or(preset.name),
         };
         Ok(OpenAi {
-            inner: Arc::new(Inner {
+            server: Arc::new(Server {
                 client,
                 provider: provider.to_owned(),
                 preset,

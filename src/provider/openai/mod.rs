@@ -82,7 +82,9 @@ mod presets;
 mod reply;
 mod responses;
 mod schema;
+mod server;
 mod usage;
 
-pub use client::{OpenAi, OpenAiBuilder, TokenLimitField};
+pub use client::{OpenAi, OpenAiBuilder};
+pub use presets::TokenLimitField;
 pub(crate) use presets::{is_prefix, prefixes};

@@ -2,7 +2,6 @@
 
 use reqwest::Url;
 
-use super::TokenLimitField;
 use crate::error::LlmError;
 use crate::provider::settings::{Misconfigured, configuration};
 
@@ -13,6 +12,17 @@ pub(super) enum Wire {
     Responses,
     /// Responses at OpenAI itself, chat completions anywhere else.
     ByHost,
+}
+
+/// The name of the field that carries the output token limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TokenLimitField {
+    /// `max_completion_tokens`: OpenAI's own, whose reasoning models reject the other.
+    #[default]
+    MaxCompletionTokens,
+    /// `max_tokens`: what most compatible servers know.
+    MaxTokens,
 }
 
 /// A server that speaks one of OpenAI's wires.

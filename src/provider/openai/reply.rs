@@ -4,8 +4,8 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::classification::RULES;
-use super::client::Inner;
 use super::json::Json;
+use super::server::Server;
 use super::usage::cost;
 use crate::error::{ErrorKind, LlmError, QuotaDimension};
 use crate::provider::http::Reply;
@@ -17,7 +17,7 @@ use crate::response::ResponseMetadata;
 #[derive(Clone, Copy)]
 pub(super) struct Reading<'a> {
     pub(super) reply: &'a Reply,
-    pub(super) client: &'a Inner,
+    pub(super) server: &'a Server,
     /// Whether an answer in JSON of a schema was asked for, which is of no use when it is cut.
     pub(super) structured: bool,
 }
@@ -50,7 +50,7 @@ impl<'a> Reading<'a> {
 
     /// Says what a rate limit was about where the provider has only one kind.
     fn limited(&self, error: LlmError) -> LlmError {
-        if error.kind() != ErrorKind::RateLimit || !self.client.preset.limits_concurrency {
+        if error.kind() != ErrorKind::RateLimit || !self.server.preset.limits_concurrency {
             return error;
         }
         let mut quota = error.quota().copied().unwrap_or_default();
@@ -63,11 +63,11 @@ impl<'a> Reading<'a> {
         let text = |name| body.get(name).and_then(Json::as_str).map(str::to_owned);
         let raw_body = || serde_json::from_slice::<Box<RawValue>>(wire::trim(&self.reply.body)).ok();
         ResponseMetadata {
-            provider: Some(self.client.provider.clone()),
+            provider: Some(self.server.provider.clone()),
             model: text("model"),
             response_id: text("id"),
             cost: cost(body),
-            raw_body: if self.client.client.keep_raw_body {
+            raw_body: if self.server.client.keep_raw_body {
                 raw_body()
             } else {
                 None

@@ -4,9 +4,7 @@ use serde_json::Value;
 
 use super::super::hash;
 use super::builder::Config;
-use super::instance::instance;
-use super::wire;
-use crate::prompt::{Part, Prompt};
+use super::instance::{echo, instance};
 use crate::response::FinishReason;
 use crate::usage::TokenUsage;
 
@@ -28,26 +26,6 @@ pub(super) struct Question {
 }
 
 impl Question {
-    pub(super) fn from_prompt(prompt: &Prompt) -> Self {
-        if let Some(body) = prompt.raw_body() {
-            let mut question = wire::question(body);
-            question.model = prompt.model().map(str::to_owned).or(question.model);
-            return question;
-        }
-        let parts = prompt.messages().iter().flat_map(|message| &message.content);
-        let texts = parts.filter_map(|part| match part {
-            Part::Text { text } => Some(text.as_str()),
-            Part::Json { value } => value.get("text").and_then(Value::as_str),
-            Part::Image { .. } => None,
-        });
-        Self {
-            text: join(prompt.system().into_iter().chain(texts)),
-            model: prompt.model().map(str::to_owned),
-            max_tokens: prompt.max_output_tokens().map(u64::from),
-            json: prompt.output_schema().cloned(),
-        }
-    }
-
     pub(super) fn prompt_tokens(&self) -> u64 {
         tokens(&self.text).max(1)
     }
@@ -111,11 +89,6 @@ pub(super) enum Variant {
     /// A refusal without a word.
     Block,
     InvalidJson,
-}
-
-/// Sixteen hexadecimal digits that stand for the question, so that a test can tell whose answer it holds.
-pub(super) fn echo(question: &str) -> String {
-    format!("{:016x}", hash(0, question.as_bytes()))
 }
 
 /// A few sentences in the manner of a solved word problem, with the echo at the end.

@@ -5,7 +5,6 @@ use std::time::Duration;
 use super::super::latency::Latency;
 use super::fault::{Faults, Outage};
 use super::hint::Hint;
-use super::preset::Preset;
 use super::quota::Quota;
 use super::{SimulatedProvider, TokenCharge};
 use crate::error::{ErrorKind, LlmError};
@@ -73,11 +72,6 @@ impl SimulatedProviderBuilder {
                 balance_lasts_for: None,
             },
         }
-    }
-
-    /// Starts from a ready-made provider: everything set before is forgotten but the seed.
-    pub fn preset(self, preset: Preset) -> Self {
-        preset.apply(Self::new().seed(self.config.seed))
     }
 
     /// The seed of every decision of chance; 0 by default.

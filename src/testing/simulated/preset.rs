@@ -38,7 +38,7 @@ impl Preset {
         }
     }
 
-    pub(super) fn apply(self, builder: SimulatedProviderBuilder) -> SimulatedProviderBuilder {
+    fn apply(self, builder: SimulatedProviderBuilder) -> SimulatedProviderBuilder {
         let ms = Duration::from_millis;
         match self {
             Self::Steady => builder.latency(Latency::log_normal(ms(100), ms(250))),
@@ -67,6 +67,13 @@ impl Preset {
                 .stream_error_rate(0.02)
                 .outage(ms(4_000), ms(5_000), 503),
         }
+    }
+}
+
+impl SimulatedProviderBuilder {
+    /// Starts from a ready-made provider: everything set before is forgotten but the seed.
+    pub fn preset(self, preset: Preset) -> Self {
+        preset.apply(Self::new().seed(self.config.seed))
     }
 }
 

@@ -3,11 +3,15 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use axum::Json;
+use axum::body::to_bytes;
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use http::HeaderValue;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http::request::Parts;
+use http::{HeaderValue, StatusCode};
+use serde_json::{Map, Value};
 use tokio::time::sleep;
 
 use super::SimulatedProvider;
@@ -15,9 +19,12 @@ use super::call::{Call, Work};
 use super::fault::Fate;
 use super::ledger::End;
 use super::outgoing::{self, Outgoing};
-use super::server::{read, respond};
+use super::rejection::Rejection;
 use super::socket::Connection;
-use super::wire::{Reply, Wire, insert};
+use super::wire::{Refused, Reply, Wire, insert};
+
+/// The largest request body that is read.
+const LARGEST_REQUEST: usize = 64 << 20;
 
 pub(super) async fn complete(
     wire: &'static dyn Wire,
@@ -48,6 +55,40 @@ pub(super) async fn complete(
             respond(refused)
         }
     }
+}
+
+pub(super) fn respond(refused: Refused) -> Response {
+    let status = StatusCode::from_u16(refused.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    (status, refused.headers, Json(refused.body)).into_response()
+}
+
+pub(super) fn check_key(
+    provider: &SimulatedProvider,
+    wire: &dyn Wire,
+    head: &Parts,
+) -> Result<(), Box<Rejection>> {
+    match &provider.inner.config.api_key {
+        Some(key) if wire.key(head).as_ref() != Some(key) => Err(Rejection::wrong_key().into()),
+        _ => Ok(()),
+    }
+}
+
+pub(super) async fn read(
+    provider: &SimulatedProvider,
+    wire: &dyn Wire,
+    request: Request,
+) -> Result<(Parts, Map<String, Value>), Box<Rejection>> {
+    let (head, body) = request.into_parts();
+    let body = to_bytes(body, LARGEST_REQUEST)
+        .await
+        .map_err(|error| Rejection::invalid(format!("The request body could not be read: {error}.")))?;
+    check_key(provider, wire, &head)?;
+    let body = serde_json::from_slice(&body).map_err(|error| {
+        Rejection::invalid(format!(
+            "We could not parse the JSON body of your request: {error}."
+        ))
+    })?;
+    Ok((head, body))
 }
 
 impl Work {

@@ -6,14 +6,12 @@ use std::io;
 use std::net::SocketAddr;
 
 use axum::Router;
-use axum::body::to_bytes;
 use axum::extract::{ConnectInfo, Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use axum::{Json, serve};
-use http::StatusCode;
 use http::request::Parts;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use tokio::net::{TcpSocket, lookup_host};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -21,14 +19,12 @@ use tokio::task::JoinHandle;
 use super::SimulatedProvider;
 use super::ledger::Ledger;
 use super::rejection::Rejection;
-use super::respond::complete;
+use super::respond::{check_key, complete, read, respond};
 use super::socket::{Connection, Listener};
-use super::wire::{self, Chat, Gemini, Messages, Refused, Responses, Wire, model_and_method, query};
+use super::wire::{self, Chat, Gemini, Messages, Responses, Wire, model_and_method, query};
 
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 4096;
-/// The largest request body that is read.
-const LARGEST_REQUEST: usize = 64 << 20;
 
 /// A running HTTP face of a [`SimulatedProvider`].
 ///
@@ -301,36 +297,6 @@ fn answer(wire: &dyn Wire, result: Result<Value, Box<Rejection>>) -> Response {
         Ok(body) => (wire.headers(0, None), Json(body)).into_response(),
         Err(rejection) => respond(wire.refuse(&rejection, 0)),
     }
-}
-
-pub(super) fn respond(refused: Refused) -> Response {
-    let status = StatusCode::from_u16(refused.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    (status, refused.headers, Json(refused.body)).into_response()
-}
-
-fn check_key(provider: &SimulatedProvider, wire: &dyn Wire, head: &Parts) -> Result<(), Box<Rejection>> {
-    match &provider.inner.config.api_key {
-        Some(key) if wire.key(head).as_ref() != Some(key) => Err(Rejection::wrong_key().into()),
-        _ => Ok(()),
-    }
-}
-
-pub(super) async fn read(
-    provider: &SimulatedProvider,
-    wire: &dyn Wire,
-    request: Request,
-) -> Result<(Parts, Map<String, Value>), Box<Rejection>> {
-    let (head, body) = request.into_parts();
-    let body = to_bytes(body, LARGEST_REQUEST)
-        .await
-        .map_err(|error| Rejection::invalid(format!("The request body could not be read: {error}.")))?;
-    check_key(provider, wire, &head)?;
-    let body = serde_json::from_slice(&body).map_err(|error| {
-        Rejection::invalid(format!(
-            "We could not parse the JSON body of your request: {error}."
-        ))
-    })?;
-    Ok((head, body))
 }
 
 fn calls(wire: &'static dyn Wire) -> MethodRouter<SimulatedProvider> {

@@ -371,7 +371,7 @@ impl Gate {
     /// A call of this item is under way: one to a local server ends the default start ramp.
     pub(super) fn look_for_local_server(self: &Arc<Self>, item: &Item) {
         if self.default_ramp.load(Ordering::Relaxed)
-            && item.asks_local_server()
+            && item.signals().asks_local_server()
             && self.default_ramp.swap(false, Ordering::Relaxed)
         {
             self.with(State::end_start_ramp);

@@ -104,12 +104,12 @@ impl Waited {
                 && let Some(item) = item
                 && let Some(since) = self.until.checked_sub(time)
             {
-                item.add_wait(reason, since, self.until);
+                item.signals().add_wait(reason, since, self.until);
             }
         }
         for (since, until) in &self.pauses {
             if let Some(item) = item {
-                item.add_wait(WaitReason::Cooldown, *since, *until);
+                item.signals().add_wait(WaitReason::Cooldown, *since, *until);
             }
         }
     }

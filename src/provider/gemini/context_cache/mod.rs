@@ -10,12 +10,10 @@ use std::time::Duration;
 
 use self::life::{Life, Times};
 use self::remote::Remote;
-use super::Gemini;
-use super::client::resource_name;
-use super::generate::{GenerateFormat, content_fields};
+use super::content::content_fields;
+use super::server::{Server, resource_name};
 use crate::error::LlmError;
 use crate::prompt::{Prompt, Role};
-use crate::provider::model::Model;
 use crate::provider::request::refuse;
 use crate::provider::wire_format::Ask;
 
@@ -28,7 +26,7 @@ const DEFAULT_RENEW_BEFORE: Duration = Duration::from_secs(300);
 /// A context cache of Gemini's: system text, messages and tools that the provider keeps for a while, and that many prompts
 /// share at a tenth of the price. A handle: clones share the cache.
 ///
-/// Made by [`Gemini::context_cache`]. It costs nothing until the first prompt of its [`model`](Self::model) needs it (or
+/// Made by [`Gemini::context_cache`](super::Gemini::context_cache). It costs nothing until the first prompt of its [`model`](Self::model) needs it (or
 /// [`prepare`](Self::prepare) is called). All calls that wait for it share one search and one creation:
 ///
 /// - The cache is known by its content and model. A live one of the same identity, made by an earlier run or by
@@ -84,7 +82,7 @@ pub struct ContextCache {
 }
 
 struct Shared {
-    client: Gemini,
+    server: Arc<Server>,
     /// As the user named it.
     model: String,
     content: Prompt,
@@ -93,7 +91,7 @@ struct Shared {
 }
 
 impl ContextCache {
-    pub(super) fn new(client: Gemini, model: String, content: Prompt) -> Result<Self, LlmError> {
+    pub(super) fn new(server: Arc<Server>, model: String, content: Prompt) -> Result<Self, LlmError> {
         let resource = resource_name(&model)?;
         let fields = content_fields(&content)?;
         if fields.is_empty() {
@@ -103,14 +101,14 @@ impl ContextCache {
         }
         let display_name = identity::display_name(&resource, &fields);
         let remote = Arc::new(Remote {
-            client: client.clone(),
+            server: Arc::clone(&server),
             model: resource,
             display_name,
             fields,
         });
         Ok(Self {
             shared: Arc::new(Shared {
-                client,
+                server,
                 model,
                 content,
                 remote,
@@ -137,12 +135,6 @@ impl ContextCache {
     pub fn with_renew_before(mut self, rest: Duration) -> Self {
         self.times.renew_before = rest;
         self
-    }
-
-    /// A strategy that asks the cache's model, with the cached context before each prompt.
-    pub fn model(&self) -> Model {
-        let format = GenerateFormat::new(self.shared.client.clone(), Some(self.clone()));
-        Model::new(Arc::new(format), self.shared.model.clone())
     }
 
     /// Creates the cache now, if it does not exist yet, instead of with the first prompt.
@@ -175,6 +167,16 @@ impl ContextCache {
     /// If it is dropped early, the removal pauses until `delete` is called again.
     pub async fn delete(&self) -> Result<(), LlmError> {
         self.shared.life.delete(&self.shared.remote).await
+    }
+
+    /// The server that keeps it.
+    pub(super) fn server(&self) -> &Arc<Server> {
+        &self.shared.server
+    }
+
+    /// The model that it is for, as the user named it.
+    pub(super) fn model_name(&self) -> &str {
+        &self.shared.model
     }
 
     /// The name of a live cache, another one than `gone`.

@@ -9,8 +9,8 @@ use serde_json::{Map, Value, json};
 use tokio::time::timeout;
 
 use crate::error::{Delivery, Disposition, ErrorKind, LlmError};
-use crate::provider::gemini::Gemini;
 use crate::provider::gemini::classification;
+use crate::provider::gemini::server::Server;
 use crate::provider::http::Reply;
 use crate::provider::wire;
 
@@ -33,7 +33,7 @@ pub(super) struct Found {
 /// One content for one model, as the provider knows it.
 #[derive(Debug)]
 pub(super) struct Remote {
-    pub(super) client: Gemini,
+    pub(super) server: Arc<Server>,
     /// `models/NAME`.
     pub(super) model: String,
     pub(super) display_name: String,
@@ -109,7 +109,7 @@ impl Remote {
 
     fn address(&self, resource: &str) -> Url {
         let path: Vec<_> = resource.split('/').collect();
-        self.client.address(&self.model, &path)
+        self.server.address(&self.model, &path)
     }
 
     /// Sends a request, and returns the reply's body, and the provider's time.
@@ -120,7 +120,7 @@ impl Remote {
         body: Option<&Value>,
     ) -> Result<(Value, SystemTime), LlmError> {
         let body = body.map_or_else(Bytes::new, |body| body.to_string().into());
-        let http = &self.client.inner.client.http;
+        let http = &self.server.client.http;
         let reply = timeout(LONGEST_REQUEST, http.request(method, url, body))
             .await
             .map_err(|_| {

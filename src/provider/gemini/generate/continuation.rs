@@ -2,11 +2,9 @@
 
 use serde_json::{Map, Value};
 
+use super::response::CONTINUATION;
 use super::{response, stream, usage};
 use crate::provider::http::Reply;
-
-/// The reason to stop that asks to be continued.
-pub(super) const CONTINUATION: &str = "CONTINUATION";
 
 /// The question that gets the next part of the answer: the same, with the token.
 pub(super) fn next(body: &[u8], reply: &Reply) -> Option<Vec<u8>> {

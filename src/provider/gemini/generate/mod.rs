@@ -13,10 +13,8 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use reqwest::Url;
 
-pub(super) use request::content_fields;
-
-use super::Gemini;
 use super::context_cache::ContextCache;
+use super::server::Server;
 use crate::error::LlmError;
 use crate::provider::http::Reply;
 use crate::provider::request::write;
@@ -31,19 +29,19 @@ const PROVIDER: &str = "gcp.gemini";
 /// `generateContent` of one client, over a context cache or without one.
 #[derive(Debug)]
 pub(super) struct GenerateFormat {
-    client: Gemini,
+    server: Arc<Server>,
     cache: Option<ContextCache>,
 }
 
 impl GenerateFormat {
-    pub(super) fn new(client: Gemini, cache: Option<ContextCache>) -> Self {
-        Self { client, cache }
+    pub(super) fn new(server: Arc<Server>, cache: Option<ContextCache>) -> Self {
+        Self { server, cache }
     }
 }
 
 impl WireFormat for GenerateFormat {
     fn client(&self) -> &Client {
-        &self.client.inner.client
+        &self.server.client
     }
 
     fn provider(&self) -> &str {
@@ -51,7 +49,7 @@ impl WireFormat for GenerateFormat {
     }
 
     fn endpoint(&self, ask: &Ask<'_>) -> Result<Cow<'_, Url>, LlmError> {
-        self.client
+        self.server
             .generate_address(ask.model, ask.streamed)
             .map(Cow::Owned)
     }
@@ -60,10 +58,10 @@ impl WireFormat for GenerateFormat {
         if let Some(cache) = &self.cache {
             cache.check(ask)?;
         }
-        let schema = request::schema_field(ask, self.client.inner.options.schema_form)?;
+        let schema = request::schema_field(ask, self.server.options.schema_form)?;
         let body = request::Body {
             ask: *ask,
-            options: &self.client.inner.options,
+            options: &self.server.options,
             schema,
             // What the cache holds is not sent again.
             without_shared: self.cache.is_some(),

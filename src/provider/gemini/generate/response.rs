@@ -3,7 +3,6 @@
 use serde_json::{Value, json};
 
 use super::PROVIDER;
-use super::continuation::CONTINUATION;
 use super::stream::Chunks;
 use super::usage::usage;
 use crate::error::{ErrorKind, LlmError};
@@ -21,6 +20,9 @@ use crate::response::{
 use crate::usage::TokenUsage;
 
 const WHAT: &str = "answer of Gemini's";
+
+/// The reason to stop that asks to be continued.
+pub(super) const CONTINUATION: &str = "CONTINUATION";
 
 /// Parses a body. A list is what the stream sends to those who do not ask for events: its elements are put together.
 pub(super) fn parse(body: &[u8]) -> Result<Value, serde_json::Error> {

@@ -7,12 +7,13 @@ mod stream;
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 
 use reqwest::Url;
 
-use super::OpenAi;
 use super::reply::Reading;
 use super::schema::NamedSchema;
+use super::server::Server;
 use crate::error::LlmError;
 use crate::provider::http::Reply;
 use crate::provider::request::write;
@@ -23,30 +24,30 @@ use crate::response::LlmResponse;
 
 /// Chat completions of one client.
 pub(super) struct ChatFormat {
-    client: OpenAi,
+    server: Arc<Server>,
     endpoint: Url,
 }
 
 impl ChatFormat {
-    pub(super) fn new(client: OpenAi) -> Self {
-        let endpoint = client.inner.client.endpoint(&["chat", "completions"]);
-        Self { client, endpoint }
+    pub(super) fn new(server: Arc<Server>) -> Self {
+        let endpoint = server.client.endpoint(&["chat", "completions"]);
+        Self { server, endpoint }
     }
 }
 
 impl fmt::Debug for ChatFormat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("ChatFormat").field(&self.client).finish()
+        f.debug_tuple("ChatFormat").field(&self.server).finish()
     }
 }
 
 impl WireFormat for ChatFormat {
     fn client(&self) -> &Client {
-        &self.client.inner.client
+        &self.server.client
     }
 
     fn provider(&self) -> &str {
-        &self.client.inner.provider
+        &self.server.provider
     }
 
     fn endpoint(&self, _: &Ask<'_>) -> Result<Cow<'_, Url>, LlmError> {
@@ -54,7 +55,7 @@ impl WireFormat for ChatFormat {
     }
 
     fn body(&self, ask: &Ask<'_>) -> Result<Vec<u8>, LlmError> {
-        let preset = self.client.inner.preset;
+        let preset = self.server.preset;
         let format = match ask.output_schema() {
             None => None,
             Some(schema) if preset.json_schema => {
@@ -65,7 +66,7 @@ impl WireFormat for ChatFormat {
         write(&request::Body {
             ask: *ask,
             preset,
-            token_limit: self.client.inner.token_limit,
+            token_limit: self.server.token_limit,
             format,
         })
     }
@@ -73,7 +74,7 @@ impl WireFormat for ChatFormat {
     fn read(&self, reply: &Reply, ask: &Ask<'_>) -> Result<LlmResponse, LlmError> {
         response::read(Reading {
             reply,
-            client: &self.client.inner,
+            server: &self.server,
             structured: ask.output_schema().is_some(),
         })
     }

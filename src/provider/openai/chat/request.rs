@@ -7,9 +7,8 @@ use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
 use crate::prompt::{Message, Part, Prompt, Role};
-use crate::provider::openai::TokenLimitField;
 use crate::provider::openai::body::{Fields, serialize_raw};
-use crate::provider::openai::presets::Preset;
+use crate::provider::openai::presets::{Preset, TokenLimitField};
 use crate::provider::openai::schema::NamedSchema;
 use crate::provider::wire_format::Ask;
 

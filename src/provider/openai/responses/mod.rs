@@ -6,13 +6,14 @@ mod stream;
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 
 use reqwest::Url;
 use serde_json::Value;
 
-use super::OpenAi;
 use super::reply::Reading;
 use super::schema::NamedSchema;
+use super::server::Server;
 use crate::error::LlmError;
 use crate::provider::http::Reply;
 use crate::provider::request::{refuse, write};
@@ -23,20 +24,20 @@ use crate::response::LlmResponse;
 
 /// Responses of one client.
 pub(super) struct ResponsesFormat {
-    client: OpenAi,
+    server: Arc<Server>,
     endpoint: Url,
 }
 
 impl ResponsesFormat {
-    pub(super) fn new(client: OpenAi) -> Self {
-        let endpoint = client.inner.client.endpoint(&["responses"]);
-        Self { client, endpoint }
+    pub(super) fn new(server: Arc<Server>) -> Self {
+        let endpoint = server.client.endpoint(&["responses"]);
+        Self { server, endpoint }
     }
 }
 
 impl fmt::Debug for ResponsesFormat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("ResponsesFormat").field(&self.client).finish()
+        f.debug_tuple("ResponsesFormat").field(&self.server).finish()
     }
 }
 
@@ -68,11 +69,11 @@ fn check(ask: &Ask<'_>) -> Result<(), LlmError> {
 
 impl WireFormat for ResponsesFormat {
     fn client(&self) -> &Client {
-        &self.client.inner.client
+        &self.server.client
     }
 
     fn provider(&self) -> &str {
-        &self.client.inner.provider
+        &self.server.provider
     }
 
     fn endpoint(&self, _: &Ask<'_>) -> Result<Cow<'_, Url>, LlmError> {
@@ -88,7 +89,7 @@ impl WireFormat for ResponsesFormat {
     fn read(&self, reply: &Reply, ask: &Ask<'_>) -> Result<LlmResponse, LlmError> {
         response::read(Reading {
             reply,
-            client: &self.client.inner,
+            server: &self.server,
             structured: ask.output_schema().is_some(),
         })
     }

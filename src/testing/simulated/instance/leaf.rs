@@ -2,7 +2,12 @@
 
 use serde_json::{Map, Value, json};
 
-use super::super::answer::echo;
+use super::super::super::hash;
+
+/// Sixteen hexadecimal digits that stand for the question, so that a test can tell whose answer it holds.
+pub(in super::super) fn echo(question: &str) -> String {
+    format!("{:016x}", hash(0, question.as_bytes()))
+}
 
 pub(super) fn strings(list: Option<&Value>) -> Vec<&str> {
     let list = list.and_then(Value::as_array);

@@ -5,6 +5,7 @@ mod chat;
 mod gemini;
 mod messages;
 pub(super) mod openai;
+mod prompt;
 mod responses;
 
 use std::fmt::Display;
@@ -90,20 +91,6 @@ pub(super) struct Refused {
     pub(super) body: Value,
 }
 
-/// The question in a raw body of whatever wire.
-pub(super) fn question(body: &Map<String, Value>) -> Question {
-    let read = if body.contains_key("contents") {
-        gemini::question(body, None)
-    } else if body.contains_key("input") {
-        responses::question(body)
-    } else if body.contains_key("system") || body.contains_key("output_config") {
-        messages::question(body)
-    } else {
-        chat::question(body)
-    };
-    read.unwrap_or_default()
-}
-
 /// Characters in a piece of a stream, at least.
 const PIECE: usize = 24;
 /// Pieces in a stream, at most.
@@ -168,6 +155,7 @@ pub(super) fn insert(headers: &mut HeaderMap, name: &str, value: &dyn Display) {
 
 #[cfg(test)]
 mod tests {
+    use super::prompt::question;
     use super::*;
     use crate::prompt::Prompt;
     use proptest::prelude::*;

@@ -9,9 +9,8 @@ use tokio::time::Instant;
 
 use super::{Notices, Warning, is_answer, is_overload};
 use crate::classify::Verdict;
-use crate::error::{Disposition, ErrorKind};
+use crate::error::{Disposition, ErrorKind, Refused};
 use crate::events::EventKind;
-use crate::layer::rate_limiter::error::Refused;
 use crate::layer::rate_limiter::pace::StartedCall;
 use crate::layer::rate_limiter::store::StoreReport;
 

@@ -10,8 +10,8 @@ use tokio::time::Instant;
 use super::scope::Scope;
 use super::slot::{Offered, Slot};
 use super::{Admission, Effects, Hold};
+use crate::error::Refused;
 use crate::item::{WaitReason, Waits};
-use crate::layer::rate_limiter::error::Refused;
 use crate::layer::rate_limiter::gate::waits::{Timeline, Waited};
 
 /// A grant that a waiter has not taken up after this time goes to the next one: the waiter's runtime stands still.

@@ -14,10 +14,9 @@ use super::{
     Admission, Ended, Hold, Notices, Place, Started, Ticket, Warning, ended, is_answer, is_overload,
 };
 use crate::classify::Verdict;
-use crate::error::Disposition;
+use crate::error::{Disposition, Refused};
 use crate::item::WaitReason;
 use crate::layer::rate_limiter::cooldown::Cooldown;
-use crate::layer::rate_limiter::error::Refused;
 use crate::layer::rate_limiter::gate::fast_path::Counts;
 use crate::layer::rate_limiter::gate::quota::Bucket;
 use crate::layer::rate_limiter::pace::{BuiltIn, Pacing, Ramp, Spacing, StartRamp, StartedCall};

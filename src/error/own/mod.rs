@@ -1,4 +1,4 @@
-//! The one look-up of this crate's own errors inside an error of any type.
+//! The errors of the batch, the layers and `lazy`, and the one look-up of them inside an error of any type.
 
 use std::any::Any;
 use std::error::Error as StdError;
@@ -6,10 +6,16 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::{BoxError, Delivery, ErrorKind, LlmError};
-use crate::batch::BatchError;
-use crate::layer::rate_limiter::Refused;
-use crate::layer::timeout::TimedOut;
-use crate::lazy::MakeFailed;
+
+mod batch;
+mod make_failed;
+mod refused;
+mod timed_out;
+
+pub use batch::BatchError;
+pub use make_failed::MakeFailed;
+pub use refused::{CallRefused, Refused};
+pub use timed_out::{TimedOut, TimeoutScope};
 
 /// How far down a chain of sources is looked: an error may be its own source.
 const DEEPEST: usize = 64;

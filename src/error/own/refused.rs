@@ -1,0 +1,123 @@
+//! Why a call may not be sent: what its item answers, and what the gate answers.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::error::{Delivery, Disposition, ErrorKind, LlmError};
+
+/// A call may not begin; nothing was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CallRefused {
+    /// The batch is stopping, or the item has its outcome already.
+    Stopped,
+    /// The item's deadline has passed.
+    DeadlinePassed,
+}
+
+impl CallRefused {
+    /// The category: [`ErrorKind::Aborted`] or [`ErrorKind::TimedOut`].
+    pub const fn kind(self) -> ErrorKind {
+        match self {
+            Self::Stopped => ErrorKind::Aborted,
+            Self::DeadlinePassed => ErrorKind::TimedOut,
+        }
+    }
+}
+
+impl fmt::Display for CallRefused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Stopped => "not sent: the batch is stopping",
+            Self::DeadlinePassed => "not sent: the item's deadline has passed",
+        })
+    }
+}
+
+impl std::error::Error for CallRefused {}
+
+impl From<CallRefused> for LlmError {
+    fn from(error: CallRefused) -> Self {
+        Self::new(error.kind(), error.to_string())
+            .with_disposition(Disposition::Fatal)
+            .with_delivery(Delivery::NotSent)
+    }
+}
+
+/// The gate refused a call without sending it.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Refused {
+    /// The scope is latched: an earlier call failed in a way that no call of this account and model can survive.
+    Latched {
+        /// How that call failed.
+        kind: ErrorKind,
+        /// The same in words.
+        message: Arc<str>,
+    },
+    /// The request needs more tokens than the token quota gives in a minute.
+    TooLarge {
+        /// What the request was estimated to take.
+        estimate: u64,
+        /// What the quota gives per minute.
+        limit: u64,
+    },
+    /// The call would have had to wait, and there is no running tokio runtime with a timer.
+    Closed,
+    /// The batch is stopping, or the item's deadline has passed.
+    Item(CallRefused),
+}
+
+impl Refused {
+    /// The category: the latching failure's, [`ErrorKind::InvalidRequest`] for a request that is too large, the item's, or
+    /// [`ErrorKind::Aborted`].
+    pub const fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Latched { kind, .. } => *kind,
+            Self::TooLarge { .. } => ErrorKind::InvalidRequest,
+            Self::Closed => ErrorKind::Aborted,
+            Self::Item(refused) => refused.kind(),
+        }
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Latched { message, .. } => {
+                write!(
+                    f,
+                    "not sent, because an earlier call failed for the whole account or model: {message}"
+                )
+            }
+            Self::TooLarge { estimate, limit } => write!(
+                f,
+                "not sent: the request takes about {estimate} tokens, the token quota gives {limit} a minute; \
+                 shorten the prompt, lower its output token limit or raise tokens_per_minute"
+            ),
+            Self::Closed => f.write_str(
+                "not sent: waiting at the gate needs a running tokio runtime with its timer enabled",
+            ),
+            Self::Item(refused) => refused.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for Refused {}
+
+impl From<Refused> for LlmError {
+    fn from(error: Refused) -> Self {
+        let made = Self::new(error.kind(), error.to_string());
+        let made = match error {
+            Refused::Item(_) => made.with_disposition(Disposition::Fatal),
+            _ => made,
+        };
+        made.with_delivery(Delivery::NotSent).with_source(error)
+    }
+}
+
+impl From<CallRefused> for Refused {
+    fn from(refused: CallRefused) -> Self {
+        Self::Item(refused)
+    }
+}

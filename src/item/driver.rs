@@ -1,0 +1,93 @@
+//! What the driver alone does with an item: it stops it, wakes it, and closes its accounts.
+
+use std::sync::atomic::Ordering;
+use std::task::Waker;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::record::Handed;
+use super::{Item, ItemReport};
+
+impl Item {
+    /// For the driver, after the strategy was called and after each poll: what was handed over is under way. Returns whether the item
+    /// goes on: a stream that was dropped meanwhile has closed it, and counted no call that was only being handed over.
+    pub(crate) fn entered(&self) -> bool {
+        let mut record = self.record();
+        if record.handed == Handed::Entering {
+            record.handed = Handed::Unwatched;
+        }
+        !record.closed
+    }
+
+    /// For the driver whose stream is dropped: what no layer watches is cut, unless it has not begun.
+    pub(crate) fn settle_dropped(&self) {
+        let mut record = self.record();
+        let begun = record.handed != Handed::Entering;
+        record.settle(begun, false);
+    }
+
+    /// For the driver: no call of the item begins any more. What waits to begin one is woken.
+    pub(crate) fn request_stop(&self, cancel: bool) {
+        let waiting = {
+            let mut record = self.record();
+            record.stopped = true;
+            record.cancelled |= cancel;
+            self.stopped.store(true, Ordering::Release);
+            std::mem::take(&mut record.waiting)
+        };
+        // Wakers may be anything: called outside the lock.
+        waiting.into_iter().for_each(Waker::wake);
+        self.driver.wake();
+    }
+
+    /// For the driver: the task that runs the item, to be woken by a stop.
+    pub(crate) fn run_by(&self, waker: &Waker) {
+        self.driver.register(waker);
+    }
+
+    /// For the driver: whether a stop ends the item now.
+    pub(crate) fn must_end(&self) -> bool {
+        self.signals().stop_requested() && self.record().must_end()
+    }
+
+    /// For the driver: the item's future has ended.
+    pub(crate) fn set_ended(&self) {
+        self.record().ended = true;
+    }
+
+    /// For the driver: whether the item's future has ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.record().ended
+    }
+
+    /// Its final accounts, if it ended at `finished`. From now on no call begins, and what ends later is not counted: a call that
+    /// is still open counts as it was observed, or as unknown.
+    pub(crate) fn close(&self, finished: Instant) -> ItemReport {
+        let mut record = self.record();
+        record.closed = true;
+        let mut report = record.report_with_open();
+        report.total_time = finished.saturating_duration_since(self.started);
+        if !record.watched && report.calls > 0 {
+            // Its calls were not timed; what was not a wait was spent in them.
+            report.call_time = report.total_time.saturating_sub(report.waits.total());
+        }
+        report
+    }
+
+    /// Gives how long each ended call took.
+    pub(crate) fn for_each_call_time(&self, each: impl FnMut(Duration)) {
+        let record = self.record();
+        record
+            .first_call_time
+            .iter()
+            .chain(&record.more_call_times)
+            .copied()
+            .for_each(each);
+    }
+
+    /// Takes the intervals during which a closed gate held the item, for the batch's time paused.
+    pub(crate) fn take_cooldowns(&self) -> Vec<(Instant, Instant)> {
+        std::mem::take(&mut self.record().cooldowns)
+    }
+}

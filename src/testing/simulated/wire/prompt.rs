@@ -1,0 +1,43 @@
+//! The question of a prompt, as a strategy gets it: of this crate's own form, or a raw body of whatever wire.
+
+use serde_json::{Map, Value};
+
+use super::super::answer::{Question, join};
+use super::{chat, gemini, messages, responses};
+use crate::prompt::{Part, Prompt};
+
+impl Question {
+    pub(in super::super) fn from_prompt(prompt: &Prompt) -> Self {
+        if let Some(body) = prompt.raw_body() {
+            let mut question = question(body);
+            question.model = prompt.model().map(str::to_owned).or(question.model);
+            return question;
+        }
+        let parts = prompt.messages().iter().flat_map(|message| &message.content);
+        let texts = parts.filter_map(|part| match part {
+            Part::Text { text } => Some(text.as_str()),
+            Part::Json { value } => value.get("text").and_then(Value::as_str),
+            Part::Image { .. } => None,
+        });
+        Self {
+            text: join(prompt.system().into_iter().chain(texts)),
+            model: prompt.model().map(str::to_owned),
+            max_tokens: prompt.max_output_tokens().map(u64::from),
+            json: prompt.output_schema().cloned(),
+        }
+    }
+}
+
+/// The question in a raw body of whatever wire.
+pub(super) fn question(body: &Map<String, Value>) -> Question {
+    let read = if body.contains_key("contents") {
+        gemini::question(body, None)
+    } else if body.contains_key("input") {
+        responses::question(body)
+    } else if body.contains_key("system") || body.contains_key("output_config") {
+        messages::question(body)
+    } else {
+        chat::question(body)
+    };
+    read.unwrap_or_default()
+}
