@@ -32,6 +32,18 @@ fn wrong_usage_is_explained_with_status_2() {
         ),
         (&["run", "-m", "sim:steady", "--timeout", "600"], "600s"),
         (&["run", "-m", "sim:steady", "--timeout", "0s"], "longer"),
+        (
+            &[
+                "run",
+                "-m",
+                "sim:steady",
+                "--timeout",
+                "3s",
+                "--item-timeout",
+                "2s",
+            ],
+            "--timeout 3s is above --item-timeout 2s",
+        ),
         (&["run", "-m", "sim:steady", "-c", "0"], "at least 1"),
         (&["run", "-m", "sim:steady", "--rpm", "0"], "rpm"),
         (&["run", "-m", "sim:steady", "--burst", "1h"], "burst"),
@@ -199,7 +211,7 @@ fn help_teaches_by_examples() {
                 "{{review}}",
                 "Exit status:",
                 "--dry-run",
-                "[default: 600s]",
+                "Default: 600s",
             ],
         ),
         (

@@ -17,7 +17,7 @@ use tower::retry::budget::{Budget, TpsBudget};
 use tower::{Layer, ServiceExt, service_fn};
 
 use crate::support::{
-    Outcome, Request, Script, Step, answer, invalid, item, request, throttled, unavailable,
+    Outcome, Request, Script, Step, Warnings, answer, invalid, item, request, throttled, unavailable,
 };
 
 fn seconds(count: u64) -> Duration {
@@ -436,6 +436,32 @@ fn senseless_numbers_are_refused() {
     for base in [f64::NAN, f64::INFINITY, 0.5] {
         assert!(std::panic::catch_unwind(|| RetryPolicy::new(1).backoff_base(base)).is_err());
     }
+}
+
+/// A maximum that was not set contradicts nothing: it is never below the initial backoff.
+#[tokio::test(start_paused = true)]
+async fn only_a_maximum_that_was_set_contradicts_the_initial_backoff() {
+    let warnings = Warnings::default();
+    let _subscribed = tracing::subscriber::set_default(warnings.clone());
+    let waited = async |policy: RetryPolicy| {
+        let start = Instant::now();
+        let script = Script::says([unavailable(), unavailable(), answer()]);
+        run(policy, &script).await.unwrap();
+        start.elapsed()
+    };
+    let long = waited(RetryPolicy::new(3).initial_backoff(seconds(200))).await;
+    assert!((seconds(200)..seconds(400)).contains(&long), "{long:?}");
+    assert_eq!(warnings.take(), Vec::<String>::new());
+    let both = RetryPolicy::new(3)
+        .initial_backoff(seconds(200))
+        .max_backoff(seconds(60));
+    for _ in 0..3 {
+        let short = waited(both.clone()).await;
+        assert!((seconds(60)..seconds(120)).contains(&short), "{short:?}");
+    }
+    let warnings = warnings.take();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].contains("max_backoff"), "{warnings:?}");
 }
 
 proptest! {

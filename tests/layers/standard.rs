@@ -15,7 +15,7 @@ use metrics_util::debugging::DebuggingRecorder;
 use tower::util::MapRequestLayer;
 use tower::{Layer, Service, ServiceExt, service_fn};
 
-use crate::support::{Outcome, Request, Script, answer, invalid, item, request, throttled};
+use crate::support::{Outcome, Request, Script, Warnings, answer, invalid, item, request, throttled};
 
 fn count(counter: &Arc<AtomicU32>) -> MapRequestLayer<impl Fn(Request) -> Request + Clone + use<>> {
     let counter = Arc::clone(counter);
@@ -229,46 +229,6 @@ async fn a_call_timeout_above_the_item_timeout_is_warned_of_once() {
     let warnings = warnings.take();
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     assert!(warnings[0].contains("with_item_timeout"), "{warnings:?}");
-}
-
-/// Keeps the text of warnings.
-#[derive(Clone, Default)]
-struct Warnings(Arc<Mutex<Vec<String>>>);
-
-impl Warnings {
-    fn take(&self) -> Vec<String> {
-        std::mem::take(&mut *self.0.lock().unwrap())
-    }
-}
-
-impl tracing::field::Visit for Warnings {
-    fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
-        if field.name() == "message" {
-            self.0.lock().unwrap().push(format!("{value:?}"));
-        }
-    }
-}
-
-impl tracing::Subscriber for Warnings {
-    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
-        *metadata.level() == tracing::Level::WARN
-    }
-
-    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
-        tracing::span::Id::from_u64(1)
-    }
-
-    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
-
-    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
-
-    fn event(&self, event: &tracing::Event<'_>) {
-        event.record(&mut self.clone());
-    }
-
-    fn enter(&self, _: &tracing::span::Id) {}
-
-    fn exit(&self, _: &tracing::span::Id) {}
 }
 
 /// The service has a name that can stand in a struct, also where layers were added.

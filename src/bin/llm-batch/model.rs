@@ -1,5 +1,7 @@
 //! `--model`: who answers, and the stack around it.
 
+use std::time::Duration;
+
 use llm_batch::layer::rate_limiter::{RateLimiter, RateLimiterBuilder, RateLimiterLayer};
 use llm_batch::layer::retry::{RetryLayer, RetryPolicy};
 use llm_batch::layer::timeout::{CallTimeoutLayer, ItemTimeoutLayer};
@@ -23,6 +25,9 @@ const SIMULATED: &str = "openai-compatible:sim";
 
 /// Servers on a machine of one's own.
 const LOCAL: [&str; 4] = ["ollama", "vllm", "llamacpp", "lmstudio"];
+
+/// How long a call may take where nothing was set.
+const CALL_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Who answers.
 #[derive(Debug)]
@@ -236,7 +241,7 @@ fn stack(
         .layer(RetryLayer::new(retry))
         .layer(gate)
         .layer(accounting)
-        .layer(CallTimeoutLayer::new(limits.timeout))
+        .layer(CallTimeoutLayer::new(limits.timeout.unwrap_or(CALL_TIMEOUT)))
         .service(model);
     Ok(strategy.boxed_strategy())
 }

@@ -107,6 +107,13 @@ fn check(args: &RunArgs) -> Result<(), UsageError> {
             "--keep needs a place for the fields: --output-format jsonl or csv",
         ));
     }
+    if let (Some(call), Some(item)) = (args.limits.timeout, args.limits.item_timeout)
+        && call > item
+    {
+        return Err(UsageError::new(format!(
+            "--timeout {call:?} is above --item-timeout {item:?} and would never apply; lower it, or raise --item-timeout"
+        )));
+    }
     Ok(())
 }
 

@@ -7,15 +7,24 @@ use std::time::Duration;
 pub(super) struct Backoff {
     pub(super) initial: Duration,
     pub(super) base: f64,
-    pub(super) max: Duration,
+    /// `None` where it was not set.
+    pub(super) max: Option<Duration>,
 }
+
+/// The longest wait where none was set, unless the initial one is longer.
+const MAX: Duration = Duration::from_secs(60);
 
 impl Backoff {
     pub(super) const DEFAULT: Self = Self {
         initial: Duration::from_secs(1),
         base: 2.0,
-        max: Duration::from_secs(60),
+        max: None,
     };
+
+    /// The longest wait: what was set, or 60 s, or the initial wait where that is longer.
+    fn longest(&self) -> Duration {
+        self.max.unwrap_or(MAX.max(self.initial))
+    }
 
     /// The wait after failure number `failure` (from 1), at `jitter` in `[0, 1)`: between half of the whole and the
     /// whole.
@@ -25,8 +34,9 @@ impl Backoff {
         }
         let exponent = i32::try_from(failure.saturating_sub(1)).unwrap_or(i32::MAX);
         // Infinity is cut by the maximum like any large number.
-        let whole = (self.initial.as_secs_f64() * self.base.powi(exponent)).min(self.max.as_secs_f64());
-        Duration::try_from_secs_f64(whole * (0.5 + jitter / 2.0)).unwrap_or(self.max)
+        let longest = self.longest();
+        let whole = (self.initial.as_secs_f64() * self.base.powi(exponent)).min(longest.as_secs_f64());
+        Duration::try_from_secs_f64(whole * (0.5 + jitter / 2.0)).unwrap_or(longest)
     }
 }
 
@@ -44,7 +54,7 @@ mod tests {
         let endless = Backoff {
             initial: Duration::MAX,
             base: f64::MAX,
-            max: Duration::MAX,
+            max: Some(Duration::MAX),
         };
         assert!(endless.wait(u32::MAX, 0.999) > Duration::from_secs(1 << 60));
         assert_eq!(
@@ -55,5 +65,21 @@ mod tests {
             .wait(9, 0.5),
             Duration::ZERO
         );
+    }
+
+    #[test]
+    fn the_default_maximum_is_never_below_the_initial_wait() {
+        let from = |initial| Backoff {
+            initial: Duration::from_secs(initial),
+            ..Backoff::DEFAULT
+        };
+        assert_eq!(from(90).wait(1, 0.0), Duration::from_secs(45));
+        assert_eq!(from(90).wait(5, 0.0), Duration::from_secs(45));
+        assert_eq!(from(50).wait(5, 0.0), Duration::from_secs(30));
+        let set = Backoff {
+            max: Some(Duration::from_secs(60)),
+            ..from(90)
+        };
+        assert_eq!(set.wait(1, 0.0), Duration::from_secs(30));
     }
 }

@@ -66,7 +66,9 @@ impl Config {
     /// Warns once of settings of which only one can hold.
     fn warn_of_contradictions(&self) {
         let Backoff { initial, max, .. } = self.backoff;
-        if initial > max && !self.warned.swap(true, Ordering::Relaxed) {
+        if let Some(max) = max.filter(|max| initial > *max)
+            && !self.warned.swap(true, Ordering::Relaxed)
+        {
             tracing::warn!(
                 target: "llm_batch::retry",
                 "retry policy: the initial backoff of {initial:?} is longer than the maximum of {max:?}, which counts; \
@@ -180,11 +182,12 @@ impl<C, F, H> RetryPolicy<C, F, H> {
         self.set(|config| config.backoff.base = base)
     }
 
-    /// The longest backoff. 60 s by default. A provider's hint may be longer, and is obeyed up to
-    /// [`max_hint`](Self::max_hint). Where it is shorter than the [initial backoff](Self::initial_backoff), it counts.
+    /// The longest backoff. By default 60 s, or the [initial backoff](Self::initial_backoff) where that is longer. A provider's
+    /// hint may be longer, and is obeyed up to [`max_hint`](Self::max_hint). A maximum below the initial backoff counts, and
+    /// the log warns once.
     #[must_use]
     pub fn max_backoff(self, max: Duration) -> Self {
-        self.set(|config| config.backoff.max = max)
+        self.set(|config| config.backoff.max = Some(max))
     }
 
     /// The longest wait that a provider's hint may ask for. 600 s by default, as at a gate.

@@ -16,7 +16,8 @@
 //! - Usually both. Choose the item timeout for the waits that you accept: with a quota of 60 requests a minute the hundredth
 //!   item of a batch with a concurrency of 100 waits longer than a minute before its first call.
 //! - The call timeout should be below the item timeout; otherwise it never fires, and no call is tried again.
-//!   [`StandardLayer`](crate::StandardLayer) warns once if it is not.
+//!   [`StandardLayer`](crate::StandardLayer) warns once if it is not. A stack that is composed by hand is not checked, since a
+//!   call timeout serves requests of any type and sees no deadline.
 //! - A call that timed out may have been billed. The retry policy therefore repeats it once at most by default.
 //! - A whole batch has a limit of its own: [`batch_timeout`](crate::LlmBatch::batch_timeout).
 //!

@@ -272,11 +272,11 @@ pub(crate) struct LimitArgs {
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub(crate) max_billed_repeats: u32,
 
-    /// How long a call may take.
-    #[arg(long, default_value = "600s", value_name = "TIME", value_parser = duration)]
-    pub(crate) timeout: Duration,
+    /// How long a call may take; at most --item-timeout. Default: 600s.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) timeout: Option<Duration>,
 
-    /// How long an item may take, with every call and every wait.
+    /// How long an item may take, with every call and every wait. Default: no limit.
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) item_timeout: Option<Duration>,
 
