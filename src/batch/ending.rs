@@ -6,7 +6,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use tokio::time::Instant;
 
 use super::options::Options;
-use crate::error::{BoxError, ErrorKind, LlmError, kind_of, was_sent};
+use crate::classify::Verdict;
+use crate::error::{BoxError, Disposition, ErrorKind, LlmError, kind_of, own_error, was_sent};
 use crate::events::EventKind;
 use crate::item::{Item, ItemReport};
 use crate::telemetry::ItemEnd;
@@ -23,6 +24,19 @@ pub(super) struct Failure {
 /// The kind of a strategy's error, and whether its call was sent. What the error says of itself may panic.
 pub(super) fn judge<E: 'static>(error: &E) -> (ErrorKind, bool) {
     catch_unwind(AssertUnwindSafe(|| (kind_of(error), was_sent(error)))).unwrap_or((ErrorKind::Other, true))
+}
+
+/// The kind that a strategy's error stops the batch by. `None` for a kind that concerns every item, in an error that says that it
+/// concerns its own alone.
+pub(super) fn stopping_kind<E: 'static>(error: &E) -> Option<ErrorKind> {
+    let judged = catch_unwind(AssertUnwindSafe(|| {
+        own_error(error).map(|error| (error.kind(), Verdict::from(error).disposition))
+    }));
+    match judged {
+        Ok(Some((kind, Disposition::Fatal))) if kind.disposition() == Disposition::ScopeFatal => None,
+        Ok(Some((kind, _))) => Some(kind),
+        Ok(None) | Err(_) => Some(ErrorKind::Other),
+    }
 }
 
 /// The one terminal event of an item, and its metrics.

@@ -86,7 +86,9 @@ where
     }
 
     /// Fails fast: stops the batch when an item has failed for good with one of these kinds. A failed call that is
-    /// retried stops nothing.
+    /// retried stops nothing. Neither does an error that concerns its item alone, such as an unknown model that only this prompt
+    /// asked for: a kind whose default is [`Disposition::ScopeFatal`](crate::Disposition::ScopeFatal) in an error with
+    /// [`Disposition::Fatal`](crate::Disposition::Fatal).
     pub fn stop_when(mut self, kinds: impl IntoIterator<Item = ErrorKind>) -> Self {
         self.driver.options.stop_when.extend(kinds);
         self

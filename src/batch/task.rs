@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tower_service::Service;
 use tracing::Span;
 
-use super::ending::judge;
+use super::ending::stopping_kind;
 use super::shared::Shared;
 use super::termination::Termination;
 use crate::error::ErrorKind;
@@ -138,7 +138,11 @@ where
         };
         if let Some(fail_fast) = &self.fail_fast {
             match &end {
-                End::Answered(Err(error)) => fail_fast.see(judge(error).0),
+                End::Answered(Err(error)) => {
+                    if let Some(kind) = stopping_kind(error) {
+                        fail_fast.see(kind);
+                    }
+                }
                 End::Panicked(_) => fail_fast.see(ErrorKind::Panicked),
                 End::Answered(Ok(_)) | End::Aborted => {}
             }

@@ -30,6 +30,12 @@ type Answer = (Result<LlmResponse, LlmError>, Option<ReportedQuota>);
 /// How often an answer may be continued: enough for the longest, and an end for a server that never finishes.
 const MAX_CONTINUATIONS: usize = 8;
 
+/// Fields by which a ready request body chooses at an aggregator or a proxy who answers it.
+const ROUTE_FIELDS: [&str; 4] = ["fallbacks", "models", "provider", "route"];
+
+/// Fields by which it chooses at a proxy (LiteLLM) whose account is used.
+const ACCOUNT_FIELDS: [&str; 4] = ["api_base", "api_key", "base_url", "user_config"];
+
 /// A strategy that asks one model of a provider. Made by a client's `model` or by [`Model::builder`]; cheap to clone.
 ///
 /// One call is one HTTP request, or one for each part of an answer that the provider gives in parts: retry, waits and time
@@ -123,6 +129,24 @@ impl Model {
                 .or_else(|| prompt.model()),
         }
         .unwrap_or(&self.name)
+    }
+
+    /// Whether a failure of `kind` says nothing about other prompts: this one asked for another model, by another route or for
+    /// another account than the strategy's.
+    fn concerns_alone(&self, prompt: &Prompt, kind: ErrorKind) -> bool {
+        let names_own = |fields: &[&str]| {
+            prompt.raw_body().is_some_and(|body| {
+                let mut own = fields.iter().filter(|field| body.contains_key(**field));
+                own.any(|field| !prompt.extra().contains_key(*field))
+            })
+        };
+        match kind {
+            ErrorKind::NotFound | ErrorKind::QuotaExhausted => {
+                self.model_of(prompt) != &*self.name || names_own(&ROUTE_FIELDS) || names_own(&ACCOUNT_FIELDS)
+            }
+            ErrorKind::Authentication | ErrorKind::InsufficientBalance => names_own(&ACCOUNT_FIELDS),
+            _ => false,
+        }
     }
 
     fn asked<'a>(&'a self, prompt: &'a Prompt) -> Ask<'a> {
@@ -326,18 +350,19 @@ impl Service<LlmRequest<Prompt>> for Model {
                 }
                 let model = strategy.model_of(request.input());
                 telemetry::record_request(strategy.provider(), model);
-                let overridden = model != &*strategy.name;
-                let asked = if overridden {
-                    model.into()
-                } else {
+                let asked = if model == &*strategy.name {
                     Arc::clone(&strategy.name)
+                } else {
+                    model.into()
                 };
                 call.set_model(Arc::clone(&strategy.provider), asked);
                 let (result, quota) = strategy.ask(request.input(), &call).await;
-                let result = result.map_err(|error| match error.kind() {
-                    // This prompt's model is unknown; the strategy's own is not concerned.
-                    ErrorKind::NotFound if overridden => error.with_disposition(Disposition::Fatal),
-                    _ => error,
+                let result = result.map_err(|error| {
+                    if strategy.concerns_alone(request.input(), error.kind()) {
+                        error.with_disposition(Disposition::Fatal)
+                    } else {
+                        error
+                    }
                 });
                 match &result {
                     Ok(response) => {

@@ -11,7 +11,8 @@ use llm_batch::layer::rate_limiter::{RateLimiter, RateLimiterLayer};
 use llm_batch::layer::retry::{RetryLayer, RetryPolicy};
 use llm_batch::layer::token_accounting::{TokenAccountingLayer, TokenLedger};
 use llm_batch::{
-    ErrorKind, LlmError, LlmRequest, LlmResponse, LlmStreamExt, StopMode, Termination, TokenUsage,
+    BoxError, Disposition, ErrorKind, LlmError, LlmRequest, LlmResponse, LlmStreamExt, StopMode, Termination,
+    TokenUsage,
 };
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Instant, sleep};
@@ -325,6 +326,28 @@ async fn fail_fast_goes_by_the_final_failure() {
     let summary = handle.statistics();
     assert_eq!(summary.termination, Some(Termination::FailFast));
     assert_eq!(summary.not_reached, Some(96));
+}
+
+/// A kind that usually concerns every item stops nothing where the error says that it concerns its own alone.
+#[tokio::test(start_paused = true)]
+async fn a_failure_of_one_item_alone_does_not_stop_the_batch() {
+    let strategy = service_fn(async |request: LlmRequest| {
+        let missing = LlmError::new(ErrorKind::NotFound, "no such model");
+        match request.index() {
+            1 => Err(BoxError::from(missing.with_disposition(Disposition::Fatal))),
+            3 => Err(BoxError::from(missing)),
+            _ => Ok(LlmResponse::new(String::new())),
+        }
+    });
+    let results = stream::iter(vec!["hi"; 100])
+        .with_strategy(strategy)
+        .llm_batch(1)
+        .stop_when([ErrorKind::NotFound]);
+    let handle = results.handle();
+    let outcomes: Vec<_> = results.collect().await;
+    let failed: Vec<_> = outcomes.iter().map(|outcome| outcome.is_err()).collect();
+    assert_eq!(failed, [false, true, false, true]);
+    assert_eq!(handle.termination(), Some(Termination::FailFast));
 }
 
 #[tokio::test(start_paused = true)]

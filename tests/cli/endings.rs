@@ -5,8 +5,11 @@ use std::io::{BufRead as _, BufReader, Read as _};
 use std::time::{Duration, Instant};
 
 use llm_batch::testing::Latency;
+use serde_json::{Value, json};
 
-use crate::support::{Finished, Provider, finish, rows, run, signal, start, wait_until};
+use crate::support::{
+    COMPLETION, Finished, Provider, Recorder, finish, rows, run, signal, start, wait_until,
+};
 
 fn prompts(count: usize) -> String {
     (0..count).map(|number| format!("prompt {number}\n")).collect()
@@ -132,6 +135,81 @@ fn a_bad_key_stops_the_run_unless_told_otherwise() {
     let finished = run(provider.arguments(["--keep-going", "-c", "50"]), &prompts(100));
     assert_eq!(finished.code(1).rows().len(), 100);
     assert_eq!(provider.ledger().received - calls, 100);
+}
+
+/// Batch lines whose bodies have these fields besides a message.
+fn batch_lines(bodies: impl IntoIterator<Item = Value>) -> String {
+    let lines = bodies.into_iter().zip(0..).map(|(mut body, number)| {
+        body["model"] = json!("ignored");
+        body["messages"] = json!([{"role": "user", "content": "hi"}]);
+        let id = format!("line-{number}");
+        json!({"custom_id": id, "method": "POST", "url": "/v1/chat/completions", "body": body}).to_string()
+            + "\n"
+    });
+    lines.collect()
+}
+
+fn error_body(message: &str, code: &str) -> String {
+    json!({"error": {"message": message, "type": "invalid_request_error", "code": code}}).to_string()
+}
+
+/// Answers as a proxy does that lets a request choose its route and its key.
+fn proxy(body: &Value) -> (u16, String) {
+    if body["model"] == "unknown" || body["models"][0] == "unknown" {
+        (
+            404,
+            error_body("The model `unknown` does not exist", "model_not_found"),
+        )
+    } else if body["api_key"] == "wrong" {
+        (401, error_body("Incorrect API key provided", "invalid_api_key"))
+    } else {
+        (200, COMPLETION.to_owned())
+    }
+}
+
+#[test]
+fn a_line_with_a_route_or_a_key_of_its_own_fails_alone() {
+    for (own, kind) in [
+        (json!({"models": ["unknown"]}), "not_found"),
+        (json!({"api_key": "wrong"}), "authentication"),
+    ] {
+        let server = Recorder::answering(proxy);
+        let bodies = (0..20).map(|number| if number == 1 { own.clone() } else { json!({}) });
+        let arguments = [
+            "run",
+            "-m",
+            "openai-compatible:m",
+            "--base-url",
+            &server.url,
+            "-c",
+            "1",
+        ];
+        let finished = run(arguments, &batch_lines(bodies));
+        let rows = finished.code(1).rows();
+        assert_eq!(rows.len(), 20);
+        assert_eq!(server.bodies().len(), 20);
+        let failed: Vec<_> = rows.iter().filter(|row| row["ok"] == false).collect();
+        assert_eq!(failed.len(), 1, "{failed:?}");
+        assert_eq!(failed[0]["id"], "line-1");
+        assert_eq!(failed[0]["error"]["kind"], kind);
+    }
+}
+
+#[test]
+fn an_unknown_model_of_the_run_stops_it_whatever_the_lines_name() {
+    let server = Recorder::answering(proxy);
+    let arguments = [
+        "run",
+        "-m",
+        "openai-compatible:unknown",
+        "--base-url",
+        &server.url,
+        "-c",
+        "1",
+    ];
+    let finished = run(arguments, &batch_lines(vec![json!({}); 20]));
+    finished.code(3).says("not found").says("--keep-going");
+    assert_eq!(server.bodies().len(), 1);
 }
 
 #[test]

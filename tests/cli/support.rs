@@ -184,7 +184,7 @@ impl Provider {
     }
 }
 
-/// A server that answers every request with the same body, and keeps what it was sent.
+/// A server that keeps what it was sent.
 pub(crate) struct Recorder {
     pub(crate) url: String,
     pub(crate) requests: Arc<Mutex<Vec<Recorded>>>,
@@ -198,14 +198,17 @@ pub(crate) struct Recorded {
 }
 
 impl Recorder {
+    /// Answers every request with the same body.
     pub(crate) fn start(status: u16, answer: &str) -> Self {
+        let answer = answer.to_owned();
+        Self::answering(move |_| (status, answer.clone()))
+    }
+
+    /// Answers each request by its body.
+    pub(crate) fn answering(answer: impl Fn(&Value) -> (u16, String) + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}/v1", listener.local_addr().unwrap());
         let requests = Arc::<Mutex<Vec<Recorded>>>::default();
-        let reply = format!(
-            "HTTP/1.1 {status} Whatever\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{answer}",
-            answer.len()
-        );
         let kept = Arc::clone(&requests);
         std::thread::spawn(move || {
             for stream in listener.incoming() {
@@ -226,6 +229,11 @@ impl Recorder {
                     continue;
                 }
                 let body = serde_json::from_slice(&body).unwrap();
+                let (status, answer) = answer(&body);
+                let reply = format!(
+                    "HTTP/1.1 {status} Whatever\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{answer}",
+                    answer.len()
+                );
                 kept.lock().unwrap().push(Recorded { head, body });
                 let _ = stream.get_mut().write_all(reply.as_bytes());
             }

@@ -56,6 +56,10 @@ fn wrong_usage_is_explained_with_status_2() {
             &["run", "-m", "sim:steady", "--extra", r#"{"stream": true}"#],
             "--stream",
         ),
+        (
+            &["run", "-m", "sim:steady", "--extra", r#"{"model": "m"}"#],
+            "--model",
+        ),
         (&["run", "-m", "sim:steady", "--prompt", "{{ open"], "template"),
         (
             &["run", "-m", "sim:steady", "--prompt", "a", "--prompt-file", "b"],

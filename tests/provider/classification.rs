@@ -343,6 +343,39 @@ async fn an_unknown_model_of_one_prompt_fails_that_prompt_alone() {
     }
 }
 
+/// The quota of another model, or the money of another key, concerns the prompt that asked for it.
+#[tokio::test]
+async fn a_quota_or_an_account_of_one_prompt_fails_that_prompt_alone() {
+    let daily = (
+        429,
+        r#"{"error": {"message": "Rate limit reached on requests per day (RPD): Limit 0"}}"#,
+    );
+    let key = (401, r#"{"error": {"code": "invalid_api_key"}}"#);
+    let raw = |body: &str| Prompt::raw(serde_json::from_str(body).unwrap());
+    let plain = || raw(r#"{"messages": []}"#);
+    let other_model = || Prompt::new("x").with_model("gpt-0");
+    let own_key = || raw(r#"{"messages": [], "api_key": "wrong"}"#);
+    for ((status, body), prompt, kind, disposition) in [
+        (daily, plain(), ErrorKind::QuotaExhausted, ScopeFatal),
+        (daily, other_model(), ErrorKind::QuotaExhausted, Fatal),
+        (daily, own_key(), ErrorKind::QuotaExhausted, Fatal),
+        (key, plain(), ErrorKind::Authentication, ScopeFatal),
+        (key, other_model(), ErrorKind::Authentication, ScopeFatal),
+        (key, own_key(), ErrorKind::Authentication, Fatal),
+        // What is set besides replaces the field of the body.
+        (
+            key,
+            own_key().with_extra("api_key", "k"),
+            ErrorKind::Authentication,
+            ScopeFatal,
+        ),
+    ] {
+        let server = Server::start(move |_| Reply::new(status, &[], body)).await;
+        let error = server.model().oneshot(LlmRequest::new(prompt)).await.unwrap_err();
+        assert_eq!((error.kind(), error.disposition()), (kind, disposition));
+    }
+}
+
 /// One prompt refers to a file that is gone; the others are answered.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_object_of_one_prompt_does_not_close_the_gate() {

@@ -102,6 +102,11 @@ fn check(args: &RunArgs) -> Result<(), UsageError> {
             "--extra sets `stream`; have the answers streamed by --stream in its place",
         ));
     }
+    if extra.is_some_and(|extra| extra.0.contains_key("model")) {
+        return Err(UsageError::new(
+            "--extra sets `model`; name the model by --model in its place",
+        ));
+    }
     if !keep.is_empty() && !matches!(format, OutputFormat::Jsonl | OutputFormat::Csv) {
         return Err(UsageError::new(
             "--keep needs a place for the fields: --output-format jsonl or csv",
