@@ -316,21 +316,21 @@ where
         };
         let (result, failure) = match ended.end {
             End::Answered(Ok(response)) => {
-                item.signals().settle_call(true, true);
+                item.settle_ended(true, true, ended.at);
                 (Ok(response), None)
             }
             End::Answered(Err(error)) => {
                 let (kind, sent) = judge(&error);
-                item.signals().settle_call(sent, false);
+                item.settle_ended(sent, false, ended.at);
                 let failure = Failure { kind, message: None };
                 (Err(Unanswered::Strategy(error)), Some(failure))
             }
             End::Panicked(message) => {
-                item.signals().settle_call(true, false);
+                item.settle_ended(true, false, ended.at);
                 of_driver(BatchError::Panicked { message })
             }
             End::Aborted => {
-                item.signals().settle_call(true, false);
+                item.settle_ended(true, false, ended.at);
                 let reason = match self.shared.stop_cause() {
                     Some(cause) => cause.to_string(),
                     None => "its task was dropped with the runtime".to_owned(),
@@ -414,7 +414,7 @@ impl<B: BatchItem, T: Tasks<B>> Drop for Driver<B, T> {
             let reason = Termination::Dropped.to_string();
             for (slot, Slot { item, .. }) in self.slots.drain() {
                 // What ends from now on is not counted, here or in a ledger, as more than a call of unknown usage.
-                item.settle_dropped();
+                item.settle_dropped(at);
                 let kind = ErrorKind::Aborted;
                 let report = self.shared.finish(Some(slot), &item, at, Some(kind));
                 let failure = Failure {

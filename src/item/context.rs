@@ -117,7 +117,6 @@ impl CallContext {
     pub fn hold(&mut self) -> CallHold {
         let mut record = self.item.record();
         record.holds += 1;
-        record.watched = true;
         // Another clone of the request may have been sent as that call; then this will be a new one.
         self.call = self.call.filter(|joined| match record.call(joined.key) {
             Some(call) if call.depth == joined.depth => {
@@ -175,7 +174,7 @@ impl CallHold {
                 call.held = false;
                 call.started = now;
             }
-            None => record.handed = Handed::Entering,
+            None => record.hand_over(now),
         }
         Ok(())
     }

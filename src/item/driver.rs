@@ -21,10 +21,15 @@ impl Item {
     }
 
     /// For the driver whose stream is dropped: what no layer watches is cut, unless it has not begun.
-    pub(crate) fn settle_dropped(&self) {
+    pub(crate) fn settle_dropped(&self, at: Instant) {
         let mut record = self.record();
         let begun = record.handed != Handed::Entering;
-        record.settle(begun, false);
+        record.settle(begun, false, || at);
+    }
+
+    /// For the driver, when the item's future has ended `at` then: as [`settle_call`](super::Signals::settle_call).
+    pub(crate) fn settle_ended(&self, sent: bool, answered: bool, at: Instant) {
+        self.record().settle(sent, answered, || at);
     }
 
     /// For the driver: no call of the item begins any more. What waits to begin one is woken.
@@ -68,10 +73,6 @@ impl Item {
         record.closed = true;
         let mut report = record.report_with_open();
         report.total_time = finished.saturating_duration_since(self.started);
-        if !record.watched && report.calls > 0 {
-            // Its calls were not timed; what was not a wait was spent in them.
-            report.call_time = report.total_time.saturating_sub(report.waits.total());
-        }
         report
     }
 

@@ -205,8 +205,9 @@ impl Item {
             let mut record = self.record();
             let handed = record.handed;
             let before = record.report;
-            record.settle(true, false);
-            let report = record.report_with_open();
+            record.settle(true, false, Instant::now);
+            let mut report = record.report_with_open();
+            report.call_time = before.call_time;
             record.report = before;
             record.handed = handed;
             report

@@ -38,8 +38,8 @@ pub(super) struct Record {
     /// Layers that hold the request back until they may let a call begin.
     pub(super) holds: u32,
     pub(super) handed: Handed,
-    /// A layer watches calls of this item: their times are measured.
-    pub(super) watched: bool,
+    /// When the request was last handed over, and how long the item had waited by then.
+    handed_since: Option<(Instant, Duration)>,
     /// Futures that wait to begin a call, to be woken by a stop.
     pub(super) waiting: Vec<Waker>,
 
@@ -129,7 +129,6 @@ impl Record {
     pub(super) fn begin(&mut self, now: Instant) -> Result<(u32, u32), CallRefused> {
         // Refused or not: what is not begun here does not take place.
         self.handed = Handed::Watched;
-        self.watched = true;
         self.may_begin(now)?;
         self.report.calls += 1;
         self.next_key = self.next_key.wrapping_add(1);
@@ -197,11 +196,23 @@ impl Record {
         }
     }
 
-    /// The call of a request that no layer watched has ended: counts it, with unknown usage, if it was `sent`.
-    pub(super) fn settle(&mut self, sent: bool, answered: bool) {
+    /// The request is handed to a service, which may begin a call.
+    pub(super) fn hand_over(&mut self, now: Instant) {
+        self.handed = Handed::Entering;
+        self.handed_since = Some((now, self.report.waits.total()));
+    }
+
+    /// The call of a request that no layer watched ended `at` then: counts it, with unknown usage, if it was `sent`. Its time is
+    /// what has passed since the request was handed over, without waits.
+    pub(super) fn settle(&mut self, sent: bool, answered: bool, at: impl FnOnce() -> Instant) {
         let unwatched = matches!(self.handed, Handed::Entering | Handed::Unwatched);
         self.handed = Handed::No;
         if unwatched && sent {
+            if let Some((since, waited)) = self.handed_since {
+                let waits = self.report.waits.total().saturating_sub(waited);
+                let time = at().saturating_duration_since(since).saturating_sub(waits);
+                self.report.call_time = self.report.call_time.saturating_add(time);
+            }
             self.report.calls += 1;
             self.report.unknown_usage_calls += 1;
             self.report.unknown_cost_calls += 1;

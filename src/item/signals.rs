@@ -120,7 +120,7 @@ impl Signals<'_> {
         let now = Instant::now();
         let mut record = self.item.record();
         record.may_begin(now)?;
-        record.handed = Handed::Entering;
+        record.hand_over(now);
         Ok(())
     }
 
@@ -128,15 +128,17 @@ impl Signals<'_> {
     /// own layer, which will call in any case.
     pub fn expect_call(self) {
         let mut record = self.item.record();
-        if record.handed != Handed::Unwatched {
-            record.handed = Handed::Entering;
+        match record.handed {
+            Handed::No | Handed::Watched => record.hand_over(Instant::now()),
+            // Its time runs already.
+            Handed::Entering | Handed::Unwatched => {}
         }
     }
 
     /// The call that followed [`hand_over`](Self::hand_over) has ended. If no layer watched it and it was `sent`, it is counted
     /// with unknown usage. `answered` says that it brought an answer.
     pub fn settle_call(self, sent: bool, answered: bool) {
-        self.item.record().settle(sent, answered);
+        self.item.record().settle(sent, answered, Instant::now);
     }
 
     /// For retry policies: notes what the item last failed with, so that a time limit that ends it can name the

@@ -1,19 +1,24 @@
 //! The numbers of the summary that people set limits by.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::{StreamExt, stream};
 use llm_batch::batch::{Bottleneck, BottleneckCause};
-use llm_batch::{LlmError, LlmRequest, LlmResponse, LlmStreamExt, StandardLayer, lazy};
-use tokio::time::sleep;
+use llm_batch::layer::retry::{RetryLayer, RetryPolicy};
+use llm_batch::layer::timeout::ItemTimeoutLayer;
+use llm_batch::{
+    Lazy, LlmError, LlmRequest, LlmResponse, LlmStreamExt, StandardLayer, StrategyExt, WaitReason, lazy,
+};
+use tokio::time::{Instant, sleep};
 use tower::{Layer, ServiceExt, service_fn};
 
 /// One item, three calls of 10 ms, 20 ms and 3 s: the percentiles are those of calls, not of items.
 #[tokio::test(start_paused = true)]
 async fn percentiles_are_of_calls() {
     let calls = AtomicU64::new(0);
-    let calls = std::sync::Arc::new(calls);
+    let calls = Arc::new(calls);
     let model = service_fn(move |_: LlmRequest| {
         let number = calls.fetch_add(1, Ordering::Relaxed) % 3;
         async move {
@@ -76,20 +81,97 @@ async fn the_unexplained_share_is_named() {
     assert_eq!(serde_json::from_str::<Bottleneck>(&json).unwrap(), bottleneck);
 }
 
-/// The making of a strategy is not call time, also where no layer sees calls.
+/// Takes 100 ms, and observes nothing.
+async fn quick(_: LlmRequest) -> Result<LlmResponse, LlmError> {
+    sleep(Duration::from_millis(100)).await;
+    Ok(LlmResponse::new("fine".to_owned()))
+}
+
+/// A strategy that takes ten seconds to make.
+fn slowly_made<S: Clone + Send + Sync + 'static>(strategy: S) -> Lazy<S> {
+    lazy(move || {
+        let strategy = strategy.clone();
+        async move {
+            sleep(Duration::from_secs(10)).await;
+            Ok::<_, LlmError>(strategy)
+        }
+    })
+}
+
+/// The making of a strategy is not call time, with and without layers that see calls inside.
 #[tokio::test(start_paused = true)]
 async fn making_a_strategy_is_not_call_time() {
-    let make = async || {
-        sleep(Duration::from_secs(10)).await;
-        let quick = service_fn(async |_: LlmRequest| {
-            sleep(Duration::from_millis(100)).await;
-            Ok::<_, LlmError>(LlmResponse::new("fine".to_owned()))
-        });
-        Ok::<_, LlmError>(StandardLayer::new().layer(quick))
+    let bare = slowly_made(service_fn(quick)).boxed_strategy();
+    let layered = slowly_made(StandardLayer::new().layer(service_fn(quick))).boxed_strategy();
+    for strategy in [bare, layered] {
+        let mut results = stream::iter(["a"; 4]).with_strategy(strategy).llm_batch(4);
+        while results.next().await.is_some() {}
+        let summary = results.summary();
+        assert_eq!(summary.calls, 4);
+        assert_eq!(summary.call_time, Duration::from_millis(400));
+        assert_eq!(summary.bottleneck().unwrap().cause, BottleneckCause::Elsewhere);
+    }
+}
+
+/// The time of calls that no layer observes is the strategy's whole time, without the making, the waits and what a layer
+/// answers itself.
+#[tokio::test(start_paused = true)]
+async fn bare_calls_are_timed_one_by_one() {
+    let bare = || {
+        let failures = Arc::new(AtomicU32::new(0));
+        service_fn(move |request: LlmRequest| {
+            let fails = failures.fetch_add(1, Ordering::SeqCst) < 2;
+            async move {
+                let answer = quick(request).await?;
+                if fails {
+                    return Err(LlmError::transient("once more"));
+                }
+                Ok(answer)
+            }
+        })
     };
-    let mut results = stream::iter(["a"; 4]).with_strategy(lazy(make)).llm_batch(4);
-    while results.next().await.is_some() {}
-    let summary = results.summary();
-    assert_eq!(summary.call_time, Duration::from_millis(400));
-    assert_eq!(summary.bottleneck().unwrap().cause, BottleneckCause::Elsewhere);
+    let retry = RetryLayer::new(RetryPolicy::new(3));
+    let made = retry.clone().layer(slowly_made(bare())).boxed_strategy();
+    for (inner, making) in [(made, 10), (retry.layer(bare()).boxed_strategy(), 0)] {
+        let waits = service_fn(move |request: LlmRequest| {
+            let inner = inner.clone();
+            async move {
+                let since = Instant::now();
+                sleep(Duration::from_secs(3)).await;
+                let item = request.item();
+                item.signals().add_wait(WaitReason::Pace, since, Instant::now());
+                inner.oneshot(request).await
+            }
+        });
+        let mut results = stream::iter(["a"]).with_strategy(waits).llm_batch(1);
+        let outcome = results.next().await.unwrap();
+        assert!(outcome.is_ok());
+        let report = outcome.report;
+        assert_eq!((report.calls, report.attempts), (3, 3));
+        assert_eq!(report.call_time, Duration::from_millis(300));
+        assert_eq!(
+            report.total_time - report.waits.total() - report.call_time,
+            Duration::from_secs(making)
+        );
+    }
+}
+
+/// A bare call that is cut has the time up to the cut; one that did not begin has none.
+#[tokio::test(start_paused = true)]
+async fn a_bare_call_that_is_cut_is_timed_up_to_its_end() {
+    let stalls = service_fn(|_: LlmRequest| std::future::pending::<Result<LlmResponse, LlmError>>());
+    let results = |limit| {
+        let strategy = ItemTimeoutLayer::new(Duration::from_secs(limit)).layer(slowly_made(stalls));
+        stream::iter(["a"]).with_strategy(strategy).llm_batch(1)
+    };
+    let cut = results(15).next().await.unwrap();
+    assert_eq!(
+        (cut.report.calls, cut.report.call_time),
+        (1, Duration::from_secs(5))
+    );
+    let unsent = results(5).next().await.unwrap();
+    assert_eq!(
+        (unsent.report.calls, unsent.report.call_time),
+        (0, Duration::ZERO)
+    );
 }
