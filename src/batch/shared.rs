@@ -220,9 +220,9 @@ impl Shared {
         {
             *running = None;
         }
-        let report = item.close(at);
-        state.statistics.finish(item, &report, failure);
-        report
+        let closed = item.close(at);
+        state.statistics.finish(item, &closed, failure);
+        closed.report
     }
 
     /// A finished item waited this long to be taken.

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::summary::{BatchSummary, FailureGroup, Percentiles};
 use super::termination::Termination;
 use crate::error::ErrorKind;
-use crate::item::{Item, ItemId, ItemReport, Waits};
+use crate::item::{ClosedItem, Item, ItemId, Waits};
 use crate::usage::TokenUsage;
 use crate::usd::Usd;
 
@@ -119,7 +119,8 @@ impl Statistics {
     }
 
     /// An item has its outcome; `failure` is its kind where it failed.
-    pub(super) fn finish(&mut self, item: &Item, report: &ItemReport, failure: Option<ErrorKind>) {
+    pub(super) fn finish(&mut self, item: &Item, closed: &ClosedItem, failure: Option<ErrorKind>) {
+        let report = &closed.report;
         match failure {
             None => self.succeeded += 1,
             Some(kind) => {
@@ -144,15 +145,15 @@ impl Statistics {
         self.item_time = self.item_time.saturating_add(report.total_time);
         self.wait_times.record(report.waits.total());
         let mut timed = false;
-        item.for_each_call_time(|time| {
+        for time in closed.call_times() {
             timed = true;
             self.call_times.record(time);
-        });
+        }
         if !timed && report.calls > 0 {
             self.call_times.record(report.call_time);
         }
-        for pause in item.take_cooldowns() {
-            merge(&mut self.pauses, pause);
+        for pause in &closed.cooldowns {
+            merge(&mut self.pauses, *pause);
         }
     }
 

@@ -58,37 +58,43 @@ impl Item {
 
     /// For the driver: the item's future has ended.
     pub(crate) fn set_ended(&self) {
-        self.record().ended = true;
+        self.ended.store(true, Ordering::Release);
     }
 
     /// For the driver: whether the item's future has ended.
     pub(crate) fn has_ended(&self) -> bool {
-        self.record().ended
+        self.ended.load(Ordering::Acquire)
     }
 
     /// Its final accounts, if it ended at `finished`. From now on no call begins, and what ends later is not counted: a call that
     /// is still open counts as it was observed, or as unknown.
-    pub(crate) fn close(&self, finished: Instant) -> ItemReport {
+    pub(crate) fn close(&self, finished: Instant) -> ClosedItem {
         let mut record = self.record();
         record.closed = true;
         let mut report = record.report_with_open();
         report.total_time = finished.saturating_duration_since(self.started);
-        report
+        ClosedItem {
+            report,
+            first_call_time: record.first_call_time,
+            more_call_times: std::mem::take(&mut record.more_call_times),
+            cooldowns: std::mem::take(&mut record.cooldowns),
+        }
     }
+}
 
-    /// Gives how long each ended call took.
-    pub(crate) fn for_each_call_time(&self, each: impl FnMut(Duration)) {
-        let record = self.record();
-        record
-            .first_call_time
-            .iter()
-            .chain(&record.more_call_times)
-            .copied()
-            .for_each(each);
-    }
+/// What an item leaves to the batch's statistics.
+#[derive(Debug)]
+pub(crate) struct ClosedItem {
+    pub(crate) report: ItemReport,
+    first_call_time: Option<Duration>,
+    more_call_times: Vec<Duration>,
+    /// The intervals during which a closed gate held the item.
+    pub(crate) cooldowns: Vec<(Instant, Instant)>,
+}
 
-    /// Takes the intervals during which a closed gate held the item, for the batch's time paused.
-    pub(crate) fn take_cooldowns(&self) -> Vec<(Instant, Instant)> {
-        std::mem::take(&mut self.record().cooldowns)
+impl ClosedItem {
+    /// How long each ended call took.
+    pub(crate) fn call_times(&self) -> impl Iterator<Item = Duration> {
+        self.first_call_time.iter().chain(&self.more_call_times).copied()
     }
 }

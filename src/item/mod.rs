@@ -116,6 +116,7 @@ mod signals;
 pub use call::CallGuard;
 pub(crate) use call::{CallEnded, EndedCall, GateEnd};
 pub use context::{CallContext, CallHold};
+pub(crate) use driver::ClosedItem;
 pub use id::ItemId;
 use record::Record;
 pub use report::{ItemReport, WaitReason, Waits};
@@ -133,6 +134,8 @@ pub struct Item {
     state: RetryState,
     /// Whether the batch is stopping, to be read without the lock.
     stopped: AtomicBool,
+    /// The item's future has ended.
+    ended: AtomicBool,
     record: Mutex<Record>,
     /// The task that runs the item, so that a stop is seen at once.
     driver: AtomicWaker,
@@ -151,6 +154,7 @@ impl Item {
             started: Instant::now(),
             state: RetryState::default(),
             stopped: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
             local_server: AtomicBool::new(false),
             record: record.into(),
             driver: AtomicWaker::new(),

@@ -25,8 +25,6 @@ pub(super) struct Record {
     pub(super) stopped: bool,
     /// It is stopping without waiting for calls.
     pub(super) cancelled: bool,
-    /// The item's future has ended.
-    pub(super) ended: bool,
     /// The item has its final report: no call begins, and what ends now is not counted any more.
     pub(super) closed: bool,
     /// A call did not begin because of a stop, a deadline or the end of the item.
