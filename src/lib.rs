@@ -251,6 +251,11 @@ struct Readme;
 #[doc = include_str!("../docs/testing-your-batch.md")]
 struct TestingYourBatch;
 
+/// The program of the page on limits, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/choosing-limits.md")]
+struct ChoosingLimits;
+
 /// The programs of the page for users of the Python package, compiled.
 #[cfg(doctest)]
 #[doc = include_str!("../docs/migration.md")]

@@ -46,6 +46,8 @@
 //! Keys of **several accounts** have quotas of their own, so each has a stack of its own, and items go round:
 //!
 //! ```
+//! # #[cfg(not(feature = "testing"))] fn main() {}
+//! # #[cfg(feature = "testing")]
 //! # #[tokio::main(flavor = "current_thread")] async fn main() {
 //! use futures::{StreamExt, stream};
 //! use llm_batch::testing::FakeStrategy;
@@ -99,6 +101,8 @@
 //! unknown is counted as that, not as zero. The prices of many models are in a `PriceTable` (feature `prices`).
 //!
 //! ```
+//! # #[cfg(not(feature = "testing"))] fn main() {}
+//! # #[cfg(feature = "testing")]
 //! # #[tokio::main(flavor = "current_thread")] async fn main() {
 //! use std::sync::{Arc, Mutex};
 //!
