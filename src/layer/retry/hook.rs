@@ -1,4 +1,4 @@
-//! What sees every failure before the decision.
+//! The hook that is called after each failure, before the retry decision.
 
 /// Sees every failed call before it is decided whether there will be another one, and may edit that one's request.
 ///
