@@ -46,7 +46,7 @@
 //! The same stack in one line: `StandardLayer::new().layer(strategy("openai:gpt-4o-mini")?)`. A single call with all of its
 //! resilience: `model.oneshot(LlmRequest::prompt("hi"))`. A batch that fits in memory: `.llm_batch(10).into_result().await`.
 //!
-//! # Two words
+//! # Attempts and calls
 //!
 //! An **attempt** is logical: what the retry budget counts, from 1. A **call** is one physical request. A throttled call does
 //! not advance the attempt.

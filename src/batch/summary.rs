@@ -209,20 +209,20 @@ impl fmt::Display for BatchSummary {
             }
             if unknown > 0 {
                 let separator = if unknown < self.calls { "; " } else { "" };
-                write!(f, "{separator}not known for {}", counted(unknown, "call"))?;
+                write!(f, "{separator}unknown for {}", counted(unknown, "call"))?;
             }
             let unknown = self.unknown_cost_calls;
             // Without prices nothing is known, and nothing is said.
             if self.cost > Usd::ZERO || (unknown == 0 && self.usage.total() > 0) {
                 write!(f, "\n  {:<10} {}", "cost", self.cost)?;
                 if unknown > 0 {
-                    write!(f, "; not known for {}", counted(unknown, "call"))?;
+                    write!(f, "; unknown for {}", counted(unknown, "call"))?;
                 }
             }
         }
         let total = self.waits.total();
         if !total.is_zero() {
-            write!(f, "\n  {:<10} {} in sum", "waits", Seconds(total))?;
+            write!(f, "\n  {:<10} {} total", "waits", Seconds(total))?;
             if let Some(percentiles) = &self.wait_percentiles {
                 write!(f, ", per item {percentiles}")?;
             }

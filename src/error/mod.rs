@@ -42,7 +42,7 @@ const MESSAGE_LIMIT: usize = 500;
 /// assert_eq!(error.disposition(), Disposition::ScopeFatal);
 /// assert!(error.to_string().starts_with("insufficient balance: Insufficient Balance (HTTP 402)"));
 ///
-/// // From a user's own check of an answer: ask again, at once.
+/// // From a user's own check of an answer: retry immediately.
 /// let again = LlmError::validation("expected a number");
 /// assert_eq!(again.disposition(), Disposition::RetryNow);
 /// ```
@@ -101,7 +101,7 @@ impl LlmError {
         }
     }
 
-    /// The answer is not what was asked for; ask again, at once. Use it for your own checks of an output.
+    /// The answer is not what was asked for; retry immediately. Use it for your own checks of an output.
     pub fn validation(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(ErrorKind::Validation, message)
     }

@@ -120,7 +120,7 @@ fn scan_lines(
             return Ok(Ok(scan));
         }
         let Some(row) = parse(&line) else {
-            return Ok(Err(format!("line {number} is no row of such an output")));
+            return Ok(Err(format!("line {number} is not a row in this format")));
         };
         if row.ok {
             scan.done.add(&row.id, row.index);
@@ -202,7 +202,7 @@ fn scan_table(mut file: File, keep: &[String], kept: &mut impl Write) -> io::Res
             text(2).and_then(|ok| ok.parse::<bool>().ok()),
         ) else {
             let line = record.position().map_or(0, csv::Position::line);
-            return Ok(Err(format!("line {line} is no row of such an output")));
+            return Ok(Err(format!("line {line} is not a row in this format")));
         };
         if ok {
             scan.done.add(id, Some(index));

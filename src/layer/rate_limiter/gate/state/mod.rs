@@ -449,7 +449,7 @@ impl State {
         }
     }
 
-    /// Until when the gate holds the item of a call that was turned away.
+    /// Until when the gate holds the item of a call that was rejected.
     fn hold_until(&self, verdict: &Verdict, hint: Option<Duration>, now: Instant) -> Option<Instant> {
         let own = now + hint.unwrap_or_default();
         let until = self.scope.closure.closed_until().map(|closed| closed.max(own));
