@@ -2,7 +2,7 @@
 //!
 //! `cargo run --example context_cache`
 //!
-//! Needs no key and no server: the simulated provider speaks Gemini on a loopback port, and its own ledger tells what it
+//! Needs no key and no server: the simulated provider speaks Gemini on a loopback port, and its own ledger reports what it
 //! billed.
 
 use futures::{StreamExt, stream};

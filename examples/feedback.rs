@@ -1,4 +1,4 @@
-//! The next attempt is told which fields were wrong, and which were right.
+//! The next attempt sees which fields were wrong, and which were right.
 //!
 //! `cargo run --example feedback`
 
@@ -27,23 +27,23 @@ struct Author {
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
-    // The simulated model: it forgets the country and counts stars out of ten, until it is told.
+    // The simulated model: it forgets the country and counts stars out of ten, until it is corrected.
     let model = FakeStrategy::new(|request: &LlmRequest| {
-        let told = match request.input().messages() {
+        let feedback_text = match request.input().messages() {
             [_, _, feedback] => match &feedback.content[..] {
                 [Part::Text { text }] => text.as_str(),
                 _ => "",
             },
             _ => "",
         };
-        if request.index() == 0 && !told.is_empty() {
-            println!("what the second attempt of item 0 is told:\n\n{told}\n");
+        if request.index() == 0 && !feedback_text.is_empty() {
+            println!("the feedback for the second attempt of item 0:\n\n{feedback_text}\n");
         }
         let mut answer = json!({"product": "lamp", "stars": 8, "author": {"name": "Ada"}});
-        if told.contains("- /stars: ") {
+        if feedback_text.contains("- /stars: ") {
             answer["stars"] = json!(4);
         }
-        if told.contains("- /author/country: ") {
+        if feedback_text.contains("- /author/country: ") {
             answer["author"]["country"] = json!("England");
         }
         answer.to_string()

@@ -49,7 +49,7 @@ impl<S: Service<LlmRequest>> Service<LlmRequest> for Remind<S> {
 
 #[tokio::main]
 async fn main() {
-    // A model that talks too much unless it is told twice.
+    // A model that talks too much unless it is asked twice to be brief.
     let model = service_fn(
         async |request: LlmRequest| match request.input().messages().len() {
             1 => Err(LlmError::validation("expected a number")),

@@ -3,7 +3,7 @@
 //! `cargo run --example prompt_cache`
 //!
 //! Needs no key and no server: the simulated provider speaks Anthropic's Messages on a loopback port, and its own ledger
-//! tells what it billed. For Gemini's caches, which are made and deleted apart, see `context_cache`.
+//! reports what it billed. For Gemini's caches, which are made and deleted apart, see `context_cache`.
 
 use futures::{StreamExt, stream};
 use llm_batch::provider::anthropic::CacheTtl;

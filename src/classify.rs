@@ -1,4 +1,4 @@
-//! What the outcome of a call means: the verdict that retry and the rate limiter act on.
+//! Classification of the outcome of a call: the verdict that retry and the rate limiter act on.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use crate::error::{
     own_error,
 };
 
-/// What a classifier makes of the outcome of one call.
+/// A classifier's judgement of the outcome of one call.
 ///
 /// ```
 /// use std::time::Duration;
@@ -21,13 +21,13 @@ use crate::error::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Verdict {
-    /// What to do.
+    /// The action to take.
     pub disposition: Disposition,
     /// The category of the failure; `None` for a success or where it is unknown.
     pub kind: Option<ErrorKind>,
     /// How long the provider asked to wait.
     pub retry_after: Option<Duration>,
-    /// What rate-limit headers said.
+    /// The quotas that rate-limit headers reported.
     pub quota: Option<ReportedQuota>,
     /// The call ran out of time while the provider may still have been working on it: a repeat may be billed
     /// twice, so the retry policy repeats it once at most by default. A broken

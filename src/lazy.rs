@@ -20,7 +20,7 @@ use crate::request::{FindItem, InRequest, Untracked};
 
 /// A strategy that `make` makes at the first call, once for all clones.
 ///
-/// Callers that come meanwhile share one initialisation, and its failure if it fails; the next call after a failure tries
+/// Callers that arrive meanwhile share one initialisation, and its failure if it fails; the next call after a failure tries
 /// again. Waiting for it is not part of a call: an item that a stop or a time limit ends meanwhile has sent nothing. If the
 /// strategy has something to release, say how with [`Lazy::on_close`], and call [`Lazy::close`] when the batch is done.
 ///

@@ -46,7 +46,7 @@
 //! The same stack in one line: `StandardLayer::new().layer(strategy("openai:gpt-4o-mini")?)`. A single call with all of its
 //! resilience: `model.oneshot(LlmRequest::prompt("hi"))`. A batch that fits in memory: `.llm_batch(10).into_result().await`.
 //!
-//! # Two words
+//! # Attempts and calls
 //!
 //! An **attempt** is logical: what the retry budget counts, from 1. A **call** is one physical request. A throttled call does
 //! not advance the attempt.
@@ -250,6 +250,11 @@ struct Readme;
 #[cfg(all(doctest, feature = "testing"))]
 #[doc = include_str!("../docs/testing-your-batch.md")]
 struct TestingYourBatch;
+
+/// The program of the page on limits, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/choosing-limits.md")]
+struct ChoosingLimits;
 
 /// The programs of the page for users of the Python package, compiled.
 #[cfg(doctest)]

@@ -1,4 +1,4 @@
-//! What most of a batch's time went to, and which setting makes it less.
+//! The largest share of a batch's time, and the setting that reduces it.
 
 use std::fmt;
 use std::time::Duration;
@@ -32,13 +32,13 @@ use crate::item::WaitReason;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Bottleneck {
-    /// What the time went to.
+    /// The cause.
     pub cause: BottleneckCause,
     /// Its share of the time that items took and outcomes waited to be taken, from 1 to 100.
     pub percent: u8,
 }
 
-/// What time went to. `Display` names it without the advice.
+/// The cause of spent time. `Display` names it without the advice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -55,7 +55,7 @@ pub enum BottleneckCause {
 }
 
 impl BottleneckCause {
-    /// Which setting makes it less, in the names of this library.
+    /// The setting that reduces it, in the names of this library.
     pub const fn advice(self) -> &'static str {
         match self {
             Self::Calls => "raise the concurrency of llm_batch(n), or use a faster model",

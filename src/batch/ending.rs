@@ -17,7 +17,7 @@ pub(super) use crate::error::caught_text;
 /// Why an item failed.
 pub(super) struct Failure {
     pub(super) kind: ErrorKind,
-    // What the driver itself says; the text of a strategy's error is made only if somebody listens.
+    // What the driver itself says; the text of a strategy's error is made only for subscribers.
     pub(super) message: Option<String>,
 }
 

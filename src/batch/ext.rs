@@ -12,7 +12,7 @@ use super::stream::LlmBatch;
 use super::tasks::{InPlace, Spawned};
 use super::work_item::{IntoWorkItem, WorkItem};
 
-/// What this crate adds to every [`Stream`].
+/// The methods that this crate adds to every [`Stream`].
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {

@@ -35,7 +35,7 @@ pub struct BatchHandle {
 }
 
 impl BatchHandle {
-    /// What the batch has done up to now. Items count once their outcome was seen by the stream.
+    /// The statistics of the batch up to now. Items count once their outcome was seen by the stream.
     pub fn statistics(&self) -> BatchSummary {
         self.shared.summary()
     }

@@ -40,7 +40,7 @@
 //! # }
 //! ```
 //!
-//! # What runs when
+//! # Order of events
 //! - Nothing happens until the stream is polled. A poll pulls items while there are free slots and starts each on a
 //!   tokio task of its own; nothing is taken from the source, and nothing reserved, without a free slot.
 //! - Items in flight and finished ones that were not taken are never more than `n` together. A slow consumer slows

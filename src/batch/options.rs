@@ -1,4 +1,4 @@
-//! What the builder methods of the stream set.
+//! The settings of the stream's builder methods.
 
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;

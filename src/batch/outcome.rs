@@ -1,4 +1,4 @@
-//! What comes out of a batch.
+//! The output of a batch.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,7 +6,7 @@ use crate::error::LlmError;
 use crate::item::{ItemId, ItemReport};
 use crate::response::LlmResponse;
 
-/// What became of one item: its answer or error, and its accounts over all calls.
+/// The outcome of one item: its answer or error, and its accounts over all calls.
 ///
 /// A failure is a value like any other; nothing an item does ends the batch.
 ///
@@ -31,13 +31,13 @@ use crate::response::LlmResponse;
 pub struct Outcome<R = LlmResponse, E = LlmError, C = ()> {
     /// The item's position in the input, from 0.
     pub index: u64,
-    /// What names it.
+    /// Its identifier.
     pub id: ItemId,
-    /// What was given along with it.
+    /// The context that was given with it.
     pub context: C,
     /// The answer, or why there is none.
     pub result: Result<R, E>,
-    /// What it took: attempts, calls, tokens, waits.
+    /// Its accounts: attempts, calls, tokens, waits.
     pub report: ItemReport,
 }
 

@@ -35,7 +35,7 @@ const LINE: Duration = Duration::from_secs(10);
 /// use llm_batch::{Events, LlmError, LlmRequest, LlmResponse, LlmStreamExt, Progress};
 /// use tower::service_fn;
 ///
-/// let events = Events::new(); // give it to the gate too, and the bar tells when it is closed
+/// let events = Events::new(); // give it to the gate too, and the bar shows when it is closed
 /// let echo = service_fn(async |_: LlmRequest| Ok::<_, LlmError>(LlmResponse::new("hi".to_owned())));
 /// let mut results = stream::iter(["a", "b"]).with_strategy(echo).llm_batch(2).events(&events);
 ///
@@ -235,7 +235,7 @@ impl Display {
     }
 }
 
-/// A closed standard error is no reason to stop.
+/// A closed standard error does not stop the batch.
 fn write_line(writer: &mut impl Write, line: &str) {
     let _ = writeln!(writer, "{line}");
     let _ = writer.flush();

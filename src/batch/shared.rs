@@ -1,4 +1,4 @@
-//! What the stream, its handles and its tasks share: the running items, the account, and the stop.
+//! The state shared by the stream, its handles and its tasks: the running items, the account, and the stop.
 
 use std::any::Any;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

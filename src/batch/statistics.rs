@@ -16,7 +16,7 @@ use crate::usd::Usd;
 /// Ids kept per kind of failure.
 const FIRST_IDS: usize = 5;
 
-/// The longest time that the percentiles tell apart: a day, in microseconds.
+/// The longest time that the percentiles distinguish: a day, in microseconds.
 const LONGEST: u64 = 24 * 60 * 60 * 1_000_000;
 
 #[derive(Clone, Default)]

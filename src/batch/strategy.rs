@@ -1,4 +1,4 @@
-//! What a strategy has to be: the bounds of `llm_batch`, in words that a compiler error can repeat.
+//! The requirements on a strategy: the bounds of `llm_batch`, in words that a compiler error can repeat.
 
 use tower::util::BoxCloneSyncService;
 use tower_service::Service;
@@ -34,13 +34,13 @@ impl<E: From<BatchError> + Send + 'static> StrategyError for E {}
             `tower::Service<LlmRequest<Input>>` for the input that the stream yields (`Prompt` for texts)"
 )]
 pub trait BatchItem: sealed::Sealed {
-    /// What the strategy takes, inside an [`LlmRequest`].
+    /// The strategy's input, inside an [`LlmRequest`].
     type Input;
-    /// What comes back with the outcome.
+    /// The context that comes back with the outcome.
     type Context;
-    /// What the strategy answers.
+    /// The strategy's response.
     type Response;
-    /// How the strategy fails.
+    /// The strategy's error.
     type Error;
     /// The strategy's future.
     type Future: Future<Output = Result<Self::Response, Self::Error>>;
@@ -118,7 +118,7 @@ pub(super) mod sealed {
 pub type BoxStrategy<I = crate::Prompt, O = String, E = LlmError> =
     BoxCloneSyncService<LlmRequest<I>, LlmResponse<O>, E>;
 
-/// What every strategy can do.
+/// Methods of every strategy.
 pub trait StrategyExt<I>: Service<LlmRequest<I>> {
     /// The same strategy as a [`BoxStrategy`].
     fn boxed_strategy<O>(self) -> BoxStrategy<I, O, Self::Error>

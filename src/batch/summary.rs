@@ -52,7 +52,7 @@ pub struct BatchSummary {
     pub failed: u64,
     /// Items accepted and not yet done.
     pub in_flight: u64,
-    /// After an early end: items never taken from the source, where it could tell.
+    /// After an early end: items never taken from the source, if the source knows its length.
     pub not_reached: Option<u64>,
     /// The failed items by kind, most frequent first.
     pub failures: Vec<FailureGroup>,
@@ -130,7 +130,7 @@ impl BatchSummary {
         self.succeeded + self.failed
     }
 
-    /// What most of the items' time went to, and what makes it less. `None` without a call, or if no time passed.
+    /// The largest share of the items' time, and the setting that reduces it. `None` without a call, or if no time passed.
     pub fn bottleneck(&self) -> Option<Bottleneck> {
         if self.calls == 0 {
             return None;
@@ -209,20 +209,20 @@ impl fmt::Display for BatchSummary {
             }
             if unknown > 0 {
                 let separator = if unknown < self.calls { "; " } else { "" };
-                write!(f, "{separator}not known for {}", counted(unknown, "call"))?;
+                write!(f, "{separator}unknown for {}", counted(unknown, "call"))?;
             }
             let unknown = self.unknown_cost_calls;
             // Without prices nothing is known, and nothing is said.
             if self.cost > Usd::ZERO || (unknown == 0 && self.usage.total() > 0) {
                 write!(f, "\n  {:<10} {}", "cost", self.cost)?;
                 if unknown > 0 {
-                    write!(f, "; not known for {}", counted(unknown, "call"))?;
+                    write!(f, "; unknown for {}", counted(unknown, "call"))?;
                 }
             }
         }
         let total = self.waits.total();
         if !total.is_zero() {
-            write!(f, "\n  {:<10} {} in sum", "waits", Seconds(total))?;
+            write!(f, "\n  {:<10} {} total", "waits", Seconds(total))?;
             if let Some(percentiles) = &self.wait_percentiles {
                 write!(f, ", per item {percentiles}")?;
             }

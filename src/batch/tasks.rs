@@ -1,4 +1,4 @@
-//! Where items run: each on a task of its own, or all in the task of the consumer.
+//! The tasks of items: each on a task of its own, or all in the task of the consumer.
 
 use std::marker::PhantomData;
 use std::pin::Pin;
@@ -19,7 +19,7 @@ pub(super) type Running<B> =
     ItemFuture<<B as BatchItem>::Input, <B as BatchItem>::Strategy, <B as BatchItem>::Future>;
 pub(super) type EndedOf<B> = Ended<<B as BatchItem>::Response, <B as BatchItem>::Error>;
 
-/// Where the items of a batch run. Sealed: [`Spawned`] or [`InPlace`].
+/// The place where the items of a batch run. Sealed: [`Spawned`] or [`InPlace`].
 pub trait Placement<B: BatchItem>: sealed::Sealed {
     #[doc(hidden)]
     type Tasks: Tasks<B>;

@@ -1,10 +1,10 @@
-//! Why a batch ended.
+//! The reasons for the end of a batch.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Why a batch ended: the first cause.
+/// The first cause of the end of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -37,7 +37,7 @@ impl fmt::Display for Termination {
     }
 }
 
-/// What a stop does to the items in flight. Either way nothing new starts and every accepted item has its outcome.
+/// The effect of a stop on the items in flight. Either way nothing new starts and every accepted item has its outcome.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]

@@ -1,4 +1,4 @@
-//! What goes into a batch.
+//! The input of a batch.
 
 use std::fmt;
 
@@ -101,7 +101,7 @@ impl<I, C, S> WorkItem<I, C, S> {
         }
     }
 
-    /// What names the item, if that was set.
+    /// The item's identifier, if one was set.
     pub const fn id(&self) -> Option<&ItemId> {
         self.id.as_ref()
     }
@@ -111,7 +111,7 @@ impl<I, C, S> WorkItem<I, C, S> {
         self.input.as_ref().ok()
     }
 
-    /// What comes back with the outcome.
+    /// The context that comes back with the outcome.
     pub const fn context(&self) -> &C {
         &self.context
     }
@@ -127,7 +127,7 @@ impl<I: fmt::Debug, C: fmt::Debug, S> fmt::Debug for WorkItem<I, C, S> {
     }
 }
 
-/// What a stream may yield to [`with_strategy`](crate::LlmStreamExt::with_strategy).
+/// The items that a stream may yield to [`with_strategy`](crate::LlmStreamExt::with_strategy).
 ///
 /// | item | becomes |
 /// |---|---|
@@ -143,9 +143,9 @@ impl<I: fmt::Debug, C: fmt::Debug, S> fmt::Debug for WorkItem<I, C, S> {
             `WorkItem::new(input)` for an input of another type"
 )]
 pub trait IntoWorkItem {
-    /// What the strategy takes, inside an [`LlmRequest`](crate::LlmRequest).
+    /// The strategy's input, inside an [`LlmRequest`](crate::LlmRequest).
     type Input;
-    /// What comes back with the outcome.
+    /// The context that comes back with the outcome.
     type Context;
 
     /// The piece of work.

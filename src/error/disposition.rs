@@ -1,22 +1,22 @@
-//! What follows from the outcome of a call.
+//! The consequences of the outcome of a call.
 
 use serde::{Deserialize, Serialize};
 
-/// What to do after a call.
+/// The action after a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Disposition {
     /// It worked.
     Success,
-    /// Ask again at once: the answer was bad, not the service. Counts as an attempt.
+    /// Retry immediately: the answer was bad, not the service. Counts as an attempt.
     RetryNow,
-    /// Try again after a backoff. Counts as an attempt.
+    /// Retry after a backoff. Counts as an attempt.
     Backoff,
-    /// The provider limits the rate: everyone who shares the gate pauses. Does not count as an attempt.
+    /// The provider limits the rate: all calls of the gate pause. Does not count as an attempt.
     Throttled,
-    /// No try will cure it for this item.
+    /// Retrying cannot help this item.
     Fatal,
-    /// No try will cure it for any item of this account and model: the gate latches.
+    /// Retrying cannot help any item of this account and model: the gate latches.
     ScopeFatal,
 }

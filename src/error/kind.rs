@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Disposition;
 
-/// What kind of failure it was: the category that retry, gate, reports and metrics go by.
+/// The category of a failure, which retry, gate, reports and metrics go by.
 ///
 /// The provider kinds are the categories that provider error bodies fall into; the last ones are the
 /// library's own. [`ErrorKind::disposition`] says what a kind leads to unless an error says otherwise.
@@ -16,7 +16,7 @@ use super::Disposition;
 pub enum ErrorKind {
     /// A rate or concurrency limit that waiting cures (429).
     RateLimit,
-    /// A quota that no wait within a run cures: per day, or a limit of zero.
+    /// A quota that will not reset during a run: per day, or a limit of zero.
     QuotaExhausted,
     /// The account has no money left, or a spend limit was reached (402, some 400 and 429).
     InsufficientBalance,
@@ -26,7 +26,7 @@ pub enum ErrorKind {
     ServerError,
     /// The provider said that the call took too long (408, 504, 524). It may have been billed.
     Timeout,
-    /// No connection, or one that broke. [`LlmError::delivery`](crate::LlmError::delivery) tells which.
+    /// No connection, or one that broke. [`LlmError::delivery`](crate::LlmError::delivery) says which.
     Connection,
     /// The key is wrong or missing (401).
     Authentication,
@@ -133,7 +133,7 @@ impl ErrorKind {
         }
     }
 
-    /// What a failure of this kind leads to by default.
+    /// The default disposition of a failure of this kind.
     pub const fn disposition(self) -> Disposition {
         match self {
             Self::RateLimit => Disposition::Throttled,
@@ -182,7 +182,7 @@ impl ErrorKind {
         }
     }
 
-    /// What a person can do about it, where that is known.
+    /// A hint how to fix it, if there is one.
     pub(super) const fn advice(self) -> Option<&'static str> {
         match self {
             Self::InsufficientBalance => Some("top up the account, raise its spend limit or use another key"),

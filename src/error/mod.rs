@@ -42,7 +42,7 @@ const MESSAGE_LIMIT: usize = 500;
 /// assert_eq!(error.disposition(), Disposition::ScopeFatal);
 /// assert!(error.to_string().starts_with("insufficient balance: Insufficient Balance (HTTP 402)"));
 ///
-/// // From a user's own check of an answer: ask again, at once.
+/// // From a user's own check of an answer: retry immediately.
 /// let again = LlmError::validation("expected a number");
 /// assert_eq!(again.disposition(), Disposition::RetryNow);
 /// ```
@@ -101,7 +101,7 @@ impl LlmError {
         }
     }
 
-    /// The answer is not what was asked for; ask again, at once. Use it for your own checks of an output.
+    /// The answer is not what was asked for; retry immediately. Use it for your own checks of an output.
     pub fn validation(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(ErrorKind::Validation, message)
     }
@@ -144,7 +144,7 @@ impl LlmError {
         self
     }
 
-    /// What the failed call is known to have used.
+    /// Sets the usage of the failed call.
     #[must_use]
     pub fn with_usage(mut self, usage: TokenUsage) -> Self {
         self.inner.usage = Some(usage);
@@ -165,7 +165,7 @@ impl LlmError {
         self
     }
 
-    /// What the rate-limit headers said.
+    /// Sets the quotas that the rate-limit headers reported.
     #[must_use]
     pub fn with_quota(mut self, quota: ReportedQuota) -> Self {
         self.inner.quota = Some(quota);
@@ -244,7 +244,7 @@ impl LlmError {
         self.inner.retry_after
     }
 
-    /// What the failed call used: known, known zero (not sent or rejected), or `None` for unknown.
+    /// The usage of the failed call: known, known zero (not sent or rejected), or `None` for unknown.
     pub fn usage(&self) -> Option<TokenUsage> {
         match (self.inner.usage, self.inner.delivery) {
             (Some(usage), _) => Some(usage),
@@ -258,14 +258,14 @@ impl LlmError {
         self.inner.delivery
     }
 
-    /// What the error leads to: its kind's default unless it was overridden.
+    /// The disposition of the error: its kind's default unless it was overridden.
     pub fn disposition(&self) -> Disposition {
         self.inner
             .disposition
             .unwrap_or_else(|| self.inner.kind.disposition())
     }
 
-    /// What the rate-limit headers of the reply said.
+    /// The quotas reported by the rate-limit headers of the reply.
     pub fn quota(&self) -> Option<&ReportedQuota> {
         self.inner.quota.as_ref()
     }

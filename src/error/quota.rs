@@ -1,4 +1,4 @@
-//! What a provider says about its quotas.
+//! Quotas as a provider reports them.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ pub struct QuotaWindow {
     pub reset: Option<Duration>,
 }
 
-/// What the rate-limit headers or the error body of a reply said.
+/// The quotas reported by the rate-limit headers or the error body of a reply.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]

@@ -150,7 +150,7 @@ impl CallGuard {
             .and_then(|call| call.model.clone())
     }
 
-    /// When the call started, for the first who asks: metrics, spans and events tell of one call once, however many
+    /// When the call started, for the first caller: metrics, spans and events report one call once, however many
     /// layers watch it.
     pub(crate) fn claim(&self) -> Option<Instant> {
         let mut record = self.item.record();

@@ -1,4 +1,4 @@
-//! What a request carries: its item, and the call that it belongs to.
+//! The context of a request: its item, and the call that it belongs to.
 
 use std::sync::Arc;
 

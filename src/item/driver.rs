@@ -1,4 +1,4 @@
-//! What the driver alone does with an item: it stops it, wakes it, and closes its accounts.
+//! The driver's own operations on an item: it stops it, wakes it, and closes its accounts.
 
 use std::sync::atomic::Ordering;
 use std::task::Waker;

@@ -1,11 +1,11 @@
-//! What names an item.
+//! An item's identifier.
 
 use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// What names an item: a text given by the user, or its index in the batch.
+/// An item's identifier: a text given by the user, or its index in the batch.
 ///
 /// An id need not be unique; the index is. Two ids are equal when they read the same.
 ///

@@ -79,7 +79,7 @@
 //!
 //! # Signals
 //!
-//! What layers and the driver note for each other, without knowing each other, in [`Item::signals`]:
+//! The notes that layers and the driver leave for each other, without knowing each other, in [`Item::signals`]:
 //!
 //! | signal | written by | read by |
 //! |---|---|---|
@@ -180,7 +180,7 @@ impl Item {
         self.started
     }
 
-    /// What it remembers from call to call.
+    /// The state kept from call to call.
     pub fn state(&self) -> &RetryState {
         &self.state
     }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::usage::TokenUsage;
 use crate::usd::Usd;
 
-/// What an item waited for.
+/// The reason for a wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -128,7 +128,7 @@ pub struct ItemReport {
     pub attempts: u32,
     /// Physical requests.
     pub calls: u32,
-    /// How many of the calls were throttled.
+    /// The throttled ones among the calls.
     pub throttled_calls: u32,
     /// Known usage over **all** calls, failed ones too.
     pub usage: TokenUsage,
@@ -137,7 +137,7 @@ pub struct ItemReport {
     /// Known cost over **all** calls, failed ones too: what the provider itself reported, or else what the price table
     /// of the accounting layer says.
     pub cost: Usd,
-    /// Calls whose cost is not known: their usage or the price of their model is not, or nobody was given prices. A call
+    /// Calls whose cost is not known: their usage or the price of their model is not, or no price table was configured. A call
     /// that used nothing costs nothing, and is known.
     pub unknown_cost_calls: u32,
     /// Time waited, by reason.

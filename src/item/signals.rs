@@ -9,7 +9,7 @@ use super::record::Handed;
 use super::{Item, WaitReason};
 use crate::error::{CallRefused, LlmError};
 
-/// What the layers of a stack, the retry policy and the driver note for each other about one item; from [`Item::signals`].
+/// The notes that the layers of a stack, the retry policy and the driver leave for each other about one item; from [`Item::signals`].
 ///
 /// A view of the item: copying it costs nothing. Who writes and who reads each note is in the table of the
 /// [module](crate::item).

@@ -1,4 +1,4 @@
-//! A run that calls nobody.
+//! A run that calls no provider.
 
 use std::fmt;
 use std::future::{Ready, ready};
@@ -27,7 +27,7 @@ use crate::request::{FindItem, InRequest, Untracked};
 ///         LlmResponse::new(format!("would ask: {}", request.input()))
 ///     }))
 ///     .service(service_fn(async |_: LlmRequest<String>| -> Result<LlmResponse, LlmError> {
-///         unreachable!("nobody is called")
+///         unreachable!("no provider is called")
 ///     }));
 /// let answer = model.oneshot(LlmRequest::new("hi".to_owned())).await.unwrap();
 /// assert_eq!(answer.output, "would ask: hi");

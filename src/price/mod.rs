@@ -128,7 +128,7 @@ impl PriceTable {
     /// Reads LiteLLM's JSON or a TOML file of your own, whichever `text` is.
     ///
     /// # Errors
-    /// [`ErrorKind::Configuration`] if it is neither, holds no price at all, or holds one that is no number of at least 0; the
+    /// [`ErrorKind::Configuration`] if it is neither, holds no price at all, or holds one that is not a number of at least 0; the
     /// message names the model. In TOML also for a key that is not known.
     pub fn parse(text: impl AsRef<[u8]>) -> Result<Self, LlmError> {
         let bytes = text.as_ref();

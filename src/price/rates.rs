@@ -109,7 +109,7 @@ fn habits(provider: &str) -> Habits {
     let unknown = Habits {
         batch: None,
         batch_holds_for_cache: false,
-        // Nobody takes more for a cached token, so that this is never too little.
+        // No provider takes more for a cached token, so this is never too little.
         cached_input: 1.0,
         cache_write: None,
         cache_write_long: None,

@@ -8,7 +8,7 @@ use super::wire;
 use crate::error::{Delivery, ErrorKind, LlmError};
 use crate::usage::TokenUsage;
 
-/// A success status with a body that is no answer: the call may have been billed. `what` is what was expected.
+/// A success status with a body that is not an answer: the call may have been billed. `what` is what was expected.
 pub(super) fn unreadable(reply: &Reply, what: &str, why: &str) -> LlmError {
     let message = match wire::excerpt(&reply.body) {
         excerpt if excerpt.is_empty() => "the reply is empty".to_owned(),

@@ -117,7 +117,7 @@ impl ModelBuilder {
                 .map(|client| client.model(model)),
             _ => Err(configuration(
                 Misconfigured::UnknownProvider,
-                format!("{prefix:?} is no known provider; providers are {}", prefixes()),
+                format!("{prefix:?} is not a known provider; providers are {}", prefixes()),
             )),
         }
     }

@@ -22,7 +22,7 @@ use crate::request::LlmRequest;
 /// be a `Fallback` itself.
 ///
 /// With [`gate`](Self::gate) an item does not wait for a gate that is closed or latched, whichever stack closed it:
-/// - an item that comes meanwhile asks the second strategy at once;
+/// - an item that arrives meanwhile asks the second strategy immediately;
 /// - so does an item that was throttled itself;
 /// - an item that had queued before leaves the queue.
 ///

@@ -1,4 +1,4 @@
-//! The next attempt is told what was wrong.
+//! Feedback on a bad answer for the next attempt.
 
 use std::fmt::Write as _;
 
@@ -9,14 +9,14 @@ use crate::prompt::Message;
 use crate::request::LlmRequest;
 use crate::structured::{Fault, InvalidOutput};
 
-/// What the item was told last, and how many messages its prompt had before.
+/// The last feedback of an item, and how many messages its prompt had before.
 #[derive(Clone)]
-struct Told {
+struct LastFeedback {
     asked: usize,
     message: Message,
 }
 
-/// Tells the next attempt which fields of the last answer were wrong, and why, and which were right.
+/// Shows the next attempt which fields of the last answer were wrong, and why, and which were right.
 ///
 /// A hook for [`RetryPolicy::on_error`](crate::RetryPolicy::on_error). After a validation failure the prompt goes on with the model's
 /// own answer and a message of the faults, by path, as [typed answers](crate::structured) find them; for a validation failure of
@@ -42,10 +42,10 @@ struct Told {
 ///
 /// let provider = service_fn(async |request: LlmRequest| {
 ///     let last = request.input().messages().last();
-///     let told = last.is_some_and(|message| {
+///     let corrected = last.is_some_and(|message| {
 ///         matches!(&message.content[..], [Part::Text { text }] if text.contains("- /stars: "))
 ///     });
-///     let stars = if told { 4 } else { 9 };
+///     let stars = if corrected { 4 } else { 9 };
 ///     Ok::<_, LlmError>(LlmResponse::new(format!(r#"{{"product": "lamp", "stars": {stars}}}"#)))
 /// });
 /// let model = ServiceBuilder::new()
@@ -58,10 +58,10 @@ pub fn feedback(error: &LlmError, next: &mut LlmRequest) {
     if error.kind() != ErrorKind::Validation {
         return;
     }
-    let last = next.state().get::<Told>();
+    let last = next.state().get::<LastFeedback>();
     let text = match InvalidOutput::of(error) {
-        Some(invalid) => told(&invalid.faults, invalid.value.as_ref()),
-        None => told(&[Fault::new("", error.message())], None),
+        Some(invalid) => describe(&invalid.faults, invalid.value.as_ref()),
+        None => describe(&[Fault::new("", error.message())], None),
     };
     let messages = next.input_mut().messages_mut();
     // One item may ask several prompts, as agents do: another one has nothing in it to be taken back.
@@ -71,18 +71,18 @@ pub fn feedback(error: &LlmError, next: &mut LlmRequest) {
     {
         messages.truncate(last.asked);
     }
-    let told = Told {
+    let given = LastFeedback {
         asked: messages.len(),
         message: Message::user(text),
     };
     if let Some(text) = error.raw_output().filter(|text| !text.trim().is_empty()) {
         messages.push(Message::assistant(text));
     }
-    messages.push(told.message.clone());
-    next.state().insert(told);
+    messages.push(given.message.clone());
+    next.state().insert(given);
 }
 
-fn told(faults: &[Fault], value: Option<&Value>) -> String {
+fn describe(faults: &[Fault], value: Option<&Value>) -> String {
     let mut text = "Your answer was not accepted. What is wrong with it:\n".to_owned();
     for fault in faults {
         // Writing to a string does not fail.

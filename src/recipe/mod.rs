@@ -7,7 +7,7 @@
 //! | ask a better model only where a cheap one answers badly | [`Escalate`], [`models`] | `examples/escalate.rs` |
 //! | raise the temperature after bad answers | [`temperatures`] | `examples/temperatures.rs` |
 //! | change anything else from rung to rung | [`LadderLayer`] | [`LadderLayer`] |
-//! | tell the next attempt what was wrong | `feedback` (feature `structured`) | `examples/feedback.rs` |
+//! | show the next attempt what was wrong | `feedback` (feature `structured`) | `examples/feedback.rs` |
 //! | keep what was good, and ask for the rest | `partial` (feature `structured`) | `examples/partial.rs` |
 //! | go to another provider | [`Fallback`] | `examples/fallback.rs` |
 //! | ask the same thing once | [`layer::cache`](crate::layer) (feature `cache`) | `examples/response_cache.rs` |
@@ -15,7 +15,7 @@
 //! | rotate keys | `api_key_with`, or a stack per key | [below](#rotating-keys) |
 //! | use a client that blocks | `spawn_blocking` | [below](#a-client-that-blocks) |
 //! | watch the cost as it grows | [`Events`](crate::Events) | [below](#watching-the-cost) |
-//! | embed texts, or send anything that is no prompt | an input of your own | [below](#embeddings) |
+//! | embed texts, or send anything other than a prompt | an input of your own | [below](#embeddings) |
 //! | use `async-openai` | a strategy around it, or layers inside it | `examples/async_openai_strategy.rs`, `examples/async_openai.rs` |
 //! | use `genai` | a strategy around it | `examples/genai_strategy.rs` |
 //! | run agents | a framework as a strategy, or a strategy that calls a strategy | `examples/agentai_strategy.rs`, `examples/agent.rs`, [`rig` below](#agents) |
@@ -46,6 +46,8 @@
 //! Keys of **several accounts** have quotas of their own, so each has a stack of its own, and items go round:
 //!
 //! ```
+//! # #[cfg(not(feature = "testing"))] fn main() {}
+//! # #[cfg(feature = "testing")]
 //! # #[tokio::main(flavor = "current_thread")] async fn main() {
 //! use futures::{StreamExt, stream};
 //! use llm_batch::testing::FakeStrategy;
@@ -99,6 +101,8 @@
 //! unknown is counted as that, not as zero. The prices of many models are in a `PriceTable` (feature `prices`).
 //!
 //! ```
+//! # #[cfg(not(feature = "testing"))] fn main() {}
+//! # #[cfg(feature = "testing")]
 //! # #[tokio::main(flavor = "current_thread")] async fn main() {
 //! use std::sync::{Arc, Mutex};
 //!
@@ -200,7 +204,7 @@
 //! let model = StandardLayer::new().layer(strategy);
 //! ```
 //!
-//! An error that is only text tells the gate nothing, so map what the framework knows (status, retry hint) into the
+//! An error that is only text says nothing to the gate, so map what the framework knows (status, retry hint) into the
 //! [`LlmError`](crate::LlmError), as `examples/genai_strategy.rs` does; and turn the framework's own retries off.
 
 mod escalate;

@@ -1,11 +1,11 @@
-//! How many tokens a request will probably take.
+//! Estimates of the tokens of a request.
 
 use std::any::Any;
 
 use super::LlmRequest;
 use crate::prompt::Prompt;
 
-/// Tells how many tokens a request will probably take, input and output together.
+/// Estimates how many tokens a request takes, input and output together.
 ///
 /// A token quota reserves the estimate before the call and settles with what was really used, so an estimate need
 /// only be roughly right. Closures implement it.

@@ -1,4 +1,4 @@
-//! How a layer gets from a request to the item's record.
+//! The look-up of the item's record in a request.
 
 use std::sync::Arc;
 

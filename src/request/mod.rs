@@ -87,12 +87,12 @@ impl<I> LlmRequest<I> {
         self.item().index()
     }
 
-    /// What to send.
+    /// The input to send.
     pub fn input(&self) -> &I {
         &self.input
     }
 
-    /// What to send, to change it.
+    /// The input, to change it.
     pub fn input_mut(&mut self) -> &mut I {
         &mut self.input
     }
@@ -120,7 +120,7 @@ impl<I> LlmRequest<I> {
         self.context.call_number().unwrap_or_else(|| self.item().calls())
     }
 
-    /// What the item remembers from call to call.
+    /// The state that the item keeps from call to call.
     pub fn state(&self) -> &RetryState {
         self.item().state()
     }

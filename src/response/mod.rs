@@ -79,7 +79,7 @@ impl<O> LlmResponse<O> {
     }
 }
 
-/// Tells what the outcome of a call says it used.
+/// Reads the usage from the outcome of a call.
 ///
 /// `None` means unknown. Closures implement it, for responses and errors of other crates:
 ///
@@ -100,7 +100,7 @@ impl<O> LlmResponse<O> {
             its type written out: `.usage_with(|outcome: Result<&{Res}, &{Err}>| ...)`"
 )]
 pub trait ReportsUsage<Res, Err> {
-    /// What the call used, as far as its outcome tells.
+    /// The usage of the call, if its outcome reports it.
     fn reported_usage(&self, outcome: Result<&Res, &Err>) -> Option<TokenUsage>;
 
     /// What else the response says, for the call's span. None by default.

@@ -47,7 +47,7 @@ fn unread(response: &LlmResponse) -> Option<LlmError> {
     })
 }
 
-/// Why a text could not be read: `error`, unless how the answer ended tells more.
+/// Why a text could not be read: `error`, unless the end of the answer says more.
 fn why(error: LlmError, text: &str, response: &LlmResponse) -> LlmError {
     let is_whole = error.kind() != ErrorKind::Validation
         || InvalidOutput::of(&error).is_some_and(|invalid| invalid.value.is_some());

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::fault::{Fault, member};
 
-/// The property that holds an answer that is no object itself.
+/// The property that holds an answer that is not an object itself.
 const VALUE: &str = "value";
 
 /// How much of a wrong value a message shows.
@@ -277,7 +277,7 @@ fn collect_choice(
     };
     let tag = nearest.iter().find(|error| is_fixed(error));
     if let Some(tag) = tag {
-        // Every branch wants another value there: they are told together.
+        // Every branch wants another value there: they are reported together.
         let place = tag.instance_path().as_str();
         let mut wanted: Vec<String> = Vec::new();
         for error in branches

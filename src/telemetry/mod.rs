@@ -19,7 +19,7 @@
 //! | [`COOLDOWNS`] | counter | |
 //! | [`COOLDOWN_DURATION`] | histogram, seconds | |
 //!
-//! The label `batch` tells instances apart; it is `default` unless a name was set. No label takes a value from an
+//! The label `batch` distinguishes instances; it is `default` unless a name was set. No label takes a value from an
 //! item, a prompt or an error's text, so the number of series is bounded. `cached_input` and `cache_write` are
 //! parts of `input`, `reasoning` is a part of `output`: do not add them up.
 //!
@@ -62,7 +62,7 @@ pub const UNKNOWN_USAGE_CALLS: &str = "llm_batch_unknown_usage_calls_total";
 pub const CALL_DURATION: &str = "llm_batch_call_duration_seconds";
 /// Histogram: time from an item's pick-up to its outcome, with every call and wait.
 pub const ITEM_DURATION: &str = "llm_batch_item_duration_seconds";
-/// Histogram: one wait of one item, by reason. It tells which knob to turn.
+/// Histogram: one wait of one item, by reason. It shows which setting to change.
 pub const WAIT: &str = "llm_batch_wait_seconds";
 /// Gauge: items picked up and not yet done.
 pub const IN_FLIGHT: &str = "llm_batch_in_flight";

@@ -139,7 +139,7 @@ impl<F> FakeStrategy<F> {
         self.step(call, Step::Fail(ErrorKind::RateLimit))
     }
 
-    /// How long throttled calls say one should wait. By default they do not say.
+    /// The retry-after hint of throttled calls; none by default.
     #[must_use]
     pub fn retry_after(mut self, wait: Duration) -> Self {
         self.script().retry_after = Some(wait);

@@ -96,7 +96,7 @@ impl fmt::Display for Latency {
     }
 }
 
-/// A text that is no [`Latency`].
+/// A text that is not a [`Latency`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParseLatencyError {
     text: String,

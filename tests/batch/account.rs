@@ -93,7 +93,7 @@ async fn the_summary_reads_well_and_round_trips() {
   failed     1 validation: d
   calls      7, 1 throttled, 85.7 ms each on average (p50 100 ms, p95 100 ms, p99 100 ms)
   tokens     7,200: input 6,000 (2,400 cached), output 1,200
-  waits      2 s in sum, per item p50 300 ms, p95 501 ms, p99 501 ms; RPM 90 %, cooldown 10 %
+  waits      2 s total, per item p50 300 ms, p95 501 ms, p99 501 ms; RPM 90 %, cooldown 10 %
   paused     200 ms
 69 % waiting for RPM: raise requests_per_minute or use a second key";
     assert_eq!(summary.to_string(), expected);
@@ -120,7 +120,7 @@ async fn the_closing_line_names_what_the_time_went_to() {
 
     // What is not known is not shown as zero.
     let text = results.summary().to_string();
-    assert!(text.contains("  tokens     not known for 10 calls"), "{text}");
+    assert!(text.contains("  tokens     unknown for 10 calls"), "{text}");
 
     // The consumer.
     let mut results = stream::iter(vec!["hi"; 10])

@@ -100,7 +100,7 @@ fn a_closed_output_stops_the_run() {
         stdout: String::new(),
         stderr,
     };
-    finished.code(3).says("nobody reads the output any more");
+    finished.code(3).says("the reader of the output has gone");
     assert!(provider.ledger().received < 200);
 }
 

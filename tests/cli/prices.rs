@@ -129,7 +129,7 @@ fn a_dry_run_estimates_the_cost_of_the_input() {
     let finished = run(arguments.iter().chain(&["--prices", path.as_str()]), &input);
     let text = &finished.code(0).stdout;
     assert!(
-        text.contains("\nestimated cost:   not known for 2 items\n"),
+        text.contains("\nestimated cost:   unknown for 2 items\n"),
         "{text}"
     );
 }

@@ -10,7 +10,10 @@ fn wrong_usage_is_explained_with_status_2() {
         (&["run", "-m", "gpt-4o"], "openai:, openai-chat:"),
         (&["run", "-m", "gpt-4o"], "openrouter:"),
         (&["run", "-m", "gpt-4o"], "sim:"),
-        (&["run", "-m", "openia:gpt-4o"], "\"openia\" is no known provider"),
+        (
+            &["run", "-m", "openia:gpt-4o"],
+            "\"openia\" is not a known provider",
+        ),
         (&["run", "-m", "openai:"], "names no model"),
         (&["run", "-m", "openai:gpt-4o"], "OPENAI_API_KEY"),
         (&["run", "-m", "mistral:m"], "MISTRAL_API_KEY"),

@@ -199,7 +199,7 @@ async fn the_calls_of_an_item_add_up() {
     assert!(
         summary
             .to_string()
-            .contains("\n  cost       $0.00063; not known for 1 call\n"),
+            .contains("\n  cost       $0.00063; unknown for 1 call\n"),
         "{summary}"
     );
     let totals = ledger.snapshot();

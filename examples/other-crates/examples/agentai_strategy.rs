@@ -3,7 +3,7 @@
 //! `cargo run --example agentai_strategy` (against the simulated provider)
 //!
 //! One run of the agent is one call here, however often it asks its model; its usage is the sum of them. A run that failed has
-//! unknown usage: the agent does not tell what its model calls used until it is done.
+//! unknown usage: the agent does not report the usage of its model calls until it is done.
 
 use agentai::genai::adapter::AdapterKind;
 use agentai::genai::resolver::{AuthData, Endpoint, ServiceTargetResolver};

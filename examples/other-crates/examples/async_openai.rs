@@ -24,7 +24,7 @@ async fn main() -> Result<(), BoxError> {
         .build()?;
     let server = provider.serve("127.0.0.1:0").await?;
 
-    // The requests are the client's own, so the layers are told how to read a reply and that no item is inside.
+    // The requests are the client's own, so the layers are set up to read a reply and to expect no item inside.
     let limiter = RateLimiter::default();
     let http = ServiceBuilder::new()
         .layer(RetryLayer::new(

@@ -3,7 +3,7 @@
 //! `cargo run --example async_openai_strategy` (against the simulated provider)
 //!
 //! The other way round, with our layers below the client, is `async_openai.rs`. There the gate reads HTTP headers; here it sees
-//! what the client's error tells, which is the status and the provider's code, but no `Retry-After`.
+//! what the client's error contains, which is the status and the provider's code, but no `Retry-After`.
 
 use async_openai::Client;
 use async_openai::config::OpenAIConfig;

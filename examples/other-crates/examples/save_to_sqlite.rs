@@ -1,4 +1,4 @@
-//! Results go to a database as they come; a run that was stopped goes on where it was.
+//! Results go to a database as they come; a new start continues an interrupted run.
 //!
 //! `cargo run --example save_to_sqlite -- answers.db` (without a path: a temporary file)
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use llm_batch::batch::RunningProgress;
 
-/// Standard error, shared by whoever has something to say.
+/// Standard error, shared by all parts of the program.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Console {
     progress: Arc<Mutex<Option<RunningProgress>>>,
@@ -22,7 +22,7 @@ impl Console {
         drop(old);
     }
 
-    /// Writes a line. That nobody can read it any more is no reason to stop.
+    /// Writes a line. A closed standard error does not stop the run.
     pub(crate) fn line(&self, text: impl Display) {
         self.write(format!("{text}\n").as_bytes());
     }

@@ -1,4 +1,4 @@
-//! Where the answers will go: checked before anything is called, opened when the run begins.
+//! The destination of the answers: checked before anything is called, opened when the run begins.
 
 use std::fs::{File, OpenOptions};
 use std::io;

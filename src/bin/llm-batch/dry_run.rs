@@ -101,7 +101,7 @@ fn write(
         }
         if unpriced > 0 {
             let separator = if unpriced < good { "; " } else { "" };
-            write!(out, "{separator}not known for {unpriced} items")?;
+            write!(out, "{separator}unknown for {unpriced} items")?;
         }
         writeln!(out)?;
     }

@@ -1,4 +1,4 @@
-//! What is said and returned at the end of a run.
+//! The report and the status at the end of a run.
 
 use std::io;
 
@@ -51,7 +51,7 @@ impl Ending {
     pub(crate) fn explain(&self, console: &Console) {
         match &self.broken {
             Some(error) if error.kind() == io::ErrorKind::BrokenPipe => {
-                console.line("stopped early: nobody reads the output any more");
+                console.line("stopped early: the reader of the output has gone");
             }
             Some(error) => console.line(format_args!("error: the output cannot be written: {error}")),
             None => {}
@@ -68,7 +68,7 @@ impl Ending {
     }
 }
 
-/// What makes the largest share of the time less, in the options of the command line.
+/// The setting that reduces the largest share of the time, in the options of the command line.
 const fn advice(cause: BottleneckCause) -> &'static str {
     match cause {
         BottleneckCause::Calls => "raise --concurrency, or use a faster model",
@@ -87,8 +87,8 @@ const fn advice(cause: BottleneckCause) -> &'static str {
     }
 }
 
-/// The closing account. With `priced` somebody wants to know the cost. `kept` rows were there before; with `resumable` the
-/// run can be gone on with.
+/// The closing account. With `priced` prices were given. `kept` rows were there before; with `resumable` the
+/// run can be continued.
 pub(crate) fn print_summary(
     summary: &BatchSummary,
     priced: bool,

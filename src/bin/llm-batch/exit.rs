@@ -1,4 +1,4 @@
-//! How the program ends.
+//! The exit status.
 
 use std::fmt;
 use std::process::ExitCode;

@@ -47,7 +47,7 @@ pub(crate) enum Model {
 }
 
 impl Model {
-    /// Reads `--model` and the options of the provider. Calls nobody.
+    /// Reads `--model` and the options of the provider, without a call.
     pub(crate) fn new(args: &RunArgs) -> Result<Self, UsageError> {
         let text = &args.model;
         let (prefix, name) = text.split_once(':').unwrap_or((text, ""));
@@ -92,12 +92,12 @@ impl Model {
         }
     }
 
-    /// Refuses a schema that is none, or that the provider does not take.
+    /// Rejects an invalid schema, and one that the provider does not take.
     pub(crate) fn check_schema(&self, schema: &Value) -> Result<(), LlmError> {
         self.request_body(&Prompt::new(""), Some(schema)).map(drop)
     }
 
-    /// A client that nobody is called with.
+    /// A client that is not used for calls.
     fn client(&self) -> Result<Strategy, LlmError> {
         match self {
             Self::Server { model, .. } => Ok((**model).clone()),
@@ -175,7 +175,7 @@ fn strategy(args: &RunArgs, name: &str, base_url: Option<&str>) -> Result<Strate
         builder = builder.header(name, value);
     }
     if args.dry_run {
-        // Nobody is called, so no key is needed.
+        // No provider is called, so no key is needed.
         builder = builder.api_key("none");
     } else if let Some(variable) = &args.provider.api_key_env {
         builder = builder.api_key_env(variable);

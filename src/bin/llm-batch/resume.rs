@@ -13,9 +13,9 @@ use crate::output::header;
 /// The answers an earlier run has written.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Done {
-    /// Ids with the positions they had in the input, as far as the format tells them.
+    /// Ids with the positions they had in the input, as far as the format has them.
     rows: HashMap<Box<str>, Vec<Option<u64>>>,
-    /// Ids that the input has more than once: only their position tells those apart.
+    /// Ids that the input has more than once: only their position distinguishes those.
     repeated: HashSet<Box<str>>,
 }
 
@@ -83,7 +83,7 @@ pub(crate) fn scan(
     let file = File::open(path).map_err(failed)?;
     match format {
         OutputFormat::Text => Err(foreign(
-            "answers alone do not tell which items they belong to".to_owned(),
+            "answers alone do not show which items they belong to".to_owned(),
         )),
         OutputFormat::Jsonl => scan_lines(file, kept, own_row).map_err(failed)?.map_err(foreign),
         OutputFormat::OpenaiBatch => scan_lines(file, kept, batch_row)
@@ -120,7 +120,7 @@ fn scan_lines(
             return Ok(Ok(scan));
         }
         let Some(row) = parse(&line) else {
-            return Ok(Err(format!("line {number} is no row of such an output")));
+            return Ok(Err(format!("line {number} is not a row in this format")));
         };
         if row.ok {
             scan.done.add(&row.id, row.index);
@@ -202,7 +202,7 @@ fn scan_table(mut file: File, keep: &[String], kept: &mut impl Write) -> io::Res
             text(2).and_then(|ok| ok.parse::<bool>().ok()),
         ) else {
             let line = record.position().map_or(0, csv::Position::line);
-            return Ok(Err(format!("line {line} is no row of such an output")));
+            return Ok(Err(format!("line {line} is not a row in this format")));
         };
         if ok {
             scan.done.add(id, Some(index));

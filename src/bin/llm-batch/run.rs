@@ -87,7 +87,7 @@ pub(crate) fn main(args: &RunArgs, console: &Console) -> Result<Exit, UsageError
     exit
 }
 
-/// Refuses what makes no sense together, as far as clap cannot tell.
+/// Rejects contradictory options that clap cannot detect.
 fn check(args: &RunArgs) -> Result<(), UsageError> {
     let keep = &args.input.keep;
     let format = args.output.output_format;

@@ -71,7 +71,7 @@ impl Interrupts {
                 console.line("interrupted: running calls finish and are written; Ctrl-C again stops at once");
                 signals.next().await;
                 handle.cancel();
-                // Whoever reads the output may not take what is left.
+                // The reader of the output may not take what is left.
                 tokio::select! {
                     () = signals.next() => {}
                     () = tokio::time::sleep(GRACE) => {}

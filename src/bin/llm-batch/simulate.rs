@@ -99,7 +99,7 @@ async fn serve(provider: SimulatedProvider, port: u16) -> Result<Exit, UsageErro
         () = signals.next() => provider.ledger(),
     };
     let text = serde_json::to_string_pretty(&ledger).map_err(|error| UsageError::new(error.to_string()))?;
-    // Nobody may be reading any more.
+    // Standard output may be closed.
     let _ = writeln!(io::stdout(), "{text}");
     Ok(Exit::Success)
 }

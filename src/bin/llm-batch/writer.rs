@@ -21,9 +21,9 @@ pub(crate) struct Writer<'a> {
     quiet: bool,
     /// Whether rows appear where the progress bar is.
     on_terminal: bool,
-    /// Whether failures leave no row, so that they are told here.
+    /// Whether failures leave no row, so that they are reported here.
     shows_failures: bool,
-    /// Whether the cost of items is told where it is not known.
+    /// Whether an unknown cost of items is reported.
     priced: bool,
     malformed: u64,
     failures: u64,
@@ -55,7 +55,7 @@ impl<'a> Writer<'a> {
         let context = &outcome.context;
         let id = outcome.id.to_string();
         if let Err(error) = &outcome.result {
-            self.tell(&id, context, error);
+            self.report(&id, context, error);
         }
         // After a failed write the output may end in the middle of a row; nothing may follow it.
         if self.broken.is_some() {
@@ -78,7 +78,7 @@ impl<'a> Writer<'a> {
         self.broken.is_none()
     }
 
-    fn tell(&mut self, id: &str, context: &ItemContext, error: &LlmError) {
+    fn report(&mut self, id: &str, context: &ItemContext, error: &LlmError) {
         if error.disposition() == Disposition::ScopeFatal {
             self.fatal.get_or_insert_with(|| error.to_string());
         }
@@ -97,7 +97,7 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Says how much was not told.
+    /// Says how much was not reported.
     pub(crate) fn close(&self) {
         for (count, what) in [
             (self.malformed, "malformed items"),

@@ -18,7 +18,7 @@ pub struct SharedFailure {
 }
 
 impl SharedFailure {
-    /// What to tell those who wait; `stopped` if the failure is the asking item's alone.
+    /// The failure for the requests that wait; `stopped` if the failure is the asking item's alone.
     pub(super) fn of<E: fmt::Display + 'static>(error: &E, stopped: bool) -> Self {
         let failure = describe(error, None)
             .with_delivery(Delivery::NotSent)

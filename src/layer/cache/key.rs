@@ -1,4 +1,4 @@
-//! What makes two requests the same.
+//! The key of a request in the cache.
 
 use sha2::{Digest, Sha256};
 
@@ -13,7 +13,7 @@ pub(super) fn digest(key: &str) -> KeyDigest {
     Sha256::digest(key).into()
 }
 
-/// Tells which requests are the same: those with equal keys. Closures implement it.
+/// Defines which requests are the same: those with equal keys. Closures implement it.
 pub trait CacheKey<Req> {
     /// The key, or `None` for a request that is neither looked up nor stored. The cache keeps only a digest of it.
     ///

@@ -24,7 +24,7 @@ impl<O> CacheLayer<O> {
 }
 
 impl<O, K> CacheLayer<O, K> {
-    /// Tells requests apart by `key`: a closure `Fn(&LlmRequest<I>) -> Option<String>`. Where it says `None` the cache is
+    /// Identifies requests by `key`: a closure `Fn(&LlmRequest<I>) -> Option<String>`. Where it says `None` the cache is
     /// passed by.
     ///
     /// ```

@@ -1,4 +1,4 @@
-//! How many bytes an answer takes.
+//! The size of an answer in bytes.
 
 use std::any::Any;
 

@@ -1,4 +1,4 @@
-//! What is left of a body that has passed.
+//! The remains of a body that has passed.
 
 use std::fmt;
 

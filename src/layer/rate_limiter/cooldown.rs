@@ -1,4 +1,4 @@
-//! How long the gate stays closed after a throttle.
+//! The length of the pause after a throttle.
 
 use std::time::Duration;
 

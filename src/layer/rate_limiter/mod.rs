@@ -56,7 +56,7 @@
 //! whatever its estimate. Where neither an estimate nor a usage is known the token quota cannot be kept, which is logged once as a
 //! warning.
 //!
-//! One call is charged at most ten minutes of the quota: a usage above that is an error of whoever reports it, and is logged once
+//! One call is charged at most ten minutes of the quota: a usage above that is an error in the report, and is logged once
 //! as a warning.
 //!
 //! # Throttles
@@ -226,7 +226,7 @@ impl RateLimiter {
         Acquire::new(Arc::clone(&self.gate), estimate)
     }
 
-    /// What the gate is doing right now.
+    /// A snapshot of the gate.
     pub fn snapshot(&self) -> RateLimiterSnapshot {
         self.gate.with(|state, now, _| state.snapshot(now))
     }

@@ -86,7 +86,7 @@ impl<K: Eq + Hash> RateLimiters<K> {
         self.gates().entry(key).or_insert(made).clone()
     }
 
-    /// What each gate is doing right now.
+    /// A snapshot of each gate.
     pub fn snapshots(&self) -> Vec<(K, RateLimiterSnapshot)>
     where
         K: Clone,

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::ErrorKind;
 use crate::item::WaitReason;
 
-/// What a gate is doing at one moment. Durations are in seconds in JSON.
+/// The state of a gate at one moment. Durations are in seconds in JSON.
 ///
 /// `granted = returned + settled + in_flight` holds in every snapshot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -25,7 +25,7 @@ pub struct RateLimiterSnapshot {
     pub generation: u64,
     /// Calls that wait in its queue.
     pub waiting: usize,
-    /// What the first of them waits for.
+    /// The reason for the wait of the first of them.
     pub waiting_for: Option<WaitReason>,
     /// Calls that were let through and have not ended.
     pub in_flight: usize,

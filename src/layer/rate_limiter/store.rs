@@ -39,18 +39,18 @@ pub trait StateStore: Send + Sync + 'static {
     /// Asks for leave for one call that reserves `tokens`.
     ///
     /// # Errors
-    /// If the store cannot tell. The gate logs it and lets the call through on its own limits; a store that would rather
+    /// If the store cannot answer. The gate logs it and lets the call through on its own limits; a store that would rather
     /// stop answers [`Leave::Wait`].
     fn acquire(&self, tokens: u64) -> BoxFuture<'_, Result<Leave, BoxError>>;
 
-    /// Tells what became of calls that were given leave, and of the gate, in order.
+    /// Reports the outcomes of calls that were permitted, and changes of the gate, in order.
     ///
     /// # Errors
     /// If the report is lost. The gate logs it and goes on.
     fn report(&self, report: StoreReport) -> BoxFuture<'_, Result<(), BoxError>>;
 }
 
-/// What a [`StateStore`] answers.
+/// The answer of a [`StateStore`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Leave {
@@ -65,7 +65,7 @@ pub enum Leave {
     },
 }
 
-/// What a gate tells its [`StateStore`].
+/// A gate's report to its [`StateStore`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StoreReport {

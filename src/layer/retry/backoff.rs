@@ -1,4 +1,4 @@
-//! How long to wait before a repeat.
+//! The wait before a retry.
 
 use std::time::Duration;
 

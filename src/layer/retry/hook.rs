@@ -1,6 +1,6 @@
-//! What sees every failure before the decision.
+//! The hook that is called after each failure, before the retry decision.
 
-/// Sees every failed call before it is decided whether there will be another one, and may edit that one's request.
+/// Called after each failed call, before the retry decision; it may edit the next request.
 ///
 /// [`RetryPolicy::on_error`](super::RetryPolicy::on_error) takes a closure. What has to survive from call to call
 /// belongs into the request's [`RetryState`](crate::RetryState).

@@ -244,7 +244,7 @@ impl<C, F, H> RetryPolicy<C, F, H> {
     /// Runs `hook` on every failed call, before the decision; it may edit the next request. For the crate's own
     /// error and prompt; [`on_error_with`](Self::on_error_with) takes any types.
     ///
-    /// A verdict against a response is no error, and is not shown to the hook.
+    /// A verdict against a response is not an error, and the hook is not called for it.
     pub fn on_error<G>(self, hook: G) -> RetryPolicy<C, F, OnErrorFn<G>>
     where
         G: Fn(&LlmError, &mut LlmRequest<Prompt>),

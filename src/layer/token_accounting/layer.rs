@@ -57,7 +57,7 @@ impl<U, F> TokenAccountingLayer<U, F> {
 
     /// Prices the calls whose provider does not report a cost by `table`, failed calls with known usage too: by the model that
     /// the strategy [says it asks](crate::item::CallGuard::set_model), or else by the one that answered. The first call to a model that
-    /// is not listed is told of as a warning in the log.
+    /// is not listed is logged as a warning.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() {

@@ -32,7 +32,7 @@ struct Totals {
     unknown_cost_calls: AtomicU64,
 }
 
-/// What a [`TokenLedger`] had counted at one moment.
+/// The counts of a [`TokenLedger`] at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
@@ -62,7 +62,7 @@ impl TokenLedger {
     pub fn snapshot(&self) -> LedgerSnapshot {
         let totals = &*self.totals;
         let read = |total: &AtomicU64| total.load(Ordering::Relaxed);
-        // First, and Acquire: whoever sees a call sees its tokens, which are written before it.
+        // First, and Acquire: a reader that sees a call sees its tokens, which are written before it.
         let calls = totals.calls.load(Ordering::Acquire);
         let mut usage = TokenUsage::new(read(&totals.input), read(&totals.output));
         usage.cached_input = read(&totals.cached_input);

@@ -2,13 +2,13 @@
 //!
 //! [`TokenAccountingLayer`] belongs inside the retries and outside the call timeout, where it sees every physical
 //! call: failed ones, cut ones, and those that end in a panic. Once per call, before any retry hook runs, it
-//! - tells the item's record and a shared [`TokenLedger`] what was used;
+//! - reports the usage to the item's record and a shared [`TokenLedger`];
 //! - counts the call in the [metrics](crate::telemetry) and ends its `tracing` span `chat`;
 //! - sends [`CallStarted`](crate::EventKind::CallStarted) and [`CallCompleted`](crate::EventKind::CallCompleted)
 //!   or [`CallFailed`](crate::EventKind::CallFailed), if it was given [`Events`].
 //!
 //! Several such layers in one stack are fine, each with its ledger: every ledger counts each call once, and the item's record,
-//! the metrics, span and events tell of it once.
+//! the metrics, span and events report it once.
 //!
 //! The cost of a call is what the provider itself reported ([`ResponseMetadata::cost`](crate::ResponseMetadata::cost)). Where it
 //! did not, it follows from the usage by the price table, if one was given (`TokenAccountingLayer::prices`, feature `prices`). A

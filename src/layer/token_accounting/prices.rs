@@ -1,4 +1,4 @@
-//! What a call cost.
+//! The cost of a call.
 
 #[cfg(feature = "prices")]
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,18 +10,18 @@ use crate::response::ResponseMetadata;
 use crate::usage::TokenUsage;
 use crate::usd::Usd;
 
-/// How many models without a price are told of.
+/// How many models without a price are warned of.
 #[cfg(feature = "prices")]
-const TOLD: usize = 32;
+const MOST_WARNED: usize = 32;
 
 /// Where the cost of calls comes from.
 #[derive(Clone, Default)]
 pub(super) struct Prices {
     #[cfg(feature = "prices")]
     table: Option<PriceTable>,
-    /// Models without a price that have been told of.
+    /// Models without a price that have been warned of.
     #[cfg(feature = "prices")]
-    told: Arc<Mutex<Vec<String>>>,
+    warned: Arc<Mutex<Vec<String>>>,
 }
 
 impl Prices {
@@ -29,7 +29,7 @@ impl Prices {
     pub(super) fn new(table: PriceTable) -> Self {
         Self {
             table: Some(table),
-            told: Arc::default(),
+            warned: Arc::default(),
         }
     }
 
@@ -79,24 +79,24 @@ impl Prices {
             .flatten()
             .find_map(|(provider, model)| table.cost(provider, model, usage, Rate::Online));
         if cost.is_none() {
-            self.tell(asked.or(answered));
+            self.warn(asked.or(answered));
         }
         cost
     }
 
     /// Warns of a model without a price, once.
     #[cfg(feature = "prices")]
-    fn tell(&self, model: Option<(&str, &str)>) {
+    fn warn(&self, model: Option<(&str, &str)>) {
         let name = match model {
             Some((provider, model)) => format!("{provider}:{model}"),
             None => String::new(),
         };
         {
-            let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-            if told.len() >= TOLD || told.contains(&name) {
+            let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+            if warned.len() >= MOST_WARNED || warned.contains(&name) {
                 return;
             }
-            told.push(name.clone());
+            warned.push(name.clone());
         }
         if name.is_empty() {
             tracing::warn!("the cost of calls is not known: the strategy does not say which model it asks");

@@ -1,13 +1,13 @@
 //! Which of Anthropic's failures mean what. The rows that hold for every provider come after these.
 //!
-//! The type stands in `error.type`; where it is not enough, `error.details.error_code` tells. Errors inside a stream have no
+//! The type stands in `error.type`; where it is not enough, `error.details.error_code` decides. Errors inside a stream have no
 //! status, so most rows go by type alone.
 
 use crate::error::ErrorKind;
 use crate::provider::wire::{ANY, Facts, Row};
 
 pub(super) const RULES: &[Row] = &[
-    // The caps of account and contract come as rate limits. Their code tells.
+    // The caps of account and contract come as rate limits. Their code distinguishes them.
     Row {
         code: &["enforced_spend_limit_reached", "contract_spend_limit_reached"],
         kind: ErrorKind::InsufficientBalance,
@@ -18,7 +18,7 @@ pub(super) const RULES: &[Row] = &[
         kind: ErrorKind::RateLimit,
         ..ANY
     },
-    // Without a code it tells that nobody says when to come back, which a rate limit does.
+    // Without a code the missing retry-after distinguishes it: a rate limit has one.
     Row {
         status: &[429],
         code: &["rate_limit_error"],

@@ -57,7 +57,7 @@ impl Anthropic {
         AnthropicBuilder::from_environment(Settings::default())?.build()
     }
 
-    /// A client set up by hand. The builder reads no variable that it was not told to.
+    /// A client set up by hand. The builder reads only the variables that are named to it.
     pub fn builder() -> AnthropicBuilder {
         AnthropicBuilder::from_settings(Settings::default())
     }

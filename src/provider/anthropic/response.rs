@@ -20,7 +20,7 @@ pub(super) struct Wanted {
     pub(super) keep_raw_body: bool,
     /// An answer in JSON of a schema, which is of no use when it is cut.
     pub(super) structured: bool,
-    /// No answer at all, so that an empty one is no failure.
+    /// No answer at all, so that an empty one is not a failure.
     pub(super) nothing: bool,
 }
 
@@ -61,7 +61,7 @@ fn says_error(reply: &Value) -> bool {
 }
 
 enum Fault {
-    /// The reply is no message at all.
+    /// The reply is not a message at all.
     NoMessage,
     Failed(LlmError),
 }

@@ -76,7 +76,7 @@ impl Assemble for Events {
             return error;
         }
         let mut message = self.message;
-        // A stream of nothing is no message.
+        // An empty stream is not a message.
         if !message.is_empty() || !self.blocks.is_empty() {
             let blocks = self.blocks.into_values().map(Block::into_value);
             message.insert("content".to_owned(), blocks.collect());
@@ -157,7 +157,7 @@ impl Block {
 
     fn into_value(mut self) -> Value {
         if !self.input.is_empty() {
-            // Cut by a limit it is no JSON, and stays the text that came.
+            // Cut by a limit it is not JSON, and stays the text that came.
             let input = serde_json::from_str(&self.input).unwrap_or_else(|_| self.input.into());
             self.fields.insert("input".to_owned(), input);
         }

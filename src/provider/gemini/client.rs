@@ -58,7 +58,7 @@ impl Gemini {
         Self::builder().environment()?.build()
     }
 
-    /// A client set up by hand. The builder reads no variable that it was not told to.
+    /// A client set up by hand. The builder reads only the variables that are named to it.
     pub fn builder() -> GeminiBuilder {
         GeminiBuilder::from_settings(Settings::default())
     }

@@ -15,7 +15,7 @@ use super::connections::{Call, Hold};
 /// A body that may go out a little later than the head of the request, and notes when.
 ///
 /// A server may close a kept connection at any moment, and a request that crosses the close is lost: the client cannot
-/// tell it from one that the server read and then dropped. So a connection that is not above suspicion gets the head
+/// distinguish it from one that the server read and then dropped. So a connection that is not above suspicion gets the head
 /// first, and the body one turn of the runtime later. On a connection that was closed meanwhile the head fails, the body
 /// stays here, and the call is known not to have been sent. It costs a packet, so a connection that was in use a moment
 /// ago, of a server that never broke one, gets both at once.

@@ -108,7 +108,7 @@ impl HttpClient {
 
     /// Posts a JSON body, and reads the reply to its end.
     ///
-    /// An error says how far the call got. A reply with an error status is no error here.
+    /// An error says how far the call got. A reply with an error status is not an error here.
     pub(crate) async fn post(&self, url: &Url, body: Bytes) -> Result<Reply, LlmError> {
         self.request(&Method::POST, url, body).await
     }

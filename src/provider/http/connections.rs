@@ -104,7 +104,7 @@ impl Connections {
         }
     }
 
-    /// Notes that a connection broke between a request and its reply, whoever's fault it was.
+    /// Notes that a connection broke between a request and its reply, whichever side caused it.
     pub(super) fn set_broke(&self) {
         self.broke.store(true, Ordering::Relaxed);
     }

@@ -57,7 +57,7 @@ fn is_out_of_files(error: &reqwest::Error) -> bool {
     cfg!(unix) && io_errors(error).any(|error| matches!(error.raw_os_error(), Some(23 | 24)))
 }
 
-/// The innermost error, which tells what happened. The outer ones name the URL, which may hold secrets.
+/// The innermost error, which says what happened. The outer ones name the URL, which may hold secrets.
 pub(super) fn cause(error: &reqwest::Error) -> String {
     sources(error)
         .last()

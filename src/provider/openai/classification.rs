@@ -17,7 +17,7 @@ pub(super) const RULES: &[Row] = &[
         kind: ErrorKind::InsufficientBalance,
         ..ANY
     },
-    // A rate limit that no wait cures: the request alone is larger than the limit. Groq sends it with a 413, a failed
+    // A rate limit that waiting does not help against: the request alone is larger than the limit. Groq sends it with a 413, a failed
     // response inside a 200.
     Row {
         status: &[200, 413, 429],

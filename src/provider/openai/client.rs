@@ -54,7 +54,7 @@ impl OpenAi {
         Self::builder().server("openai")?.build()
     }
 
-    /// A client set up by hand. The builder reads no variable that it was not told to.
+    /// A client set up by hand. The builder reads only the variables that are named to it.
     pub fn builder() -> OpenAiBuilder {
         OpenAiBuilder::from_settings(Settings::default())
     }
@@ -253,7 +253,7 @@ impl OpenAiBuilder {
     /// variable is not set, or no key was given for a provider that needs one.
     pub fn build(self) -> Result<OpenAi, LlmError> {
         let base_url = self.settings.base_url.as_deref().unwrap_or(DEFAULT_BASE_URL);
-        // What an address tells comes before what the client is called: `openai:` may be told to ask another provider.
+        // The address comes before the client's name: `openai:` may be set to ask another provider.
         let told = Url::parse(base_url.trim()).ok().and_then(|url| presets::at(&url));
         let preset = told.or(self.preset).unwrap_or(&OPENAI);
         let named = [

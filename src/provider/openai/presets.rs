@@ -36,7 +36,7 @@ pub(super) struct Preset {
     pub(super) base_url: Option<&'static str>,
     /// The path that a base URL without one is given.
     pub(super) path: Option<&'static str>,
-    /// The domains that tell the server, whatever its client was called.
+    /// The domains that identify the server, whatever its client was called.
     pub(super) domains: &'static [&'static str],
     /// The variable that overrides the base URL.
     pub(super) base_url_variable: &'static str,
@@ -51,7 +51,7 @@ pub(super) struct Preset {
     pub(super) token_limit: TokenLimitField,
     /// The field for the sampling seed.
     pub(super) seed: &'static str,
-    /// Whether a stream may be asked for its usage. A server that cannot be asked tells it anyway.
+    /// Whether a stream may be asked for its usage. A server that cannot be asked reports it anyway.
     pub(super) stream_options: bool,
     /// Whether a JSON Schema can be sent. If not, JSON is asked for, and the schema goes into the system text.
     pub(super) json_schema: bool,
@@ -243,7 +243,7 @@ pub(super) fn find(prefix: &str) -> Result<&'static Preset, LlmError> {
             configuration(
                 Misconfigured::UnknownProvider,
                 format!(
-                    "{prefix:?} is no known server; servers are {}",
+                    "{prefix:?} is not a known server; servers are {}",
                     prefixes().join(", ")
                 ),
             )
@@ -256,7 +256,7 @@ fn is_in(host: &str, domain: &str) -> bool {
         .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }
 
-/// The server that an address tells.
+/// The server that an address identifies.
 pub(super) fn at(url: &Url) -> Option<&'static Preset> {
     let host = url.host_str()?;
     PRESETS
@@ -368,7 +368,7 @@ mod tests {
                     assert_ne!(preset.key_variable, other.key_variable);
                 }
             }
-            // A base URL tells its own server.
+            // A base URL identifies its own server.
             if let Some(url) = preset.base_url.map(|url| Url::parse(url).unwrap())
                 && preset.needs_key
             {

@@ -43,7 +43,7 @@ impl<'a> Reading<'a> {
         self.limited(wire::error_in_success(RULES, &self.reply.headers, &body))
     }
 
-    /// A success status with a body that is no answer: the call may have been billed.
+    /// A success status with a body that is not an answer: the call may have been billed.
     pub(super) fn unreadable(&self, what: &str, why: &str) -> LlmError {
         unreadable(self.reply, what, why)
     }

@@ -27,7 +27,7 @@ pub(super) fn of_chat(reply: &Json<'_>) -> Option<TokenUsage> {
         (None, Some(output), Some(total)) => (total.saturating_sub(output), output),
         _ => return None,
     };
-    // xAI leaves reasoning out of its completion tokens. The total tells.
+    // xAI leaves reasoning out of its completion tokens. The total includes it.
     let reasoning = usage
         .get("completion_tokens_details")
         .and_then(|details| number(details.get("reasoning_tokens")?))

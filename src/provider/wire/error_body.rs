@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::duration::parse_wait;
 
-/// Characters of a body that is no JSON which an error quotes.
+/// Characters of a body that is not JSON which an error quotes.
 const EXCERPT: usize = 300;
 
 /// What an error body says, whatever its shape.
@@ -89,7 +89,7 @@ impl ErrorBody {
         if let Some(message) = message_of(error) {
             self.message = message;
         }
-        // Anthropic: a code that tells more than the type.
+        // Anthropic: a code that says more than the type.
         if let Some(Value::Object(details)) = error.get("details") {
             self.read_codes(details);
         }
@@ -245,7 +245,7 @@ pub(crate) fn trim(body: &[u8]) -> &[u8] {
     body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body)
 }
 
-/// The beginning of a body that is no JSON, as one line; of a web page its title.
+/// The beginning of a body that is not JSON, as one line; of a web page its title.
 pub(crate) fn excerpt(body: &[u8]) -> String {
     // Enough for any title; a page may be large.
     let head = &body[..body.len().min(16 * 1024)];

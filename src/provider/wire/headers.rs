@@ -11,7 +11,7 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }
 
-/// The server's clock where it told the time, so that dates do not depend on ours being right.
+/// The server's clock where it reported the time, so that dates do not depend on ours being right.
 pub(crate) fn server_time(headers: &HeaderMap) -> SystemTime {
     text(headers, "date")
         .and_then(|date| httpdate::parse_http_date(date).ok())

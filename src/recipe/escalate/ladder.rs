@@ -14,8 +14,8 @@ use crate::request::LlmRequest;
 
 /// Asks `models` one after the other: the first at first, and after every bad answer the next one.
 ///
-/// It writes [`Prompt::with_model`](crate::Prompt::with_model) into every request, over a model that the prompt had. How items climb is
-/// told at [`Escalate`](super::Escalate). Place it above the gate, so that each model has its own:
+/// It writes [`Prompt::with_model`](crate::Prompt::with_model) into every request, over a model that the prompt had. The rules of escalation
+/// are at [`Escalate`](super::Escalate). Place it above the gate, so that each model has its own:
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), llm_batch::BoxError> {
@@ -57,7 +57,7 @@ pub fn models<M: Into<String>>(models: impl IntoIterator<Item = M>) -> LadderLay
 ///
 /// It writes [`Prompt::with_temperature`](crate::Prompt::with_temperature) into every request. Zero first is the usual
 /// ladder: a model that is asked again in the same words at temperature 0 tends to repeat its mistake. Some models refuse any
-/// temperature. How items climb is told at [`Escalate`](super::Escalate).
+/// temperature. The rules of escalation are at [`Escalate`](super::Escalate).
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), llm_batch::BoxError> {
@@ -89,7 +89,7 @@ pub fn temperatures(temperatures: impl IntoIterator<Item = f64>) -> LadderLayer<
 /// A ladder of settings for one strategy: writes the setting of the item's rung into each request.
 ///
 /// [`models`] and [`temperatures`] are the two usual ones. Place it under the retries and, where the setting decides
-/// the gate, above the gate. How items climb is told at [`Escalate`](super::Escalate).
+/// the gate, above the gate. The rules of escalation are at [`Escalate`](super::Escalate).
 ///
 /// ```
 /// use llm_batch::LlmRequest;

@@ -30,7 +30,7 @@ use rungs::Rungs;
 /// are of one type; [`boxed_strategy`](crate::StrategyExt::boxed_strategy) makes them so. Each may have a gate and accounts of its
 /// own. Where the rungs are settings of **one** strategy, use [`models`], [`temperatures`] or a [`LadderLayer`] of your own.
 ///
-/// It waits for the strategy in its future, as only the request tells which one it is: its `poll_ready` is always ready.
+/// It waits for the strategy in its future, as only the request says which one it is: its `poll_ready` is always ready.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), llm_batch::BoxError> {

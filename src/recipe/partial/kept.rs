@@ -67,7 +67,7 @@ impl Kept {
         true
     }
 
-    /// The kept part as JSON, with what `answer` has of the missing one; `None` if that is no JSON object.
+    /// The kept part as JSON, with what `answer` has of the missing one; `None` if that is not a JSON object.
     pub(super) fn merge(mut self, answer: &str) -> Option<String> {
         let mut answer: Map<String, Value> = serde_json::from_str(strip_code_fence(answer)).ok()?;
         for missing in &self.missing {

@@ -1,4 +1,4 @@
-//! What was good is kept, and only the rest is asked for again.
+//! Partial retries: the good parts of an answer are kept, and only the rest is requested again.
 
 use std::fmt;
 use std::future::Future;
@@ -25,7 +25,7 @@ use kept::Kept;
 /// After an answer with some wrong fields the next attempt asks for those alone, with a schema of those alone, and its answer
 /// is put into the last one. So a long answer with one wrong field costs one field more, not a second long answer.
 ///
-/// It tells the model what is missing by itself; do not put the `feedback` hook on the same retries, which asks for the whole
+/// It requests the missing parts by itself; do not put the `feedback` hook on the same retries, which asks for the whole
 /// answer again.
 ///
 /// `typed` makes the typed strategy: of `strategy`, with what merges its answers around it.
@@ -68,7 +68,7 @@ use kept::Kept;
 /// that the new one made wrong is asked for in turn.
 ///
 /// The item's [`RetryState`](crate::RetryState) keeps it, so other items see nothing of it, and failures in between (a throttle, a
-/// broken connection, an answer that is no JSON) lose nothing. A good answer ends it: what the item asks next is asked as a
+/// broken connection, an answer that is not JSON) lose nothing. A good answer ends it: what the item asks next is asked as a
 /// whole.
 pub fn partial<P, S>(strategy: P, typed: impl FnOnce(Merge<P>) -> S) -> Partial<S> {
     Partial {
@@ -142,7 +142,7 @@ where
             // What the item asks next, as agents do, is another question.
             drop(this.item.state().remove::<Kept>());
         }
-        // An answer that is no JSON takes nothing away from an earlier one.
+        // An answer that is not JSON takes nothing away from an earlier one.
         let invalid = result.as_ref().err().and_then(|error| InvalidOutput::of(error));
         if let Some((faults, value)) =
             invalid.and_then(|invalid| Some((&invalid.faults, invalid.value.as_ref()?.as_object()?)))

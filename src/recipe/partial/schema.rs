@@ -30,7 +30,7 @@ fn pick(root: &Value, node: &Value, paths: &[&[String]]) -> Option<Value> {
         if inside.is_empty() {
             continue;
         }
-        // The whole of it where it is missing itself, or where its parts are not told.
+        // The whole of it where it is missing itself, or where its parts are not known.
         let part = (!inside.iter().any(|rest| rest.is_empty()))
             .then(|| pick(root, property, &inside))
             .flatten();

@@ -134,7 +134,7 @@ impl SimulatedProviderBuilder {
         self
     }
 
-    /// How many accepted calls may be in flight at the same time. The throttle answer gives no hint, as nobody knows.
+    /// How many accepted calls may be in flight at the same time. The throttle answer gives no hint, as the time is unknown.
     pub fn concurrency(mut self, calls: u64) -> Self {
         self.config.concurrency = Some(calls);
         self
@@ -306,7 +306,7 @@ impl SimulatedProviderBuilder {
     ///
     /// # Errors
     /// [`ErrorKind::Configuration`] if a rate is not a share from 0 to 1, if rates that exclude each other sum to more than
-    /// 1, if a quota, the concurrency or the keep-alive interval is 0, or if a status is no error status (400 to 599).
+    /// 1, if a quota, the concurrency or the keep-alive interval is 0, or if a status is not an error status (400 to 599).
     pub fn build(self) -> Result<SimulatedProvider, LlmError> {
         let config = self.config;
         let mut shares = config.faults.groups().to_vec();

@@ -1,4 +1,4 @@
-//! In which form a throttled client is told how long to wait.
+//! The form of the wait hint for a throttled client.
 
 use std::fmt;
 use std::str::FromStr;
@@ -76,7 +76,7 @@ impl fmt::Display for Hint {
     }
 }
 
-/// A text that is no [`Hint`].
+/// A text that is not a [`Hint`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParseHintError {
     text: String,

@@ -13,7 +13,7 @@ use crate::usage::TokenUsage;
 /// see [`is_balanced`](Self::is_balanced).
 ///
 /// A client that accounts correctly has known usage equal to `billed_answered`, and one call of unknown usage for
-/// each one that was `cut`, `garbled` or `reset_unread` (and for each rejection that it cannot tell from work done,
+/// each one that was `cut`, `garbled` or `reset_unread` (and for each rejection that it cannot distinguish from work done,
 /// such as a 502). When a client leaves in the very moment in which the last byte is handed to its socket, the two
 /// sides may differ by that call.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,7 +29,7 @@ pub struct Ledger {
     /// Calls answered in full: the whole body of a proper answer was handed to the socket, of a stream up to its last
     /// event. Refusals are among them.
     pub answered: u64,
-    /// Calls answered with a whole body that is no answer: truncated JSON or garbage.
+    /// Calls answered with a whole body that is not an answer: truncated JSON or garbage.
     pub garbled: u64,
     /// Calls cut after the request was read, in any of the next four ways.
     pub cut: u64,
@@ -51,7 +51,7 @@ pub struct Ledger {
     pub billed_answered: TokenUsage,
     /// Tokens billed for calls that were generated, but cut or garbled.
     pub billed_cut: TokenUsage,
-    /// Context caches created (Gemini's `cachedContents`). Creating one is no call.
+    /// Context caches created (Gemini's `cachedContents`). Creating one is not a call.
     pub caches_created: u64,
     /// Tokens billed as input for creating them. Calls that use one have them as `cached_input`.
     pub cache_creation_tokens: u64,

@@ -83,7 +83,7 @@ impl fmt::Display for Preset {
     }
 }
 
-/// A text that is no [`Preset`].
+/// A text that is not a [`Preset`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParsePresetError {
     text: String,

@@ -171,7 +171,7 @@ fn routes() -> Router<SimulatedProvider> {
     router.fallback(unknown)
 }
 
-/// Whose request it is, as far as path and headers tell: some paths are the same everywhere.
+/// Whose request it is, as far as path and headers say: some paths are the same everywhere.
 fn wire_of(head: &Parts) -> &'static dyn Wire {
     let path = head.uri.path();
     let has = |name: &str| head.headers.contains_key(name);

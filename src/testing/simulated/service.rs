@@ -94,7 +94,7 @@ fn reset(when: &str) -> LlmError {
 
 impl Rejection {
     fn into_error(self) -> LlmError {
-        // After these nobody can know whether the provider went on with the call.
+        // After these it is unknown whether the provider went on with the call.
         let delivery = match self.status {
             408 | 502 | 504 | 524 => Delivery::MaybeBilled,
             _ => Delivery::Rejected,

@@ -47,7 +47,7 @@ async fn a_reqwest_client_is_retried_and_accounted() {
         )
         .layer(CallTimeoutLayer::new(Duration::from_secs(30)))
         .map_err(BoxError::from)
-        // A `reqwest::Request` is no `Clone`; what it is made from is.
+        // A `reqwest::Request` is not `Clone`; what it is made from is.
         .map_request(move |body: String| reqwest::Client::new().post(&url).body(body).build().unwrap())
         .service(reqwest::Client::new());
     let response = model.oneshot("{}".to_owned()).await.unwrap();

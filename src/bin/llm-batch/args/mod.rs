@@ -29,7 +29,7 @@ Examples:
   # A provider to try things on: 500 requests a minute, 2 % of the calls fail
   llm-batch simulate --port 8080 --rpm 500 --status 503=0.02
 
-`llm-batch run --help` tells about every option.";
+`llm-batch run --help` describes every option.";
 
 const RUN_EXAMPLES: &str = "\
 Examples:
@@ -90,7 +90,7 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Send every prompt of the input and write the answers as they come.
     Run(Box<RunArgs>),
-    /// Serve a simulated provider that throttles, stalls and fails as told, and keeps a ledger.
+    /// Serve a simulated provider that throttles, stalls and fails as set, and keeps a ledger.
     Simulate(Box<SimulateArgs>),
 }
 
@@ -104,7 +104,7 @@ pub(crate) struct RunArgs {
     #[arg(short, long, value_name = "PROVIDER:MODEL")]
     pub(crate) model: String,
 
-    /// Print the first three requests, the number of items and their estimated tokens; call nobody.
+    /// Print the first three requests, the number of items and their estimated tokens, without calling the provider.
     #[arg(long)]
     pub(crate) dry_run: bool,
 
@@ -149,7 +149,7 @@ pub(crate) struct InputArgs {
     #[arg(long, value_name = "N")]
     pub(crate) limit: Option<u64>,
 
-    /// Check the whole input first, and call nobody if a single line is wrong.
+    /// Check the whole input first, and call the provider only if every line is valid.
     #[arg(long)]
     pub(crate) strict: bool,
 }
@@ -204,7 +204,7 @@ pub(crate) struct ProviderArgs {
     pub(crate) header: Vec<Header>,
 
     /// Have the answers streamed: a call that is stuck ends after 120 s without a sign of life, not at its --timeout,
-    /// and rows tell the time to the first token. The answers are the same.
+    /// and rows have the time to the first token. The answers are the same.
     #[arg(long)]
     pub(crate) stream: bool,
 }
@@ -296,7 +296,7 @@ pub(crate) struct ReportingArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) events: Option<PathBuf>,
 
-    /// Prices, to tell what items cost: LiteLLM's JSON (model_prices_and_context_window.json) or a TOML of your own, as
+    /// Prices, for the cost of items: LiteLLM's JSON (model_prices_and_context_window.json) or a TOML of your own, as
     /// a file or a URL. A cost that the provider reports outranks it.
     #[arg(long, value_name = "FILE|URL")]
     pub(crate) prices: Option<String>,

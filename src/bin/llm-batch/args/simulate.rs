@@ -47,7 +47,7 @@ pub(crate) struct SimulateArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) concurrency: Option<u64>,
 
-    /// How a throttled caller is told to wait: none, retry-after-ms, retry-after, http-date, message, reset-headers
+    /// The form of the wait hint for throttled calls: none, retry-after-ms, retry-after, http-date, message, reset-headers
     /// or retry-info.
     #[arg(long, value_name = "FORM")]
     pub(crate) hint: Option<Hint>,

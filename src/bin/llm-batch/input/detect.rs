@@ -1,4 +1,4 @@
-//! What an input is, by its name and its first line.
+//! The format of an input, by its name and its first line.
 
 use std::io::{self, BufReader, Cursor, Read};
 use std::path::Path;
@@ -26,7 +26,7 @@ pub(crate) type Opened = BufReader<io::Chain<Cursor<Vec<u8>>, Box<dyn Read + Sen
 
 /// Reads up to the end of the first line that is not blank, and says what the input is.
 ///
-/// The inner error is for the user: the format cannot be told, or is none that can be read.
+/// The inner error is for the user: the format cannot be detected, or cannot be read.
 pub(crate) fn detect(
     mut reader: Box<dyn Read + Send>,
     path: Option<&Path>,

@@ -358,7 +358,7 @@ fn look(path: &Path, format: InputFormat) -> Result<Input, UsageError> {
     Ok(Input::File(path.to_owned(), found))
 }
 
-/// What is wrong with a line. Its number is told elsewhere.
+/// The fault of a line. Its number is reported elsewhere.
 fn not_json(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let what = text.split(" at line ").next().unwrap_or_default();

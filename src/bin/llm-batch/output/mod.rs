@@ -28,11 +28,11 @@ pub(crate) struct Row<'a> {
     pub(crate) kept: &'a Map<String, Value>,
     pub(crate) result: Result<&'a LlmResponse<Value>, &'a LlmError>,
     pub(crate) report: &'a ItemReport,
-    /// Whether prices were given, so that a cost which is not known is told of.
+    /// Whether prices were given, so that an unknown cost is written as such.
     pub(crate) priced: bool,
 }
 
-/// What an item cost, where somebody knows or wants to.
+/// The cost of an item, if it is known or was asked for.
 #[derive(Clone, Copy, Debug)]
 struct Cost {
     /// In US dollars; none if not known for any call that used something.
@@ -76,7 +76,7 @@ pub(crate) enum Output {
 }
 
 impl Output {
-    /// Writes a row and hands it to the system. A row is written whole, or not at all as far as we can tell.
+    /// Writes a row and hands it to the system. A row is written whole, or not at all as far as is known.
     pub(crate) fn write(&mut self, row: &Row<'_>) -> io::Result<()> {
         match self {
             Self::Directory(directory) => directory.write(row),

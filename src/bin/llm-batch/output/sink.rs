@@ -18,7 +18,7 @@ impl Sink {
         }
     }
 
-    /// `new` tells that nothing is in the file yet.
+    /// `new` says that nothing is in the file yet.
     pub(crate) fn file(file: File, new: bool) -> Self {
         Self {
             out: Box::new(file),

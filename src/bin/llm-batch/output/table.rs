@@ -8,7 +8,7 @@ use super::Row;
 use crate::schema::text_of;
 
 const BEFORE: [&str; 3] = ["id", "index", "ok"];
-/// They stand last and hold no line breaks, so that a torn row can be told from a whole one.
+/// They stand last and hold no line breaks, so that a torn row can be distinguished from a whole one.
 const AFTER: [&str; 16] = [
     "output",
     "error_kind",

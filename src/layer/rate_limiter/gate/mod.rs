@@ -3,20 +3,20 @@
 //! # The way of one call
 //! 1. [`Acquire`](super::Acquire) asks: `State::ask`, under the lock (or by the [`fast_path`] without it, while nothing limits the
 //!    calls; then 8 follows).
-//! 2. If nobody waits, the [`Scope`](state) decides at once: open, below the cap, paced, and both quotas have what it needs. It
+//! 2. If no call waits, the [`Scope`](state) decides at once: open, below the cap, paced, and both quotas have what it needs. It
 //!    takes all of it and notes the start: a grant.
 //! 3. Otherwise the call gets a ticket and a slot in the `Queue`, and its runtime a [`pump`].
 //! 4. Whatever frees something (an end, a grant given back, a pump at its time) drains: it admits from the head on.
 //! 5. A grant is put into the waiter's slot once the lock is released, and the waiter wakes. One that does not take it up
 //!    within 1.5 s loses it to the next, and asks again from its place.
 //! 6. `Grant::start` looks once more: if the gate has closed meanwhile, all is given back and the call waits again.
-//! 7. A pace policy of the user's own is told of the start, under no lock ([`policy`]); the built-in ones are part of the
+//! 7. A pace policy of the user's own is notified of the start, under no lock ([`policy`]); the built-in ones are part of the
 //!    `Scope`.
 //! 8. The call runs, without the gate.
 //! 9. `ActiveCall::settle` ends it: `State::end` settles the tokens, counts, and asks the `Closure` whether the verdict
 //!    closes or latches the gate.
 //! 10. If it closes, the generation ends, grants that have not started are void, and the pause follows from hint and pace.
-//! 11. When the pause is over, whoever comes next or the pump opens the gate: for all, or for a probe alone.
+//! 11. When the pause is over, the next call or the pump opens the gate: for all, or for a probe alone.
 //! 12. Events, logs, wake-ups and reports to a shared store are collected as `Effects` and done after the lock.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::{Gate, lock};
 use crate::layer::rate_limiter::pace::{EndedCall, Pace, Pacing, StartedCall};
 
-/// The policy, and what it is still to be told. Only the caller that found it free asks it; the others, and calls that the
+/// The policy, and the notes that it has not received yet. Only the caller that found it free asks it; the others, and calls that the
 /// policy itself makes, leave their questions to that one.
 pub(super) struct Policy {
     inbox: Mutex<Inbox>,

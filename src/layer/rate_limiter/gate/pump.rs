@@ -1,7 +1,7 @@
 //! The task that lets waiters through when the time has come, and that alone talks to a shared store.
 //!
-//! Every runtime with waiters has one, so that a runtime that has stopped or gone stalls nobody else's waiters. It
-//! ends when nobody waits.
+//! Every runtime with waiters has one, so that a runtime that has stopped or gone stalls no waiters of another. It
+//! ends when no call waits.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;

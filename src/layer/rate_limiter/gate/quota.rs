@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// One call owes at most what this many minutes refill: more is not a usage but an error of whoever reports it.
+/// One call owes at most what this many minutes refill: more is an error in the report, not a usage.
 const LARGEST_DEBT: u64 = 10;
 
 /// Arrival times stay below this (292 years), so that no sum with a burst overflows.

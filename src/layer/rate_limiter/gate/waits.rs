@@ -1,4 +1,4 @@
-//! What the queue waited for, and when.
+//! The waits of the queue, with their times.
 
 use std::collections::VecDeque;
 
@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use crate::item::{Item, WaitReason, Waits};
 use crate::telemetry::Meter;
 
-/// Pauses remembered while somebody waits: more than any waiter sees.
+/// Pauses kept while calls wait: more than any waiter sees.
 const PAUSES: usize = 1024;
 
 /// What held the head of the queue over time. What a waiter waited for is the difference between two looks at it.
@@ -28,7 +28,7 @@ pub(in crate::layer::rate_limiter) struct Waited {
 }
 
 impl Timeline {
-    /// From now on the head is held for `reason`; `None` when nobody waits.
+    /// From now on the head is held for `reason`; `None` when no call waits.
     pub(in crate::layer::rate_limiter) fn held(&mut self, reason: Option<WaitReason>, now: Instant) {
         if let (Some((old, _)), Some(new)) = (self.current, reason)
             && old == new
@@ -64,7 +64,7 @@ impl Timeline {
         totals
     }
 
-    /// What somebody waited for who came at `since`, when the totals were `mark`.
+    /// The waits of a call that came at `since`, when the totals were `mark`.
     pub(in crate::layer::rate_limiter) fn waited(
         &self,
         since: Instant,

@@ -53,7 +53,7 @@ const RESUME: f64 = 0.7;
 const GROWTH: f64 = 0.01;
 /// The rate is measured over this time at most, ...
 const WINDOW: Duration = Duration::from_secs(10);
-/// ... taken to have lasted this long at least, so that a burst is no rate ...
+/// ... taken to have lasted this long at least, so that a burst is not taken for a rate ...
 const SHORTEST: f64 = 1.0;
 /// ... and not across a gap longer than this, which was idleness, unless the pace asked for it.
 const IDLE: Duration = Duration::from_secs(1);
@@ -105,7 +105,7 @@ impl LinearRecovery {
         if pace.is_infinite() {
             return rate;
         }
-        // Starts that were spaced are no burst, however briefly they went on.
+        // Spaced starts are not a burst, however briefly they went on.
         rate.max(pace.min(starts / time))
     }
 }

@@ -1,4 +1,4 @@
-//! How fast calls start: the policy seam, and the policies there are.
+//! The pace of starts: the trait, and the policies that implement it.
 
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ pub struct Pacing {
     max_in_flight: Option<usize>,
 }
 
-/// The slowest pace: one start a day. Slower ones, and those that are no number, become this.
+/// The slowest pace: one start a day. Slower ones, and those that are not a number, become this.
 const SLOWEST: f64 = 1.0 / 86_400.0;
 
 impl Pacing {
@@ -53,9 +53,9 @@ impl Pacing {
         }
     }
 
-    /// Adds this much to the starts per second, every second. What is no positive number adds nothing.
+    /// Adds this much to the starts per second, every second. A value that is not a positive number adds nothing.
     pub fn growing_by(mut self, starts_per_second: f64) -> Self {
-        // Finite, as infinity times no time is no number.
+        // Finite, as infinity times zero is not a number.
         self.growth = if starts_per_second > 0.0 {
             starts_per_second.min(f64::MAX)
         } else {

@@ -1,4 +1,4 @@
-//! How a cold gate starts.
+//! The start of a cold gate.
 
 use std::time::Duration;
 

@@ -271,7 +271,7 @@ const MANY_CHARACTERS_PER_TOKEN: u64 = 5;
 
 /// Whether the prompt alone has more input tokens than the quota of a minute, so that no wait helps.
 ///
-/// The provider does not tell how many tokens it counted, and answers such a prompt like any other rate limit, with a wait.
+/// The provider does not report how many tokens it counted, and answers such a prompt like any other rate limit, with a wait.
 /// So it is judged by its text: at once where it must exceed the limit, and where it does in all likelihood, when it
 /// is refused again after the wait that the provider asked for.
 fn exceeds(ask: &Ask<'_>, limit: u64) -> bool {

@@ -99,7 +99,7 @@ impl Remote {
         }))
     }
 
-    /// Removes the cache; one that is gone already is no error.
+    /// Removes the cache; one that is gone already is not an error.
     pub(super) async fn delete(&self, name: &str) -> Result<(), LlmError> {
         match self.send(&Method::DELETE, &self.address(name), None).await {
             Err(error) if !is_missing(&error) => Err(error),
@@ -143,7 +143,7 @@ pub(super) fn is_missing(error: &LlmError) -> bool {
     error.kind() == ErrorKind::CacheMissing || matches!(error.status(), Some(403 | 404))
 }
 
-/// Reads a cache that lives for `unsaid` where its end is not told.
+/// Reads a cache that lives for `unsaid` where its end is not reported.
 fn read(cache: &Value, now: SystemTime, unsaid: Duration) -> Option<Found> {
     let name = cache.get("name").and_then(Value::as_str)?;
     let expires = cache.get("expireTime").and_then(Value::as_str);

@@ -99,7 +99,7 @@ enum Meaning {
     Blocked,
     /// The model made something unusable.
     Fault,
-    /// There is more, which nobody asked for any more.
+    /// There is more, which was not requested.
     Part,
     Unknown,
 }

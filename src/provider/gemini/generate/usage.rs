@@ -20,7 +20,7 @@ pub(super) fn usage(reply: &Value) -> Option<TokenUsage> {
         return None;
     }
     let mut output = candidates.unwrap_or_default().saturating_add(thoughts);
-    // Without one of the two, the total tells it.
+    // Without one of the two, it follows from the total.
     let rest = |known: u64| total.map_or(0, |total| total.saturating_sub(known));
     let input = match prompt {
         Some(prompt) => prompt.saturating_add(tools),

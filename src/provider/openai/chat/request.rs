@@ -23,7 +23,7 @@ pub(super) struct Body<'a> {
 /// The form of a structured answer.
 pub(super) enum Format<'a> {
     JsonSchema(NamedSchema<'a>),
-    /// JSON of any kind. The system text tells the schema.
+    /// JSON of any kind. The system text contains the schema.
     JsonObject(&'a Value),
 }
 
@@ -50,7 +50,7 @@ impl Serialize for Body<'_> {
     }
 }
 
-/// Without it OpenAI's stream tells no usage. Most servers that always do ignore it.
+/// Without it OpenAI's stream reports no usage. Most servers that always do ignore it.
 fn stream_options() -> Value {
     json!({ "include_usage": true })
 }
@@ -93,7 +93,7 @@ impl Body<'_> {
         fields.end()
     }
 
-    /// The system text, which tells the schema where no field does.
+    /// The system text, which contains the schema where no field does.
     fn system(&self) -> Option<Cow<'_, str>> {
         let own = self.ask.prompt.system().or(self.ask.defaults.system());
         let Some(Format::JsonObject(schema)) = &self.format else {

@@ -40,7 +40,7 @@ pub(super) struct Chunks {
     /// The log probabilities of the tokens so far.
     logprobs: Vec<Value>,
     finish_reason: Option<Value>,
-    /// The last usage that a chunk told. It may come in the last chunk of the answer, or in one of its own after it.
+    /// The last usage that a chunk reported. It may come in the last chunk of the answer, or in one of its own after it.
     usage: Option<Value>,
     groq: Option<Value>,
     error: Option<Value>,

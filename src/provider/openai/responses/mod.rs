@@ -41,7 +41,7 @@ impl fmt::Debug for ResponsesFormat {
     }
 }
 
-/// What this wire cannot do, told before the call: to leave it out would give other answers than those asked for.
+/// Refuses what this wire cannot do before the call: to leave it out would give other answers than those asked for.
 fn check(ask: &Ask<'_>) -> Result<(), LlmError> {
     let Ask { prompt, defaults, .. } = ask;
     let is_background = |fields: &serde_json::Map<_, _>| fields.get("background") == Some(&Value::Bool(true));

@@ -43,7 +43,7 @@ impl Body<'_> {
             prompt.max_output_tokens().or(defaults.max_output_tokens()),
         )?;
         fields.set("text", self.schema.as_ref().map(Text))?;
-        // By default OpenAI keeps every response for 30 days, to be fetched or continued. Here nobody does either.
+        // By default OpenAI keeps every response for 30 days, to be fetched or continued. Here neither happens.
         fields.set("store", Some(false))?;
         if streamed {
             fields.set("stream", Some(true))?;

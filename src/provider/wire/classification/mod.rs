@@ -165,7 +165,7 @@ pub(crate) fn verdict_of(status: u16, headers: &HeaderMap) -> Verdict {
     let kind = error.kind();
     error = error.with_delivery(delivery(status, kind));
     if kind == ErrorKind::NotFound {
-        // The body would tell whether it is the model. Without it, nothing is said about other requests.
+        // The body would say whether it is the model. Without it, nothing is said about other requests.
         error = error.with_disposition(Disposition::Fatal);
     }
     Verdict::from(&error)

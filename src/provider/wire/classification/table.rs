@@ -43,7 +43,7 @@ impl<'a> Facts<'a> {
         self.codes.iter().any(|code| codes.contains(&code.as_str()))
     }
 
-    /// Whether the message tells a limit, and that the request alone asks for more.
+    /// Whether the message names a limit, and that the request alone asks for more.
     pub(crate) fn asks_more_than_the_limit(&self) -> bool {
         message::asks_more_than_the_limit(&self.text)
     }
@@ -177,7 +177,7 @@ const TABLE: &[Row] = &[
         kind: ErrorKind::ContextLength,
         ..ANY
     },
-    // Rate limits that no wait within a run cures.
+    // Rate limits that will not reset during a run.
     Row {
         code: &["quota_per_day"],
         kind: ErrorKind::QuotaExhausted,

@@ -1,8 +1,8 @@
-//! Keywords: what they are about, and how to tell them in words.
+//! Keywords: their subjects, and their descriptions in words.
 
 use serde_json::{Map, Value, json};
 
-/// Rules about a value. Those that a subset does not have are told in the description.
+/// Rules about a value. Those that a subset does not have are put in the description.
 pub(super) const RULES: [&str; 25] = [
     "minimum",
     "maximum",

@@ -1,7 +1,7 @@
 //! JSON Schemas in the subset that each wire takes.
 //!
-//! What a subset has no keyword for is left out of the schema and told in the description instead, so that the model still
-//! knows it; whoever reads the answer checks it against the schema as it was. Nothing is left out that would change the
+//! What a subset has no keyword for is left out of the schema and put in the description instead, so that the model still
+//! knows it; the reader of the answer checks it against the original schema. Nothing is left out that would change the
 //! answer's shape, but for OpenAI's strict form, where an optional property becomes one that may be null.
 
 mod anthropic;

@@ -36,7 +36,7 @@ pub(super) fn nullable(root: &Value, mut schema: Value) -> Value {
 /// Whether null is a value of the schema.
 fn allows_null(root: &Value, schema: &Value, depth: usize) -> bool {
     if let Some(reference) = reference_of(schema) {
-        // References in choices may lead back here; nobody needs many in a row.
+        // References in choices may lead back here; no schema needs many in a row.
         return depth < 4 && target(root, reference).is_some_and(|found| allows_null(root, found, depth + 1));
     }
     let branches = [schema.get("anyOf"), schema.get("oneOf")];

@@ -249,7 +249,7 @@ impl Rewriter<'_> {
                         told.push(tell(keyword, value));
                     }
                 }
-                // What remains are the widths of machine numbers, which nobody needs to be told.
+                // What remains are the widths of machine numbers, which the model need not know.
                 "format" => {
                     let known = |name| self.rules.number_formats.contains(&name);
                     made.extend(

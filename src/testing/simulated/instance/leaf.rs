@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::super::super::hash;
 
-/// Sixteen hexadecimal digits that stand for the question, so that a test can tell whose answer it holds.
+/// Sixteen hexadecimal digits that stand for the question, so that a test can identify the answer.
 pub(in super::super) fn echo(question: &str) -> String {
     format!("{:016x}", hash(0, question.as_bytes()))
 }
@@ -18,7 +18,7 @@ pub(super) fn allows_all(schema: &Value) -> bool {
     schema == &Value::Bool(true) || schema.as_object().is_some_and(Map::is_empty)
 }
 
-/// The type, in small letters: Gemini writes `STRING`. Empty if nothing tells it.
+/// The type, in small letters: Gemini writes `STRING`. Empty if it is unknown.
 pub(super) fn kind(fields: &Map<String, Value>) -> String {
     let named = match fields.get("type") {
         Some(Value::String(kind)) => Some(kind.as_str()),

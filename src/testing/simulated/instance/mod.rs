@@ -42,7 +42,7 @@ struct Maker<'a> {
 }
 
 impl Maker<'_> {
-    /// An instance; `nth` tells the elements of a set apart. `None` if there is none without an endless recursion.
+    /// An instance; `nth` distinguishes the elements of a set. `None` if there is none without an endless recursion.
     fn make(&mut self, schema: &Value, nth: usize) -> Option<Value> {
         self.steps += 1;
         if self.steps > MOST_STEPS || self.depth >= DEEPEST {

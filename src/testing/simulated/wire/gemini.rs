@@ -260,7 +260,7 @@ fn words(rejection: &Rejection) -> (String, Option<Value>) {
             (message.to_owned(), Some(details))
         }
         Cause::NoMoney => ("The project's prepaid credits are used up.".to_owned(), None),
-        // The provider does not tell it from a limit that a wait helps against.
+        // The provider does not distinguish it from a limit that a wait helps against.
         Cause::TooLarge { limit } => {
             let wait = Duration::from_secs(48);
             quota_exceeded(

@@ -37,7 +37,7 @@ pub(super) trait Wire: Send + Sync {
     fn whole(&self, reply: &Reply<'_>) -> Value;
 
     /// The answer as events, at least two. Everything from the reason to stop on is in the last, so that a stream
-    /// without it is no answer.
+    /// without it is not an answer.
     fn events(&self, reply: &Reply<'_>) -> Vec<String>;
 
     /// An event, or what stands in place of one, that ends a stream with an error, after the events `sent`.

@@ -1,4 +1,4 @@
-//! Whether the gate is open: pauses and their generations, the latch, the probe.
+//! The closing of the gate: pauses and their generations, the latch, the probe.
 //!
 //! Plain facts and rules. It knows neither quotas nor waiters; a pause is computed by the caller and handed in.
 

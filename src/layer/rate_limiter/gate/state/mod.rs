@@ -1,4 +1,4 @@
-//! What the gate knows and decides, guarded by its lock: the [`Scope`] (the facts of the quota) and the [`Queue`] (who
+//! The gate's state and decisions, guarded by its lock: the [`Scope`] (the facts of the quota) and the [`Queue`] (who
 //! waits in this process).
 //!
 //! It calls no code but its own, reads no clock, wakes no task; what is to be done outside the lock goes into [`Effects`].
@@ -47,7 +47,7 @@ pub(in crate::layer::rate_limiter) struct Admission {
 }
 
 impl Admission {
-    /// Of a call that has started while nobody waited.
+    /// Of a call that started while none waited.
     pub(super) fn started(estimate: u64, epoch: u64, start: FastStart, now: Instant) -> Self {
         Self {
             place: Place::Head,
@@ -125,7 +125,7 @@ pub(in crate::layer::rate_limiter) enum Place {
     New,
     /// It comes back with a grant that was overtaken by a pause, or that it took up too late.
     Kept(Ticket),
-    /// As before, with a grant from when nobody waited: all others came after it.
+    /// As before, with a grant from when none waited: all others came after it.
     Head,
 }
 
@@ -299,7 +299,7 @@ impl State {
             Place::Kept(ticket) => ticket,
             Place::Head => self.queue.ticket(true),
         };
-        // Whoever sorts before the head is the head.
+        // A waiter that sorts before the head is the head.
         let is_head = self.queue.is_head(ticket);
         let hold = if is_head && !self.scope.is_shared() {
             match self.admit(ticket, now, ask.estimate, now) {
@@ -350,7 +350,7 @@ impl State {
     pub(super) fn drain(&mut self, now: Instant, effects: &mut Effects) {
         let shared = self.scope.is_shared();
         if self.queue.is_idle() && self.queue.reason().is_none() && !shared {
-            // Nobody waits, and no pump is to be woken.
+            // No call waits, and no pump is to be woken.
             effects.notices.reports.clear();
             return;
         }
@@ -449,7 +449,7 @@ impl State {
         }
     }
 
-    /// Until when the gate holds the item of a call that was turned away.
+    /// Until when the gate holds the item of a call that was rejected.
     fn hold_until(&self, verdict: &Verdict, hint: Option<Duration>, now: Instant) -> Option<Instant> {
         let own = now + hint.unwrap_or_default();
         let until = self.scope.closure.closed_until().map(|closed| closed.max(own));

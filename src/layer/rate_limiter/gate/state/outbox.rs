@@ -13,9 +13,9 @@ use crate::layer::rate_limiter::store::StoreReport;
 pub(super) struct Outbox {
     /// A pump is talking to the store.
     busy: bool,
-    /// What the store told the head to wait for.
+    /// The wait that the store gave the head.
     hold: Option<(WaitReason, Instant)>,
-    /// What the store is still to be told.
+    /// Reports not yet sent to the store.
     reports: VecDeque<StoreReport>,
 }
 
@@ -32,7 +32,7 @@ impl Outbox {
         self.hold = None;
     }
 
-    /// Takes what the store is to be told, if there is one. Returns whether that was anything.
+    /// Takes the reports for the store, if there is one. Returns whether there were any.
     pub(super) fn take(&mut self, reports: &mut Vec<StoreReport>, shared: bool) -> bool {
         let news = shared && !reports.is_empty();
         if news {
@@ -49,7 +49,7 @@ impl Outbox {
 
 /// What a pump is to do next.
 pub(in crate::layer::rate_limiter::gate) enum Turn {
-    /// Tell the store.
+    /// Report to the store.
     Report(StoreReport),
     /// Ask the store.
     Ask(Box<Candidate>),
@@ -117,7 +117,7 @@ impl State {
         effects.wake_pumps = true;
     }
 
-    /// The store gave leave, or could not tell.
+    /// The store gave permission, or could not answer.
     pub(in crate::layer::rate_limiter::gate) fn let_through(
         &mut self,
         candidate: Candidate,

@@ -1,4 +1,4 @@
-//! How many calls a server that reports overload has room for.
+//! The capacity of a server that reports overload.
 
 /// A share of rejected calls above one in this many lowers the cap.
 const SHARE: u32 = 4;

@@ -1,4 +1,4 @@
-//! Who waits in this process, and the pumps that let them through.
+//! The waiters of this process, and the pumps that let them through.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -61,7 +61,7 @@ impl Queue {
         self.waiters.len()
     }
 
-    /// Whether nobody waits and no grant is on its way.
+    /// Whether no call waits and no grant is on its way.
     pub(super) fn is_idle(&self) -> bool {
         self.waiters.is_empty() && self.offers.is_empty()
     }
@@ -187,7 +187,7 @@ impl Queue {
             (None, Some(_)) => true,
             (_, None) => false,
         };
-        // With nobody left the pumps end.
+        // Without waiters the pumps end.
         if earlier || (hold.is_none() && anybody) {
             effects.wake_pumps = true;
         }

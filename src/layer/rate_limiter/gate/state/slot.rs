@@ -1,4 +1,4 @@
-//! Where a waiter finds its reply.
+//! The slot in which a waiter finds its reply.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
