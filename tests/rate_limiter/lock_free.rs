@@ -210,7 +210,7 @@ async fn a_cap_that_begins_in_the_middle_misses_no_end() {
             tokio::spawn(async move {
                 for number in 0..200 {
                     let active = call(&limiter, 1).await.unwrap();
-                    let overload = task == 0 && number >= 100 && number < 103;
+                    let overload = task == 0 && (100..103).contains(&number);
                     let verdict = if overload { overloaded() } else { Verdict::SUCCESS };
                     active.settle(&verdict, Some(1));
                 }

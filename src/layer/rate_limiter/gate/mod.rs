@@ -277,7 +277,7 @@ impl Gate {
     pub(super) fn ask_at_once(self: &Arc<Self>, estimate: u64) -> Option<Admission> {
         let epoch = self.epoch.load(Ordering::Acquire);
         let (start, now) = self.fast.start(Instant::now)?;
-        let admission = Admission::started(estimate, epoch, start, now);
+        let admission = Admission::started(estimate, epoch, &start, now);
         if self.epoch.load(Ordering::Acquire) == epoch {
             return Some(admission);
         }

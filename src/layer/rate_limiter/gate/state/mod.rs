@@ -48,7 +48,7 @@ pub(in crate::layer::rate_limiter) struct Admission {
 
 impl Admission {
     /// Of a call that started while none waited.
-    pub(super) fn started(estimate: u64, epoch: u64, start: FastStart, now: Instant) -> Self {
+    pub(super) fn started(estimate: u64, epoch: u64, start: &FastStart, now: Instant) -> Self {
         Self {
             place: Place::Head,
             estimate,
