@@ -11,11 +11,10 @@ use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use pin_project::pin_project;
 use tokio::runtime::Handle;
-use tower::util::Oneshot;
 use tower_service::Service;
 
 use crate::error::{BoxError, MakeFailed};
-use crate::item::{CallContext, CallHold, CallRefused};
+use crate::item::{CallContext, CallHold, CallRefused, HandOver};
 use crate::request::{FindItem, InRequest, Untracked};
 
 /// A strategy that `make` makes at the first call, once for all clones.
@@ -264,7 +263,10 @@ where
         };
         let step = match found {
             Found::Made(strategy) => Step::Calling {
-                call: Oneshot::new((*strategy).clone(), request),
+                call: {
+                    let hold = self.find.context_mut(&mut request).map(CallContext::hold);
+                    hand_over(&*strategy, request, hold)
+                },
             },
             Found::Closed => {
                 // Nothing is sent.
@@ -286,6 +288,16 @@ where
     }
 }
 
+fn hand_over<S, Req>(strategy: &S, request: Req, hold: Option<CallHold>) -> HandOver<S, Req>
+where
+    S: Service<Req> + Clone,
+    S::Error: From<MakeFailed>,
+{
+    HandOver::new(strategy.clone(), request, hold, |refused| {
+        MakeFailed::refused(refused).into()
+    })
+}
+
 /// The future of [`Lazy`].
 #[pin_project]
 pub struct LazyFuture<S: Service<Req>, Req> {
@@ -305,7 +317,7 @@ enum Step<S: Service<Req>, Req> {
     },
     Calling {
         #[pin]
-        call: Oneshot<S, Req>,
+        call: HandOver<S, Req>,
     },
     Failed {
         error: Option<MakeFailed>,
@@ -358,14 +370,11 @@ where
                         }
                     };
                     drop(old);
-                    match (made, request.take(), hold.take().map(CallHold::release)) {
-                        (Ok(_), _, Some(Err(refused))) => Step::Failed {
-                            error: Some(MakeFailed::refused(refused)),
+                    match (made, request.take()) {
+                        (Ok(strategy), Some(request)) => Step::Calling {
+                            call: hand_over(&*strategy, request, hold.take()),
                         },
-                        (Ok(strategy), Some(request), _) => Step::Calling {
-                            call: Oneshot::new((*strategy).clone(), request),
-                        },
-                        (made, _, _) => Step::Failed { error: made.err() },
+                        (made, _) => Step::Failed { error: made.err() },
                     }
                 }
                 StepProjection::Calling { call } => return call.poll(cx),

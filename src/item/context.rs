@@ -112,6 +112,32 @@ impl CallContext {
         })
     }
 
+    /// For layers that hand the request on at once: the service inside may send it. As [`hold`](Self::hold) and
+    /// [`release`](CallHold::release) in one act.
+    ///
+    /// # Errors
+    /// If no call may begin any more. Then the request must not be handed on.
+    pub(crate) fn pass(&mut self, now: Instant) -> Result<(), CallRefused> {
+        let mut record = self.item.record();
+        let watched = record.begun && matches!(record.handed, Handed::No | Handed::Watched);
+        match record.may_begin(now) {
+            // A layer inside watches the item's calls, and refuses with an error of its own.
+            Err(CallRefused::Stopped) if watched => return Ok(()),
+            may_begin => may_begin?,
+        }
+        self.call = self.call.filter(|joined| match record.call(joined.key) {
+            Some(call) if call.depth == joined.depth => {
+                call.started = now;
+                true
+            }
+            _ => false,
+        });
+        if self.call.is_none() {
+            record.hand_over(now);
+        }
+        Ok(())
+    }
+
     /// For layers that wait before they let a call begin, or answer without one: until the call begins further in, nothing was
     /// sent.
     pub fn hold(&mut self) -> CallHold {

@@ -36,6 +36,8 @@ pub(super) struct Record {
     /// Layers that hold the request back until they may let a call begin.
     pub(super) holds: u32,
     pub(super) handed: Handed,
+    /// A layer has begun a call of this item: those that it hands over it watches.
+    pub(super) begun: bool,
     /// When the request was last handed over, and how long the item had waited by then.
     handed_since: Option<(Instant, Duration)>,
     /// Futures that wait to begin a call, to be woken by a stop.
@@ -127,6 +129,7 @@ impl Record {
     pub(super) fn begin(&mut self, now: Instant) -> Result<(u32, u32), CallRefused> {
         // Refused or not: what is not begun here does not take place.
         self.handed = Handed::Watched;
+        self.begun = true;
         self.may_begin(now)?;
         self.report.calls += 1;
         self.next_key = self.next_key.wrapping_add(1);

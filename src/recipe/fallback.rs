@@ -7,11 +7,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use pin_project::pin_project;
-use tower::util::Oneshot;
 use tower_service::Service;
 
 use crate::error::was_sent;
-use crate::item::Item;
+use crate::item::{HandOver, Item};
 use crate::layer::rate_limiter::{Closed, RateLimiter};
 use crate::request::LlmRequest;
 
@@ -109,12 +108,15 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: LlmRequest<I>) -> Self::Future {
+    fn call(&mut self, mut request: LlmRequest<I>) -> Self::Future {
         let item = Arc::clone(request.item());
         let spare = Some((self.second.clone(), request.clone()));
         FallbackFuture {
             step: Step::First {
-                run: Oneshot::new(self.first.clone(), request),
+                run: {
+                    let hold = request.context_mut().hold();
+                    HandOver::or_wait(self.first.clone(), request, Some(hold))
+                },
             },
             // A look at the gate comes before the first poll of the first strategy.
             started: false,
@@ -145,7 +147,7 @@ where
     B: Service<LlmRequest<I>>,
 {
     #[pin]
-    step: Step<Oneshot<A, LlmRequest<I>>, Oneshot<B, LlmRequest<I>>>,
+    step: Step<HandOver<A, LlmRequest<I>>, HandOver<B, LlmRequest<I>>>,
     started: bool,
     /// What is needed to ask the second strategy; gone once it is asked.
     spare: Option<(B, LlmRequest<I>)>,
@@ -220,13 +222,14 @@ where
                 }
             }
         }
-        let Some((second, request)) = this.spare.take() else {
+        let Some((second, mut request)) = this.spare.take() else {
             panic!("`FallbackFuture` polled after completion");
         };
         this.item.signals().start_over();
         // The first one is dropped before: it leaves the queue of its gate.
+        let hold = request.context_mut().hold();
         this.step.set(Step::Second {
-            run: Oneshot::new(second, request),
+            run: HandOver::or_wait(second, request, Some(hold)),
         });
         this.closed.set(None);
         match this.step.project() {

@@ -1,5 +1,7 @@
 //! A call has one beginning: what is under way, answered or not sent follows from it, and nothing begins after a stop.
 
 mod accounts;
+#[cfg(feature = "cache")]
+mod readiness;
 mod stops;
 mod support;

@@ -67,8 +67,9 @@ use std::task::{Context, Poll};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use tower::util::Oneshot;
 use tower_service::Service;
+
+use store::hand_over;
 
 use crate::error::BoxError;
 use crate::request::LlmRequest;
@@ -135,13 +136,16 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: LlmRequest<I>) -> Self::Future {
+    fn call(&mut self, mut request: LlmRequest<I>) -> Self::Future {
         let inner = self.inner.clone();
         match self.key.key(&request) {
             Some(key) => (self.cache.clone())
                 .answer(key::digest(&key), inner, request)
                 .boxed(),
-            None => Oneshot::new(inner, request).boxed(),
+            None => {
+                let hold = request.context_mut().hold();
+                hand_over(inner, request, hold).boxed()
+            }
         }
     }
 }

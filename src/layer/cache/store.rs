@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use moka::sync::Cache as Answers;
 use serde::{Deserialize, Serialize};
-use tower::util::Oneshot;
 use tower_service::Service;
 
 use super::error::SharedFailure;
 use super::flight::{Flight, Flights, Role};
 use super::key::KeyDigest;
 use super::size;
+use crate::item::{CallHold, HandOver};
 use crate::request::LlmRequest;
 use crate::response::LlmResponse;
 use crate::usage::TokenUsage;
@@ -249,12 +249,17 @@ impl<O: Clone + Send + Sync + 'static> ResponseCache<O> {
                 }
             }
         };
-        if hold.release().is_err() {
-            drop(flight);
-            return Err(SharedFailure::stopped().into());
-        }
-        shared.ask(flight, key, inner, request).await
+        shared.ask(flight, key, inner, request, hold).await
     }
+}
+
+/// Waits until the service inside is ready, and sends the request unless the batch is stopping by then.
+pub(super) fn hand_over<S, Req>(inner: S, request: Req, hold: CallHold) -> HandOver<S, Req>
+where
+    S: Service<Req>,
+    S::Error: From<SharedFailure>,
+{
+    HandOver::new(inner, request, Some(hold), |_| SharedFailure::stopped().into())
 }
 
 impl<O: Clone + Send + Sync + 'static> Shared<O> {
@@ -264,6 +269,7 @@ impl<O: Clone + Send + Sync + 'static> Shared<O> {
         key: KeyDigest,
         inner: S,
         request: LlmRequest<I>,
+        hold: CallHold,
     ) -> Result<LlmResponse<O>, S::Error>
     where
         S: Service<LlmRequest<I>, Response = LlmResponse<O>>,
@@ -271,7 +277,7 @@ impl<O: Clone + Send + Sync + 'static> Shared<O> {
     {
         self.counters.misses.fetch_add(1, Ordering::Relaxed);
         let item = Arc::clone(request.item());
-        match Oneshot::new(inner, request).await {
+        match hand_over(inner, request, hold).await {
             Ok(answer) => {
                 let answer = Arc::new(answer);
                 // Stored before it lands, so that no later request finds neither.

@@ -159,9 +159,13 @@ where
         if let (Some(item), Some(deadline)) = (&item, deadline) {
             item.signals().limit_deadline(deadline);
         }
-        // Without time left nothing may be sent.
-        let late = deadline.is_some_and(|deadline| deadline <= now);
-        let step = if std::mem::take(&mut self.ready) && !late {
+        // Without time left, and after a stop, nothing may be sent.
+        let passes = match self.find.context_mut(&mut request) {
+            _ if !std::mem::take(&mut self.ready) => false,
+            Some(context) => context.pass(now).is_ok(),
+            None => deadline.is_none_or(|deadline| deadline > now),
+        };
+        let step = if passes {
             Step::Running(self.inner.call(request))
         } else {
             // Until the service inside is ready no call is under way.

@@ -4,10 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use tower::util::Oneshot;
 use tower_service::Service;
 
 use crate::classify::{Classify, KindClassifier};
+use crate::item::HandOver;
 use crate::request::LlmRequest;
 
 mod future;
@@ -90,15 +90,16 @@ where
 {
     type Response = S::Response;
     type Error = S::Error;
-    type Future = EscalateFuture<Oneshot<S, LlmRequest<I>>>;
+    type Future = EscalateFuture<HandOver<S, LlmRequest<I>>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: LlmRequest<I>) -> Self::Future {
+    fn call(&mut self, mut request: LlmRequest<I>) -> Self::Future {
         let (step, strategy) = self.ladder.step(request.item());
-        EscalateFuture::new(Oneshot::new(strategy.clone(), request), step)
+        let hold = request.context_mut().hold();
+        EscalateFuture::new(HandOver::or_wait(strategy.clone(), request, Some(hold)), step)
     }
 }
 
