@@ -142,12 +142,13 @@ where
     type Future = ItemTimeoutFuture<S, Req>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.ready = match self.inner.poll_ready(cx) {
-            Poll::Ready(ready) => ready.map(|()| true)?,
-            // Waited for by the call.
-            Poll::Pending => false,
-        };
-        Poll::Ready(Ok(()))
+        // Pending is waited for by the call.
+        let ready = self.inner.poll_ready(cx);
+        self.ready = matches!(ready, Poll::Ready(Ok(())));
+        match ready {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Ready(Ok(())) | Poll::Pending => Poll::Ready(Ok(())),
+        }
     }
 
     fn call(&mut self, mut request: Req) -> Self::Future {
