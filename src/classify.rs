@@ -112,7 +112,9 @@ impl From<OwnError<'_>> for Verdict {
             OwnError::Llm(error) => Self::from(error),
             OwnError::TimedOut(error) => Self::from(error),
             // The item is over.
-            OwnError::Refused(Refused::Item(_)) => Self::new(Disposition::Fatal).with_kind(error.kind()),
+            OwnError::Refused(Refused::Item(_)) | OwnError::CallRefused(_) => {
+                Self::new(Disposition::Fatal).with_kind(error.kind())
+            }
             OwnError::Refused(_) | OwnError::Batch(_) | OwnError::MakeFailed(_) => {
                 Self::of_kind(error.kind())
             }

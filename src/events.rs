@@ -228,7 +228,8 @@ pub enum EventKind {
     },
     /// An item's outcome came from a checkpoint.
     ItemReplayed,
-    /// An item ran out of time.
+    /// An item ran out of time. Its [`ItemFailed`](Self::ItemFailed) follows: each item has one of that or
+    /// [`ItemCompleted`](Self::ItemCompleted).
     ItemDeadlineExceeded,
     /// A physical call starts.
     CallStarted {

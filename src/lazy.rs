@@ -5,7 +5,7 @@ use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
@@ -156,8 +156,8 @@ impl<S: Clone + Send + Sync + 'static, F> Lazy<S, F> {
         self
     }
 
-    /// Ends the strategy for all clones: what was made is released, once, and later calls fail. An initialisation under
-    /// way is awaited first. Closing again waits for the first closing and does nothing else.
+    /// Ends the strategy for all clones: what was made is released, once, and later calls fail, those that wait for the
+    /// initialisation included. An initialisation under way is awaited first. Closing again waits for the first closing and does nothing else.
     ///
     /// Calls that are under way are not waited for: close when the batch is done.
     ///
@@ -228,7 +228,7 @@ impl<S, F> fmt::Debug for Lazy<S, F> {
 impl<S, F, Req> Service<Req> for Lazy<S, F>
 where
     S: Service<Req> + Clone + Send + Sync + 'static,
-    S::Error: From<MakeFailed>,
+    S::Error: From<MakeFailed> + 'static,
     F: FindItem<Req>,
 {
     type Response = S::Response;
@@ -294,7 +294,7 @@ where
     S::Error: From<MakeFailed>,
 {
     HandOver::new(strategy.clone(), request, hold, |refused| {
-        MakeFailed::refused(refused).into()
+        Some(MakeFailed::refused(refused).into())
     })
 }
 
@@ -327,7 +327,7 @@ enum Step<S: Service<Req>, Req> {
 impl<S, Req> Future for LazyFuture<S, Req>
 where
     S: Service<Req> + Clone,
-    S::Error: From<MakeFailed>,
+    S::Error: From<MakeFailed> + 'static,
 {
     type Output = Result<S::Response, S::Error>;
 
@@ -344,6 +344,7 @@ where
                     if let Some(hold) = hold.as_ref()
                         && hold.item().signals().stop_requested()
                     {
+                        ready!(hold.poll_refused(cx));
                         return Poll::Ready(Err(MakeFailed::refused(CallRefused::Stopped).into()));
                     }
                     let Poll::Ready(made) = making.poll(cx) else {
@@ -359,18 +360,23 @@ where
                         Ok(strategy) => State::Made(Arc::clone(strategy)),
                         Err(_) => State::New,
                     };
-                    let old = {
+                    let (old, closed) = {
                         let mut state = lock(&this.cell.state);
                         // Only the first of those that waited moves the state on; a later initialisation is not theirs.
                         match &*state {
                             State::Making(current) if current.ptr_eq(&this_making) => {
-                                std::mem::replace(&mut *state, next)
+                                (std::mem::replace(&mut *state, next), false)
                             }
-                            _ => next,
+                            State::Closed(_) => (next, true),
+                            _ => (next, false),
                         }
                     };
                     drop(old);
                     match (made, request.take()) {
+                        // What was made is released, or will be.
+                        (Ok(_), _) if closed => Step::Failed {
+                            error: Some(MakeFailed::CLOSED),
+                        },
                         (Ok(strategy), Some(request)) => Step::Calling {
                             call: hand_over(&*strategy, request, hold.take()),
                         },

@@ -1,4 +1,5 @@
-//! Durations as seconds in JSON. Exact to the nanosecond below 2^52 ns (52 days).
+//! Durations as seconds in JSON. Exact to the nanosecond below 2^52 ns (52 days). What is longer than a `Duration` can be is read
+//! as the longest.
 
 use std::time::Duration;
 
@@ -9,8 +10,15 @@ pub(crate) fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Re
 }
 
 pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    let seconds = f64::deserialize(deserializer)?;
-    Duration::try_from_secs_f64(seconds).map_err(serde::de::Error::custom)
+    duration(f64::deserialize(deserializer)?)
+}
+
+/// A sum that is saturated is written as a number that is rounded up, above what a `Duration` can be.
+fn duration<E: serde::de::Error>(seconds: f64) -> Result<Duration, E> {
+    if seconds >= Duration::MAX.as_secs_f64() {
+        return Ok(Duration::MAX);
+    }
+    Duration::try_from_secs_f64(seconds).map_err(E::custom)
 }
 
 pub(crate) mod option {
@@ -31,7 +39,7 @@ pub(crate) mod option {
         deserializer: D,
     ) -> Result<Option<Duration>, D::Error> {
         Option::<f64>::deserialize(deserializer)?
-            .map(|seconds| Duration::try_from_secs_f64(seconds).map_err(serde::de::Error::custom))
+            .map(super::duration)
             .transpose()
     }
 }

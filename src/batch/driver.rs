@@ -22,7 +22,7 @@ use super::tasks::{EndedOf, Tasks};
 use super::termination::{StopMode, Termination};
 use crate::error::{BatchError, ErrorKind};
 use crate::events::EventKind;
-use crate::item::{Item, ItemId};
+use crate::item::{CallsInside, Item, ItemId};
 use crate::request::LlmRequest;
 use crate::telemetry::item_span;
 
@@ -43,6 +43,7 @@ pub(super) struct Driver<B: BatchItem, T: Tasks<B>> {
     /// Stops the batch; polled here where no task of its own does that.
     signal: Option<BoxFuture>,
     fail_fast: Option<Arc<FailFast>>,
+    calls_inside: CallsInside,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +66,7 @@ impl<B: BatchItem, T: Tasks<B>> Driver<B, T> {
             accepted: 0,
             signal: None,
             fail_fast: None,
+            calls_inside: CallsInside::default(),
         }
     }
 
@@ -85,6 +87,13 @@ impl<B: BatchItem, T: Tasks<B>> Driver<B, T> {
     fn emit(&self, item: Option<&Item>, make: impl FnOnce() -> EventKind) {
         if let Some(events) = &self.options.events {
             events.emit(item, make);
+        }
+    }
+
+    /// Whether the strategy begins calls shows in the items that run, too.
+    fn look_for_calls_inside(&self) {
+        if !self.calls_inside.begin() && self.slots.items().any(|item| item.has_begun()) {
+            self.calls_inside.saw_begun();
         }
     }
 
@@ -314,23 +323,29 @@ where
             };
             (Err(Unanswered::Driver(error)), Some(failure))
         };
+        let settle = |sent: Option<bool>, answered| {
+            if sent.is_none() {
+                self.look_for_calls_inside();
+            }
+            item.settle_ended(&self.calls_inside, sent, answered, ended.at);
+        };
         let (result, failure) = match ended.end {
             End::Answered(Ok(response)) => {
-                item.settle_ended(true, true, ended.at);
+                settle(Some(true), true);
                 (Ok(response), None)
             }
             End::Answered(Err(error)) => {
                 let (kind, sent) = judge(&error);
-                item.settle_ended(sent, false, ended.at);
+                settle(sent, false);
                 let failure = Failure { kind, message: None };
                 (Err(Unanswered::Strategy(error)), Some(failure))
             }
             End::Panicked(message) => {
-                item.settle_ended(true, false, ended.at);
+                settle(None, false);
                 of_driver(BatchError::Panicked { message })
             }
             End::Aborted => {
-                item.settle_ended(true, false, ended.at);
+                settle(None, false);
                 let reason = match self.shared.stop_cause() {
                     Some(cause) => cause.to_string(),
                     None => "its task was dropped with the runtime".to_owned(),
@@ -412,9 +427,10 @@ impl<B: BatchItem, T: Tasks<B>> Drop for Driver<B, T> {
             self.shared.stop(Termination::Dropped, Some(StopMode::Cancel));
             let at = Instant::now();
             let reason = Termination::Dropped.to_string();
+            self.look_for_calls_inside();
             for (slot, Slot { item, .. }) in self.slots.drain() {
                 // What ends from now on is not counted, here or in a ledger, as more than a call of unknown usage.
-                item.settle_dropped(at);
+                item.settle_dropped(&self.calls_inside, at);
                 let kind = ErrorKind::Aborted;
                 let report = self.shared.finish(Some(slot), &item, at, Some(kind));
                 let failure = Failure {

@@ -21,9 +21,9 @@ pub(super) struct Failure {
     pub(super) message: Option<String>,
 }
 
-/// The kind of a strategy's error, and whether its call was sent. What the error says of itself may panic.
-pub(super) fn judge<E: 'static>(error: &E) -> (ErrorKind, bool) {
-    catch_unwind(AssertUnwindSafe(|| (kind_of(error), was_sent(error)))).unwrap_or((ErrorKind::Other, true))
+/// The kind of a strategy's error, and whether its call was sent, if that is known. What the error says of itself may panic.
+pub(super) fn judge<E: 'static>(error: &E) -> (ErrorKind, Option<bool>) {
+    catch_unwind(AssertUnwindSafe(|| (kind_of(error), was_sent(error)))).unwrap_or((ErrorKind::Other, None))
 }
 
 /// The kind that a strategy's error stops the batch by. `None` for a kind that concerns every item, in an error that says that it

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use crate::item::Item;
+use crate::item;
 
 /// An item in flight.
 pub(super) struct Slot<C> {
-    pub(super) item: Arc<Item>,
+    pub(super) item: Arc<item::Item>,
     pub(super) context: C,
 }
 
@@ -47,6 +47,10 @@ impl<C> Slots<C> {
         self.free.push(position);
         self.len -= 1;
         Some(slot)
+    }
+
+    pub(super) fn items(&self) -> impl Iterator<Item = &item::Item> {
+        self.slots.iter().flatten().map(|slot| &*slot.item)
     }
 
     pub(super) fn drain(&mut self) -> impl Iterator<Item = (usize, Slot<C>)> + use<C> {

@@ -130,9 +130,10 @@ impl BatchSummary {
         self.succeeded + self.failed
     }
 
-    /// The largest share of the items' time, and the setting that reduces it. `None` without a call, or if no time passed.
+    /// The largest share of the items' time, and the setting that reduces it. `None` if no item succeeded, without a call, if no
+    /// time passed, or if the calls took the largest share and all items ran at once, so that no setting makes it faster.
     pub fn bottleneck(&self) -> Option<Bottleneck> {
-        if self.calls == 0 {
+        if self.calls == 0 || self.succeeded == 0 {
             return None;
         }
         // What no layer accounts for. Hedged calls and waits of one item overlap, so the parts may exceed the whole.
@@ -149,6 +150,9 @@ impl BatchSummary {
                 (BottleneckCause::Calls, self.call_time),
             ])
             .max_by_key(|(_, time)| *time)?;
+        if cause == BottleneckCause::Calls && self.accepted <= self.concurrency {
+            return None;
+        }
         let percent = percent(time, self.item_time.saturating_add(self.untaken_time))?;
         (percent > 0).then_some(Bottleneck { cause, percent })
     }

@@ -186,7 +186,7 @@ where
                     return Poll::Ready(End::Answered(Err(error)));
                 }
                 match request.take() {
-                    Some(request) if item.signals().hand_over().is_ok() => {
+                    Some(request) if item.signals().hand_over_by_driver().is_ok() => {
                         let future = strategy.call(request);
                         if !item.entered() {
                             return Poll::Ready(End::Aborted);

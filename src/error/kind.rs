@@ -163,6 +163,38 @@ impl ErrorKind {
         }
     }
 
+    /// Whether only a provider, or the way to it, fails like this. A check of one's own before the call may use the other kinds.
+    pub(super) const fn is_of_provider(self) -> bool {
+        match self {
+            Self::RateLimit
+            | Self::QuotaExhausted
+            | Self::InsufficientBalance
+            | Self::Overloaded
+            | Self::ServerError
+            | Self::Timeout
+            | Self::Connection
+            | Self::Authentication
+            | Self::PermissionDenied
+            | Self::NotFound
+            | Self::CacheMissing
+            | Self::ContentFilter
+            | Self::ModelFault
+            | Self::Truncated
+            | Self::Conflict
+            | Self::ResponseTooLarge => true,
+            Self::InvalidRequest
+            | Self::ContextLength
+            | Self::Validation
+            | Self::TimedOut
+            | Self::Aborted
+            | Self::BudgetExceeded
+            | Self::Panicked
+            | Self::Source
+            | Self::Configuration
+            | Self::Other => false,
+        }
+    }
+
     /// How far a call that failed like this got, unless the error says otherwise.
     pub(crate) const fn delivery(self) -> Delivery {
         match self {

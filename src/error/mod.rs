@@ -20,7 +20,7 @@ pub use kind::{Delivery, ErrorKind};
 #[cfg(any(feature = "reqwest", feature = "structured"))]
 pub(crate) use own::chain;
 pub use own::{BatchError, CallRefused, MakeFailed, Refused, TimedOut, TimeoutScope};
-pub(crate) use own::{OwnError, caught_text, describe, kind_of, own_error, was_sent};
+pub(crate) use own::{OwnError, caught_text, describe, kind_of, own_error, refusal, was_sent, was_shed};
 pub use quota::{QuotaDimension, QuotaWindow, ReportedQuota};
 
 /// A boxed error that can cross threads: tower's `BoxError`.
@@ -258,6 +258,11 @@ impl LlmError {
         self.inner.delivery
     }
 
+    /// Whether it comes from a call that took place, and not from a check of the request before it.
+    pub(crate) fn is_of_provider(&self) -> bool {
+        self.inner.usage.is_some() || self.inner.status.is_some() || self.inner.kind.is_of_provider()
+    }
+
     /// The disposition of the error: its kind's default unless it was overridden.
     pub fn disposition(&self) -> Disposition {
         self.inner
@@ -385,5 +390,12 @@ impl From<BoxError> for LlmError {
             Ok(own) => *own,
             Err(other) => Self::new(ErrorKind::Other, caught_text(&other)).with_source(other),
         }
+    }
+}
+
+/// For `?` on files and sockets in a strategy of one's own: kind [`ErrorKind::Other`].
+impl From<std::io::Error> for LlmError {
+    fn from(error: std::io::Error) -> Self {
+        Self::from(BoxError::from(error))
     }
 }

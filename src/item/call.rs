@@ -1,11 +1,12 @@
 //! One physical call in an item's record.
 
 use std::sync::Arc;
+use std::task::Waker;
 
 use tokio::time::Instant;
 
-use super::Item;
-use crate::error::ReportedQuota;
+use super::{CallsInside, Item};
+use crate::error::{CallRefused, ReportedQuota};
 use crate::usage::TokenUsage;
 use crate::usd::Usd;
 
@@ -49,21 +50,23 @@ impl CallGuard {
     }
 
     /// For a gate, when the call has ended: notes its end, and says what is known.
-    pub(crate) fn end_at_gate(&self, end: &GateEnd) -> GateEnded {
+    pub(crate) fn end_at_gate(&self, end: &GateEnd, inside: &CallsInside) -> GateEnded {
         let mut record = self.item.record();
         let closed = record.closed;
         let Some(call) = record.call(self.key) else {
             return GateEnded {
-                joined: true,
                 unsent: false,
                 observed: None,
                 quota: None,
             };
         };
         let joined = call.depth > self.depth;
-        let unsent = !end.sent || (!end.answered && end.calls_begin_inside);
-        // Nothing was sent, so this is not a call, unless a layer or strategy inside has joined it.
-        call.held |= !joined && unsent;
+        if joined {
+            inside.saw_begun();
+        } else if !inside.sent_unbegun(end.answered, end.sent) {
+            // Nothing was sent, so this is not a call.
+            call.held = true;
+        }
         call.answered |= end.answered;
         call.throttled |= end.throttled;
         // Where no other layer watches the call, the gate does.
@@ -71,28 +74,24 @@ impl CallGuard {
             call.observed = Some(end.reported);
         }
         GateEnded {
-            joined,
             unsent: call.held,
             observed: call.observed,
             quota: call.quota,
         }
     }
 
-    /// Nothing was sent, so this is not a call. It has no effect once a layer or strategy inside has joined.
-    pub(crate) fn retract(&self) {
+    /// For a gate, right before the call begun with [`CallContext::begin_held_at`](super::CallContext) is sent, `at` then.
+    ///
+    /// # Errors
+    /// If it may not begin any more. Then send nothing.
+    pub(crate) fn release(&self, at: Instant) -> Result<(), CallRefused> {
         let mut record = self.item.record();
-        if let Some(call) = record.call(self.key)
-            && call.depth == self.depth
-        {
-            call.held = true;
-        }
-    }
-
-    /// The call began at `at`.
-    pub(crate) fn set_started(&self, at: Instant) {
-        if let Some(call) = self.item.record().call(self.key) {
+        record.may_begin(at)?;
+        if let Some(call) = record.call(self.key) {
+            call.held = false;
             call.started = at;
         }
+        Ok(())
     }
 
     /// Says what the call used: known, known zero, or `None` for unknown. Returns whether it was the first to say
@@ -150,11 +149,12 @@ impl CallGuard {
             .and_then(|call| call.model.clone())
     }
 
-    /// When the call started, for the first caller: metrics, spans and events report one call once, however many
-    /// layers watch it.
+    /// For an accounting layer, which will [`end`](Self::end) the call: when it started, for the first one. Metrics, spans and events
+    /// report one call once, however many layers watch it.
     pub(crate) fn claim(&self) -> Option<Instant> {
         let mut record = self.item.record();
         let call = record.call(self.key)?;
+        call.accounting += 1;
         (!std::mem::replace(&mut call.claimed, true)).then_some(call.started)
     }
 
@@ -163,9 +163,16 @@ impl CallGuard {
     pub(crate) fn end(&self, end: &CallEnded) -> EndedCall {
         let mut record = self.item.record();
         let closed = record.closed;
+        let is_last = record.is_last(self.key);
         let Some(call) = record.call(self.key) else {
-            return EndedCall::OUTLIVED;
+            return EndedCall {
+                in_ledger: record.enters_outlived(self.key, end.ledger),
+                ..EndedCall::OUTLIVED
+            };
         };
+        call.accounting = call.accounting.saturating_sub(1);
+        // Nothing was sent, so this is not a call, unless a layer or strategy inside has joined it.
+        call.held |= end.shed && call.depth == self.depth;
         if call.held {
             return EndedCall::NOT_SENT;
         }
@@ -182,12 +189,15 @@ impl CallGuard {
                 ..EndedCall::OUTLIVED
             };
         }
-        call.ended.get_or_insert(end.at);
-        call.throttled |= end.throttled;
-        call.answered |= end.answered;
-        if end.usage.is_some() && call.observed.is_none() {
-            call.observed = Some(end.usage);
+        // After a retry or a fallback inside, the outcome is that of a later call.
+        if call.ended.is_none() || is_last {
+            call.throttled |= end.throttled;
+            call.answered |= end.answered;
+            if end.usage.is_some() && call.observed.is_none() {
+                call.observed = Some(end.usage);
+            }
         }
+        call.ended.get_or_insert(end.at);
         EndedCall {
             counts: true,
             in_ledger: !counted,
@@ -197,12 +207,15 @@ impl CallGuard {
         }
     }
 
-    /// Whether the event of the call's start has been sent, by the gate or by an accounting layer.
-    pub(crate) fn is_announced(&self) -> bool {
-        self.item
-            .record()
+    /// For an accounting layer: when the call started, if the event of that is to be sent now. Not while a layer inside holds it
+    /// back, and not if the gate or another accounting layer has sent it.
+    pub(crate) fn to_announce(&self) -> Option<Instant> {
+        let mut record = self.item.record();
+        let call = record
             .call(self.key)
-            .is_none_or(|call| call.announced)
+            .filter(|call| !call.held && !call.announced)?;
+        call.announced = true;
+        Some(call.started)
     }
 
     /// Says that the event of the call's start has been sent.
@@ -241,19 +254,27 @@ impl CallGuard {
 
 impl Drop for CallGuard {
     fn drop(&mut self) {
-        if self.is_outermost() {
-            self.item.record().end(self.key);
+        if !self.is_outermost() {
+            return;
         }
+        let waiting = {
+            let mut record = self.item.record();
+            record.end(self.key);
+            match record.stopped {
+                true => std::mem::take(&mut record.waiting),
+                false => Vec::new(),
+            }
+        };
+        // Wakers may be anything: called outside the lock.
+        waiting.into_iter().for_each(Waker::wake);
     }
 }
 
 /// How a call ended, as a gate sees it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct GateEnd {
-    /// Layers inside the gate begin calls: what they did not begin was not sent, if it was not answered either.
-    pub(crate) calls_begin_inside: bool,
-    /// Whether it may have been sent, as far as its error says.
-    pub(crate) sent: bool,
+    /// Whether it was sent, as far as its error says.
+    pub(crate) sent: Option<bool>,
     pub(crate) answered: bool,
     pub(crate) throttled: bool,
     pub(crate) reported: Option<TokenUsage>,
@@ -262,8 +283,6 @@ pub(crate) struct GateEnd {
 /// What is known of a call that has ended behind a gate.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct GateEnded {
-    /// A layer or strategy inside has joined the call.
-    pub(crate) joined: bool,
     pub(crate) unsent: bool,
     pub(crate) observed: Option<Option<TokenUsage>>,
     pub(crate) quota: Option<ReportedQuota>,
@@ -277,6 +296,8 @@ pub(crate) struct CallEnded {
     pub(crate) usage: Option<TokenUsage>,
     pub(crate) answered: bool,
     pub(crate) throttled: bool,
+    /// A layer inside rejected it without sending it.
+    pub(crate) shed: bool,
     /// The address of the layer's ledger.
     pub(crate) ledger: usize,
 }
@@ -305,7 +326,7 @@ impl EndedCall {
         }
     }
 
-    const NOT_SENT: Self = Self {
+    pub(crate) const NOT_SENT: Self = Self {
         counts: false,
         in_ledger: false,
         outlived: false,

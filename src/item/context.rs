@@ -1,10 +1,10 @@
 //! The context of a request: its item, and the call that it belongs to.
 
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use tokio::time::Instant;
 
-use super::record::Handed;
 use super::{CallGuard, Item};
 use crate::error::CallRefused;
 
@@ -66,6 +66,19 @@ impl CallContext {
     /// # Errors
     /// As there.
     pub fn begin_call_at(&mut self, now: Instant) -> Result<CallGuard, CallRefused> {
+        self.begin(now, false)
+    }
+
+    /// For a gate, which has a last look at its own state before the call: as [`begin_call_at`](Self::begin_call_at), and the call
+    /// does not count as sent until [`CallGuard::release`].
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn begin_held_at(&mut self, now: Instant) -> Result<CallGuard, CallRefused> {
+        self.begin(now, true)
+    }
+
+    fn begin(&mut self, now: Instant, hold: bool) -> Result<CallGuard, CallRefused> {
         let mut record = self.item.record();
         let joined = match self.call {
             // Another clone of the request may have been sent as that call; then this is a new one.
@@ -76,7 +89,7 @@ impl CallContext {
                         record.may_begin(now)?;
                     }
                     record.call(joined.key).map(|call| {
-                        if held {
+                        if held && !hold {
                             call.held = false;
                             call.started = now;
                         }
@@ -94,7 +107,7 @@ impl CallContext {
         let joined = match joined {
             Some(joined) => joined,
             None => {
-                let (key, number) = record.begin(now)?;
+                let (key, number) = record.begin(now, hold)?;
                 Joined {
                     key,
                     number,
@@ -112,37 +125,12 @@ impl CallContext {
         })
     }
 
-    /// For layers that hand the request on at once: the service inside may send it. As [`hold`](Self::hold) and
-    /// [`release`](CallHold::release) in one act.
-    ///
-    /// # Errors
-    /// If no call may begin any more. Then the request must not be handed on.
-    pub(crate) fn pass(&mut self, now: Instant) -> Result<(), CallRefused> {
-        let mut record = self.item.record();
-        let watched = record.begun && matches!(record.handed, Handed::No | Handed::Watched);
-        match record.may_begin(now) {
-            // A layer inside watches the item's calls, and refuses with an error of its own.
-            Err(CallRefused::Stopped) if watched => return Ok(()),
-            may_begin => may_begin?,
-        }
-        self.call = self.call.filter(|joined| match record.call(joined.key) {
-            Some(call) if call.depth == joined.depth => {
-                call.started = now;
-                true
-            }
-            _ => false,
-        });
-        if self.call.is_none() {
-            record.hand_over(now);
-        }
-        Ok(())
-    }
-
     /// For layers that wait before they let a call begin, or answer without one: until the call begins further in, nothing was
     /// sent.
     pub fn hold(&mut self) -> CallHold {
         let mut record = self.item.record();
         record.holds += 1;
+        let by_driver = record.is_entering_by_driver();
         // Another clone of the request may have been sent as that call; then this will be a new one.
         self.call = self.call.filter(|joined| match record.call(joined.key) {
             Some(call) if call.depth == joined.depth => {
@@ -152,12 +140,13 @@ impl CallContext {
             _ => false,
         });
         if self.call.is_none() {
-            record.handed = Handed::Watched;
+            record.watch();
         }
         drop(record);
         CallHold {
             item: Arc::clone(&self.item),
             key: self.call.map(|call| call.key),
+            by_driver,
             released: false,
         }
     }
@@ -172,6 +161,8 @@ impl CallContext {
 pub struct CallHold {
     item: Arc<Item>,
     key: Option<u32>,
+    /// It holds what the driver has just handed over.
+    by_driver: bool,
     released: bool,
 }
 
@@ -181,16 +172,23 @@ impl CallHold {
         &self.item
     }
 
+    /// For a future whose call was refused by a stop, before it fails: ready once no other call of the item is under way. An error
+    /// now would cost the answer of the call that it stands beside (the other one of a hedge).
+    pub fn poll_refused(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut record = self.item.record();
+        if !record.others_under_way(self.key) {
+            return Poll::Ready(());
+        }
+        record.waiting.push(cx.waker().clone());
+        Poll::Pending
+    }
+
     /// Ends the wait: the request is handed to the service inside, which may send it.
     ///
     /// # Errors
     /// If no call may begin any more. Then the request must not be handed on.
-    pub fn release(self) -> Result<(), CallRefused> {
-        self.release_at(Instant::now())
-    }
-
-    /// As [`release`](Self::release), for a caller that has read the clock.
-    pub(crate) fn release_at(mut self, now: Instant) -> Result<(), CallRefused> {
+    pub fn release(mut self) -> Result<(), CallRefused> {
+        let now = Instant::now();
         self.released = true;
         let mut record = self.item.record();
         record.holds -= 1;
@@ -200,7 +198,7 @@ impl CallHold {
                 call.held = false;
                 call.started = now;
             }
-            None => record.hand_over(now),
+            None => record.hand_over(now, self.by_driver),
         }
         Ok(())
     }

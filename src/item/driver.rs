@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::record::Handed;
-use super::{Item, ItemReport};
+use super::{CallsInside, Item, ItemReport};
 
 impl Item {
     /// For the driver, after the strategy was called and after each poll: what was handed over is under way. Returns whether the item
@@ -21,15 +21,32 @@ impl Item {
     }
 
     /// For the driver whose stream is dropped: what no layer watches is cut, unless it has not begun.
-    pub(crate) fn settle_dropped(&self, at: Instant) {
-        let mut record = self.record();
-        let begun = record.handed != Handed::Entering;
-        record.settle(begun, false, || at);
+    pub(crate) fn settle_dropped(&self, inside: &CallsInside, at: Instant) {
+        let entering = self.record().handed == Handed::Entering;
+        self.settle_ended(inside, entering.then_some(false), false, at);
     }
 
-    /// For the driver, when the item's future has ended `at` then: as [`settle_call`](super::Signals::settle_call).
-    pub(crate) fn settle_ended(&self, sent: bool, answered: bool, at: Instant) {
-        self.record().settle(sent, answered, || at);
+    /// For the driver: whether a layer or strategy that watches calls has begun one.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.record().begun
+    }
+
+    /// For the driver, when the item's future has ended `at` then: as [`settle_call`](super::Signals::settle_call). `sent` is what
+    /// is known of it; else `inside` decides.
+    pub(crate) fn settle_ended(&self, inside: &CallsInside, sent: Option<bool>, answered: bool, at: Instant) {
+        let mut record = self.record();
+        if record.begun {
+            inside.saw_begun();
+        }
+        let by_driver = record.is_unwatched_since_driver();
+        record.settle(
+            || match by_driver {
+                true => inside.sent_unbegun(answered, sent),
+                false => sent.unwrap_or(true),
+            },
+            answered,
+            || at,
+        );
     }
 
     /// For the driver: no call of the item begins any more. What waits to begin one is woken.

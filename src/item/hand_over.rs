@@ -3,15 +3,17 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use pin_project::pin_project;
+use pin_project::{pin_project, pinned_drop};
 use tower_service::Service;
 
-use super::{CallHold, CallRefused};
+use super::{Abandoned, CallHold, CallRefused, Item};
+use crate::error::was_sent;
 
 /// Waits for a service to be ready while the request is held, and then hands the request over: as tower's `Oneshot`, but what a
-/// stop or the item's deadline finds waiting is never sent.
+/// stop or the item's deadline finds waiting is never sent. A call that no layer inside watches enters the item's accounts.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), llm_batch::BoxError> {
@@ -22,100 +24,132 @@ use super::{CallHold, CallRefused};
 /// let model = service_fn(async |_: LlmRequest| Ok::<_, LlmError>(LlmResponse::new("42".to_owned())));
 /// let mut request = LlmRequest::prompt("6 times 7?");
 /// let hold = request.context_mut().hold();
-/// let answer = HandOver::new(model, request, Some(hold), |refused| refused.into()).await?;
+/// let answer = HandOver::new(model, request, Some(hold), |refused| Some(refused.into())).await?;
 /// assert_eq!(answer.output, "42");
 /// # Ok(()) }
 /// ```
 ///
 /// # Cancel safety
-/// Dropped while it waits, nothing has been sent.
-#[pin_project]
+/// Dropped while it waits, nothing has been sent. Dropped later, the call may still be billed.
+#[pin_project(PinnedDrop)]
 #[must_use = "futures do nothing unless polled"]
 pub struct HandOver<S: Service<Req>, Req> {
     #[pin]
     step: Step<S, Req, S::Future>,
-    refusal: Option<fn(CallRefused) -> S::Error>,
+    refusal: fn(CallRefused) -> Option<S::Error>,
 }
 
 #[pin_project(project = StepProjection)]
 enum Step<S, Req, Fut> {
     /// Empty once the request is on its way, or refused.
     Waiting(Option<(S, Req, Option<CallHold>)>),
-    Calling(#[pin] Fut),
+    Calling {
+        #[pin]
+        call: Fut,
+        /// Whose call it is, until it has ended.
+        item: Option<Arc<Item>>,
+    },
+    /// There is no error for the refusal: the driver or a time limit further out ends the item.
+    Refused(#[allow(dead_code, reason = "says by its existence that this waits")] Abandoned),
 }
 
 impl<S: Service<Req>, Req> HandOver<S, Req> {
-    /// Hands `request` over once `service` is ready. `refusal` makes the error for a request that may not be sent any more.
+    /// Hands `request` over once `service` is ready. `refusal` makes the error for a request that may not be sent any more; with
+    /// `None` it waits until the driver or a time limit further out ends the item.
     pub const fn new(
         service: S,
         request: Req,
         hold: Option<CallHold>,
-        refusal: fn(CallRefused) -> S::Error,
+        refusal: fn(CallRefused) -> Option<S::Error>,
     ) -> Self {
         Self {
             step: Step::Waiting(Some((service, request, hold))),
-            refusal: Some(refusal),
+            refusal,
         }
     }
 
-    /// As [`new`](Self::new), where there is no error for a refusal: the driver or a time limit further out ends the item.
-    pub(crate) const fn or_wait(service: S, request: Req, hold: Option<CallHold>) -> Self {
-        Self {
-            step: Step::Waiting(Some((service, request, hold))),
-            refusal: None,
-        }
+    /// Whether the request has not been handed over.
+    pub(crate) const fn is_waiting(&self) -> bool {
+        matches!(self.step, Step::Waiting(_) | Step::Refused(_))
     }
 }
 
-impl<S: Service<Req>, Req> Future for HandOver<S, Req> {
+impl<S, Req> Future for HandOver<S, Req>
+where
+    S: Service<Req>,
+    S::Error: 'static,
+{
     type Output = Result<S::Response, S::Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         loop {
             let waiting = match this.step.as_mut().project() {
-                StepProjection::Calling(call) => return call.poll(cx),
                 StepProjection::Waiting(waiting) => waiting,
+                StepProjection::Calling { call, item } => {
+                    let result = ready!(call.poll(cx));
+                    if let Some(item) = item.take() {
+                        match &result {
+                            Ok(_) => item.signals().settle_inside(Some(true), true),
+                            Err(error) => item.signals().settle_inside(was_sent(error), false),
+                        }
+                    }
+                    return Poll::Ready(result);
+                }
+                StepProjection::Refused(_) => return Poll::Pending,
             };
             let Some((service, _, hold)) = waiting else {
-                return Poll::Pending;
+                panic!("`HandOver` polled after completion");
             };
-            if this.refusal.is_some()
-                && let Some(hold) = hold
+            if let Some(hold) = hold
+                && hold.item().signals().stop_requested()
             {
-                // It fails by itself at a stop.
-                hold.item().signals().wake_at_stop(cx);
+                ready!(hold.poll_refused(cx));
             }
-            let stopped = this.refusal.is_some()
-                && hold
-                    .as_ref()
-                    .is_some_and(|hold| hold.item().signals().stop_requested());
-            let ready = if stopped {
-                Ok(())
-            } else {
-                ready!(service.poll_ready(cx))
+            let item = hold.as_ref().map(|hold| Arc::clone(hold.item()));
+            // After a stop the wait is over, whatever the service says.
+            let stopped = item.as_ref().is_some_and(|item| item.signals().stop_requested());
+            let ready = match service.poll_ready(cx) {
+                Poll::Pending if !stopped => {
+                    if let Some(item) = &item {
+                        item.signals().wake_at_stop(cx);
+                    }
+                    return Poll::Pending;
+                }
+                Poll::Pending => Ok(()),
+                Poll::Ready(ready) => ready,
             };
             let Some((mut service, request, hold)) = waiting.take() else {
-                return Poll::Pending;
+                panic!("`HandOver` polled after completion");
             };
             if let Err(error) = ready {
                 return Poll::Ready(Err(error));
             }
-            let Some(hold) = hold else {
-                this.step.set(Step::Calling(service.call(request)));
-                continue;
-            };
-            let item = std::sync::Arc::clone(hold.item());
-            match (hold.release(), *this.refusal) {
-                (Ok(()), _) => this.step.set(Step::Calling(service.call(request))),
-                (Err(refused), Some(refusal)) => return Poll::Ready(Err(refusal(refused))),
-                (Err(CallRefused::Stopped), None) => {
-                    item.signals().abandon();
-                    return Poll::Pending;
+            match (hold.map(CallHold::release).transpose(), item) {
+                (Ok(_), item) => {
+                    let call = service.call(request);
+                    this.step.set(Step::Calling { call, item });
                 }
-                // A time limit ends the item.
-                (Err(CallRefused::DeadlinePassed), None) => return Poll::Pending,
+                (Err(refused), Some(item)) => match (this.refusal)(refused) {
+                    Some(error) => return Poll::Ready(Err(error)),
+                    None => this.step.set(Step::Refused(Abandoned::new(&item))),
+                },
+                (Err(_), None) => unreachable!("only a held request is refused, and its item is known"),
             }
+        }
+    }
+}
+
+#[pinned_drop]
+impl<S: Service<Req>, Req> PinnedDrop for HandOver<S, Req> {
+    fn drop(self: Pin<&mut Self>) {
+        let mut this = self.project();
+        if let StepProjection::Calling { item, .. } = this.step.as_mut().project()
+            && let Some(item) = item.take()
+        {
+            // What the service reports at its end still counts.
+            this.step.set(Step::Waiting(None));
+            item.signals().settle_inside(None, false);
         }
     }
 }
@@ -124,7 +158,8 @@ impl<S: Service<Req>, Req> fmt::Debug for HandOver<S, Req> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let step = match self.step {
             Step::Waiting(_) => "waiting",
-            Step::Calling(_) => "calling",
+            Step::Calling { .. } => "calling",
+            Step::Refused(_) => "refused",
         };
         f.debug_tuple("HandOver").field(&step).finish()
     }

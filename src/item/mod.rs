@@ -19,8 +19,15 @@
 //!   exists, the request does not count as sent, and a stop ends the item. The wait ends with
 //!   [`release`](CallHold::release) or with the beginning of the call. A pending wait registers with
 //!   [`wake_at_stop`](Signals::wake_at_stop), and enters the accounts with [`add_wait`](Signals::add_wait).
-//! - A request for a service that may watch its calls or not is announced with [`hand_over`](Signals::hand_over) and settled
-//!   with [`settle_call`](Signals::settle_call), so that its call is counted in any case.
+//! - A layer that is refused fails with an error of its own once [`poll_refused`](CallHold::poll_refused) is ready: an agent above
+//!   keeps what it has, and a hedge the call that is under way.
+//! - [`HandOver`] hands a held request to a service that may watch its calls or not, so that its call is counted in any case; without
+//!   a hold [`hand_over`](Signals::hand_over) announces it and [`settle_call`](Signals::settle_call) settles it. Two requests of
+//!   one item at once, in a service that watches nothing, count as one call.
+//!
+//! What is unknown counts as sent: an error of a service that watches nothing, unless it is known not to have been sent (an
+//! [`LlmError`](crate::LlmError) or a layer's refusal that says so, tower's `LoadShed`). Once other calls of the batch have begun in a
+//! layer inside, an unknown error that passed none is taken to come from a check before the call, such as tower's `Filter`.
 //!
 //! ```
 //! use std::task::{Context, Poll};
@@ -84,7 +91,7 @@
 //! | signal | written by | read by |
 //! |---|---|---|
 //! | [`hand_over`](Signals::hand_over), [`expect_call`](Signals::expect_call) | the driver, retry policies, `Fallback` | the driver, at a stop and at the end |
-//! | [`settle_call`](Signals::settle_call) | the driver, retry policies, timeout layers, `Fallback` | the accounts |
+//! | [`settle_call`](Signals::settle_call) | the driver, retry policies, `Fallback` | the accounts |
 //! | [`call_under_way`](Signals::call_under_way) | the beginning and the end of calls, the two above | the driver, `Fallback` |
 //! | [`stop_requested`](Signals::stop_requested), [`wake_at_stop`](Signals::wake_at_stop) | the driver | retry policies, gates, caches, `lazy` |
 //! | [`set_attempt`](Signals::set_attempt) | retry policies | requests, events, the report |
@@ -105,7 +112,9 @@ use tokio::time::Instant;
 pub use crate::error::CallRefused;
 use crate::state::RetryState;
 
+mod abandoned;
 mod call;
+mod calls_inside;
 mod context;
 mod driver;
 mod hand_over;
@@ -114,8 +123,10 @@ mod record;
 mod report;
 mod signals;
 
+pub(crate) use abandoned::Abandoned;
 pub use call::CallGuard;
 pub(crate) use call::{CallEnded, EndedCall, GateEnd};
+pub(crate) use calls_inside::CallsInside;
 pub use context::{CallContext, CallHold};
 pub(crate) use driver::ClosedItem;
 pub use hand_over::HandOver;
@@ -211,7 +222,7 @@ impl Item {
             let mut record = self.record();
             let handed = record.handed;
             let before = record.report;
-            record.settle(true, false, Instant::now);
+            record.settle(|| true, false, Instant::now);
             let mut report = record.report_with_open();
             report.call_time = before.call_time;
             record.report = before;

@@ -29,8 +29,8 @@ pub(super) struct Record {
     pub(super) closed: bool,
     /// A call did not begin because of a stop, a deadline or the end of the item.
     pub(super) refused: bool,
-    /// What was refused waits for ever, as it has no error to fail with: the driver ends the item.
-    pub(super) abandoned: bool,
+    /// Futures that were refused and wait for ever, as they have no error to fail with: the driver ends the item.
+    pub(super) abandoned: u32,
     /// A call was answered, so that the item may still be at work on what is paid for.
     pub(super) answered: bool,
     /// Layers that hold the request back until they may let a call begin.
@@ -38,9 +38,13 @@ pub(super) struct Record {
     pub(super) handed: Handed,
     /// A layer has begun a call of this item: those that it hands over it watches.
     pub(super) begun: bool,
+    /// The driver handed the request over, and no layer has since.
+    handed_by_driver: bool,
     /// When the request was last handed over, and how long the item had waited by then.
     handed_since: Option<(Instant, Duration)>,
-    /// Futures that wait to begin a call, to be woken by a stop.
+    /// How long the call took of which it is not known whether it was sent.
+    undecided_time: Duration,
+    /// Futures that wait to begin a call, to be woken by a stop, and after it by the end of a call.
     pub(super) waiting: Vec<Waker>,
 
     pub(super) open: Option<OpenCall>,
@@ -49,8 +53,10 @@ pub(super) struct Record {
     // How long each ended call took; the first one apart, since most items make one call.
     pub(super) first_call_time: Option<Duration>,
     pub(super) more_call_times: Vec<Duration>,
+    /// The ledgers that have calls of which a layer outlives the end.
+    outlived: Vec<(u32, usize)>,
     /// Distinguishes the calls, also those that are not counted in the end.
-    next_key: u32,
+    last_key: u32,
 }
 
 /// What became of the request that was handed to a service, as far as calls that no layer watches are concerned.
@@ -63,6 +69,8 @@ pub(super) enum Handed {
     Entering,
     /// No layer that watches calls has seen it since: the service may be in a call.
     Unwatched,
+    /// It has ended, and nothing says whether a call was sent.
+    Undecided,
     /// A layer that watches calls has it: what is not begun there did not take place.
     Watched,
 }
@@ -85,6 +93,8 @@ pub(super) struct OpenCall {
     pub(super) answered: bool,
     pub(super) claimed: bool,
     pub(super) announced: bool,
+    /// Accounting layers that have not seen its end.
+    pub(super) accounting: u32,
     /// When the first piece of a streamed answer came.
     pub(super) first_token: Option<Instant>,
     pub(super) quota: Option<ReportedQuota>,
@@ -125,19 +135,19 @@ impl Record {
         Ok(())
     }
 
-    /// Begins a call that no layer further out has begun. Returns its key and number.
-    pub(super) fn begin(&mut self, now: Instant) -> Result<(u32, u32), CallRefused> {
+    /// Begins a call that no layer further out has begun, or prepares one that is still `held`. Returns its key and number.
+    pub(super) fn begin(&mut self, now: Instant, held: bool) -> Result<(u32, u32), CallRefused> {
         // Refused or not: what is not begun here does not take place.
-        self.handed = Handed::Watched;
+        self.watch();
         self.begun = true;
         self.may_begin(now)?;
         self.report.calls += 1;
-        self.next_key = self.next_key.wrapping_add(1);
-        let (key, number) = (self.next_key, self.report.calls);
+        self.last_key = self.last_key.wrapping_add(1);
+        let (key, number) = (self.last_key, self.report.calls);
         let call = OpenCall {
             key,
             depth: 1,
-            held: false,
+            held,
             started: now,
             ended: None,
             observed: None,
@@ -147,6 +157,7 @@ impl Record {
             answered: false,
             claimed: false,
             announced: false,
+            accounting: 0,
             first_token: None,
             quota: None,
             ledger: None,
@@ -191,34 +202,128 @@ impl Record {
             let paid = call.observed.flatten().is_some_and(|usage| usage.total() > 0);
             self.answered |= call.answered || paid;
         }
-        match more {
-            Some(position) => drop(self.more_open.swap_remove(position)),
-            None => self.open = None,
+        let ended = match more {
+            Some(position) => Some(self.more_open.swap_remove(position)),
+            None => self.open.take(),
+        };
+        if let Some(call) = ended.filter(|call| call.accounting > 0) {
+            let ledgers = call.ledger.into_iter().chain(call.more_ledgers);
+            self.outlived.extend(ledgers.map(|ledger| (key, ledger)));
         }
+    }
+
+    /// Whether `ledger` is to have the call with this key, whose opener's guard was dropped before. It has it from now on.
+    pub(super) fn enters_outlived(&mut self, key: u32, ledger: usize) -> bool {
+        let entry = (key, ledger);
+        let enters = !self.outlived.contains(&entry);
+        if enters {
+            self.outlived.push(entry);
+        }
+        enters
+    }
+
+    /// Whether no other call has begun since the one with this key.
+    pub(super) fn is_last(&self, key: u32) -> bool {
+        self.last_key == key
     }
 
     /// The request is handed to a service, which may begin a call.
-    pub(super) fn hand_over(&mut self, now: Instant) {
+    pub(super) fn hand_over(&mut self, now: Instant, by_driver: bool) {
+        self.count_undecided();
         self.handed = Handed::Entering;
+        self.handed_by_driver = by_driver;
         self.handed_since = Some((now, self.report.waits.total()));
     }
 
-    /// The call of a request that no layer watched ended `at` then: counts it, with unknown usage, if it was `sent`. Its time is
-    /// what has passed since the request was handed over, without waits.
-    pub(super) fn settle(&mut self, sent: bool, answered: bool, at: impl FnOnce() -> Instant) {
-        let unwatched = matches!(self.handed, Handed::Entering | Handed::Unwatched);
+    /// Whether the driver has handed the request over in the poll that runs, and no layer has it yet.
+    pub(super) fn is_entering_by_driver(&self) -> bool {
+        self.handed == Handed::Entering && self.handed_by_driver
+    }
+
+    /// A layer that watches calls has the request.
+    pub(super) fn watch(&mut self) {
+        self.count_undecided();
+        self.handed = Handed::Watched;
+    }
+
+    /// The item goes on after a call of which it is not known whether it was sent: it counts.
+    fn count_undecided(&mut self) {
+        if self.handed == Handed::Undecided {
+            self.count_unwatched(self.undecided_time);
+        }
+    }
+
+    /// Counts a call that no layer watched, with unknown usage.
+    fn count_unwatched(&mut self, time: Duration) {
+        if self.closed {
+            // It is in the final report as it was then.
+            return;
+        }
+        let report = &mut self.report;
+        report.call_time = report.call_time.saturating_add(time);
+        report.calls += 1;
+        report.unknown_usage_calls += 1;
+        report.unknown_cost_calls += 1;
+    }
+
+    /// How long a call took that no layer watched and that ended at `at`: what has passed since the request was handed over,
+    /// without waits.
+    fn unwatched_time(&self, at: Instant) -> Duration {
+        let Some((since, waited)) = self.handed_since else {
+            return Duration::ZERO;
+        };
+        let waits = self.report.waits.total().saturating_sub(waited);
+        at.saturating_duration_since(since).saturating_sub(waits)
+    }
+
+    /// The call of a request that no layer watched ended `at` then: counts it, with unknown usage, if it was `sent`.
+    pub(super) fn settle(
+        &mut self,
+        sent: impl FnOnce() -> bool,
+        answered: bool,
+        at: impl FnOnce() -> Instant,
+    ) {
+        let time = match self.handed {
+            Handed::Entering | Handed::Unwatched => sent().then(|| self.unwatched_time(at())),
+            Handed::Undecided => sent().then_some(self.undecided_time),
+            Handed::No | Handed::Watched => None,
+        };
         self.handed = Handed::No;
-        if unwatched && sent {
-            if let Some((since, waited)) = self.handed_since {
-                let waits = self.report.waits.total().saturating_sub(waited);
-                let time = at().saturating_duration_since(since).saturating_sub(waits);
-                self.report.call_time = self.report.call_time.saturating_add(time);
-            }
-            self.report.calls += 1;
-            self.report.unknown_usage_calls += 1;
-            self.report.unknown_cost_calls += 1;
+        if let Some(time) = time {
+            self.count_unwatched(time);
         }
         self.answered |= answered;
+    }
+
+    /// As [`settle`](Self::settle), for a layer that hands requests on and may be called again by what is around it. What nothing is
+    /// known of is left for the driver to decide.
+    pub(super) fn settle_inside(&mut self, sent: Option<bool>, answered: bool) {
+        self.answered |= answered;
+        if !matches!(self.handed, Handed::Entering | Handed::Unwatched) {
+            return;
+        }
+        let time = self.unwatched_time(Instant::now());
+        self.handed = match sent {
+            Some(sent) => {
+                if sent {
+                    self.count_unwatched(time);
+                }
+                Handed::Watched
+            }
+            None => {
+                self.undecided_time = time;
+                Handed::Undecided
+            }
+        };
+    }
+
+    /// Whether the driver's own hand-over is what no layer has watched.
+    pub(super) fn is_unwatched_since_driver(&self) -> bool {
+        self.handed_by_driver
+            && matches!(
+                self.handed,
+                Handed::Entering | Handed::Unwatched | Handed::Undecided
+            )
     }
 
     /// Whether a call is under way, or may be: a strategy that no layer watches is taken to be in one.
@@ -227,10 +332,15 @@ impl Record {
             || self.open_calls().any(|call| !call.held)
     }
 
+    /// Whether a call other than the one with this key is under way.
+    pub(super) fn others_under_way(&self, key: Option<u32>) -> bool {
+        self.open_calls().any(|call| !call.held && Some(call.key) != key)
+    }
+
     /// Whether a stop ends the item: a drain does if it is in no call, and at work on no answer that is paid for.
     pub(super) fn must_end(&self) -> bool {
-        let idle = self.handed == Handed::No || self.holds > 0 || self.refused;
-        let over = self.abandoned || (idle && !self.answered);
+        let idle = matches!(self.handed, Handed::No | Handed::Undecided) || self.holds > 0 || self.refused;
+        let over = self.abandoned > 0 || (idle && !self.answered);
         self.stopped && (self.cancelled || (over && !self.call_under_way()))
     }
 

@@ -120,7 +120,16 @@ impl Signals<'_> {
         let now = Instant::now();
         let mut record = self.item.record();
         record.may_begin(now)?;
-        record.hand_over(now);
+        record.hand_over(now, false);
+        Ok(())
+    }
+
+    /// As [`hand_over`](Self::hand_over), by the driver.
+    pub(crate) fn hand_over_by_driver(self) -> Result<(), CallRefused> {
+        let now = Instant::now();
+        let mut record = self.item.record();
+        record.may_begin(now)?;
+        record.hand_over(now, true);
         Ok(())
     }
 
@@ -129,7 +138,7 @@ impl Signals<'_> {
     pub fn expect_call(self) {
         let mut record = self.item.record();
         match record.handed {
-            Handed::No | Handed::Watched => record.hand_over(Instant::now()),
+            Handed::No | Handed::Undecided | Handed::Watched => record.hand_over(Instant::now(), false),
             // Its time runs already.
             Handed::Entering | Handed::Unwatched => {}
         }
@@ -138,7 +147,13 @@ impl Signals<'_> {
     /// The call that followed [`hand_over`](Self::hand_over) has ended. If no layer watched it and it was `sent`, it is counted
     /// with unknown usage. `answered` says that it brought an answer.
     pub fn settle_call(self, sent: bool, answered: bool) {
-        self.item.record().settle(sent, answered, Instant::now);
+        self.item.record().settle(|| sent, answered, Instant::now);
+    }
+
+    /// As [`settle_call`](Self::settle_call), for layers that hand a request on and may be called again: `sent` is `None` where
+    /// nothing says whether it was.
+    pub(crate) fn settle_inside(self, sent: Option<bool>, answered: bool) {
+        self.item.record().settle_inside(sent, answered);
     }
 
     /// For retry policies: notes what the item last failed with, so that a time limit that ends it can name the
@@ -180,12 +195,6 @@ impl Signals<'_> {
         {
             record.waiting.push(context.waker().clone());
         }
-    }
-
-    /// A future that may not begin its call waits for ever, as it has no error to fail with: the driver ends the item.
-    pub(crate) fn abandon(self) {
-        self.item.record().abandoned = true;
-        self.item.driver.wake();
     }
 
     /// For the provider's connections: whether a call of the item was throttled.

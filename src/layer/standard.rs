@@ -5,7 +5,7 @@ use std::sync::{Arc, Once};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tower::retry::{Retry, RetryLayer};
+use tower::retry::Retry;
 use tower_layer::{Identity, Layer, Stack};
 use tower_service::Service;
 
@@ -421,9 +421,13 @@ where
         let item_timeout = ItemTimeoutLayer::new(settings.item_timeout.unwrap_or(ITEM_TIMEOUT));
 
         let called = settings.accounting().layer(call_timeout.layer(strategy));
-        let admitted = gate.layer(self.around_calls.layer(called));
+        // The accounting inside begins every call.
+        let admitted = gate
+            .layer(self.around_calls.layer(called))
+            .with_calls_begun_inside();
         let attempted = self.around_attempts.layer(admitted);
-        item_timeout.layer(RetryLayer::new(policy).layer(attempted))
+        // The gate refuses, and waits in its own future.
+        item_timeout.layer(Retry::new(policy.with_calls_refused_inside(), attempted))
     }
 }
 

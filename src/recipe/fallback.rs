@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use pin_project::pin_project;
 use tower_service::Service;
 
-use crate::error::was_sent;
+use crate::error::{refusal, was_sent};
 use crate::item::{HandOver, Item};
 use crate::layer::rate_limiter::{Closed, RateLimiter};
 use crate::request::LlmRequest;
@@ -115,7 +115,7 @@ where
             step: Step::First {
                 run: {
                     let hold = request.context_mut().hold();
-                    HandOver::or_wait(self.first.clone(), request, Some(hold))
+                    HandOver::new(self.first.clone(), request, Some(hold), refusal)
                 },
             },
             // A look at the gate comes before the first poll of the first strategy.
@@ -207,7 +207,9 @@ where
             match &result {
                 Poll::Ready(Ok(_)) => return result,
                 Poll::Ready(Err(error)) => {
-                    this.item.signals().settle_call(was_sent(error), false);
+                    this.item
+                        .signals()
+                        .settle_call(was_sent(error).unwrap_or(true), false);
                     if this.item.signals().hand_over().is_err() {
                         return result;
                     }
@@ -229,7 +231,7 @@ where
         // The first one is dropped before: it leaves the queue of its gate.
         let hold = request.context_mut().hold();
         this.step.set(Step::Second {
-            run: HandOver::or_wait(second, request, Some(hold)),
+            run: HandOver::new(second, request, Some(hold), refusal),
         });
         this.closed.set(None);
         match this.step.project() {

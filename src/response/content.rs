@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 /// The reasoning of a model, as far as the provider reveals it.
@@ -64,7 +64,8 @@ pub struct Logprobs {
 pub struct TokenLogprob {
     /// The token as text.
     pub token: String,
-    /// Its natural logarithm of the probability: 0 is certain.
+    /// Its natural logarithm of the probability: 0 is certain, minus infinity impossible (`null` in JSON, which has no infinity).
+    #[serde(deserialize_with = "number_or_minus_infinity")]
     pub logprob: f64,
     /// Its bytes, where the provider sends them: a token can be a part of a character.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -72,6 +73,10 @@ pub struct TokenLogprob {
     /// The most likely tokens at this position, as many as were asked for; empty in each of them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub top: Vec<TokenLogprob>,
+}
+
+fn number_or_minus_infinity<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Option::deserialize(deserializer).map(|number| number.unwrap_or(f64::NEG_INFINITY))
 }
 
 /// What an answer refers to: web pages, files, passages of documents.

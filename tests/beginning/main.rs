@@ -1,7 +1,9 @@
 //! A call has one beginning: what is under way, answered or not sent follows from it, and nothing begins after a stop.
 
 mod accounts;
+mod agents;
 #[cfg(feature = "cache")]
 mod readiness;
 mod stops;
 mod support;
+mod tower;

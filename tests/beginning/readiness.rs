@@ -9,11 +9,11 @@ use llm_batch::layer::cache::{CacheLayer, ResponseCache};
 use llm_batch::layer::timeout::ItemTimeoutLayer;
 use llm_batch::recipe::{Escalate, Fallback};
 use llm_batch::{
-    BoxStrategy, Delivery, LlmError, LlmRequest, LlmResponse, LlmStreamExt, StandardLayer, StopMode,
-    StrategyExt, WorkItem, lazy,
+    BoxStrategy, Delivery, LlmError, LlmRequest, LlmResponse, LlmStreamExt, StopMode, StrategyExt, WorkItem,
+    lazy,
 };
 use tower::limit::ConcurrencyLimit;
-use tower::{Layer, Service, ServiceExt, service_fn};
+use tower::{Layer, Service, service_fn};
 
 type Made = Arc<AtomicU64>;
 type Strategy = BoxStrategy<u64, u64>;
@@ -135,52 +135,4 @@ async fn nothing_is_sent_whose_deadline_passed_while_it_waited_for_a_strategy_to
         while results.next().await.is_some() {}
         assert_eq!(made.load(Ordering::SeqCst), 3, "{name}");
     }
-}
-
-/// An agent that asks five times and keeps what it has when a call fails.
-fn agent(stack: Strategy) -> Strategy {
-    service_fn(move |request: LlmRequest<u64>| {
-        let stack = stack.clone();
-        async move {
-            let mut answers = 0;
-            for _ in 0..5 {
-                match stack.clone().oneshot(request.clone()).await {
-                    Ok(_) => answers += 1,
-                    Err(_) => break,
-                }
-            }
-            Ok::<_, LlmError>(LlmResponse::new(answers))
-        }
-    })
-    .boxed_strategy()
-}
-
-async fn drained_agent(stack: Strategy) -> Option<u64> {
-    let mut results = stream::iter([WorkItem::new(0)])
-        .with_strategy(agent(stack))
-        .llm_batch(1);
-    let handle = results.handle();
-    tokio::spawn(async move {
-        tokio::time::sleep(Duration::from_millis(250)).await;
-        handle.stop();
-    });
-    let outcome = results.next().await.expect("one item has one outcome");
-    outcome.result.ok().map(|response| response.output)
-}
-
-/// The service inside is ready at once, and is handed nothing after a stop all the same.
-#[tokio::test(start_paused = true)]
-async fn an_agent_over_an_item_timeout_sends_nothing_after_a_stop() {
-    let made = Made::default();
-    let stack = ItemTimeoutLayer::new(LONG).layer(one_at_a_time(&made));
-    drained_agent(stack.boxed_strategy()).await;
-    assert_eq!(made.load(Ordering::SeqCst), 3);
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_agent_over_the_standard_stack_keeps_what_was_answered_before_a_stop() {
-    let made = Made::default();
-    let stack = StandardLayer::new().layer(one_at_a_time(&made));
-    assert_eq!(drained_agent(stack.boxed_strategy()).await, Some(3));
-    assert_eq!(made.load(Ordering::SeqCst), 3);
 }

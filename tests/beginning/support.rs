@@ -18,6 +18,7 @@ pub(crate) type Answer = Result<LlmResponse<u64>, LlmError>;
 #[derive(Clone)]
 pub(crate) struct Provider {
     latency: Duration,
+    fails: fn(u32) -> Option<LlmError>,
     pub(crate) calls: Arc<AtomicU32>,
     pub(crate) answers: Arc<AtomicU32>,
 }
@@ -26,9 +27,16 @@ impl Provider {
     pub(crate) fn new(latency: Duration) -> Self {
         Self {
             latency,
+            fails: |_| None,
             calls: Arc::default(),
             answers: Arc::default(),
         }
+    }
+
+    /// Fails the calls, by their number from 1, for which `fails` has an error.
+    pub(crate) fn failing(mut self, fails: fn(u32) -> Option<LlmError>) -> Self {
+        self.fails = fails;
+        self
     }
 
     pub(crate) fn calls(&self) -> u32 {
@@ -50,10 +58,13 @@ impl Service<LlmRequest<u64>> for Provider {
     }
 
     fn call(&mut self, request: LlmRequest<u64>) -> Self::Future {
-        self.calls.fetch_add(1, Ordering::SeqCst);
+        let call = self.calls.fetch_add(1, Ordering::SeqCst) + 1;
         let provider = self.clone();
         Box::pin(async move {
             sleep(provider.latency).await;
+            if let Some(error) = (provider.fails)(call) {
+                return Err(error);
+            }
             provider.answers.fetch_add(1, Ordering::SeqCst);
             Ok(LlmResponse::new(*request.input()).with_usage(TokenUsage::new(1, 1)))
         })

@@ -10,7 +10,7 @@ use llm_batch::layer::retry::{RetryLayer, RetryPolicy, RetryWait};
 use llm_batch::layer::standard::StandardLayer;
 use llm_batch::layer::timeout::{CallTimeoutLayer, ItemTimeoutLayer, TimedOut};
 use llm_batch::layer::token_accounting::{TokenAccountingLayer, TokenLedger};
-use llm_batch::{BoxError, Lazy, LlmError, LlmResponse, lazy};
+use llm_batch::{BoxError, ErrorKind, Lazy, LlmError, LlmResponse, lazy};
 use tokio::sync::Semaphore;
 use tokio_test::{assert_pending, assert_ready, assert_ready_err, assert_ready_ok};
 use tower::limit::ConcurrencyLimit;
@@ -189,23 +189,24 @@ fn readiness_is_that_of_the_service_inside() {
     tokio_test::block_on(async {
         passes_on(CallTimeoutLayer::new(Duration::from_secs(9)));
         passes_on(TokenAccountingLayer::new(TokenLedger::new()));
-        passes_on(RetryLayer::new(RetryPolicy::new(3)));
+        passes_on(tower::retry::RetryLayer::new(RetryPolicy::new(3)));
     });
 }
 
-/// tower's rule, which the retry documentation tells: the policy is not asked about readiness.
-#[tokio::test]
-async fn an_error_of_readiness_ends_the_item() {
-    let (mut service, mut handle) =
-        tower_test::mock::spawn_layer::<Request, LlmResponse, _>(RetryLayer::new(RetryPolicy::new(3)));
+/// tower's own layer ends the item there, without asking the policy.
+#[tokio::test(start_paused = true)]
+async fn an_error_of_readiness_is_a_failed_attempt() {
+    let (service, mut handle) = tower_test::mock::pair::<Request, LlmResponse>();
+    handle.allow(0);
+    let model = RetryLayer::new(RetryPolicy::new(3)).layer(service);
+    let answer = tokio::spawn(model.oneshot(request(&item())));
+    tokio::task::yield_now().await;
+    handle.send_error(LlmError::new(ErrorKind::ServerError, "broken"));
+    tokio::time::sleep(Duration::from_secs(2)).await;
     handle.allow(1);
-    assert_ready_ok!(service.poll_ready());
-    let mut answer = tokio_test::task::spawn(service.call(request(&item())));
-    assert_pending!(answer.poll());
     let (_, reply) = handle.next_request().await.unwrap();
-    handle.send_error("broken");
-    reply.send_error(LlmError::validation("once more"));
-    assert_eq!(assert_ready_err!(answer.poll()).to_string(), "broken");
+    reply.send_response(LlmResponse::new("there".to_owned()));
+    assert_eq!(answer.await.unwrap().unwrap().output, "there");
 }
 
 #[test]

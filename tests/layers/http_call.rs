@@ -703,6 +703,60 @@ async fn what_cannot_be_carried_is_not_sent() {
     assert_eq!(error.usage(), Some(TokenUsage::ZERO));
 }
 
+/// Asks twice at once, and takes the first answer.
+#[derive(Clone)]
+struct Hedge<S>(S);
+
+impl<S> Service<()> for Hedge<S>
+where
+    S: Service<(), Response = Response<FinishedBody>, Error = BoxError, Future: Send + 'static> + Clone,
+{
+    type Response = Response<FinishedBody>;
+    type Error = BoxError;
+    type Future = futures::future::BoxFuture<'static, Result<Response<FinishedBody>, BoxError>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, (): ()) -> Self::Future {
+        // The client is always ready.
+        let (first, second) = (self.0.call(()), self.0.clone().call(()));
+        async move {
+            let first = futures::future::select(Box::pin(first), Box::pin(second)).await;
+            first.factor_first().0
+        }
+        .boxed()
+    }
+}
+
+/// Two calls at once have one way to the caller: the later one fails, and no body is a mixture.
+#[tokio::test(start_paused = true)]
+async fn two_calls_at_once_do_not_mix_their_bodies() {
+    for (first, second) in [(10, 10), (10, 1), (1, 10), (1, 4)] {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let client = service_fn(move |(): ()| {
+            let is_first = asked.fetch_add(1, Ordering::SeqCst) == 0;
+            let (wait, text) = if is_first { (first, "a") } else { (second, "b") };
+            async move {
+                tokio::time::sleep(Duration::from_millis(wait)).await;
+                let pause = || Piece::Wait(Duration::from_millis(5));
+                let pieces = [data(text), pause(), data(text), pause(), data(text)];
+                Ok::<_, BoxError>(reply(200, Scripted::new(pieces)))
+            }
+        });
+        let model = HttpCallLayer::new(tower::layer::layer_fn(Hedge)).layer(client);
+        let outcome = match model.oneshot(()).await {
+            Ok(reply) => read(&mut reply.into_body()).await,
+            Err(error) => Err(error),
+        };
+        match outcome {
+            Ok((pieces, _)) => assert!(pieces == ["a"; 3] || pieces == ["b"; 3], "{pieces:?}"),
+            Err(error) => assert!(error.is::<BodyFailed>(), "{error}"),
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn layers_of_others_hold_until_the_end_of_the_body_too() {
     let permits = Arc::new(tokio::sync::Semaphore::new(2));

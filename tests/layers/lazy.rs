@@ -157,7 +157,9 @@ async fn it_is_released_once() {
     tokio::task::yield_now().await;
     strategy.close().await;
     assert_eq!(released.load(Ordering::SeqCst), 2);
-    call.await.unwrap().unwrap();
+    // Who waited for it is too late.
+    let error = call.await.unwrap().unwrap_err();
+    assert!(error.to_string().contains("was closed"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -5,6 +5,8 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use tower::load_shed::error::Overloaded;
+
 use super::{BoxError, Delivery, ErrorKind, LlmError};
 
 mod batch;
@@ -26,6 +28,7 @@ pub(crate) enum OwnError<'a> {
     Llm(&'a LlmError),
     TimedOut(&'a TimedOut),
     Refused(&'a Refused),
+    CallRefused(&'a CallRefused),
     Batch(&'a BatchError),
     MakeFailed(&'a MakeFailed),
 }
@@ -36,6 +39,7 @@ macro_rules! downcast {
         None.or_else(|| $value.downcast_ref().map(OwnError::Llm))
             .or_else(|| $value.downcast_ref().map(OwnError::TimedOut))
             .or_else(|| $value.downcast_ref().map(OwnError::Refused))
+            .or_else(|| $value.downcast_ref().map(OwnError::CallRefused))
             .or_else(|| $value.downcast_ref().map(OwnError::Batch))
             .or_else(|| $value.downcast_ref().map(OwnError::MakeFailed))
     };
@@ -51,16 +55,23 @@ impl<'a> OwnError<'a> {
             Self::Llm(error) => error.kind(),
             Self::TimedOut(_) => ErrorKind::TimedOut,
             Self::Refused(error) => error.kind(),
+            Self::CallRefused(error) => error.kind(),
             Self::Batch(error) => error.kind(),
             Self::MakeFailed(error) => error.kind(),
         }
     }
 
-    /// Whether the call that failed so may have reached the provider; `None` leaves it to the source.
+    /// Whether the call that failed so was sent, as far as it says; `None` leaves it to the source.
     fn was_sent(self) -> Option<bool> {
         match self {
-            Self::Llm(error) => Some(error.delivery() != Delivery::NotSent),
-            Self::Refused(_) | Self::MakeFailed(_) | Self::Batch(BatchError::Source(_)) => Some(false),
+            Self::Llm(error) => match error.delivery() {
+                Delivery::NotSent => Some(false),
+                Delivery::Rejected | Delivery::MaybeBilled => error.is_of_provider().then_some(true),
+            },
+            Self::Refused(_)
+            | Self::CallRefused(_)
+            | Self::MakeFailed(_)
+            | Self::Batch(BatchError::Source(_)) => Some(false),
             Self::TimedOut(_) | Self::Batch(_) => None,
         }
     }
@@ -84,6 +95,7 @@ fn as_error<E: 'static>(error: &E) -> Option<&(dyn StdError + 'static)> {
         OwnError::Llm(error) => error,
         OwnError::TimedOut(error) => error,
         OwnError::Refused(error) => error,
+        OwnError::CallRefused(error) => error,
         OwnError::Batch(error) => error,
         OwnError::MakeFailed(error) => error,
     })
@@ -99,14 +111,35 @@ pub(crate) fn kind_of<E: 'static>(error: &E) -> ErrorKind {
     own_error(error).map_or(ErrorKind::Other, OwnError::kind)
 }
 
-/// Whether the call that failed with `error` may have reached the provider: all but what is known not to have.
-pub(crate) fn was_sent<E: 'static>(error: &E) -> bool {
+/// Whether the call that failed with `error` was sent; `None` where nothing in it says so.
+pub(crate) fn was_sent<E: 'static>(error: &E) -> Option<bool> {
     as_error(error)
         .into_iter()
         .flat_map(chain)
-        .filter_map(OwnError::of)
-        .find_map(OwnError::was_sent)
-        .unwrap_or(true)
+        .find_map(|error| match OwnError::of(error) {
+            Some(own) => own.was_sent(),
+            None => error.is::<Overloaded>().then_some(false),
+        })
+}
+
+/// Whether tower's `LoadShed` rejected the call.
+pub(crate) fn was_shed<E: 'static>(error: &E) -> bool {
+    as_error(error)
+        .into_iter()
+        .flat_map(chain)
+        .any(|error| error.is::<Overloaded>())
+}
+
+/// A call that may not begin as an error of type `E`: of an [`LlmError`] or a [`BoxError`]. Other types have none.
+pub(crate) fn refusal<E: 'static>(refused: CallRefused) -> Option<E> {
+    let mut made: Option<E> = None;
+    let any: &mut dyn Any = &mut made;
+    if let Some(made) = any.downcast_mut::<Option<LlmError>>() {
+        *made = Some(refused.into());
+    } else if let Some(made) = any.downcast_mut::<Option<BoxError>>() {
+        *made = Some(refused.into());
+    }
+    made
 }
 
 /// An error of any type as this crate's, without its source: a copy of an [`LlmError`], else `kind` or what is known of

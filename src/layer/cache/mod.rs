@@ -137,15 +137,14 @@ where
     }
 
     fn call(&mut self, mut request: LlmRequest<I>) -> Self::Future {
+        // Before any code of the user's. Nothing is sent while it looks and waits.
+        let hold = request.context_mut().hold();
         let inner = self.inner.clone();
         match self.key.key(&request) {
             Some(key) => (self.cache.clone())
-                .answer(key::digest(&key), inner, request)
+                .answer(key::digest(&key), inner, request, hold)
                 .boxed(),
-            None => {
-                let hold = request.context_mut().hold();
-                hand_over(inner, request, hold).boxed()
-            }
+            None => hand_over(inner, request, hold).boxed(),
         }
     }
 }

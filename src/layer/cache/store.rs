@@ -214,7 +214,8 @@ impl<O: Clone + Send + Sync + 'static> ResponseCache<O> {
         self,
         key: KeyDigest,
         inner: S,
-        mut request: LlmRequest<I>,
+        request: LlmRequest<I>,
+        hold: CallHold,
     ) -> Result<LlmResponse<O>, S::Error>
     where
         S: Service<LlmRequest<I>, Response = LlmResponse<O>>,
@@ -222,8 +223,6 @@ impl<O: Clone + Send + Sync + 'static> ResponseCache<O> {
     {
         let shared = &*self.shared;
         let item = Arc::clone(request.item());
-        // Nothing is sent while it looks and waits.
-        let hold = request.context_mut().hold();
         let flight = loop {
             if let Some(stored) = shared.answers.get(&key) {
                 shared.counters.hits.fetch_add(1, Ordering::Relaxed);
@@ -259,7 +258,9 @@ where
     S: Service<Req>,
     S::Error: From<SharedFailure>,
 {
-    HandOver::new(inner, request, Some(hold), |_| SharedFailure::stopped().into())
+    HandOver::new(inner, request, Some(hold), |_| {
+        Some(SharedFailure::stopped().into())
+    })
 }
 
 impl<O: Clone + Send + Sync + 'static> Shared<O> {

@@ -7,7 +7,7 @@ use crate::error::{BoxError, Delivery, ErrorKind, LlmError};
 /// The body of a reply broke, or its call could not be made through the layers around it.
 ///
 /// Its source is an [`LlmError`], so that it is judged as one: [`ErrorKind::Connection`] for a body that broke, whose usage is
-/// unknown, and [`ErrorKind::Configuration`] for a call that was not made.
+/// unknown, and [`ErrorKind::Configuration`] for a call that the layers around it do not let through.
 #[derive(Debug)]
 pub struct BodyFailed {
     failure: LlmError,
@@ -23,6 +23,13 @@ impl BodyFailed {
 
     pub(super) fn misplaced(why: &'static str) -> Self {
         let failure = LlmError::new(ErrorKind::Configuration, why).with_delivery(Delivery::NotSent);
+        Self { failure }
+    }
+
+    /// Of two calls at once (a hedge inside) the other one's body is on its way to the caller.
+    pub(super) fn overtaken() -> Self {
+        let why = "the body of another call has been handed on; a hedge belongs outside of `HttpCallLayer`";
+        let failure = LlmError::new(ErrorKind::Configuration, why).with_delivery(Delivery::MaybeBilled);
         Self { failure }
     }
 

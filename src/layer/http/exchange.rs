@@ -138,17 +138,22 @@ where
                         let empty = body.is_end_stream();
                         if head.status.is_success() && !empty {
                             let passage = Arc::clone(passage);
-                            passage.put_head(http::Response::from_parts(head, None), body.size_hint(), cx);
-                            this.step.set(Step::Carrying {
-                                body,
-                                passage,
-                                head: Some(seen),
-                            });
-                            // The caller has the head before anything is read: what it does not want is not read.
-                            return Poll::Pending;
+                            let head = http::Response::from_parts(head, None);
+                            if passage.put_head(head, body.size_hint(), cx) {
+                                this.step.set(Step::Carrying {
+                                    body,
+                                    passage,
+                                    head: Some(seen),
+                                });
+                                // The caller has the head before anything is read: what it does not want is not read.
+                                return Poll::Pending;
+                            }
+                            Err(BodyFailed::overtaken().into())
+                        } else if passage.put_reply(http::Response::from_parts(head, Some(body))) {
+                            Ok(http::Response::from_parts(seen, this.tail.finish(empty)))
+                        } else {
+                            Err(BodyFailed::overtaken().into())
                         }
-                        passage.put_reply(http::Response::from_parts(head, Some(body)));
-                        Ok(http::Response::from_parts(seen, this.tail.finish(empty)))
                     }
                 },
                 StepProj::Carrying { body, passage, head } => {

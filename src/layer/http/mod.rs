@@ -70,7 +70,8 @@
 //!
 //! # Where retries belong
 //! Outside. A retry between would make its next call only after the caller has seen the first one's body, which is refused. (A
-//! reply without a success status may be retried inside: its head is held back until the layers have seen it.)
+//! reply without a success status may be retried inside: its head is held back until the layers have seen it.) A hedge belongs
+//! outside as well: of two calls at once inside, the body of one passes to the caller, and the other fails.
 //!
 //! # Errors
 //! A layer between that calls the service in another task (tower's `Buffer`) gets a [`BodyFailed`]: nothing is sent.

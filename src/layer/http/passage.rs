@@ -37,6 +37,17 @@ struct State<B> {
     writer: Option<Waker>,
 }
 
+impl<B> State<B> {
+    /// Puts a head in the place of the one before, unless a body is on its way. Returns whether it did, and the head to be dropped.
+    fn replace_head(&mut self, head: Head<B>) -> (bool, Option<Head<B>>) {
+        if self.carrying {
+            (false, Some(head))
+        } else {
+            (true, self.head.replace(head))
+        }
+    }
+}
+
 /// What the caller does with the body.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Caller {
@@ -87,21 +98,25 @@ impl<B> Passage<B> {
         self.state().carrying
     }
 
-    /// The exchange has a reply, whose call ends here. One that came before (a retry inside) is replaced.
-    pub(super) fn put_reply(&self, reply: Head<B>) {
-        let old = self.put(|state| state.head.replace(reply));
-        drop(old);
+    /// The exchange has a reply, whose call ends here. One that came before (a retry inside) is replaced. Returns whether it was
+    /// taken: not while the body of another call is on its way.
+    pub(super) fn put_reply(&self, reply: Head<B>) -> bool {
+        let (taken, _dropped_outside_the_lock) = self.put(|state| state.replace_head(reply));
+        taken
     }
 
-    /// The exchange has a head, and carries the body.
-    pub(super) fn put_head(&self, head: Head<B>, hint: SizeHint, cx: &Context<'_>) {
-        let old = self.put(|state| {
-            state.carrying = true;
-            state.hint = hint;
-            state.writer = Some(cx.waker().clone());
-            state.head.replace(head)
+    /// The exchange has a head, and carries the body. Returns as [`put_reply`](Self::put_reply).
+    pub(super) fn put_head(&self, head: Head<B>, hint: SizeHint, cx: &Context<'_>) -> bool {
+        let (taken, _dropped_outside_the_lock) = self.put(|state| {
+            let (taken, dropped) = state.replace_head(head);
+            if taken {
+                state.carrying = true;
+                state.hint = hint;
+                state.writer = Some(cx.waker().clone());
+            }
+            (taken, dropped)
         });
-        drop(old);
+        taken
     }
 
     /// What the caller does, if there is room for another frame. In any case the exchange will be woken when that changes.

@@ -4,7 +4,6 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use pin_project::pin_project;
@@ -15,7 +14,7 @@ use super::grant::{Acquire, ActiveCall, Grant};
 use crate::classify::{Classify, Verdict};
 use crate::error::{Delivery, Disposition, Refused, was_sent};
 use crate::events::EventKind;
-use crate::item::{CallHold, GateEnd};
+use crate::item::{CallHold, CallRefused, CallsInside, GateEnd};
 use crate::request::FindItem;
 use crate::response::{InResponse, ReportsUsage};
 
@@ -35,7 +34,7 @@ where
     pending: Option<Pending<S, Req>>,
     classify: C,
     find: F,
-    calls_begin_inside: Arc<AtomicBool>,
+    calls_inside: Arc<CallsInside>,
     usage: U,
 }
 
@@ -52,6 +51,8 @@ enum Step<Fut> {
     Waiting(Acquire),
     /// Waits for the service inside, with the grant in hand.
     Granted(Option<Grant>),
+    /// The call may not begin.
+    Refused(Option<Refused>),
     Calling {
         // Dropped first, so that what is observed at its end still counts.
         #[pin]
@@ -69,7 +70,7 @@ where
         pending: Pending<S, Req>,
         classify: C,
         find: F,
-        calls_begin_inside: Arc<AtomicBool>,
+        calls_inside: Arc<CallsInside>,
         usage: U,
     ) -> Self {
         Self {
@@ -77,7 +78,7 @@ where
             pending: Some(pending),
             classify,
             find,
-            calls_begin_inside,
+            calls_inside,
             usage,
         }
     }
@@ -99,8 +100,19 @@ where
             match this.step.as_mut().project() {
                 StepProj::Waiting(acquire) => match ready!(Pin::new(acquire).poll(cx)) {
                     Ok(grant) => this.step.set(Step::Granted(Some(grant))),
-                    Err(refused) => return Poll::Ready(Err(refused.into())),
+                    Err(refused) => this.step.set(Step::Refused(Some(refused))),
                 },
+                StepProj::Refused(refused) => {
+                    let hold = this.pending.as_ref().and_then(|pending| pending.hold.as_ref());
+                    if let (Some(Refused::Item(CallRefused::Stopped)), Some(hold)) = (&refused, hold) {
+                        ready!(hold.poll_refused(cx));
+                    }
+                    *this.pending = None;
+                    return match refused.take() {
+                        Some(refused) => Poll::Ready(Err(refused.into())),
+                        None => panic!("`RateLimitedFuture` polled after completion"),
+                    };
+                }
                 StepProj::Granted(grant) => {
                     let Some(pending) = this.pending.as_mut() else {
                         panic!("`RateLimitedFuture` polled after completion");
@@ -118,18 +130,28 @@ where
                     let guard = this
                         .find
                         .context_mut(&mut pending.request)
-                        .map(|context| context.begin_call_at(now))
+                        .map(|context| context.begin_held_at(now))
                         .transpose();
                     let guard = match guard {
                         Ok(guard) => guard,
-                        Err(refused) => return Poll::Ready(Err(Refused::from(refused).into())),
+                        Err(refused) => {
+                            *this.pending = Some(pending);
+                            this.step.set(Step::Refused(Some(refused.into())));
+                            continue;
+                        }
                     };
                     match grant.start_at(now) {
                         Ok(mut call) => {
-                            if let Some(guard) = &guard
-                                && call.started_at() != now
-                            {
-                                guard.set_started(call.started_at());
+                            // Where a layer inside begins the call, it stays held until then.
+                            let released = guard
+                                .as_ref()
+                                .filter(|_| !this.calls_inside.is_certain())
+                                .map(|guard| guard.release(call.started_at()));
+                            if let Some(Err(refused)) = released {
+                                call.retract();
+                                *this.pending = Some(pending);
+                                this.step.set(Step::Refused(Some(refused.into())));
+                                continue;
                             }
                             call.set_guard(guard);
                             let Pending {
@@ -139,14 +161,11 @@ where
                             } = pending;
                             drop(hold);
                             let future = service.call(request);
-                            announce(&call, this.calls_begin_inside);
+                            announce(&call, this.calls_inside);
                             let call = Some(call);
                             this.step.set(Step::Calling { future, call });
                         }
                         Err(acquire) => {
-                            if let Some(guard) = guard {
-                                guard.retract();
-                            }
                             // A fresh clone holds nothing of the service inside while this waits again.
                             pending.service = pending.service.clone();
                             *this.pending = Some(pending);
@@ -163,13 +182,15 @@ where
                     if let Some(call) = call.take() {
                         let verdict = this.classify.classify(result.as_ref());
                         let end = GateEnd {
-                            calls_begin_inside: false,
-                            sent: result.as_ref().err().is_none_or(was_sent),
+                            sent: match &result {
+                                Ok(_) => Some(true),
+                                Err(error) => was_sent(error),
+                            },
                             answered: verdict.disposition == Disposition::Success,
                             throttled: verdict.disposition == Disposition::Throttled,
                             reported: this.usage.reported_usage(result.as_ref()),
                         };
-                        settle(call, verdict, end, this.calls_begin_inside);
+                        settle(call, verdict, &end, this.calls_inside);
                     }
                     return Poll::Ready(result);
                 }
@@ -179,15 +200,15 @@ where
 }
 
 /// Sends the event of the call's start, as of the instant of the last look, unless what is inside sends it when the call begins there.
-fn announce(call: &ActiveCall, calls_begin_inside: &AtomicBool) {
+fn announce(call: &ActiveCall, inside: &CallsInside) {
     let Some(guard) = call.guard() else { return };
-    let learned = calls_begin_inside.load(Ordering::Relaxed);
+    let learned = inside.begin();
     if learned && !call.gate().has_events() {
         return;
     }
     let (joined, announces) = guard.handed_on();
-    if joined && !learned {
-        calls_begin_inside.store(true, Ordering::Relaxed);
+    if joined {
+        inside.saw_begun();
     }
     if !announces || (learned && !joined) {
         return;
@@ -201,12 +222,8 @@ fn announce(call: &ActiveCall, calls_begin_inside: &AtomicBool) {
     });
 }
 
-fn settle(call: ActiveCall, mut verdict: Verdict, mut end: GateEnd, calls_begin_inside: &AtomicBool) {
-    end.calls_begin_inside = calls_begin_inside.load(Ordering::Relaxed);
-    let ended = call.guard().map(|guard| guard.end_at_gate(&end));
-    if ended.is_some_and(|ended| ended.joined) && !end.calls_begin_inside {
-        calls_begin_inside.store(true, Ordering::Relaxed);
-    }
+fn settle(call: ActiveCall, mut verdict: Verdict, end: &GateEnd, inside: &CallsInside) {
+    let ended = call.guard().map(|guard| guard.end_at_gate(end, inside));
     let (throttled, reported) = (end.throttled, end.reported);
     let observed = ended.and_then(|ended| ended.observed);
     let unsent = ended.is_some_and(|ended| ended.unsent);

@@ -343,6 +343,12 @@ impl ActiveCall {
         self.gate.end(&self.started, verdict, used, item, &mut self.open)
     }
 
+    /// A stop came in the last moment, and nothing was sent.
+    pub(super) fn retract(mut self) {
+        self.open = false;
+        self.gate.end_unjudged(&self.started, Some(0), None);
+    }
+
     /// The tokens reserved for it.
     pub fn estimate(&self) -> u64 {
         self.started.call.estimate

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::task::{Context, Poll};
 
 use tower_layer::Layer;
@@ -14,7 +13,7 @@ use super::grant::Acquire;
 use super::select::SelectLimiter;
 use crate::classify::{Classify, KindClassifier};
 use crate::error::Refused;
-use crate::item::CallContext;
+use crate::item::{CallContext, CallsInside};
 use crate::request::{CharacterEstimate, Estimate, FindItem, InRequest, Untracked};
 use crate::response::{InResponse, ReportsUsage, UnknownUsage};
 
@@ -187,7 +186,7 @@ impl<S, C: Clone, F: Clone, E: Clone, L: Clone, U: Clone> Layer<S> for RateLimit
         RateLimited {
             inner,
             parts: self.parts.clone(),
-            calls_begin_inside: Arc::default(),
+            calls_inside: Arc::default(),
         }
     }
 }
@@ -215,11 +214,16 @@ pub struct RateLimited<
 > {
     inner: S,
     parts: Parts<C, F, E, L, U>,
-    /// Something inside joins the calls, so that a call which it did not join was not sent.
-    calls_begin_inside: Arc<AtomicBool>,
+    calls_inside: Arc<CallsInside>,
 }
 
 impl<S, C, F, E, L, U> RateLimited<S, C, F, E, L, U> {
+    /// The layers inside begin every call that is sent.
+    pub(crate) fn with_calls_begun_inside(mut self) -> Self {
+        self.calls_inside = Arc::new(CallsInside::begun_by_this_crate());
+        self
+    }
+
     /// The service inside.
     pub const fn get_ref(&self) -> &S {
         &self.inner
@@ -282,7 +286,7 @@ where
             pending,
             classify.clone(),
             find.clone(),
-            Arc::clone(&self.calls_begin_inside),
+            Arc::clone(&self.calls_inside),
             usage.clone(),
         )
     }

@@ -10,12 +10,13 @@ use std::time::Duration;
 use pin_project::{pin_project, pinned_drop};
 use tokio::time::{Instant, Sleep};
 
-use crate::item::{CallContext, CallHold, CallRefused, Item, WaitReason};
+use crate::item::{Abandoned, CallContext, CallHold, CallRefused, Item, WaitReason};
 use crate::telemetry::Meter;
 
 /// The wait of a [`RetryPolicy`](super::RetryPolicy) before the next call. It holds nothing but a timer.
 ///
-/// If the batch stops, it never ends: the next call may not begin, and the driver ends the item.
+/// If the batch stops, the next call may not begin: [`RetryLayer`](super::RetryLayer) refuses it. Below tower's own layer the wait
+/// never ends, and the driver ends the item.
 #[pin_project(PinnedDrop)]
 #[must_use = "futures do nothing unless polled"]
 pub struct RetryWait {
@@ -24,12 +25,17 @@ pub struct RetryWait {
     sleep: Option<Sleep>,
     since: Instant,
     hold: Option<CallHold>,
+    /// What stands inside refuses a call after a stop.
+    refused_inside: bool,
+    abandoned: Option<Abandoned>,
     meter: Option<Meter>,
 }
 
 impl RetryWait {
-    pub(super) fn new(wait: Duration, item: Option<Arc<Item>>, meter: &Meter) -> Self {
+    pub(super) fn new(wait: Duration, item: Option<Arc<Item>>, refused_inside: bool, meter: &Meter) -> Self {
         Self {
+            refused_inside,
+            abandoned: None,
             sleep: (!wait.is_zero()).then(|| tokio::time::sleep(wait)),
             since: Instant::now(),
             hold: item.map(|item| CallContext::new(item).hold()),
@@ -53,6 +59,9 @@ impl Future for RetryWait {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.project();
+        if this.abandoned.is_some() {
+            return Poll::Pending;
+        }
         if let Some(sleep) = this.sleep.as_pin_mut()
             && sleep.poll(cx).is_pending()
         {
@@ -67,8 +76,10 @@ impl Future for RetryWait {
         record(*this.since, this.hold.as_ref(), this.meter);
         if let Some(hold) = this.hold.take() {
             let item = Arc::clone(hold.item());
-            if let Err(CallRefused::Stopped) = hold.release() {
-                item.signals().abandon();
+            if let Err(CallRefused::Stopped) = hold.release()
+                && !*this.refused_inside
+            {
+                *this.abandoned = Some(Abandoned::new(&item));
                 return Poll::Pending;
             }
         }

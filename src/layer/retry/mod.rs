@@ -44,8 +44,9 @@
 //! Outside everything that works per call: a backoff then holds no quota and no permit. It should be the only layer
 //! that retries: an SDK or a gateway with retries of its own multiplies the calls.
 //!
-//! One trap is tower's: its `Retry` ends an item when the service below reports an error from `poll_ready`, without
-//! asking the policy. The layers of this crate that wait do so in their futures and are always ready.
+//! [`RetryLayer`] is tower's with one difference: it waits for the service inside in the call's future. tower's own would send the
+//! next call after a stop if that came while it waited for a permit, and it ends an item when the service inside reports an
+//! error from `poll_ready`, without asking the policy; here that is a failed attempt.
 //!
 //! # Panics
 //! A wait panics outside a tokio runtime, or in one without time enabled.
@@ -57,9 +58,11 @@
 mod backoff;
 mod future;
 mod hook;
+mod layer;
 mod policy;
 
 pub use future::RetryWait;
 pub use hook::{NoHook, OnError, OnErrorFn};
+pub use layer::{RetryLayer, WhenReady};
 pub use policy::RetryPolicy;
-pub use tower::retry::{Retry, RetryLayer};
+pub use tower::retry::Retry;

@@ -46,6 +46,8 @@ pub struct RetryPolicy<C = KindClassifier, F = InRequest, H = NoHook> {
     find: F,
     hook: H,
     progress: Progress,
+    /// What stands inside refuses a call after a stop.
+    refused_inside: bool,
 }
 
 #[derive(Clone)]
@@ -119,6 +121,7 @@ impl RetryPolicy {
             find: InRequest,
             hook: NoHook,
             progress: Progress::default(),
+            refused_inside: false,
         }
     }
 }
@@ -226,6 +229,7 @@ impl<C, F, H> RetryPolicy<C, F, H> {
             find: self.find,
             hook: self.hook,
             progress: self.progress,
+            refused_inside: self.refused_inside,
         }
     }
 
@@ -238,6 +242,7 @@ impl<C, F, H> RetryPolicy<C, F, H> {
             find: Untracked,
             hook: self.hook,
             progress: self.progress,
+            refused_inside: self.refused_inside,
         }
     }
 
@@ -263,6 +268,7 @@ impl<C, F, H> RetryPolicy<C, F, H> {
             find: self.find,
             hook: OnErrorFn(hook),
             progress: self.progress,
+            refused_inside: self.refused_inside,
         }
     }
 
@@ -347,7 +353,7 @@ where
         if let Some(item) = self.find.item(request) {
             let success = verdict.disposition == Disposition::Success;
             item.signals()
-                .settle_call(result.as_ref().err().is_none_or(was_sent), success);
+                .settle_call(result.as_ref().err().and_then(was_sent).unwrap_or(true), success);
         }
         if verdict.disposition == Disposition::Success {
             if let Some(budget) = &self.config.budget {
@@ -369,7 +375,12 @@ where
         if let Some(events) = &self.config.events {
             events.emit(item.as_deref(), || EventKind::RetryScheduled { attempt, wait });
         }
-        Some(RetryWait::new(wait, item, &self.config.meter))
+        Some(RetryWait::new(
+            wait,
+            item,
+            self.refused_inside,
+            &self.config.meter,
+        ))
     }
 
     fn clone_request(&mut self, request: &Req) -> Option<Req> {
@@ -383,6 +394,17 @@ where
 }
 
 impl<C, F, H> RetryPolicy<C, F, H> {
+    /// For a stack in which what stands inside refuses a call after a stop.
+    pub(crate) const fn with_calls_refused_inside(mut self) -> Self {
+        self.refused_inside = true;
+        self
+    }
+
+    /// Finds the item as the policy does.
+    pub(super) const fn find(&self) -> &F {
+        &self.find
+    }
+
     /// The item, if the calls below are the policy's own to watch: inside a call that an outer layer began, they are that layer's.
     fn item_of_own<'a, Req>(&self, request: &'a Req) -> Option<&'a Arc<Item>>
     where

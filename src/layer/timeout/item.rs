@@ -12,8 +12,8 @@ use tokio::time::{Instant, Sleep};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::error::{BoxError, TimedOut, TimeoutScope};
-use crate::item::{CallContext, CallHold, CallRefused, Item};
+use crate::error::{BoxError, TimedOut, TimeoutScope, refusal};
+use crate::item::{CallContext, HandOver, Item};
 use crate::request::{FindItem, InRequest, Untracked};
 
 /// Limits the time of a whole item: every call and every wait. Place it outermost.
@@ -24,8 +24,9 @@ use crate::request::{FindItem, InRequest, Untracked};
 /// The clock starts when the item is picked up ([`Item::started`]), and retry policies below see the deadline in
 /// the request, so a wait that would not fit is not begun. The error's source is what the item last failed with.
 ///
-/// `poll_ready` is always ready: a service inside that is not (a `ConcurrencyLimit` without a free permit, a connection that is
-/// being made) is waited for in the future, so that the limit covers that wait, too.
+/// `poll_ready` is always ready and does not touch the service inside: what that waits for (a permit of a `ConcurrencyLimit`, a
+/// connection that is being made) is waited for in the future, so that the limit covers it, too. Nothing is sent before the future
+/// is polled.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
@@ -86,31 +87,16 @@ impl<S, F: Clone> Layer<S> for ItemTimeoutLayer<F> {
             inner,
             limit: self.limit,
             find: self.find.clone(),
-            ready: false,
         }
     }
 }
 
 /// Limits the time of a whole item; made by [`ItemTimeoutLayer`].
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct ItemTimeout<S, F = InRequest> {
     inner: S,
     limit: Duration,
     find: F,
-    /// This instance of the service inside is ready.
-    ready: bool,
-}
-
-/// A clone has to be made ready anew.
-impl<S: Clone, F: Clone> Clone for ItemTimeout<S, F> {
-    fn clone(&self) -> Self {
-        Self {
-            inner: self.inner.clone(),
-            limit: self.limit,
-            find: self.find.clone(),
-            ready: false,
-        }
-    }
 }
 
 impl<S, F> ItemTimeout<S, F> {
@@ -121,7 +107,6 @@ impl<S, F> ItemTimeout<S, F> {
 
     /// The service inside, to change it.
     pub const fn get_mut(&mut self) -> &mut S {
-        self.ready = false;
         &mut self.inner
     }
 
@@ -134,50 +119,28 @@ impl<S, F> ItemTimeout<S, F> {
 impl<S, F, Req> Service<Req> for ItemTimeout<S, F>
 where
     S: Service<Req> + Clone,
-    S::Error: From<TimedOut> + Into<BoxError>,
+    S::Error: From<TimedOut> + Into<BoxError> + 'static,
     F: FindItem<Req>,
 {
     type Response = S::Response;
     type Error = S::Error;
     type Future = ItemTimeoutFuture<S, Req>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        // Pending is waited for by the call.
-        let ready = self.inner.poll_ready(cx);
-        self.ready = matches!(ready, Poll::Ready(Ok(())));
-        match ready {
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            Poll::Ready(Ok(())) | Poll::Pending => Poll::Ready(Ok(())),
-        }
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, mut request: Req) -> Self::Future {
         let item = self.find.item(&request).cloned();
-        let now = Instant::now();
-        let started = item.as_ref().map_or(now, |item| item.started());
+        let started = item.as_ref().map_or_else(Instant::now, |item| item.started());
         // None: too far away to be represented.
         let deadline = started.checked_add(self.limit);
         if let (Some(item), Some(deadline)) = (&item, deadline) {
             item.signals().limit_deadline(deadline);
         }
-        // Without time left, and after a stop, nothing may be sent.
-        let passes = match self.find.context_mut(&mut request) {
-            _ if !std::mem::take(&mut self.ready) => false,
-            Some(context) => context.pass(now).is_ok(),
-            None => deadline.is_none_or(|deadline| deadline > now),
-        };
-        let step = if passes {
-            Step::Running(self.inner.call(request))
-        } else {
-            // Until the service inside is ready no call is under way.
-            let hold = self.find.context_mut(&mut request).map(CallContext::hold);
-            let fresh = self.inner.clone();
-            // The instance that was polled goes, and with it its place in whatever it waits for.
-            let service = std::mem::replace(&mut self.inner, fresh);
-            Step::Waiting(Some((service, request, hold)))
-        };
+        let hold = self.find.context_mut(&mut request).map(CallContext::hold);
         ItemTimeoutFuture {
-            step,
+            run: Some(HandOver::new(self.inner.clone(), request, hold, refusal)),
             sleep: None,
             deadline,
             limit: self.limit,
@@ -196,8 +159,9 @@ pub struct ItemTimeoutFuture<S, Req>
 where
     S: Service<Req>,
 {
+    /// Until it has ended, or was cut.
     #[pin]
-    step: Step<S, Req, S::Future>,
+    run: Option<HandOver<S, Req>>,
     #[pin]
     sleep: Option<Sleep>,
     deadline: Option<Instant>,
@@ -205,101 +169,48 @@ where
     item: Option<Arc<Item>>,
 }
 
-#[pin_project(project = StepProj)]
-enum Step<S, Req, Fut> {
-    /// Waits for the service inside. Empty once the request is on its way.
-    Waiting(Option<(S, Req, Option<CallHold>)>),
-    Running(#[pin] Fut),
-    Done,
-}
-
 impl<S, Req> Future for ItemTimeoutFuture<S, Req>
 where
     S: Service<Req>,
-    S::Error: From<TimedOut> + Into<BoxError>,
+    S::Error: From<TimedOut> + Into<BoxError> + 'static,
 {
     type Output = Result<S::Response, S::Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        let mut late = false;
-        loop {
-            let result = match this.step.as_mut().project() {
-                StepProj::Waiting(waiting) => {
-                    // Without time left nothing may be sent.
-                    let now = Instant::now();
-                    late = this.deadline.is_some_and(|deadline| deadline <= now);
-                    let ready = match waiting {
-                        Some((service, _, _)) if !late => service.poll_ready(cx),
-                        _ => Poll::Pending,
-                    };
-                    match ready {
-                        Poll::Ready(Ok(())) => {
-                            // The instance that is ready is the one that is called.
-                            let Some((mut service, request, hold)) = waiting.take() else {
-                                return Poll::Pending;
-                            };
-                            match hold.map(|hold| hold.release_at(now)).transpose() {
-                                Ok(_) => {
-                                    this.step.set(Step::Running(service.call(request)));
-                                    continue;
-                                }
-                                Err(CallRefused::DeadlinePassed) => {
-                                    late = true;
-                                    None
-                                }
-                                // There is no error to fail with: the driver ends the item.
-                                Err(CallRefused::Stopped) => {
-                                    if let Some(item) = this.item {
-                                        item.signals().abandon();
-                                    }
-                                    return Poll::Pending;
-                                }
-                            }
-                        }
-                        Poll::Ready(Err(error)) => Some(Err(error)),
-                        Poll::Pending => None,
-                    }
-                }
-                StepProj::Running(run) => match run.poll(cx) {
-                    Poll::Ready(result) => Some(result),
-                    Poll::Pending => None,
-                },
-                StepProj::Done => panic!("`ItemTimeoutFuture` polled after completion"),
-            };
-            let timed_out = TimedOut::new(TimeoutScope::Item, *this.limit);
-            if let Some(result) = result {
-                this.step.set(Step::Done);
-                // A retry policy that gave up early hands its last error up.
-                let gave_up = result.is_err()
-                    && this
-                        .item
-                        .as_ref()
-                        .is_some_and(|item| item.signals().deadline_missed());
-                return Poll::Ready(match result {
-                    Err(error) if gave_up => Err(timed_out.with_source(error).into()),
-                    result => result,
-                });
-            }
-            if !late && !super::passed(this.sleep.as_mut(), *this.deadline, cx) {
-                return Poll::Pending;
-            }
-            // Dropped before the error is returned, so that what reads the item's accounts next finds the call closed.
-            this.step.set(Step::Done);
-            if let Some(item) = this.item {
-                // What no layer watched was cut.
-                item.signals().settle_call(true, false);
-            }
-            let cause = this.item.as_ref().and_then(|item| {
-                item.signals().set_deadline_missed();
-                item.signals().take_last_failure()
+        let Some(run) = this.run.as_mut().as_pin_mut() else {
+            panic!("`ItemTimeoutFuture` polled after completion");
+        };
+        // Without time left nothing may be sent.
+        let late = run.is_waiting() && this.deadline.is_some_and(|deadline| deadline <= Instant::now());
+        let timed_out = TimedOut::new(TimeoutScope::Item, *this.limit);
+        if !late && let Poll::Ready(result) = run.poll(cx) {
+            this.run.set(None);
+            // A retry policy that gave up early hands its last error up.
+            let gave_up = result.is_err()
+                && this
+                    .item
+                    .as_ref()
+                    .is_some_and(|item| item.signals().deadline_missed());
+            return Poll::Ready(match result {
+                Err(error) if gave_up => Err(timed_out.with_source(error).into()),
+                result => result,
             });
-            return Poll::Ready(Err(match cause {
-                Some(cause) => timed_out.with_source(cause),
-                None => timed_out,
-            }
-            .into()));
         }
+        if !late && !super::passed(this.sleep.as_mut(), *this.deadline, cx) {
+            return Poll::Pending;
+        }
+        // Dropped before the error is returned, so that what reads the item's accounts next finds the call closed.
+        this.run.set(None);
+        let cause = this.item.as_ref().and_then(|item| {
+            item.signals().set_deadline_missed();
+            item.signals().take_last_failure()
+        });
+        Poll::Ready(Err(match cause {
+            Some(cause) => timed_out.with_source(cause),
+            None => timed_out,
+        }
+        .into()))
     }
 }
 

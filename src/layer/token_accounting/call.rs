@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use tracing::Span;
 
 use super::Shared;
-use crate::error::{ErrorKind, kind_of};
+use crate::error::{ErrorKind, kind_of, was_shed};
 use crate::events::EventKind;
 use crate::item::{CallEnded, CallGuard, EndedCall};
 use crate::response::{ReportsUsage, ResponseMetadata};
@@ -34,23 +34,25 @@ impl Call {
             Some(_) => telemetry::call_span(guard.as_ref()),
             None => Span::none(),
         };
-        if let (Some(events), Some(guard)) = (&shared.events, &guard)
-            && !guard.is_announced()
-        {
-            events.emit(Some(guard.item()), || {
-                guard.set_announced();
-                EventKind::CallStarted {
-                    call: guard.number(),
-                    attempt: guard.item().attempt(),
-                }
-            });
-        }
         Self {
             shared: Arc::clone(shared),
             guard,
             started,
             span,
             ended: false,
+        }
+    }
+
+    /// Sends the event of the call's start, unless it has been sent, or a layer inside holds the call back.
+    pub(super) fn announce(&self) {
+        let (Some(events), Some(guard)) = (&self.shared.events, &self.guard) else {
+            return;
+        };
+        if let Some(started) = guard.to_announce() {
+            events.emit_at(started, Some(guard.item()), || EventKind::CallStarted {
+                call: guard.number(),
+                attempt: guard.item().attempt(),
+            });
         }
     }
 
@@ -65,12 +67,12 @@ impl Call {
         U: ReportsUsage<Res, E>,
     {
         let reported = usage.reported_usage(outcome);
-        let end = match outcome {
-            Ok(_) => CallEnd::Success,
-            Err(error) => CallEnd::Failure(Some(kind_of(error))),
+        let (end, shed) = match outcome {
+            Ok(_) => (CallEnd::Success, false),
+            Err(error) => (CallEnd::Failure(Some(kind_of(error))), was_shed(error)),
         };
         let metadata = outcome.ok().and_then(|response| usage.metadata(response));
-        let used = self.settle(end, reported, metadata);
+        let used = self.settle(end, shed, reported, metadata);
         if self.started.is_some() {
             telemetry::record_response(&self.span, metadata, used);
         }
@@ -79,10 +81,14 @@ impl Call {
     fn settle(
         &mut self,
         end: CallEnd,
+        shed: bool,
         reported: Option<TokenUsage>,
         metadata: Option<&ResponseMetadata>,
     ) -> Option<TokenUsage> {
         self.ended = true;
+        if !shed {
+            self.announce();
+        }
         // The strategy, or a layer further in, may have reported it first; then that is what the item's record has. What
         // is not known is not reported: a layer further out may know.
         let now = Instant::now();
@@ -97,8 +103,10 @@ impl Call {
                 usage: reported,
                 answered: end == CallEnd::Success,
                 throttled: kind == Some(ErrorKind::RateLimit),
+                shed,
                 ledger: ledger.address(),
             }),
+            None if shed => EndedCall::NOT_SENT,
             None => EndedCall::of(reported),
         };
         let usage = ended.usage;
@@ -155,7 +163,7 @@ impl Call {
 impl Drop for Call {
     fn drop(&mut self) {
         if !self.ended {
-            self.settle(CallEnd::Cancelled, None, None);
+            self.settle(CallEnd::Cancelled, false, None, None);
         }
     }
 }

@@ -8,33 +8,47 @@ use std::task::{Context, Poll, ready};
 use pin_project::pin_project;
 
 use super::Call;
+use crate::error::refusal;
+use crate::item::{Abandoned, CallHold, CallRefused};
 use crate::response::ReportsUsage;
 
 /// The future of [`TokenAccounting`](super::TokenAccounting).
 #[pin_project]
 pub struct TokenAccountingFuture<Fut, U> {
-    // Dropped before the account, so that what the strategy observes at its end still counts.
     #[pin]
-    future: Option<Fut>,
-    call: Option<Call>,
+    step: Step<Fut>,
     usage: U,
+}
+
+#[pin_project(project = StepProjection)]
+enum Step<Fut> {
+    Calling {
+        // Dropped before the account, so that what the strategy observes at its end still counts.
+        #[pin]
+        future: Fut,
+        call: Option<Call>,
+    },
+    /// The call may not begin.
+    Refused(CallRefused, CallHold),
+    /// There is no error to fail with: the driver or a time limit further out ends the item.
+    Waiting(#[allow(dead_code, reason = "says by its existence that this waits")] Abandoned),
+    Done,
 }
 
 impl<Fut, U> TokenAccountingFuture<Fut, U> {
     pub(super) const fn new(future: Fut, call: Call, usage: U) -> Self {
         Self {
-            future: Some(future),
-            call: Some(call),
+            step: Step::Calling {
+                future,
+                call: Some(call),
+            },
             usage,
         }
     }
 
-    /// Of a call that may not begin. There is no error to fail with: what refused it, the driver or a time limit, ends the
-    /// item around this.
-    pub(super) const fn refused(usage: U) -> Self {
+    pub(super) const fn refused(refused: CallRefused, hold: CallHold, usage: U) -> Self {
         Self {
-            future: None,
-            call: None,
+            step: Step::Refused(refused, hold),
             usage,
         }
     }
@@ -49,25 +63,39 @@ where
     type Output = Result<Res, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        let Some(future) = this.future.as_pin_mut() else {
-            return Poll::Pending;
-        };
-        let result = {
-            let _entered = this.call.as_ref().map(Call::enter);
-            ready!(future.poll(cx))
-        };
-        if let Some(call) = this.call.take() {
-            call.end(result.as_ref(), this.usage);
+        let mut this = self.project();
+        match this.step.as_mut().project() {
+            StepProjection::Calling { future, call } => {
+                let result = {
+                    let _entered = call.as_ref().map(Call::enter);
+                    ready!(future.poll(cx))
+                };
+                let call = call.take();
+                // First, so that what ends with it is accounted before.
+                this.step.set(Step::Done);
+                if let Some(call) = call {
+                    call.end(result.as_ref(), this.usage);
+                }
+                Poll::Ready(result)
+            }
+            StepProjection::Refused(refused, hold) => {
+                ready!(hold.poll_refused(cx));
+                if let Some(error) = refusal(*refused) {
+                    this.step.set(Step::Done);
+                    return Poll::Ready(Err(error));
+                }
+                let abandoned = Abandoned::new(hold.item());
+                this.step.set(Step::Waiting(abandoned));
+                Poll::Pending
+            }
+            StepProjection::Waiting(_) => Poll::Pending,
+            StepProjection::Done => panic!("`TokenAccountingFuture` polled after completion"),
         }
-        Poll::Ready(result)
     }
 }
 
 impl<Fut, U> fmt::Debug for TokenAccountingFuture<Fut, U> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TokenAccountingFuture")
-            .field("call", &self.call)
-            .finish_non_exhaustive()
+        f.debug_struct("TokenAccountingFuture").finish_non_exhaustive()
     }
 }

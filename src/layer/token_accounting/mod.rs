@@ -119,9 +119,9 @@ where
         let guard = match self.find.context_mut(&mut request) {
             Some(context) => match context.begin_call() {
                 Ok(guard) => Some(guard),
-                Err(_) => {
-                    context.item().signals().abandon();
-                    return TokenAccountingFuture::refused(self.usage.clone());
+                Err(refused) => {
+                    let hold = context.hold();
+                    return TokenAccountingFuture::refused(refused, hold, self.usage.clone());
                 }
             },
             None => None,
@@ -132,6 +132,7 @@ where
             let _entered = call.enter();
             self.inner.call(request)
         };
+        call.announce();
         TokenAccountingFuture::new(future, call, self.usage.clone())
     }
 }

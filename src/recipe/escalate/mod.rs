@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use tower_service::Service;
 
 use crate::classify::{Classify, KindClassifier};
+use crate::error::refusal;
 use crate::item::HandOver;
 use crate::request::LlmRequest;
 
@@ -86,6 +87,7 @@ impl<S> Clone for Escalate<S> {
 impl<S, I> Service<LlmRequest<I>> for Escalate<S>
 where
     S: Service<LlmRequest<I>> + Clone,
+    S::Error: 'static,
     KindClassifier: Classify<S::Response, S::Error>,
 {
     type Response = S::Response;
@@ -99,7 +101,10 @@ where
     fn call(&mut self, mut request: LlmRequest<I>) -> Self::Future {
         let (step, strategy) = self.ladder.step(request.item());
         let hold = request.context_mut().hold();
-        EscalateFuture::new(HandOver::or_wait(strategy.clone(), request, Some(hold)), step)
+        EscalateFuture::new(
+            HandOver::new(strategy.clone(), request, Some(hold), refusal),
+            step,
+        )
     }
 }
 

@@ -1,0 +1,54 @@
+//! What a gate and the driver learn about the calls inside.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Whether the calls inside are begun by a layer or strategy that watches them. Then a request that was not begun was not sent.
+///
+/// Where that is not known from the start it is learned from the calls: until the first one is seen, and once an answer came
+/// from a call that nobody had begun, what is uncertain counts as sent.
+#[derive(Debug, Default)]
+pub(crate) struct CallsInside {
+    /// The layers inside are this crate's, and begin every call.
+    certain: bool,
+    begun: AtomicBool,
+    answered_unbegun: AtomicBool,
+}
+
+impl CallsInside {
+    pub(crate) const fn begun_by_this_crate() -> Self {
+        Self {
+            certain: true,
+            begun: AtomicBool::new(true),
+            answered_unbegun: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether it is known from the start that every call begins inside.
+    pub(crate) const fn is_certain(&self) -> bool {
+        self.certain
+    }
+
+    /// Whether a call was seen that began inside.
+    pub(crate) fn begin(&self) -> bool {
+        self.begun.load(Ordering::Relaxed)
+    }
+
+    /// A call has begun inside.
+    pub(crate) fn saw_begun(&self) {
+        if !self.begin() {
+            self.begun.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether a request that has ended, and was not begun inside, was sent. `sent` is what its error says.
+    pub(crate) fn sent_unbegun(&self, answered: bool, sent: Option<bool>) -> bool {
+        if self.certain {
+            return false;
+        }
+        if answered {
+            self.answered_unbegun.store(true, Ordering::Relaxed);
+            return true;
+        }
+        sent.unwrap_or_else(|| !self.begin() || self.answered_unbegun.load(Ordering::Relaxed))
+    }
+}

@@ -1,0 +1,93 @@
+//! The layer, and the wait for the service inside before each call.
+
+use std::task::{Context, Poll};
+
+use tower::retry::Retry;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use super::RetryPolicy;
+use crate::error::refusal;
+use crate::item::HandOver;
+use crate::request::{FindItem, InRequest};
+
+/// Repeats calls by a [`RetryPolicy`]: tower's [`Retry`] around [`WhenReady`]. See the [module](super).
+#[derive(Clone, Copy, Debug)]
+pub struct RetryLayer<P> {
+    policy: P,
+}
+
+impl<P> RetryLayer<P> {
+    /// Repeats calls by `policy`.
+    pub const fn new(policy: P) -> Self {
+        Self { policy }
+    }
+}
+
+impl<S, C, F, H> Layer<S> for RetryLayer<RetryPolicy<C, F, H>>
+where
+    RetryPolicy<C, F, H>: Clone,
+    F: Clone,
+{
+    type Service = Retry<RetryPolicy<C, F, H>, WhenReady<S, F>>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        let when_ready = WhenReady {
+            inner,
+            find: self.policy.find().clone(),
+        };
+        Retry::new(self.policy.clone().with_calls_refused_inside(), when_ready)
+    }
+}
+
+/// Waits for the service inside in its future, before each call; made by [`RetryLayer`].
+///
+/// tower's [`Retry`] waits for it after a backoff has ended, and would then send in any case. Here a stop or the item's deadline
+/// ends that wait, and a service that fails to become ready is a failed attempt.
+#[derive(Clone, Copy, Debug)]
+pub struct WhenReady<S, F = InRequest> {
+    inner: S,
+    find: F,
+}
+
+impl<S, F> WhenReady<S, F> {
+    /// The service inside.
+    pub const fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// The service inside, to change it.
+    pub const fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// Takes the service out.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+}
+
+impl<S, F, Req> Service<Req> for WhenReady<S, F>
+where
+    S: Service<Req> + Clone,
+    S::Error: 'static,
+    F: FindItem<Req>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = HandOver<S, Req>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, mut request: Req) -> Self::Future {
+        // A call that a layer further out has begun is that layer's.
+        let hold = self
+            .find
+            .context_mut(&mut request)
+            .filter(|context| context.call_number().is_none())
+            .map(|context| context.hold());
+        HandOver::new(self.inner.clone(), request, hold, refusal)
+    }
+}
