@@ -125,6 +125,29 @@ impl CallContext {
         })
     }
 
+    /// For a layer that hands the request on at once: as [`hold`](Self::hold) and [`release`](CallHold::release) in one act.
+    ///
+    /// # Errors
+    /// If no call may begin any more. Then the request must not be handed on.
+    pub(crate) fn pass(&mut self) -> Result<(), CallRefused> {
+        let now = Instant::now();
+        let mut record = self.item.record();
+        record.may_begin(now)?;
+        self.call = self.call.filter(|joined| match record.call(joined.key) {
+            Some(call) if call.depth == joined.depth && !call.handed_on => {
+                call.handed_on = true;
+                call.started = now;
+                true
+            }
+            _ => false,
+        });
+        if self.call.is_none() {
+            let by_driver = record.is_entering_by_driver();
+            record.hand_over(now, by_driver);
+        }
+        Ok(())
+    }
+
     /// For layers that wait before they let a call begin, or answer without one: until the call begins further in, nothing was
     /// sent.
     pub fn hold(&mut self) -> CallHold {
@@ -133,7 +156,7 @@ impl CallContext {
         let by_driver = record.is_entering_by_driver();
         // Another clone of the request may have been sent as that call; then this will be a new one.
         self.call = self.call.filter(|joined| match record.call(joined.key) {
-            Some(call) if call.depth == joined.depth => {
+            Some(call) if call.depth == joined.depth && !call.handed_on => {
                 call.held = true;
                 true
             }
@@ -196,6 +219,7 @@ impl CallHold {
         match self.key.and_then(|key| record.call(key)) {
             Some(call) => {
                 call.held = false;
+                call.handed_on = true;
                 call.started = now;
             }
             None => record.hand_over(now, self.by_driver),

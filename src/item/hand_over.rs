@@ -9,8 +9,9 @@ use std::task::{Context, Poll, ready};
 use pin_project::{pin_project, pinned_drop};
 use tower_service::Service;
 
-use super::{Abandoned, CallHold, CallRefused, Item};
+use super::{Abandoned, CallContext, CallHold, CallRefused, Item};
 use crate::error::was_sent;
+use crate::request::FindItem;
 
 /// Waits for a service to be ready while the request is held, and then hands the request over: as tower's `Oneshot`, but what a
 /// stop or the item's deadline finds waiting is never sent. A call that no layer inside watches enters the item's accounts.
@@ -71,6 +72,50 @@ impl<S: Service<Req>, Req> HandOver<S, Req> {
     /// Whether the request has not been handed over.
     pub(crate) const fn is_waiting(&self) -> bool {
         matches!(self.step, Step::Waiting(_) | Step::Refused(_))
+    }
+
+    /// For a layer that is ready although `service` may not be, in its own `poll_ready`; notes whether this instance is `ready`.
+    pub(crate) fn poll_ready(
+        service: &mut S,
+        ready: &mut bool,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), S::Error>> {
+        let polled = service.poll_ready(cx);
+        *ready = matches!(polled, Poll::Ready(Ok(())));
+        match polled {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            // Pending is waited for by the call.
+            Poll::Ready(Ok(())) | Poll::Pending => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// For a layer that asked `service` in its own `poll_ready`: if it was `ready`, the request is handed over at once, by this very
+    /// instance. Otherwise the instance that waits for its turn is taken into the future, and replaced by a fresh one.
+    pub(crate) fn after_poll_ready<F>(
+        service: &mut S,
+        ready: bool,
+        find: &F,
+        mut request: Req,
+        refusal: fn(CallRefused) -> Option<S::Error>,
+    ) -> Self
+    where
+        S: Clone,
+        F: FindItem<Req>,
+    {
+        let passes = ready
+            && find
+                .context_mut(&mut request)
+                .is_none_or(|context| context.pass().is_ok());
+        let step = if passes {
+            let item = find.item(&request).cloned();
+            let call = service.call(request);
+            Step::Calling { call, item }
+        } else {
+            let hold = find.context_mut(&mut request).map(CallContext::hold);
+            let fresh = service.clone();
+            Step::Waiting(Some((std::mem::replace(service, fresh), request, hold)))
+        };
+        Self { step, refusal }
     }
 }
 

@@ -20,6 +20,8 @@ pub(super) struct Record {
     pub(super) throttled_until: Option<(Instant, u64)>,
     pub(super) last_failure: Option<LlmError>,
     pub(super) cooldowns: Vec<(Instant, Instant)>,
+    /// The total of the waits in the report.
+    pub(super) waited: Duration,
 
     /// The batch is stopping: no call begins.
     pub(super) stopped: bool,
@@ -82,6 +84,8 @@ pub(super) struct OpenCall {
     pub(super) depth: u32,
     /// A layer inside waits before it sends: nothing has been sent, and unless it begins again, nothing will be.
     pub(super) held: bool,
+    /// It was handed to a service that no layer watches: another request like it is a call of its own.
+    pub(super) handed_on: bool,
     pub(super) started: Instant,
     // When an accounting layer saw its end; without one it ends with the opener's guard.
     pub(super) ended: Option<Instant>,
@@ -148,6 +152,7 @@ impl Record {
             key,
             depth: 1,
             held,
+            handed_on: false,
             started: now,
             ended: None,
             observed: None,
@@ -232,7 +237,7 @@ impl Record {
         self.count_undecided();
         self.handed = Handed::Entering;
         self.handed_by_driver = by_driver;
-        self.handed_since = Some((now, self.report.waits.total()));
+        self.handed_since = Some((now, self.waited));
     }
 
     /// Whether the driver has handed the request over in the poll that runs, and no layer has it yet.
@@ -272,7 +277,7 @@ impl Record {
         let Some((since, waited)) = self.handed_since else {
             return Duration::ZERO;
         };
-        let waits = self.report.waits.total().saturating_sub(waited);
+        let waits = self.waited.saturating_sub(waited);
         at.saturating_duration_since(since).saturating_sub(waits)
     }
 

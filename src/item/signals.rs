@@ -57,6 +57,7 @@ impl Signals<'_> {
         }
         let mut record = self.item.record();
         record.report.waits.add(reason, time);
+        record.waited = record.waited.saturating_add(time);
         if reason == WaitReason::Cooldown {
             record.cooldowns.push((since, until));
         }

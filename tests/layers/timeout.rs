@@ -2,13 +2,14 @@
 
 use std::error::Error;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
 use llm_batch::layer::retry::{RetryLayer, RetryPolicy};
 use llm_batch::layer::timeout::{CallTimeoutLayer, ItemTimeoutLayer, TimedOut, TimeoutScope};
 use llm_batch::layer::token_accounting::{TokenAccountingLayer, TokenLedger};
-use llm_batch::{BoxError, ErrorKind, Item, ItemId, LlmError, LlmRequest};
+use llm_batch::{BoxError, ErrorKind, Item, ItemId, LlmError, LlmRequest, LlmResponse};
 use tokio::time::Instant;
 use tower::limit::ConcurrencyLimit;
 use tower::{Layer, Service, ServiceExt, service_fn};
@@ -100,6 +101,25 @@ async fn an_item_without_time_left_is_not_sent() {
     assert_eq!(script.count(), 0);
     one.signals().settle_call(true, true);
     assert_eq!(one.report().calls, 0);
+}
+
+/// A future is handed the service when it is made, and may be polled much later.
+#[tokio::test(start_paused = true)]
+async fn a_future_that_is_first_polled_too_late_is_never_polled() {
+    let polled = Arc::new(AtomicBool::new(false));
+    let sees = Arc::clone(&polled);
+    let strategy = service_fn(move |_: LlmRequest<&str>| {
+        let polled = Arc::clone(&sees);
+        async move {
+            polled.store(true, Ordering::SeqCst);
+            Ok::<_, LlmError>(LlmResponse::new("late".to_owned()))
+        }
+    });
+    let mut model = ItemTimeoutLayer::new(seconds(5)).layer(strategy);
+    let answer = model.ready().await.unwrap().call(request(&item()));
+    tokio::time::sleep(seconds(6)).await;
+    assert_eq!(answer.await.unwrap_err().kind(), ErrorKind::TimedOut);
+    assert!(!polled.load(Ordering::SeqCst));
 }
 
 #[tokio::test(start_paused = true)]

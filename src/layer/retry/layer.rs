@@ -35,6 +35,7 @@ where
         let when_ready = WhenReady {
             inner,
             find: self.policy.find().clone(),
+            ready: false,
         };
         Retry::new(self.policy.clone().with_calls_refused_inside(), when_ready)
     }
@@ -43,11 +44,24 @@ where
 /// Waits for the service inside in its future, before each call; made by [`RetryLayer`].
 ///
 /// tower's [`Retry`] waits for it after a backoff has ended, and would then send in any case. Here a stop or the item's deadline
-/// ends that wait, and a service that fails to become ready is a failed attempt.
-#[derive(Clone, Copy, Debug)]
+/// ends that wait.
+#[derive(Debug)]
 pub struct WhenReady<S, F = InRequest> {
     inner: S,
     find: F,
+    /// This instance of the service inside is ready.
+    ready: bool,
+}
+
+/// A clone has to be made ready anew.
+impl<S: Clone, F: Clone> Clone for WhenReady<S, F> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            find: self.find.clone(),
+            ready: false,
+        }
+    }
 }
 
 impl<S, F> WhenReady<S, F> {
@@ -58,6 +72,7 @@ impl<S, F> WhenReady<S, F> {
 
     /// The service inside, to change it.
     pub const fn get_mut(&mut self) -> &mut S {
+        self.ready = false;
         &mut self.inner
     }
 
@@ -77,17 +92,12 @@ where
     type Error = S::Error;
     type Future = HandOver<S, Req>;
 
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        Poll::Ready(Ok(()))
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        HandOver::poll_ready(&mut self.inner, &mut self.ready, cx)
     }
 
-    fn call(&mut self, mut request: Req) -> Self::Future {
-        // A call that a layer further out has begun is that layer's.
-        let hold = self
-            .find
-            .context_mut(&mut request)
-            .filter(|context| context.call_number().is_none())
-            .map(|context| context.hold());
-        HandOver::new(self.inner.clone(), request, hold, refusal)
+    fn call(&mut self, request: Req) -> Self::Future {
+        let ready = std::mem::take(&mut self.ready);
+        HandOver::after_poll_ready(&mut self.inner, ready, &self.find, request, refusal)
     }
 }

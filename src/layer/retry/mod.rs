@@ -45,8 +45,11 @@
 //! that retries: an SDK or a gateway with retries of its own multiplies the calls.
 //!
 //! [`RetryLayer`] is tower's with one difference: it waits for the service inside in the call's future. tower's own would send the
-//! next call after a stop if that came while it waited for a permit, and it ends an item when the service inside reports an
-//! error from `poll_ready`, without asking the policy; here that is a failed attempt.
+//! next call after a stop if that came while it waited for a permit.
+//!
+//! One trap is tower's: its `Retry` ends an item when the service below reports an error from `poll_ready` at once, without
+//! asking the policy. One that comes while the call waits is a failed attempt. The layers of this crate that wait do so in
+//! their futures and are always ready.
 //!
 //! # Panics
 //! A wait panics outside a tokio runtime, or in one without time enabled.

@@ -46,7 +46,7 @@ pub struct RetryPolicy<C = KindClassifier, F = InRequest, H = NoHook> {
     find: F,
     hook: H,
     progress: Progress,
-    /// What stands inside refuses a call after a stop.
+    /// What stands inside refuses a call after a stop, and has it in the item's accounts.
     refused_inside: bool,
 }
 
@@ -350,7 +350,9 @@ where
     fn retry(&mut self, request: &mut Req, result: &mut Result<Res, E>) -> Option<Self::Future> {
         let verdict = self.classifier.classify(result.as_ref());
         self.progress.calls = self.progress.calls.saturating_add(1);
-        if let Some(item) = self.find.item(request) {
+        if !self.refused_inside
+            && let Some(item) = self.find.item(request)
+        {
             let success = verdict.disposition == Disposition::Success;
             item.signals()
                 .settle_call(result.as_ref().err().and_then(was_sent).unwrap_or(true), success);
@@ -386,7 +388,9 @@ where
     fn clone_request(&mut self, request: &Req) -> Option<Req> {
         self.config.warn_of_contradictions();
         // tower asks for a clone right before each call.
-        if let Some(item) = self.item_of_own(request) {
+        if !self.refused_inside
+            && let Some(item) = self.item_of_own(request)
+        {
             item.signals().expect_call();
         }
         Some(request.clone())

@@ -13,7 +13,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::error::{BoxError, TimedOut, TimeoutScope, refusal};
-use crate::item::{CallContext, HandOver, Item};
+use crate::item::{HandOver, Item};
 use crate::request::{FindItem, InRequest, Untracked};
 
 /// Limits the time of a whole item: every call and every wait. Place it outermost.
@@ -24,9 +24,9 @@ use crate::request::{FindItem, InRequest, Untracked};
 /// The clock starts when the item is picked up ([`Item::started`]), and retry policies below see the deadline in
 /// the request, so a wait that would not fit is not begun. The error's source is what the item last failed with.
 ///
-/// `poll_ready` is always ready and does not touch the service inside: what that waits for (a permit of a `ConcurrencyLimit`, a
-/// connection that is being made) is waited for in the future, so that the limit covers it, too. Nothing is sent before the future
-/// is polled.
+/// `poll_ready` is always ready: a service inside that is not (a `ConcurrencyLimit` without a free permit, a connection that is
+/// being made) is waited for in the future, so that the limit covers that wait, too. A future that is not polled before the
+/// deadline is never polled.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
@@ -87,16 +87,31 @@ impl<S, F: Clone> Layer<S> for ItemTimeoutLayer<F> {
             inner,
             limit: self.limit,
             find: self.find.clone(),
+            ready: false,
         }
     }
 }
 
 /// Limits the time of a whole item; made by [`ItemTimeoutLayer`].
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct ItemTimeout<S, F = InRequest> {
     inner: S,
     limit: Duration,
     find: F,
+    /// This instance of the service inside is ready.
+    ready: bool,
+}
+
+/// A clone has to be made ready anew.
+impl<S: Clone, F: Clone> Clone for ItemTimeout<S, F> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            limit: self.limit,
+            find: self.find.clone(),
+            ready: false,
+        }
+    }
 }
 
 impl<S, F> ItemTimeout<S, F> {
@@ -107,6 +122,7 @@ impl<S, F> ItemTimeout<S, F> {
 
     /// The service inside, to change it.
     pub const fn get_mut(&mut self) -> &mut S {
+        self.ready = false;
         &mut self.inner
     }
 
@@ -126,11 +142,11 @@ where
     type Error = S::Error;
     type Future = ItemTimeoutFuture<S, Req>;
 
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        Poll::Ready(Ok(()))
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        HandOver::poll_ready(&mut self.inner, &mut self.ready, cx)
     }
 
-    fn call(&mut self, mut request: Req) -> Self::Future {
+    fn call(&mut self, request: Req) -> Self::Future {
         let item = self.find.item(&request).cloned();
         let started = item.as_ref().map_or_else(Instant::now, |item| item.started());
         // None: too far away to be represented.
@@ -138,9 +154,11 @@ where
         if let (Some(item), Some(deadline)) = (&item, deadline) {
             item.signals().limit_deadline(deadline);
         }
-        let hold = self.find.context_mut(&mut request).map(CallContext::hold);
+        let ready = std::mem::take(&mut self.ready);
+        let run = HandOver::after_poll_ready(&mut self.inner, ready, &self.find, request, refusal);
         ItemTimeoutFuture {
-            run: Some(HandOver::new(self.inner.clone(), request, hold, refusal)),
+            run: Some(run),
+            polled: false,
             sleep: None,
             deadline,
             limit: self.limit,
@@ -162,6 +180,7 @@ where
     /// Until it has ended, or was cut.
     #[pin]
     run: Option<HandOver<S, Req>>,
+    polled: bool,
     #[pin]
     sleep: Option<Sleep>,
     deadline: Option<Instant>,
@@ -182,7 +201,9 @@ where
             panic!("`ItemTimeoutFuture` polled after completion");
         };
         // Without time left nothing may be sent.
-        let late = run.is_waiting() && this.deadline.is_some_and(|deadline| deadline <= Instant::now());
+        let first = !std::mem::replace(this.polled, true);
+        let late =
+            (first || run.is_waiting()) && this.deadline.is_some_and(|deadline| deadline <= Instant::now());
         let timed_out = TimedOut::new(TimeoutScope::Item, *this.limit);
         if !late && let Poll::Ready(result) = run.poll(cx) {
             this.run.set(None);
