@@ -90,7 +90,7 @@ struct Cell<S> {
     release: Mutex<Option<Release<S>>>,
     // No code of the user's runs under it, neither a clone nor a drop.
     state: Mutex<State<S>>,
-    /// Where the strategy was made, to release it there if it is dropped without [`Lazy::close`].
+    /// The runtime in which the strategy was made, to release it there if it is dropped without [`Lazy::close`].
     runtime: OnceLock<Handle>,
 }
 
@@ -136,7 +136,7 @@ impl<S> Drop for Cell<S> {
 }
 
 impl<S: Clone + Send + Sync + 'static, F> Lazy<S, F> {
-    /// What [`close`](Self::close) does with the strategy, if one was made. It holds for all clones of the handle; the one set
+    /// Sets what [`close`](Self::close) does with the strategy, if one was made. It holds for all clones of the handle; the one set
     /// last counts.
     ///
     /// It also runs, in a task, when the last handle is dropped without [`close`](Self::close), provided that the runtime in

@@ -90,14 +90,14 @@ impl<B: BatchItem, T: Tasks<B>> Driver<B, T> {
         }
     }
 
-    /// Whether the strategy begins calls shows in the items that run, too.
+    /// Looks at the items that run for calls begun inside.
     fn look_for_calls_inside(&self) {
         if !self.calls_inside.begin() && self.slots.items().any(|item| item.has_begun()) {
             self.calls_inside.saw_begun();
         }
     }
 
-    /// Whether another item may start: in flight and finished-but-not-taken together stay within the limit.
+    /// Returns `true` if another item may start: in flight and finished-but-not-taken together stay within the limit.
     fn has_room(&self) -> bool {
         let limit = self.shared.concurrency();
         let parked = if self.options.in_order {
@@ -388,7 +388,7 @@ where
     }
 }
 
-/// Who failed the item.
+/// The origin of an item's failure.
 enum Unanswered<E> {
     Strategy(E),
     Driver(BatchError),
@@ -405,7 +405,7 @@ fn poll_caught(
     }
 }
 
-/// How many more items the source has.
+/// The number of items that the source still has.
 fn size_of<St: Stream>(source: Pin<&Option<St>>) -> (usize, Option<usize>) {
     source
         .as_pin_ref()

@@ -35,7 +35,7 @@ impl CallGuard {
         self.number
     }
 
-    /// Whether this guard began the call, and so ends it when dropped.
+    /// Returns `true` if this guard began the call, and so ends it when dropped.
     pub fn is_outermost(&self) -> bool {
         self.depth == 1
     }
@@ -108,7 +108,7 @@ impl CallGuard {
         }
     }
 
-    /// What was observed so far: `None` if nothing was, `Some(None)` if the usage is unknown.
+    /// The usage observed so far: `None` if nothing was observed, `Some(None)` if it is unknown.
     pub fn observed(&self) -> Option<Option<TokenUsage>> {
         self.item.record().call(self.key).and_then(|call| call.observed)
     }
@@ -128,7 +128,7 @@ impl CallGuard {
         }
     }
 
-    /// What the call cost, if reported.
+    /// The cost of the call, if reported.
     pub fn cost(&self) -> Option<Usd> {
         self.item.record().call(self.key).and_then(|call| call.cost)
     }
@@ -246,7 +246,7 @@ impl CallGuard {
         }
     }
 
-    /// What the reply's rate-limit headers said.
+    /// The quotas that the reply's rate-limit headers reported.
     pub fn quota(&self) -> Option<ReportedQuota> {
         self.item.record().call(self.key).and_then(|call| call.quota)
     }
@@ -270,17 +270,17 @@ impl Drop for CallGuard {
     }
 }
 
-/// How a call ended, as a gate sees it.
+/// The end of a call, as a gate sees it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct GateEnd {
-    /// Whether it was sent, as far as its error says.
+    /// `Some(false)` if its error says that it was not sent; `None` if that is unknown.
     pub(crate) sent: Option<bool>,
     pub(crate) answered: bool,
     pub(crate) throttled: bool,
     pub(crate) reported: Option<TokenUsage>,
 }
 
-/// What is known of a call that has ended behind a gate.
+/// The record of a call that has ended behind a gate.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct GateEnded {
     pub(crate) unsent: bool,
@@ -288,7 +288,7 @@ pub(crate) struct GateEnded {
     pub(crate) quota: Option<ReportedQuota>,
 }
 
-/// How a call ended, as an accounting layer sees it.
+/// The end of a call, as an accounting layer sees it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CallEnded {
     pub(crate) at: Instant,
@@ -302,7 +302,7 @@ pub(crate) struct CallEnded {
     pub(crate) ledger: usize,
 }
 
-/// What the end of a call means for the accounts.
+/// The consequences of the end of a call for the accounts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct EndedCall {
     /// It may have been sent.
@@ -312,7 +312,7 @@ pub(crate) struct EndedCall {
     /// The item had its outcome before: usage and cost stand there as unknown.
     pub(crate) outlived: bool,
     pub(crate) usage: Option<TokenUsage>,
-    /// What it cost, if reported.
+    /// Its cost, if reported.
     pub(crate) cost: Option<Usd>,
 }
 

@@ -1,10 +1,10 @@
-//! What a gate and the driver learn about the calls inside.
+//! The calls inside a gate or a batch: whether something there begins them.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Whether the calls inside are begun by a layer or strategy that watches them. Then a request that was not begun was not sent.
+/// The knowledge that calls inside are begun by a layer or strategy that watches them. Then a request that was not begun was not sent.
 ///
-/// Where that is not known from the start it is learned from the calls: until the first one is seen, and once an answer came
+/// If that is not known from the start, it is learned from the calls: until the first one is seen, and once an answer came
 /// from a call that nobody had begun, what is uncertain counts as sent.
 #[derive(Debug, Default)]
 pub(crate) struct CallsInside {
@@ -23,12 +23,12 @@ impl CallsInside {
         }
     }
 
-    /// Whether it is known from the start that every call begins inside.
+    /// Returns `true` if it is known from the start that every call begins inside.
     pub(crate) const fn is_certain(&self) -> bool {
         self.certain
     }
 
-    /// Whether a call was seen that began inside.
+    /// Returns `true` if a call was seen that began inside.
     pub(crate) fn begin(&self) -> bool {
         self.begun.load(Ordering::Relaxed)
     }
@@ -40,7 +40,7 @@ impl CallsInside {
         }
     }
 
-    /// Whether a request that has ended, and was not begun inside, was sent. `sent` is what its error says.
+    /// Decides about a request that has ended and was not begun inside: returns `true` if it was sent. `sent` is what its error says.
     pub(crate) fn sent_unbegun(&self, answered: bool, sent: Option<bool>) -> bool {
         if self.certain {
             return false;

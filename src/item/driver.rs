@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::record::Handed;
+use super::handed::Handed;
 use super::{CallsInside, Item, ItemReport};
 
 impl Item {
@@ -99,7 +99,7 @@ impl Item {
     }
 }
 
-/// What an item leaves to the batch's statistics.
+/// The part of an item's record that the batch's statistics take over.
 #[derive(Debug)]
 pub(crate) struct ClosedItem {
     pub(crate) report: ItemReport,
@@ -110,7 +110,7 @@ pub(crate) struct ClosedItem {
 }
 
 impl ClosedItem {
-    /// How long each ended call took.
+    /// The durations of the ended calls.
     pub(crate) fn call_times(&self) -> impl Iterator<Item = Duration> {
         self.first_call_time.iter().chain(&self.more_call_times).copied()
     }

@@ -69,7 +69,7 @@ impl<S: Service<Req>, Req> HandOver<S, Req> {
         }
     }
 
-    /// Whether the request has not been handed over.
+    /// Returns `true` until the request is handed over.
     pub(crate) const fn is_waiting(&self) -> bool {
         matches!(self.step, Step::Waiting(_) | Step::Refused(_))
     }

@@ -118,6 +118,7 @@ mod calls_inside;
 mod context;
 mod driver;
 mod hand_over;
+mod handed;
 mod id;
 mod record;
 mod report;
@@ -145,7 +146,7 @@ pub struct Item {
     index: u64,
     started: Instant,
     state: RetryState,
-    /// Whether the batch is stopping, to be read without the lock.
+    /// Set if the batch is stopping, to be read without the lock.
     stopped: AtomicBool,
     /// The item's future has ended.
     ended: AtomicBool,
@@ -188,7 +189,7 @@ impl Item {
         self.index
     }
 
-    /// When it was picked up.
+    /// The time at which it was picked up.
     pub fn started(&self) -> Instant {
         self.started
     }
@@ -208,7 +209,7 @@ impl Item {
         self.record().report.calls
     }
 
-    /// When the item must be done, if it has a deadline.
+    /// The item's deadline, if it has one.
     pub fn deadline(&self) -> Option<Instant> {
         self.record().deadline
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::handed::{Handed, LastHandOver};
 use super::report::ItemReport;
 use crate::error::{CallRefused, LlmError, ReportedQuota};
 use crate::usage::TokenUsage;
@@ -38,14 +39,9 @@ pub(super) struct Record {
     /// Layers that hold the request back until they may let a call begin.
     pub(super) holds: u32,
     pub(super) handed: Handed,
+    pub(super) last_hand_over: LastHandOver,
     /// A layer has begun a call of this item: those that it hands over it watches.
     pub(super) begun: bool,
-    /// The driver handed the request over, and no layer has since.
-    handed_by_driver: bool,
-    /// When the request was last handed over, and how long the item had waited by then.
-    handed_since: Option<(Instant, Duration)>,
-    /// How long the call took of which it is not known whether it was sent.
-    undecided_time: Duration,
     /// Futures that wait to begin a call, to be woken by a stop, and after it by the end of a call.
     pub(super) waiting: Vec<Waker>,
 
@@ -61,26 +57,10 @@ pub(super) struct Record {
     last_key: u32,
 }
 
-/// What became of the request that was handed to a service, as far as calls that no layer watches are concerned.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Handed {
-    /// It was handed to none, or the call that it led to is in the accounts.
-    #[default]
-    No,
-    /// It is being handed over, in the poll that runs: the service may begin a call.
-    Entering,
-    /// No layer that watches calls has seen it since: the service may be in a call.
-    Unwatched,
-    /// It has ended, and nothing says whether a call was sent.
-    Undecided,
-    /// A layer that watches calls has it: what is not begun there did not take place.
-    Watched,
-}
-
 /// A call that may be under way.
 pub(super) struct OpenCall {
     pub(super) key: u32,
-    /// How many layers and strategies, one inside the other, take part in it.
+    /// The number of layers and strategies, one inside the other, that take part in it.
     pub(super) depth: u32,
     /// A layer inside waits before it sends: nothing has been sent, and unless it begins again, nothing will be.
     pub(super) held: bool,
@@ -99,7 +79,7 @@ pub(super) struct OpenCall {
     pub(super) announced: bool,
     /// Accounting layers that have not seen its end.
     pub(super) accounting: u32,
-    /// When the first piece of a streamed answer came.
+    /// The time of the first piece of a streamed answer.
     pub(super) first_token: Option<Instant>,
     pub(super) quota: Option<ReportedQuota>,
     /// The ledgers that have this call, by address: one in nearly all stacks.
@@ -125,7 +105,7 @@ impl OpenCall {
 }
 
 impl Record {
-    /// Whether a call may begin at `now`. Otherwise it is noted that one was refused.
+    /// Checks that a call may begin at `now`. If not, it notes that one was refused.
     pub(super) fn may_begin(&mut self, now: Instant) -> Result<(), CallRefused> {
         if self.stopped || self.closed {
             self.refused = true;
@@ -217,7 +197,7 @@ impl Record {
         }
     }
 
-    /// Whether `ledger` is to have the call with this key, whose opener's guard was dropped before. It has it from now on.
+    /// Enters the call with this key, whose opener's guard was dropped before, for `ledger`. Returns `false` if that ledger has it.
     pub(super) fn enters_outlived(&mut self, key: u32, ledger: usize) -> bool {
         let entry = (key, ledger);
         let enters = !self.outlived.contains(&entry);
@@ -227,122 +207,23 @@ impl Record {
         enters
     }
 
-    /// Whether no other call has begun since the one with this key.
+    /// Returns `true` if no other call has begun since the one with this key.
     pub(super) fn is_last(&self, key: u32) -> bool {
         self.last_key == key
     }
 
-    /// The request is handed to a service, which may begin a call.
-    pub(super) fn hand_over(&mut self, now: Instant, by_driver: bool) {
-        self.count_undecided();
-        self.handed = Handed::Entering;
-        self.handed_by_driver = by_driver;
-        self.handed_since = Some((now, self.waited));
-    }
-
-    /// Whether the driver has handed the request over in the poll that runs, and no layer has it yet.
-    pub(super) fn is_entering_by_driver(&self) -> bool {
-        self.handed == Handed::Entering && self.handed_by_driver
-    }
-
-    /// A layer that watches calls has the request.
-    pub(super) fn watch(&mut self) {
-        self.count_undecided();
-        self.handed = Handed::Watched;
-    }
-
-    /// The item goes on after a call of which it is not known whether it was sent: it counts.
-    fn count_undecided(&mut self) {
-        if self.handed == Handed::Undecided {
-            self.count_unwatched(self.undecided_time);
-        }
-    }
-
-    /// Counts a call that no layer watched, with unknown usage.
-    fn count_unwatched(&mut self, time: Duration) {
-        if self.closed {
-            // It is in the final report as it was then.
-            return;
-        }
-        let report = &mut self.report;
-        report.call_time = report.call_time.saturating_add(time);
-        report.calls += 1;
-        report.unknown_usage_calls += 1;
-        report.unknown_cost_calls += 1;
-    }
-
-    /// How long a call took that no layer watched and that ended at `at`: what has passed since the request was handed over,
-    /// without waits.
-    fn unwatched_time(&self, at: Instant) -> Duration {
-        let Some((since, waited)) = self.handed_since else {
-            return Duration::ZERO;
-        };
-        let waits = self.waited.saturating_sub(waited);
-        at.saturating_duration_since(since).saturating_sub(waits)
-    }
-
-    /// The call of a request that no layer watched ended `at` then: counts it, with unknown usage, if it was `sent`.
-    pub(super) fn settle(
-        &mut self,
-        sent: impl FnOnce() -> bool,
-        answered: bool,
-        at: impl FnOnce() -> Instant,
-    ) {
-        let time = match self.handed {
-            Handed::Entering | Handed::Unwatched => sent().then(|| self.unwatched_time(at())),
-            Handed::Undecided => sent().then_some(self.undecided_time),
-            Handed::No | Handed::Watched => None,
-        };
-        self.handed = Handed::No;
-        if let Some(time) = time {
-            self.count_unwatched(time);
-        }
-        self.answered |= answered;
-    }
-
-    /// As [`settle`](Self::settle), for a layer that hands requests on and may be called again by what is around it. What nothing is
-    /// known of is left for the driver to decide.
-    pub(super) fn settle_inside(&mut self, sent: Option<bool>, answered: bool) {
-        self.answered |= answered;
-        if !matches!(self.handed, Handed::Entering | Handed::Unwatched) {
-            return;
-        }
-        let time = self.unwatched_time(Instant::now());
-        self.handed = match sent {
-            Some(sent) => {
-                if sent {
-                    self.count_unwatched(time);
-                }
-                Handed::Watched
-            }
-            None => {
-                self.undecided_time = time;
-                Handed::Undecided
-            }
-        };
-    }
-
-    /// Whether the driver's own hand-over is what no layer has watched.
-    pub(super) fn is_unwatched_since_driver(&self) -> bool {
-        self.handed_by_driver
-            && matches!(
-                self.handed,
-                Handed::Entering | Handed::Unwatched | Handed::Undecided
-            )
-    }
-
-    /// Whether a call is under way, or may be: a strategy that no layer watches is taken to be in one.
+    /// Returns `true` if a call is under way, or may be: a strategy that no layer watches is taken to be in one.
     pub(super) fn call_under_way(&self) -> bool {
         matches!(self.handed, Handed::Entering | Handed::Unwatched)
             || self.open_calls().any(|call| !call.held)
     }
 
-    /// Whether a call other than the one with this key is under way.
+    /// Returns `true` if a call other than the one with this key is under way.
     pub(super) fn others_under_way(&self, key: Option<u32>) -> bool {
         self.open_calls().any(|call| !call.held && Some(call.key) != key)
     }
 
-    /// Whether a stop ends the item: a drain does if it is in no call, and at work on no answer that is paid for.
+    /// Returns `true` if a stop ends the item: a drain does unless the item is in a call, or at work on an answer that is paid for.
     pub(super) fn must_end(&self) -> bool {
         let idle = matches!(self.handed, Handed::No | Handed::Undecided) || self.holds > 0 || self.refused;
         let over = self.abandoned > 0 || (idle && !self.answered);

@@ -5,7 +5,7 @@ use std::task::Context;
 
 use tokio::time::Instant;
 
-use super::record::Handed;
+use super::handed::Handed;
 use super::{Item, WaitReason};
 use crate::error::{CallRefused, LlmError};
 
@@ -44,7 +44,7 @@ impl Signals<'_> {
         self.item.record().deadline_missed = true;
     }
 
-    /// Whether something was given up because of the deadline.
+    /// Returns `true` if something was given up because of the deadline.
     pub fn deadline_missed(self) -> bool {
         self.item.record().deadline_missed
     }
@@ -102,12 +102,12 @@ impl Signals<'_> {
         self.item.record().throttled_until.take().map(|(until, _)| until)
     }
 
-    /// Whether the batch is stopping, so that the item must begin no other call. What it has got by now is its outcome.
+    /// Returns `true` if the batch is stopping: the item must not begin another call, and its outcome is what it has by now.
     pub fn stop_requested(self) -> bool {
         self.item.stopped.load(Ordering::Acquire)
     }
 
-    /// Whether a call is under way, or may be: a strategy that no layer watches is taken to be in one.
+    /// Returns `true` if a call is under way, or may be: a strategy that no layer watches is taken to be in one.
     pub fn call_under_way(self) -> bool {
         self.item.record().call_under_way()
     }

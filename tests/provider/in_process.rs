@@ -38,7 +38,7 @@ pub(crate) fn describe_in(name: &str, variables: &[(&str, &str)]) -> String {
 }
 
 #[test]
-#[ignore = "run by others with an environment"]
+#[ignore = "a child process of another test runs it, with an environment of its own"]
 fn describe() {
     let name = std::env::var("DESCRIBE").unwrap_or_default();
     let result = match name.as_str() {
@@ -54,7 +54,7 @@ fn describe() {
 }
 
 #[tokio::test]
-#[ignore = "run by others with an environment"]
+#[ignore = "a child process of another test runs it, with an environment of its own"]
 async fn one_call() {
     match OpenAi::from_env()
         .unwrap()
@@ -95,7 +95,7 @@ async fn no_proxy_stands_before_a_server_on_this_machine() {
 
 /// Runs calls at once under a limit on open files, and prints what failed and what was warned of.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "run by others with an environment"]
+#[ignore = "a child process of another test runs it, with an environment of its own"]
 async fn many_calls() {
     let number = |name| std::env::var(name).unwrap().parse::<u64>().unwrap();
     tracing_subscriber::fmt()

@@ -24,7 +24,7 @@ pub struct HttpCallBody<B> {
     rest: Option<B>,
     /// The call, until it has ended. Never locked: it is there to be `Sync`.
     call: Option<Mutex<Pin<Box<dyn Call + Send>>>>,
-    /// What the call has ended with, to be said after the last frame.
+    /// The failure of the call, to be returned after the last frame.
     failure: Option<BoxError>,
     passage: Arc<Passage<B>>,
 }

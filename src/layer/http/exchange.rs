@@ -17,7 +17,7 @@ use super::passage::{CURRENT, Caller, Passage};
 use super::reply::HttpReply;
 use crate::error::BoxError;
 
-/// How many frames without data may follow what the caller has read, for the body to count as read to its end.
+/// The number of frames without data that may follow what the caller has read, for the body to count as read to its end.
 const LAST_FRAMES: usize = 8;
 
 /// The service inside the layers of an [`HttpCallLayer`](super::HttpCallLayer), which makes it. Its future ends when the body has
@@ -221,7 +221,7 @@ where
     }
 }
 
-/// What the layers see of a head.
+/// The copy of a head that the layers see.
 fn copy_of(head: &http::response::Parts) -> http::response::Parts {
     let (mut copy, ()) = http::Response::new(()).into_parts();
     copy.status = head.status;

@@ -5,7 +5,7 @@ use std::fmt;
 use bytes::Bytes;
 use serde_json::Value;
 
-/// What is known of a body after it has passed to the caller: how long it was, whether it was complete, and its last bytes.
+/// The remains of a body that has passed to the caller: its length, whether it was complete, and its last bytes.
 ///
 /// It is the body of the [`http::Response`] that the layers inside an [`HttpCallLayer`](super::HttpCallLayer) see.
 pub struct FinishedBody {
@@ -21,12 +21,12 @@ impl FinishedBody {
         &self.tail
     }
 
-    /// How many bytes have passed.
+    /// The number of bytes that have passed.
     pub const fn length(&self) -> u64 {
         self.length
     }
 
-    /// Whether the body has passed to its end.
+    /// Returns `true` if the body has passed to its end.
     pub const fn is_complete(&self) -> bool {
         self.complete
     }
@@ -83,7 +83,7 @@ impl Tail {
         &self.kept[self.kept.len().saturating_sub(self.keep)..]
     }
 
-    /// Whether the last event of an event stream was `[DONE]`.
+    /// Returns `true` if the last event of an event stream was `[DONE]`.
     pub(super) fn is_done(&self) -> bool {
         let kept = self.kept().trim_ascii_end();
         (kept.strip_suffix(b"[DONE]")).is_some_and(|before| before.trim_ascii_end().ends_with(b"data:"))

@@ -35,7 +35,7 @@ impl<L> HttpCallLayer<L> {
         }
     }
 
-    /// How many of the last bytes of a body are kept for the layers, in [`FinishedBody::tail`]; 64 KiB by default. A call in flight takes
+    /// Sets how many of the last bytes of a body are kept for the layers, in [`FinishedBody::tail`]; 64 KiB by default. A call in flight takes
     /// up to twice as much, if its body is that long.
     #[must_use]
     pub const fn keep_bytes(mut self, bytes: usize) -> Self {

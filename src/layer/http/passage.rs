@@ -14,7 +14,7 @@ tokio::task_local! {
     pub(super) static CURRENT: Arc<dyn Any + Send + Sync>;
 }
 
-/// What the two ends of a call share: the [`Exchange`](super::Exchange) inside the layers puts in, the caller takes out.
+/// The state that the two ends of a call share: the [`Exchange`](super::Exchange) inside the layers puts in, the caller takes out.
 ///
 /// No code of others runs under its lock: bodies are polled and dropped outside of it.
 pub(super) struct Passage<B> {
@@ -26,7 +26,7 @@ struct State<B> {
     /// A body is on its way to the caller, so no other call can take this one's place.
     carrying: bool,
     frame: Option<Frame<Bytes>>,
-    /// What the body itself failed with.
+    /// The failure of the body itself.
     error: Option<BoxError>,
     /// Of what has not passed yet.
     hint: SizeHint,
@@ -48,7 +48,7 @@ impl<B> State<B> {
     }
 }
 
-/// What the caller does with the body.
+/// The caller's use of the body.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Caller {
     Reads,
@@ -93,7 +93,7 @@ impl<B> Passage<B> {
         result
     }
 
-    /// Whether a body is on its way to the caller.
+    /// Returns `true` if a body is on its way to the caller.
     pub(super) fn is_carrying(&self) -> bool {
         self.state().carrying
     }
@@ -119,7 +119,7 @@ impl<B> Passage<B> {
         taken
     }
 
-    /// What the caller does, if there is room for another frame. In any case the exchange will be woken when that changes.
+    /// Returns what the caller does, if there is room for another frame. In any case the exchange will be woken when that changes.
     pub(super) fn room(&self, cx: &Context<'_>) -> Option<Caller> {
         let mut state = self.state();
         match &mut state.writer {

@@ -30,7 +30,7 @@ where
 {
     #[pin]
     step: Step<S::Future>,
-    /// What is needed to make the call; gone once it is made.
+    /// The service and the request; gone once the call is made.
     pending: Option<Pending<S, Req>>,
     classify: C,
     find: F,

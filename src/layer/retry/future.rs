@@ -25,7 +25,7 @@ pub struct RetryWait {
     sleep: Option<Sleep>,
     since: Instant,
     hold: Option<CallHold>,
-    /// What stands inside refuses a call after a stop.
+    /// Set if the service inside refuses a call after a stop.
     refused_inside: bool,
     abandoned: Option<Abandoned>,
     meter: Option<Meter>,

@@ -20,7 +20,7 @@ use crate::prompt::Prompt;
 use crate::request::{FindItem, InRequest, LlmRequest, Untracked};
 use crate::telemetry::Meter;
 
-/// When to call again, and how long to wait before.
+/// Decides whether an item is called again, and how long to wait before.
 ///
 /// Give it to tower's [`RetryLayer`](super::RetryLayer). tower clones the policy for every request, so what it counts
 /// belongs to one item. The [module](super) says what is decided in which order.
@@ -46,7 +46,7 @@ pub struct RetryPolicy<C = KindClassifier, F = InRequest, H = NoHook> {
     find: F,
     hook: H,
     progress: Progress,
-    /// What stands inside refuses a call after a stop, and has it in the item's accounts.
+    /// Set if the service inside refuses a call after a stop, and enters each call in the item's accounts.
     refused_inside: bool,
 }
 
@@ -83,7 +83,7 @@ impl Config {
 /// The longest hint that is obeyed by default: that of [`Cooldown`](crate::layer::rate_limiter::Cooldown).
 const MAX_HINT: Duration = Duration::from_secs(600);
 
-/// What one item has used up.
+/// The calls, attempts and throttles that one item has used up.
 #[derive(Clone, Copy, Debug, Default)]
 struct Progress {
     calls: u32,
@@ -140,7 +140,7 @@ impl<C, F, H> RetryPolicy<C, F, H> {
         self.set(|config| config.max_attempts = max_attempts)
     }
 
-    /// How many calls of an item may be throttled or rejected for overload ([`ErrorKind::Overloaded`]), apart from its
+    /// Sets how many calls of an item may be throttled or rejected for overload ([`ErrorKind::Overloaded`]), apart from its
     /// attempts: `n` allow `n + 1` calls, 0 fails on the first. 20 by default.
     #[must_use]
     pub fn max_throttles(self, max_throttles: u32) -> Self {
@@ -158,7 +158,7 @@ impl<C, F, H> RetryPolicy<C, F, H> {
         self.set(|config| config.max_calls = max_calls)
     }
 
-    /// How often an item repeats a call that ran out of time. Such a call may have been answered and billed, and
+    /// Sets how often an item repeats a call that ran out of time. Such a call may have been answered and billed, and
     /// its repeat is billed again. 1 by default; the attempts limit it too.
     #[must_use]
     pub fn max_billed_repeats(self, max_billed_repeats: u32) -> Self {
@@ -171,7 +171,7 @@ impl<C, F, H> RetryPolicy<C, F, H> {
         self.set(|config| config.backoff.initial = initial)
     }
 
-    /// What each further wait is multiplied by. 2 by default.
+    /// Sets the factor by which each further wait grows. 2 by default.
     ///
     /// # Panics
     /// If `base` is not finite or below 1.
@@ -208,7 +208,7 @@ impl<C, F, H> RetryPolicy<C, F, H> {
         self.set(|config| config.budget = Some(budget))
     }
 
-    /// Where to send [`EventKind::RetryScheduled`].
+    /// Sends [`EventKind::RetryScheduled`] to `events`.
     #[must_use]
     pub fn events(self, events: &Events) -> Self {
         self.set(|config| config.events = Some(events.clone()))
@@ -272,7 +272,7 @@ impl<C, F, H> RetryPolicy<C, F, H> {
         }
     }
 
-    /// What follows `verdict`: the wait before the next call, or `None` for the end.
+    /// Decides what follows `verdict`: the wait before the next call, or `None` for the end.
     fn decide(&mut self, verdict: &Verdict, item: Option<&Arc<Item>>) -> Option<Duration> {
         let config = &*self.config;
         let progress = &mut self.progress;
@@ -419,7 +419,7 @@ impl<C, F, H> RetryPolicy<C, F, H> {
     }
 }
 
-/// What the item failed with, to be named by a time limit. The error itself is gone by then.
+/// The item's failure, to be named by a time limit. The error itself is gone by then.
 fn describe<E: fmt::Display + 'static>(verdict: &Verdict, error: Option<&E>) -> LlmError {
     match error {
         Some(error) => crate::error::describe(error, verdict.kind),

@@ -50,7 +50,7 @@ pub use crate::error::{TimedOut, TimeoutScope};
 pub use call::{CallTimeout, CallTimeoutFuture, CallTimeoutLayer};
 pub use item::{ItemTimeout, ItemTimeoutFuture, ItemTimeoutLayer};
 
-/// Whether `deadline` has passed. The timer is made at the first look; no deadline never passes.
+/// Returns `true` if `deadline` has passed. The timer is made at the first look; without a deadline it never has.
 ///
 /// The timer is polled outside of tokio's budget for cooperative tasks: what is inside may have used it up, at each of its
 /// polls, and then the timer would never be seen to elapse.

@@ -18,7 +18,7 @@ use crate::usage::TokenUsage;
 pub(super) struct Call {
     shared: Arc<Shared>,
     guard: Option<CallGuard>,
-    /// When it started; `None` if metrics, span and events of this call are another layer's to write.
+    /// Its start; `None` if metrics, span and events of this call are another layer's to write.
     started: Option<Instant>,
     span: Span,
     ended: bool,

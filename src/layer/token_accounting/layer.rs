@@ -41,7 +41,7 @@ impl TokenAccountingLayer {
 }
 
 impl<U, F> TokenAccountingLayer<U, F> {
-    /// Where to send the events of calls.
+    /// Sends the events of calls to `events`.
     #[must_use]
     pub fn events(mut self, events: &Events) -> Self {
         self.events = Some(events.clone());

@@ -39,15 +39,15 @@ struct Totals {
 pub struct LedgerSnapshot {
     /// Physical calls that have ended.
     pub calls: u64,
-    /// How many of them failed or were cut.
+    /// The number of them that failed or were cut.
     pub failed_calls: u64,
-    /// How many of them have unknown usage: each may have cost something on top of `usage`.
+    /// The number of them with unknown usage: each may have cost something on top of `usage`.
     pub unknown_usage_calls: u64,
     /// Known usage over all calls, failed ones too.
     pub usage: TokenUsage,
     /// Known cost over all calls, failed ones too.
     pub cost: Usd,
-    /// How many of the calls have unknown cost: each may have cost something on top of `cost`.
+    /// The number of calls with unknown cost: each may have cost something on top of `cost`.
     pub unknown_cost_calls: u64,
 }
 

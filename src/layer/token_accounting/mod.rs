@@ -14,7 +14,7 @@
 //! did not, it follows from the usage by the price table, if one was given (`TokenAccountingLayer::prices`, feature `prices`). A
 //! call that used nothing costs nothing; any other is one of unknown cost.
 //!
-//! What is accounted is what the provider billed for calls answered in full. A call that it may have billed but
+//! The account holds what the provider billed for calls answered in full. A call that it may have billed but
 //! did not answer is counted as one with unknown usage, which is not zero.
 //!
 //! ```
@@ -70,7 +70,7 @@ pub struct TokenAccounting<S, U = InResponse, F = InRequest> {
     find: F,
 }
 
-/// Where an account goes.
+/// The destinations of an account.
 struct Shared {
     ledger: TokenLedger,
     events: Option<Events>,

@@ -10,11 +10,11 @@ use crate::response::ResponseMetadata;
 use crate::usage::TokenUsage;
 use crate::usd::Usd;
 
-/// How many models without a price are warned of.
+/// The number of models without a price that are warned of.
 #[cfg(feature = "prices")]
 const MOST_WARNED: usize = 32;
 
-/// Where the cost of calls comes from.
+/// The source of the cost of calls.
 #[derive(Clone, Default)]
 pub(super) struct Prices {
     #[cfg(feature = "prices")]
@@ -33,7 +33,7 @@ impl Prices {
         }
     }
 
-    /// What the call cost: what the provider says, or else what the table says. None if neither is known.
+    /// The cost of the call: the provider's figure, or else the table's. None if neither is known.
     pub(super) fn cost(
         &self,
         guard: Option<&CallGuard>,
@@ -57,7 +57,7 @@ impl Prices {
         None
     }
 
-    /// What the table says: of the model that was asked, or else of the one that answered. So a user's price for
+    /// The table's figure: for the model that was asked, or else for the one that answered. So a user's price for
     /// the name that is asked counts, whatever dated name the provider answers with.
     #[cfg(feature = "prices")]
     fn listed(
