@@ -62,7 +62,7 @@ pub enum Refused {
         /// What the quota gives per minute.
         limit: u64,
     },
-    /// The call would have had to wait, and there is no running tokio runtime with a timer.
+    /// The call had to wait, which needs a running tokio runtime with its timer enabled.
     Closed,
     /// The batch is stopping, or the item's deadline has passed.
     Item(CallRefused),
