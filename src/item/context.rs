@@ -58,7 +58,7 @@ impl CallContext {
     /// # Errors
     /// If no call may begin, because the batch is stopping or the item's deadline has passed. Then send nothing.
     pub fn begin_call(&mut self) -> Result<CallGuard, CallRefused> {
-        self.begin_call_at(Instant::now())
+        self.begin(false, Instant::now)
     }
 
     /// As [`begin_call`](Self::begin_call), for a caller that has read the clock.
@@ -66,7 +66,7 @@ impl CallContext {
     /// # Errors
     /// As there.
     pub fn begin_call_at(&mut self, now: Instant) -> Result<CallGuard, CallRefused> {
-        self.begin(now, false)
+        self.begin(false, || now)
     }
 
     /// For a gate, which has a last look at its own state before the call: as [`begin_call_at`](Self::begin_call_at), and the call
@@ -75,21 +75,21 @@ impl CallContext {
     /// # Errors
     /// As there.
     pub(crate) fn begin_held_at(&mut self, now: Instant) -> Result<CallGuard, CallRefused> {
-        self.begin(now, true)
+        self.begin(true, || now)
     }
 
-    fn begin(&mut self, now: Instant, hold: bool) -> Result<CallGuard, CallRefused> {
+    fn begin(&mut self, hold: bool, now: impl Fn() -> Instant) -> Result<CallGuard, CallRefused> {
         let mut record = self.item.record();
         let joined = match self.call {
             // Another clone of the request may have been sent as that call; then this is a new one.
             Some(joined) => match record.call(joined.key) {
                 Some(call) if call.depth == joined.depth => {
-                    let held = call.held;
-                    if held {
+                    let begins = call.held.then(&now);
+                    if let Some(now) = begins {
                         record.may_begin(now)?;
                     }
                     record.call(joined.key).map(|call| {
-                        if held && !hold {
+                        if let Some(now) = begins.filter(|_| !hold) {
                             call.held = false;
                             call.started = now;
                         }
@@ -107,7 +107,7 @@ impl CallContext {
         let joined = match joined {
             Some(joined) => joined,
             None => {
-                let (key, number) = record.begin(now, hold)?;
+                let (key, number) = record.begin(now(), hold)?;
                 Joined {
                     key,
                     number,
@@ -130,8 +130,12 @@ impl CallContext {
     /// # Errors
     /// If no call may begin any more. Then the request must not be handed on.
     pub(crate) fn pass(&mut self) -> Result<(), CallRefused> {
-        let now = Instant::now();
         let mut record = self.item.record();
+        if self.call.is_none() && record.is_entering() {
+            // It was handed over in this very poll, when the deadline was looked at.
+            return record.may_go_on();
+        }
+        let now = Instant::now();
         record.may_begin(now)?;
         self.call = self.call.filter(|joined| match record.call(joined.key) {
             Some(call) if call.depth == joined.depth && !call.handed_on => {
@@ -142,8 +146,7 @@ impl CallContext {
             _ => false,
         });
         if self.call.is_none() {
-            let by_driver = record.is_entering_by_driver();
-            record.hand_over(now, by_driver);
+            record.hand_over(now, false);
         }
         Ok(())
     }

@@ -45,9 +45,14 @@ impl Record {
         };
     }
 
+    /// Returns `true` if the request is being handed over, in the poll that runs.
+    pub(super) fn is_entering(&self) -> bool {
+        self.handed == Handed::Entering
+    }
+
     /// Returns `true` if the driver has handed the request over in the poll that runs, and no layer has it yet.
     pub(super) fn is_entering_by_driver(&self) -> bool {
-        self.handed == Handed::Entering && self.last_hand_over.by_driver
+        self.is_entering() && self.last_hand_over.by_driver
     }
 
     /// A layer that watches calls has the request.

@@ -107,14 +107,20 @@ impl OpenCall {
 impl Record {
     /// Checks that a call may begin at `now`. If not, it notes that one was refused.
     pub(super) fn may_begin(&mut self, now: Instant) -> Result<(), CallRefused> {
-        if self.stopped || self.closed {
-            self.refused = true;
-            return Err(CallRefused::Stopped);
-        }
+        self.may_go_on()?;
         if self.deadline.is_some_and(|deadline| deadline <= now) {
             self.refused = true;
             self.deadline_missed = true;
             return Err(CallRefused::DeadlinePassed);
+        }
+        Ok(())
+    }
+
+    /// As [`may_begin`](Self::may_begin), without the deadline.
+    pub(super) fn may_go_on(&mut self) -> Result<(), CallRefused> {
+        if self.stopped || self.closed {
+            self.refused = true;
+            return Err(CallRefused::Stopped);
         }
         Ok(())
     }

@@ -148,13 +148,15 @@ where
 
     fn call(&mut self, request: Req) -> Self::Future {
         let item = self.find.item(&request).cloned();
-        let started = item.as_ref().map_or_else(Instant::now, |item| item.started());
+        let now = Instant::now();
+        let started = item.as_ref().map_or(now, |item| item.started());
         // None: too far away to be represented.
         let deadline = started.checked_add(self.limit);
         if let (Some(item), Some(deadline)) = (&item, deadline) {
             item.signals().limit_deadline(deadline);
         }
-        let ready = std::mem::take(&mut self.ready);
+        // Without time left nothing may be sent.
+        let ready = std::mem::take(&mut self.ready) && deadline.is_none_or(|deadline| deadline > now);
         let run = HandOver::after_poll_ready(&mut self.inner, ready, &self.find, request, refusal);
         ItemTimeoutFuture {
             run: Some(run),
@@ -200,7 +202,7 @@ where
         let Some(run) = this.run.as_mut().as_pin_mut() else {
             panic!("`ItemTimeoutFuture` polled after completion");
         };
-        // Without time left nothing may be sent.
+        // The same here, however late the first poll is.
         let first = !std::mem::replace(this.polled, true);
         let late =
             (first || run.is_waiting()) && this.deadline.is_some_and(|deadline| deadline <= Instant::now());
