@@ -25,7 +25,7 @@ pub struct Verdict {
     pub disposition: Disposition,
     /// The category of the failure; `None` for a success or where it is unknown.
     pub kind: Option<ErrorKind>,
-    /// How long the provider asked to wait.
+    /// The wait that the provider asked for.
     pub retry_after: Option<Duration>,
     /// The quotas that rate-limit headers reported.
     pub quota: Option<ReportedQuota>,

@@ -151,7 +151,7 @@ impl Events {
         let _ = self.inner.sender.send(event);
     }
 
-    /// Whether there is a subscriber or a hook.
+    /// Returns `true` if there is a subscriber or a hook.
     pub fn is_observed(&self) -> bool {
         self.inner.has_hooks.load(Ordering::Acquire) || self.inner.sender.receiver_count() > 0
     }
@@ -175,7 +175,7 @@ impl fmt::Debug for Events {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Event {
-    /// When, in seconds since the [`Events`] handle was made. Events of one gate are stamped under its lock, so
+    /// The time in seconds since the [`Events`] handle was made. Events of one gate are stamped under its lock, so
     /// sorting by this time gives their true order.
     #[serde(with = "crate::serde_seconds")]
     pub at: Duration,
@@ -188,26 +188,26 @@ pub struct Event {
     /// The name of the rate limiter that sent the event, if one did: the one in its logs and metrics.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limiter: Option<Arc<str>>,
-    /// What happened.
+    /// The kind of the event, with its data.
     #[serde(flatten)]
     pub kind: EventKind,
 }
 
-/// What happened. Durations are in seconds in JSON.
+/// The kind of an event, with its data. Durations are in seconds in JSON.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum EventKind {
     /// The driver was polled for the first time.
     BatchStarted {
-        /// How many items the source says it has, at most, where it knows.
+        /// The number of items that the source says it has, at most, if it knows.
         expected: Option<u64>,
     },
     /// The source has ended and every item has its outcome.
     BatchCompleted,
     /// The batch ended early.
     BatchAborted {
-        /// Why.
+        /// The reason for the early end.
         reason: String,
     },
     /// An item was picked up.
@@ -219,7 +219,7 @@ pub enum EventKind {
     },
     /// An item failed for good.
     ItemFailed {
-        /// How.
+        /// The kind of the failure.
         kind: ErrorKind,
         /// The error's text.
         message: String,
@@ -242,22 +242,22 @@ pub enum EventKind {
     CallCompleted {
         /// Its number, from 1.
         call: u32,
-        /// How long it took.
+        /// The duration of the call.
         #[serde(with = "crate::serde_seconds")]
         duration: Duration,
-        /// What it used, if known.
+        /// The usage of the call, if known.
         usage: Option<TokenUsage>,
     },
     /// A physical call failed.
     CallFailed {
         /// Its number, from 1.
         call: u32,
-        /// How, as far as it is known.
+        /// The kind of the failure, as far as it is known.
         kind: Option<ErrorKind>,
-        /// How long it took.
+        /// The duration of the call.
         #[serde(with = "crate::serde_seconds")]
         duration: Duration,
-        /// What it used, if known.
+        /// The usage of the call, if known.
         usage: Option<TokenUsage>,
     },
     /// A failed call will be followed by another one.
@@ -275,17 +275,17 @@ pub enum EventKind {
         retry_after: Option<Duration>,
         /// The quota it was about, if that is known.
         dimension: Option<QuotaDimension>,
-        /// Whether it belongs to the gate's current generation; a stale one opens no new pause.
+        /// `true` if it belongs to the gate's current generation; a stale one opens no new pause.
         current: bool,
     },
     /// A gate closed, or stays closed for longer than was said before.
     CooldownStarted {
         /// The generation that starts with the pause.
         generation: u64,
-        /// How long it will be closed from now.
+        /// The time from now for which it will be closed.
         #[serde(with = "crate::serde_seconds")]
         pause: Duration,
-        /// Why.
+        /// The kind of failure that closed it.
         kind: ErrorKind,
     },
     /// A gate opened again.
@@ -295,7 +295,7 @@ pub enum EventKind {
     },
     /// A gate latched: what follows fails unsent.
     Latched {
-        /// Why.
+        /// The kind of failure that latched it.
         kind: ErrorKind,
     },
     /// A latched gate was opened by hand.

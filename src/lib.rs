@@ -84,7 +84,7 @@
 //!
 //! # Cancel safety and money
 //!
-//! What a drop loses, what may still be billed, and what is never sent twice:
+//! The work that a drop loses, the calls that may still be billed, and those that are never sent twice:
 //!
 //! | dropped | lost | may still be billed |
 //! |---|---|---|

@@ -182,7 +182,7 @@ impl Prompt {
         self.data.top_p
     }
 
-    /// How many tokens may be generated.
+    /// Returns the maximum number of tokens that may be generated.
     pub fn max_output_tokens(&self) -> Option<u32> {
         self.data.max_output_tokens
     }
@@ -271,7 +271,7 @@ impl From<String> for Prompt {
     }
 }
 
-/// Who speaks.
+/// The speaker of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
@@ -288,9 +288,9 @@ pub enum Role {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Message {
-    /// Who speaks.
+    /// The speaker of the message.
     pub role: Role,
-    /// What is said.
+    /// The content of the message.
     pub content: Vec<Part>,
 }
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// What one item remembers from call to call, keyed by type: escalation counters, partial results.
+/// The memory of one item from call to call, keyed by type: escalation counters, partial results.
 ///
 /// Every item has its own; items that share a strategy never see each other's. The library keeps none of its own
 /// bookkeeping here. The lock of a value is held while [`update`](Self::update) runs its closure, so a closure

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::item::WaitReason;
 
-/// What most of the items' time went to: the closing line of a [`BatchSummary`](super::BatchSummary), as a value.
+/// The activity that took most of the items' time: the closing line of a [`BatchSummary`](super::BatchSummary), as a value.
 ///
 /// `Display` is that line: the share, what it is, and the advice.
 ///

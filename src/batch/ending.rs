@@ -14,7 +14,7 @@ use crate::telemetry::ItemEnd;
 
 pub(super) use crate::error::caught_text;
 
-/// Why an item failed.
+/// The reason why an item failed.
 pub(super) struct Failure {
     pub(super) kind: ErrorKind,
     // What the driver itself says; the text of a strategy's error is made only for subscribers.

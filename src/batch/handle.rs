@@ -50,7 +50,7 @@ impl BatchHandle {
         self.shared.set_paused(false);
     }
 
-    /// Whether the batch is paused.
+    /// Returns `true` if the batch is paused.
     pub fn is_paused(&self) -> bool {
         self.shared.is_paused()
     }
@@ -66,7 +66,7 @@ impl BatchHandle {
         self.shared.set_concurrency(n);
     }
 
-    /// How many items may be in flight.
+    /// Returns the number of items that may be in flight.
     pub fn concurrency(&self) -> usize {
         self.shared.concurrency()
     }
@@ -83,7 +83,7 @@ impl BatchHandle {
         self.shared.stop(Termination::Stopped, Some(StopMode::Cancel));
     }
 
-    /// Why the batch ended, or is ending; `None` while it runs.
+    /// Returns the reason why the batch ended, or is ending; `None` while it runs.
     pub fn termination(&self) -> Option<Termination> {
         self.shared.termination()
     }

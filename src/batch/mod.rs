@@ -64,7 +64,7 @@
 //! stream is polled.
 //!
 //! # Cancel safety and money
-//! What a drop loses, what may still be billed, and what is never sent twice:
+//! The work that a drop loses, the calls that may still be billed, and those that are never sent twice:
 //!
 //! - **A dropped `next()`** loses nothing. Items go on in their tasks, outcomes wait in the stream. So it may stand in a
 //!   `select!`.

@@ -42,12 +42,12 @@ pub struct Outcome<R = LlmResponse, E = LlmError, C = ()> {
 }
 
 impl<R, E, C> Outcome<R, E, C> {
-    /// Whether there is an answer.
+    /// Returns `true` if there is an answer.
     pub const fn is_ok(&self) -> bool {
         self.result.is_ok()
     }
 
-    /// Whether there is none.
+    /// Returns `true` if there is no answer.
     pub const fn is_err(&self) -> bool {
         self.result.is_err()
     }

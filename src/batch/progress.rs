@@ -14,10 +14,10 @@ use super::summary::{BatchSummary, Seconds, grouped, significant};
 use crate::error::ErrorKind;
 use crate::events::{EventError, EventKind, EventReceiver, Events};
 
-/// How often a bar is drawn anew.
+/// The interval at which a bar is drawn anew.
 const FRAME: Duration = Duration::from_millis(100);
 
-/// How often plain lines look for something to say.
+/// The interval at which plain lines look for something to say.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// A plain line is written after every tenth of the items, and at least this often.
@@ -160,7 +160,7 @@ async fn run(view: Arc<View>, mut events: Option<EventReceiver>, period: Duratio
     }
 }
 
-/// What the display shows, shared by the task that draws and by the drop that ends it.
+/// The content of the display, shared by the task that draws and by the drop that ends it.
 struct View {
     handle: BatchHandle,
     // `None` once the final state was shown.
@@ -275,7 +275,7 @@ fn count(summary: &BatchSummary) -> String {
     }
 }
 
-/// What stands behind the count.
+/// Returns the text behind the count.
 fn status(summary: &BatchSummary, gates: &Gates) -> String {
     let mut text = format!(", {} failed", grouped(summary.failed));
     // Nothing is said where nothing is known.
@@ -314,7 +314,7 @@ struct Gates {
     list: Vec<(Option<Arc<str>>, Gate)>,
 }
 
-/// What its events said about one gate.
+/// The state of one gate, according to its events.
 #[derive(Default)]
 struct Gate {
     closed_until: Option<Instant>,
@@ -354,7 +354,7 @@ impl Gates {
         &mut self.list[position].1
     }
 
-    /// What holds the calls; with the name of the gate if there are several.
+    /// Returns the reasons that hold the calls; with the name of the gate if there are several.
     fn text(&self) -> String {
         let several = self.list.len() > 1;
         let texts = self.list.iter().filter_map(|(name, gate)| {

@@ -17,7 +17,7 @@ use crate::item::{Item, ItemReport};
 pub(super) struct Shared {
     concurrency: AtomicUsize,
     paused: AtomicBool,
-    /// Whether there is a stop, to be read without the lock.
+    /// `true` if there is a stop, to be read without the lock.
     stopping: AtomicBool,
     /// The task that polls the stream.
     waker: AtomicWaker,
@@ -26,7 +26,7 @@ pub(super) struct Shared {
 
 struct State {
     statistics: Statistics,
-    /// What a stop does that does not say so itself.
+    /// The mode of a stop that does not name its own.
     stop_mode: StopMode,
     stop: Option<Stop>,
     /// The items in flight, by slot.
@@ -44,7 +44,7 @@ pub(super) struct Stop {
 }
 
 impl State {
-    /// Whether the source has ended and every item too, though the consumer may not have seen it.
+    /// Returns `true` if the source has ended and every item too, though the consumer may not have seen it.
     fn is_done(&self) -> bool {
         let ended = self.source_ended || self.statistics.is_source_exhausted();
         ended && self.running.iter().flatten().all(|item| item.has_ended())

@@ -99,12 +99,12 @@ impl Statistics {
         self.ended.get_or_insert(now);
     }
 
-    /// How many items the source still has, at most, where it knows.
+    /// Sets the number of items that the source still has, at most, if it knows.
     pub(super) fn set_remaining(&mut self, (_, upper): (usize, Option<usize>)) {
         self.expected = upper.map(|left| self.accepted.saturating_add(left as u64));
     }
 
-    /// Whether the source says that it has no more items.
+    /// Returns `true` if the source says that it has no more items.
     pub(super) fn is_source_exhausted(&self) -> bool {
         self.expected == Some(self.accepted)
     }

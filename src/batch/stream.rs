@@ -94,7 +94,7 @@ where
         self
     }
 
-    /// What a stop does to the items in flight. Default [`StopMode::Drain`].
+    /// Sets the effect of a stop on the items in flight. Default [`StopMode::Drain`].
     pub fn stop_mode(self, mode: StopMode) -> Self {
         self.driver.shared.set_stop_mode(mode);
         self

@@ -40,9 +40,9 @@ use crate::usd::Usd;
 #[serde(default)]
 #[non_exhaustive]
 pub struct BatchSummary {
-    /// Why the batch ended; `None` while it runs.
+    /// The reason why the batch ended; `None` while it runs.
     pub termination: Option<Termination>,
-    /// How many items there will be, at most, where the source knows.
+    /// The number of items there will be, at most, if the source knows.
     pub expected: Option<u64>,
     /// Items taken from the source.
     pub accepted: u64,
@@ -56,21 +56,21 @@ pub struct BatchSummary {
     pub not_reached: Option<u64>,
     /// The failed items by kind, most frequent first.
     pub failures: Vec<FailureGroup>,
-    /// How many items may be in flight.
+    /// The number of items that may be in flight.
     pub concurrency: u64,
     /// Attempts of all finished items.
     pub attempts: u64,
     /// Physical requests of all finished items.
     pub calls: u64,
-    /// How many of the calls were throttled.
+    /// The number of calls that were throttled.
     pub throttled_calls: u64,
-    /// How many of the calls have unknown usage: they may have cost something on top of `usage`.
+    /// The number of calls with unknown usage: they may have cost something on top of `usage`.
     pub unknown_usage_calls: u64,
     /// Known usage over all calls, failed ones too.
     pub usage: TokenUsage,
     /// Known cost over all calls, failed ones too.
     pub cost: Usd,
-    /// How many of the calls have unknown cost: they may have cost something on top of `cost`.
+    /// The number of calls with unknown cost: they may have cost something on top of `cost`.
     pub unknown_cost_calls: u64,
     /// From the first poll to the end, or to now.
     #[serde(with = "crate::serde_seconds")]
@@ -88,12 +88,12 @@ pub struct BatchSummary {
     /// The sum of the times that finished items waited to be taken from the stream.
     #[serde(with = "crate::serde_seconds")]
     pub untaken_time: Duration,
-    /// How long a closed gate held at least one item.
+    /// The time for which a closed gate held at least one item.
     #[serde(with = "crate::serde_seconds")]
     pub paused: Duration,
-    /// How long calls took, to 1 %.
+    /// The percentiles of the durations of calls, to 1 %.
     pub call_percentiles: Option<Percentiles>,
-    /// How long items waited, over all reasons, to 1 %.
+    /// The percentiles of the waits of items, over all reasons, to 1 %.
     pub wait_percentiles: Option<Percentiles>,
 }
 
@@ -103,7 +103,7 @@ pub struct BatchSummary {
 pub struct FailureGroup {
     /// The kind.
     pub kind: ErrorKind,
-    /// How many items.
+    /// The number of items.
     pub count: u64,
     /// The ids of the first ones, five at most.
     pub first_ids: Vec<ItemId>,

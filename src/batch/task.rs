@@ -18,7 +18,7 @@ use crate::error::ErrorKind;
 use crate::item::Item;
 use crate::request::LlmRequest;
 
-/// How an item ended, and when.
+/// The end of an item, and its time.
 #[derive(Debug)]
 pub struct Ended<R, E> {
     pub(super) end: End<R, E>,

@@ -163,7 +163,8 @@ impl ErrorKind {
         }
     }
 
-    /// Whether only a provider, or the way to it, fails like this. A check of one's own before the call may use the other kinds.
+    /// Returns `true` if only a provider, or the way to it, fails like this. A check of one's own before the call may use
+    /// the other kinds.
     pub(super) const fn is_of_provider(self) -> bool {
         match self {
             Self::RateLimit
@@ -195,7 +196,7 @@ impl ErrorKind {
         }
     }
 
-    /// How far a call that failed like this got, unless the error says otherwise.
+    /// Returns how far a call that failed like this got, unless the error says otherwise.
     pub(crate) const fn delivery(self) -> Delivery {
         match self {
             Self::Configuration | Self::Source | Self::BudgetExceeded => Delivery::NotSent,
@@ -245,7 +246,7 @@ impl fmt::Display for ErrorKind {
 // `Other` is the last kind, so that none is missing from the list.
 const _: () = assert!(ErrorKind::ALL.len() == ErrorKind::Other as usize + 1);
 
-/// How far a failed call got, which decides whether it may have cost something.
+/// The progress of a failed call, which decides whether it may have cost something.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]

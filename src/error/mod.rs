@@ -26,7 +26,7 @@ pub use quota::{QuotaDimension, QuotaWindow, ReportedQuota};
 /// A boxed error that can cross threads: tower's `BoxError`.
 pub type BoxError = Box<dyn StdError + Send + Sync + 'static>;
 
-/// How many characters of a provider's message an error shows.
+/// The number of characters of a provider's message that an error shows.
 const MESSAGE_LIMIT: usize = 500;
 
 /// The error of this crate's strategies: one word wide, with everything a policy needs to decide.
@@ -137,7 +137,7 @@ impl LlmError {
         self
     }
 
-    /// How long the provider asked to wait.
+    /// Sets the wait that the provider asked for.
     #[must_use]
     pub fn with_retry_after(mut self, wait: Duration) -> Self {
         self.inner.retry_after = Some(wait);
@@ -151,7 +151,7 @@ impl LlmError {
         self
     }
 
-    /// How far the call got.
+    /// Sets how far the call got.
     #[must_use]
     pub fn with_delivery(mut self, delivery: Delivery) -> Self {
         self.inner.delivery = delivery;
@@ -239,7 +239,7 @@ impl LlmError {
         self.inner.code.as_deref()
     }
 
-    /// How long the provider asked to wait, if it did.
+    /// Returns the wait that the provider asked for, if it asked for one.
     pub fn retry_after(&self) -> Option<Duration> {
         self.inner.retry_after
     }
@@ -253,12 +253,12 @@ impl LlmError {
         }
     }
 
-    /// How far the call got.
+    /// Returns how far the call got.
     pub fn delivery(&self) -> Delivery {
         self.inner.delivery
     }
 
-    /// Whether it comes from a call that took place, and not from a check of the request before it.
+    /// Returns `true` if it comes from a call that took place, and not from a check of the request before it.
     pub(crate) fn is_of_provider(&self) -> bool {
         self.inner.usage.is_some() || self.inner.status.is_some() || self.inner.kind.is_of_provider()
     }

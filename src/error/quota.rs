@@ -22,9 +22,9 @@ pub enum QuotaDimension {
 #[serde(default)]
 #[non_exhaustive]
 pub struct QuotaWindow {
-    /// How much the window allows.
+    /// The amount that the window allows.
     pub limit: Option<u64>,
-    /// How much of it is left.
+    /// The part of it that is left.
     pub remaining: Option<u64>,
     /// Time until it is full again, counted from the reply.
     #[serde(with = "crate::serde_seconds::option")]

@@ -68,7 +68,7 @@ pub struct StandardLayer<P = RetryPolicy, E = CharacterEstimate, A = Identity, B
     around_calls: B,
 }
 
-/// What needs no type parameter.
+/// The settings that need no type parameter.
 #[derive(Clone)]
 struct Settings {
     item_timeout: Option<Duration>,
@@ -156,7 +156,7 @@ impl StandardLayer {
 }
 
 impl<C, H, E, A, B> StandardLayer<RetryPolicy<C, InRequest, H>, E, A, B> {
-    /// How many attempts an item has.
+    /// Sets the number of attempts of an item.
     ///
     /// # Panics
     /// If `max_attempts` is 0.
@@ -268,7 +268,7 @@ impl<P, E, A, B> StandardLayer<P, E, A, B> {
         }
     }
 
-    /// How long an item may take, over every call and every wait.
+    /// Sets the time limit of an item, over every call and every wait.
     ///
     /// # Panics
     /// If `limit` is zero.
@@ -280,7 +280,7 @@ impl<P, E, A, B> StandardLayer<P, E, A, B> {
         self
     }
 
-    /// How long one call may take. One above the item timeout never fires, of which the log warns once.
+    /// Sets the time limit of one call. One above the item timeout never fires, of which the log warns once.
     ///
     /// # Panics
     /// If `limit` is zero.
@@ -329,8 +329,8 @@ impl<P, E, A, B> StandardLayer<P, E, A, B> {
         self
     }
 
-    /// Where the events of retries, calls and the default gate are sent. A limiter of your own has its own setting, as it
-    /// may be shared: [`RateLimiterBuilder::events`](super::rate_limiter::RateLimiterBuilder::events).
+    /// Sends the events of retries, calls and the default gate to `events`. A limiter of your own has its own setting, as
+    /// it may be shared: [`RateLimiterBuilder::events`](super::rate_limiter::RateLimiterBuilder::events).
     #[must_use]
     pub fn with_events(mut self, events: &Events) -> Self {
         self.settings.events = Some(events.clone());
@@ -383,7 +383,7 @@ impl<P: fmt::Debug, E, A, B> fmt::Debug for StandardLayer<P, E, A, B> {
 }
 
 mod sealed {
-    /// What the layers make of a strategy: not part of the public interface.
+    /// The nesting of the layers around a strategy: not part of the public interface.
     pub trait Nest<S> {
         type Nested;
 
@@ -431,7 +431,7 @@ where
     }
 }
 
-/// What [`StandardLayer`] makes of a strategy `S`; what is inside may change.
+/// The strategy that [`StandardLayer`] makes of a strategy `S`; what is inside may change.
 ///
 /// ```
 /// use llm_batch::layer::standard::Standard;

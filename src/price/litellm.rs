@@ -96,12 +96,12 @@ fn entry(key: &str, text: &RawValue) -> Result<Option<(bool, Entry)>, LlmError> 
     Ok(Some((is_prefixed, entry)))
 }
 
-/// What the name of a field says.
+/// The meaning of the name of a field.
 struct Field {
     class: Class,
     above: Option<u64>,
     rate: Rate,
-    /// Whether a newer name outranks it.
+    /// `true` if a newer name outranks it.
     is_old: bool,
 }
 

@@ -1,4 +1,4 @@
-//! What calls cost: price tables.
+//! The cost of calls: price tables.
 //!
 //! Prices change weekly, so none are built in. A [`PriceTable`] comes from LiteLLM's public list
 //! (`model_prices_and_context_window.json`, as a [file](PriceTable::load), [bytes](PriceTable::parse) or a
@@ -83,7 +83,7 @@ use rates::Price;
 /// The largest list that is read: 20 times LiteLLM's.
 const MAX_BYTES: u64 = 64 << 20;
 
-/// How a call is made, as its price depends on it.
+/// The way in which a call is made, as its price depends on it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Rate {
@@ -94,7 +94,7 @@ pub enum Rate {
     Batch,
 }
 
-/// What tokens cost, by provider and model. See the [module](self) for where prices come from and how a model is found.
+/// The prices of tokens, by provider and model. See the [module](self) for where prices come from and how a model is found.
 ///
 /// A handle: clones are cheap.
 ///
@@ -218,8 +218,8 @@ impl PriceTable {
         other
     }
 
-    /// What one call cost, or would cost. No tokens cost nothing. `None` if the model is not listed, or a rate is not known
-    /// for which there are tokens.
+    /// Returns what one call cost, or would cost. No tokens cost nothing. `None` if the model is not listed, or a rate is
+    /// not known for which there are tokens.
     ///
     /// It is for one call, not for the sum of many: a tier depends on the size of the request.
     pub fn cost(&self, provider: &str, model: &str, usage: &TokenUsage, rate: Rate) -> Option<Usd> {

@@ -78,7 +78,7 @@ impl Rates {
 /// The rates of larger requests.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Tier {
-    /// How many input tokens a request has to exceed.
+    /// The number of input tokens that a request has to exceed.
     pub(super) above: u64,
     pub(super) online: Rates,
     pub(super) batch: Rates,
@@ -92,11 +92,11 @@ pub(super) struct Price {
     tiers: Vec<Tier>,
 }
 
-/// What a provider charges where a list does not say.
+/// The charges of a provider where a list does not say.
 struct Habits {
     /// Of the online price, in a batch job.
     batch: Option<f64>,
-    /// Whether the batch discount holds for cached tokens, too.
+    /// `true` if the batch discount holds for cached tokens, too.
     batch_holds_for_cache: bool,
     /// Of the input price.
     cached_input: f64,
@@ -163,7 +163,7 @@ impl Price {
         self.online.is_empty() && self.batch.is_empty()
     }
 
-    /// What a call cost; none if a rate is missing that it needs.
+    /// Returns the cost of a call; none if a rate is missing that it needs.
     pub(super) fn cost(&self, provider: &str, usage: &TokenUsage, rate: Rate) -> Option<Usd> {
         let rates = self.rates(&habits(provider), usage.input, rate);
         let cached = usage.cached_input.min(usage.input);

@@ -1,4 +1,4 @@
-//! What readers of all wires do with the content of an answer beside its text.
+//! The handling of the content of an answer beside its text, for the readers of all wires.
 
 use serde_json::Value;
 

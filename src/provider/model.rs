@@ -24,10 +24,10 @@ use crate::response::LlmResponse;
 use crate::telemetry;
 use crate::usd::Usd;
 
-/// What came of a question, and what rate-limit headers said.
+/// The result of a question, and the quotas that rate-limit headers reported.
 type Answer = (Result<LlmResponse, LlmError>, Option<ReportedQuota>);
 
-/// How often an answer may be continued: enough for the longest, and an end for a server that never finishes.
+/// The number of times an answer may be continued: enough for the longest, and an end for a server that never finishes.
 const MAX_CONTINUATIONS: usize = 8;
 
 /// Fields by which a ready request body chooses at an aggregator or a proxy who answers it.
@@ -131,8 +131,8 @@ impl Model {
         .unwrap_or(&self.name)
     }
 
-    /// Whether a failure of `kind` says nothing about other prompts: this one asked for another model, by another route or for
-    /// another account than the strategy's.
+    /// Returns `true` if a failure of `kind` says nothing about other prompts: this one asked for another model, by
+    /// another route or for another account than the strategy's.
     fn concerns_alone(&self, prompt: &Prompt, kind: ErrorKind) -> bool {
         let names_own = |fields: &[&str]| {
             prompt.raw_body().is_some_and(|body| {

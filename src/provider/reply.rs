@@ -1,4 +1,4 @@
-//! What replies of all wires share.
+//! The common part of the replies of all wires.
 
 #[cfg(any(feature = "anthropic", feature = "gemini"))]
 use serde_json::Value;

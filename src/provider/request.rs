@@ -1,4 +1,4 @@
-//! What requests of all wires share.
+//! The common part of the requests of all wires.
 
 use serde::Serialize;
 

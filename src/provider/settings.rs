@@ -1,4 +1,4 @@
-//! What every client is set up with, whatever wire it speaks.
+//! The settings of every client, whatever wire it speaks.
 
 use std::env;
 use std::fmt;
@@ -72,19 +72,19 @@ impl fmt::Debug for Settings {
     }
 }
 
-/// What a provider adds to the settings of its user.
+/// The additions of a provider to the settings of its user.
 #[derive(Clone, Debug)]
 pub(crate) struct Server<'a> {
-    /// Where it is unless the user says otherwise.
+    /// The base URL unless the user says otherwise.
     pub(crate) base_url: &'a str,
-    /// How it wants the key.
+    /// The form in which it wants the key.
     pub(crate) authentication: Authentication,
     /// Headers of its own. The user's replace those of the same name.
     pub(crate) headers: Vec<(&'static str, String)>,
 }
 
 impl Settings {
-    /// Whether a key was given, or a variable that holds it.
+    /// Returns `true` if a key was given, or a variable that holds it.
     pub(crate) const fn has_key(&self) -> bool {
         !self.key.is_none() || self.key_variable.is_some()
     }
@@ -175,9 +175,9 @@ pub(crate) struct Client {
     pub(crate) http: HttpClient,
     pub(crate) base_url: Url,
     pub(crate) keep_raw_body: bool,
-    /// Whether there is a key, or a header that may be one.
+    /// `true` if there is a key, or a header that may be one.
     pub(crate) has_key: bool,
-    /// Whether it is a server on a machine of the user's own, which needs no start ramp.
+    /// `true` if it is a server on a machine of the user's own, which needs no start ramp.
     pub(crate) is_local: bool,
 }
 
@@ -203,7 +203,7 @@ impl fmt::Debug for Client {
     }
 }
 
-/// What is set up wrongly. Its code is public: [`LlmError::code`] of errors of the kind `Configuration`.
+/// A mistake in the set-up. Its code is public: [`LlmError::code`] of errors of the kind `Configuration`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Misconfigured {
     UnknownProvider,
@@ -270,7 +270,7 @@ fn base_url(text: &str) -> Result<Url, LlmError> {
     Ok(url)
 }
 
-/// Whether the server is on this machine.
+/// Returns `true` if the server is on this machine.
 fn is_this_machine(url: &Url) -> bool {
     let host = url.host_str().unwrap_or_default();
     let address = host.trim_start_matches('[').trim_end_matches(']');

@@ -60,7 +60,7 @@ impl Model {
 
 /// Sets up a [`Model`] of any provider. Made by [`Model::builder`].
 ///
-/// What only one provider knows is set on the builder of its client.
+/// Settings that only one provider knows are on the builder of its client.
 ///
 /// ```
 /// use llm_batch::provider::Model;
@@ -136,7 +136,7 @@ fn known() -> Vec<&'static str> {
     of_each.concat()
 }
 
-/// What may stand before a model: `openai:, openai-compatible:, ...`.
+/// Returns the prefixes that may stand before a model: `openai:, openai-compatible:, ...`.
 fn prefixes() -> String {
     let prefixes: Vec<String> = known().iter().map(|prefix| format!("{prefix}:")).collect();
     prefixes.join(", ")

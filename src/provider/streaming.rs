@@ -67,7 +67,7 @@ impl Default for Streaming {
     }
 }
 
-/// What an event of a stream was.
+/// The kind of an event in a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Piece {
     /// Nothing of the answer: set-up, a ping, an unknown event.
@@ -86,10 +86,10 @@ pub(crate) trait Assemble: Send {
     /// Takes the next event. `name` is the event's type, `message` where it has none.
     fn push(&mut self, name: &str, data: &str) -> Piece;
 
-    /// Whether the answer is complete when the stream ends here. If not, it was cut.
+    /// Returns `true` if the answer is complete when the stream ends here. If not, it was cut.
     fn is_complete(&self) -> bool;
 
-    /// Whether only the end of the stream says that nothing follows, so that one that breaks off before it was cut.
+    /// Returns `true` if only the end of the stream says that nothing follows, so that one that breaks off before it was cut.
     fn ends_with_stream(&self) -> bool {
         false
     }

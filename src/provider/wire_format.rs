@@ -1,4 +1,4 @@
-//! What a wire format has to know, for a [`Model`](super::Model) to be everything else.
+//! The interface of a wire format, for a [`Model`](super::Model) to be everything else.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -14,7 +14,7 @@ use crate::error::LlmError;
 use crate::prompt::Prompt;
 use crate::response::LlmResponse;
 
-/// What is asked: the prompt, and what fills its gaps.
+/// A question: the prompt, and the defaults that fill its gaps.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ask<'a> {
     /// The strategy's model, or the prompt's own.
@@ -25,7 +25,7 @@ pub(crate) struct Ask<'a> {
     /// The provider's name of the context cache that the question refers to.
     #[cfg_attr(not(feature = "gemini"), allow(dead_code))]
     pub(crate) context_cache: Option<&'a str>,
-    /// Whether a call of the same item was throttled before.
+    /// `true` if a call of the same item was throttled before.
     #[cfg_attr(not(feature = "gemini"), allow(dead_code))]
     pub(crate) throttled_before: bool,
 }
@@ -40,20 +40,21 @@ impl<'a> Ask<'a> {
     }
 }
 
-/// What a wire format has to know. Everything around it (connections, redirects, accounts, streams) is the same for all.
+/// The interface of a wire format. Everything around it (connections, redirects, accounts, streams) is the same for all.
 pub(crate) trait WireFormat: fmt::Debug + Send + Sync {
     fn client(&self) -> &Client;
 
     /// The provider's OpenTelemetry name.
     fn provider(&self) -> &str;
 
-    /// Where the question goes.
+    /// Returns the address to which the question goes.
     fn endpoint(&self, ask: &Ask<'_>) -> Result<Cow<'_, Url>, LlmError>;
 
     /// The question as the wire wants it.
     fn body(&self, ask: &Ask<'_>) -> Result<Vec<u8>, LlmError>;
 
-    /// What a reply of any status means. It may quote the reply freely: what echoes a secret was taken out.
+    /// Returns the answer or the error in a reply of any status. It may quote the reply freely: what echoes a secret was
+    /// taken out.
     fn read(&self, reply: &Reply, ask: &Ask<'_>) -> Result<LlmResponse, LlmError>;
 
     /// Puts a streamed reply together.

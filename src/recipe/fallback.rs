@@ -149,7 +149,7 @@ where
     #[pin]
     step: Step<HandOver<A, LlmRequest<I>>, HandOver<B, LlmRequest<I>>>,
     started: bool,
-    /// What is needed to ask the second strategy; gone once it is asked.
+    /// The parts that are needed to ask the second strategy; gone once it is asked.
     spare: Option<(B, LlmRequest<I>)>,
     gate: Option<RateLimiter>,
     /// Wakes this item when the gate closes.

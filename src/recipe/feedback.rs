@@ -129,7 +129,7 @@ fn collect_right(value: &Value, path: &mut String, faults: &[Fault], right: &mut
     }
 }
 
-/// Whether `path` leads on from `outer`.
+/// Returns `true` if `path` leads on from `outer`.
 fn is_inside(path: &str, outer: &str) -> bool {
     path.strip_prefix(outer).is_some_and(|rest| rest.starts_with('/'))
 }

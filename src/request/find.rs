@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::LlmRequest;
 use crate::item::{CallContext, Item};
 
-/// How a layer finds the record of the item that a request belongs to.
+/// Finds the record of the item that a request belongs to, for a layer.
 ///
 /// A type parameter of this crate's layers, because no trait on the request type could be implemented for requests
 /// of other crates. The default is [`InRequest`]; `.untracked()` on a layer chooses [`Untracked`].

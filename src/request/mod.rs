@@ -125,7 +125,7 @@ impl<I> LlmRequest<I> {
         self.item().state()
     }
 
-    /// When the item must be done, if it has a deadline.
+    /// Returns the time by which the item must be done, if it has a deadline.
     pub fn deadline(&self) -> Option<Instant> {
         self.item().deadline()
     }

@@ -1,4 +1,4 @@
-//! What an answer holds beside its text: reasoning, log probabilities, citations, images and audio.
+//! The parts of an answer beside its text: reasoning, log probabilities, citations, images and audio.
 
 use std::fmt;
 
@@ -79,7 +79,7 @@ fn number_or_minus_infinity<'de, D: Deserializer<'de>>(deserializer: D) -> Resul
     Option::deserialize(deserializer).map(|number| number.unwrap_or(f64::NEG_INFINITY))
 }
 
-/// What an answer refers to: web pages, files, passages of documents.
+/// The references of an answer: web pages, files, passages of documents.
 ///
 /// ```
 /// use llm_batch::LlmResponse;

@@ -1,4 +1,4 @@
-//! What a provider reports beside the text of an answer.
+//! The metadata that a provider reports beside the text of an answer.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::content::{Citations, Logprobs, Media, Reasoning};
 
-/// What a provider reports beside the text of the answer. Every field may be missing.
+/// The metadata that a provider reports beside the text of the answer. Every field may be missing.
 #[derive(Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
@@ -21,7 +21,7 @@ pub struct ResponseMetadata {
     /// The provider's id of the response.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub response_id: Option<String>,
-    /// Why the model stopped.
+    /// The reason why the model stopped.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub finish_reason: Option<FinishReason>,
     /// The cost of the call as the provider reports it, in US dollars.

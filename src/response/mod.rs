@@ -103,7 +103,7 @@ pub trait ReportsUsage<Res, Err> {
     /// The usage of the call, if its outcome reports it.
     fn reported_usage(&self, outcome: Result<&Res, &Err>) -> Option<TokenUsage>;
 
-    /// What else the response says, for the call's span. None by default.
+    /// Returns the other data that the response reports, for the call's span. None by default.
     fn metadata<'a>(&self, _response: &'a Res) -> Option<&'a ResponseMetadata> {
         None
     }

@@ -36,7 +36,7 @@ pub(super) fn answer<T>(mut response: LlmResponse, reader: &dyn Read<T>) -> Resu
     })
 }
 
-/// Why the text is not worth reading.
+/// Returns the reason why the text is not worth reading, if there is one.
 fn unread(response: &LlmResponse) -> Option<LlmError> {
     let filtered = response.metadata.finish_reason == Some(FinishReason::ContentFilter);
     filtered.then(|| {
@@ -47,7 +47,7 @@ fn unread(response: &LlmResponse) -> Option<LlmError> {
     })
 }
 
-/// Why a text could not be read: `error`, unless the end of the answer says more.
+/// Returns the reason why a text could not be read: `error`, unless the end of the answer says more.
 fn why(error: LlmError, text: &str, response: &LlmResponse) -> LlmError {
     let is_whole = error.kind() != ErrorKind::Validation
         || InvalidOutput::of(&error).is_some_and(|invalid| invalid.value.is_some());
@@ -158,7 +158,7 @@ impl<T> fmt::Debug for Reader<T> {
     }
 }
 
-/// Whether one path leads to the other, or on from it.
+/// Returns `true` if one path leads to the other, or on from it.
 fn is_related(one: &str, other: &str) -> bool {
     let (short, long) = if one.len() < other.len() {
         (one, other)

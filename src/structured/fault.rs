@@ -50,7 +50,7 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Why an answer failed validation: the source of the [`LlmError`].
+/// The reasons why an answer failed validation: the source of the [`LlmError`].
 ///
 /// ```
 /// use llm_batch::{Fault, InvalidOutput, LlmError};
@@ -116,7 +116,7 @@ impl From<InvalidOutput> for LlmError {
     }
 }
 
-/// What a user's own parser failed with: its own word where it is one of these types, else one fault.
+/// Returns the error of a user's own parser: its own word where it is one of these types, else one fault.
 pub(super) fn error_of(error: BoxError) -> LlmError {
     let error = match error.downcast::<LlmError>() {
         Ok(own) => return *own,

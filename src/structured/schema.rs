@@ -13,7 +13,7 @@ use super::fault::{Fault, member};
 /// The property that holds an answer that is not an object itself.
 const VALUE: &str = "value";
 
-/// How much of a wrong value a message shows.
+/// The number of characters of a wrong value that a message shows.
 const SHOWN: usize = 60;
 
 /// A schema, ready to be sent and to be checked against.
@@ -130,7 +130,7 @@ impl Checked {
         }
     }
 
-    /// Where it stands.
+    /// Returns the pointer at which the value stands.
     pub(super) fn base(&self) -> &'static str {
         if self.is_wrapped { "/value" } else { "" }
     }

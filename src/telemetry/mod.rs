@@ -141,7 +141,7 @@ pub fn describe_metrics() {
     meter::describe();
 }
 
-/// How an item ended, for [`Meter::item_ended`].
+/// The end of an item, for [`Meter::item_ended`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ItemEnd {
     Success,
@@ -149,7 +149,7 @@ pub(crate) enum ItemEnd {
     Aborted,
 }
 
-/// How a call ended, for [`Meter::call_ended`].
+/// The end of a call, for [`Meter::call_ended`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CallEnd {
     Success,

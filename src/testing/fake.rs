@@ -126,7 +126,7 @@ impl<F> FakeStrategy<F> {
         self
     }
 
-    /// What a successful call says it used. By default it does not say.
+    /// Sets the usage that a successful call reports. By default it reports none.
     #[must_use]
     pub fn usage(mut self, usage: TokenUsage) -> Self {
         self.script().usage = Some(usage);
@@ -209,7 +209,7 @@ impl<F> FakeStrategy<F> {
 }
 
 impl Script {
-    /// What happens to a call, and how long it takes.
+    /// Returns the step that decides about a call, if there is one, and the latency of the call.
     fn plan(&self, number: u64, item: u64) -> (Option<Step>, Duration) {
         let seed = if self.per_item {
             hash(self.seed, &item.to_le_bytes())

@@ -1,4 +1,4 @@
-//! How long a simulated call takes.
+//! The duration of a simulated call.
 
 use std::fmt;
 use std::str::FromStr;

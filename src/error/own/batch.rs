@@ -1,4 +1,4 @@
-//! How the driver itself fails an item.
+//! The error of an item that the driver itself fails.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use crate::error::{BoxError, Delivery, ErrorKind, LlmError, caught_text};
 pub enum BatchError {
     /// The batch was stopped before the item finished.
     Aborted {
-        /// Why it was stopped.
+        /// The reason for the stop.
         reason: String,
     },
     /// The strategy panicked.

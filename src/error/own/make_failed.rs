@@ -1,4 +1,4 @@
-//! How the making of a lazy strategy fails.
+//! The error of making a lazy strategy.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -38,7 +38,7 @@ impl MakeFailed {
         self.0.as_ref()?.downcast_ref()
     }
 
-    /// Whether the strategy was closed, rather than failed to be made.
+    /// Returns `true` if the strategy was closed, rather than failed to be made.
     pub const fn is_closed(&self) -> bool {
         self.0.is_none()
     }

@@ -19,7 +19,7 @@ pub use make_failed::MakeFailed;
 pub use refused::{CallRefused, Refused};
 pub use timed_out::{TimedOut, TimeoutScope};
 
-/// How far down a chain of sources is looked: an error may be its own source.
+/// The depth to which a chain of sources is followed: an error may be its own source.
 const DEEPEST: usize = 64;
 
 /// An error of this crate.
@@ -61,7 +61,7 @@ impl<'a> OwnError<'a> {
         }
     }
 
-    /// Whether the call that failed so was sent, as far as it says; `None` leaves it to the source.
+    /// Returns whether the call that failed so was sent, as far as it says; `None` leaves it to the source.
     fn was_sent(self) -> Option<bool> {
         match self {
             Self::Llm(error) => match error.delivery() {
@@ -111,7 +111,7 @@ pub(crate) fn kind_of<E: 'static>(error: &E) -> ErrorKind {
     own_error(error).map_or(ErrorKind::Other, OwnError::kind)
 }
 
-/// Whether the call that failed with `error` was sent; `None` where nothing in it says so.
+/// Returns whether the call that failed with `error` was sent; `None` where nothing in it says so.
 pub(crate) fn was_sent<E: 'static>(error: &E) -> Option<bool> {
     as_error(error)
         .into_iter()
@@ -122,7 +122,7 @@ pub(crate) fn was_sent<E: 'static>(error: &E) -> Option<bool> {
         })
 }
 
-/// Whether tower's `LoadShed` rejected the call.
+/// Returns `true` if tower's `LoadShed` rejected the call.
 pub(crate) fn was_shed<E: 'static>(error: &E) -> bool {
     as_error(error)
         .into_iter()

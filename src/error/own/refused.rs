@@ -1,4 +1,4 @@
-//! Why a call may not be sent: what its item answers, and what the gate answers.
+//! The reasons why a call may not be sent: the answer of its item, and the answer of the gate.
 
 use std::fmt;
 use std::sync::Arc;
@@ -50,16 +50,16 @@ impl From<CallRefused> for LlmError {
 pub enum Refused {
     /// The scope is latched: an earlier call failed in a way that no call of this account and model can survive.
     Latched {
-        /// How that call failed.
+        /// The kind of that call's failure.
         kind: ErrorKind,
         /// The same in words.
         message: Arc<str>,
     },
     /// The request needs more tokens than the token quota gives in a minute.
     TooLarge {
-        /// What the request was estimated to take.
+        /// The tokens that the request was estimated to take.
         estimate: u64,
-        /// What the quota gives per minute.
+        /// The tokens that the quota gives per minute.
         limit: u64,
     },
     /// The call had to wait, which needs a running tokio runtime with its timer enabled.

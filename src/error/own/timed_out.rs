@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::error::{BoxError, Disposition, ErrorKind, LlmError};
 
-/// Whose time ran out.
+/// The scope whose time ran out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum TimeoutScope {
@@ -36,14 +36,14 @@ impl TimedOut {
         }
     }
 
-    /// What the item last failed with.
+    /// Sets the last failure of the item as the source.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<BoxError>) -> Self {
         self.source = Some(source.into());
         self
     }
 
-    /// Whose time ran out.
+    /// Returns the scope whose time ran out.
     pub const fn scope(&self) -> TimeoutScope {
         self.scope
     }

@@ -13,7 +13,7 @@ pub(super) struct Flights<T> {
     under_way: Mutex<HashMap<KeyDigest, watch::Receiver<Option<T>>>>,
 }
 
-/// What a request is among those that are the same.
+/// The role of a request among those that are the same.
 pub(super) enum Role<'a, T> {
     /// It asks, and has to [`land`](Flight::land) with the result.
     Asks(Flight<'a, T>),
@@ -85,7 +85,7 @@ pub(super) struct Landing<T> {
 }
 
 impl<T: Clone> Landing<T> {
-    /// What the one that asked has got; `None` if it went away without a result.
+    /// Returns the result of the one that asked; `None` if it went away without a result.
     pub(super) async fn result(mut self) -> Option<T> {
         let result = self.result.wait_for(Option::is_some).await.ok()?;
         (*result).clone()

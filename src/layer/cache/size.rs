@@ -68,7 +68,7 @@ fn of_metadata(metadata: &ResponseMetadata) -> usize {
         + extensions.len() * EXTENSION
 }
 
-/// What is rare is counted by its JSON, which is about as long.
+/// Counts a rare part by its JSON, which is about as long.
 fn as_json<T: Serialize>(part: Option<&T>) -> usize {
     part.map_or(0, |part| {
         size_of::<T>() + serde_json::to_value(part).map_or(EXTENSION, |value| of_value(&value))

@@ -22,7 +22,7 @@ use crate::usage::TokenUsage;
 /// The longest time to live that the store takes: a thousand years.
 const LONGEST: Duration = Duration::from_secs(1_000 * 365 * 24 * 3_600);
 
-/// What a typical answer takes, its key and bookkeeping included.
+/// The bytes that a typical answer takes, its key and bookkeeping included.
 const TYPICAL: u64 = 4 * 1024;
 
 /// 64 MiB.
@@ -75,14 +75,14 @@ pub struct ResponseCacheBuilder {
 }
 
 impl ResponseCacheBuilder {
-    /// How many bytes the answers may take together, keys and bookkeeping included; 64 MiB by default. 0 keeps none, but
-    /// requests in flight are shared all the same.
+    /// Sets the number of bytes that the answers may take together, keys and bookkeeping included; 64 MiB by default. 0
+    /// keeps none, but requests in flight are shared all the same.
     pub const fn max_bytes(mut self, bytes: u64) -> Self {
         self.max_bytes = bytes;
         self
     }
 
-    /// How long an answer is kept; as long as there is room by default.
+    /// Sets the time for which an answer is kept; as long as there is room by default.
     pub const fn time_to_live(mut self, time: Duration) -> Self {
         self.time_to_live = Some(time);
         self
@@ -135,7 +135,7 @@ impl ResponseCacheBuilder {
     }
 }
 
-/// What a [`ResponseCache`] had done at one moment.
+/// The counts and the contents of a [`ResponseCache`] at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
@@ -148,7 +148,7 @@ pub struct CacheSnapshot {
     pub misses: u64,
     /// Answers that are kept.
     pub answers: u64,
-    /// What they take, keys and bookkeeping included.
+    /// The bytes that they take, keys and bookkeeping included.
     pub bytes: u64,
 }
 
@@ -157,9 +157,9 @@ pub struct CacheSnapshot {
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Cached {
-    /// What the call used; `None` if that is unknown.
+    /// The usage of the call; `None` if that is unknown.
     pub usage: Option<TokenUsage>,
-    /// What the provider said the call cost, in US dollars.
+    /// The cost of the call as the provider reported it, in US dollars.
     pub cost: Option<f64>,
 }
 
@@ -194,7 +194,7 @@ impl<O: Clone + Send + Sync + 'static> ResponseCache<O> {
         self.shared.answers.invalidate_all();
     }
 
-    /// What it has done so far, and what it holds.
+    /// Returns the counts of its work so far, and the size of its contents.
     pub fn snapshot(&self) -> CacheSnapshot {
         let Shared {
             answers, counters, ..

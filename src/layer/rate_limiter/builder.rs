@@ -16,7 +16,7 @@ use super::pace::{BuiltIn, LinearRecovery, Pace, Pacing, SlowStart, StartRamp};
 use super::store::StateStore;
 use crate::events::Events;
 
-/// What a bucket holds, by default: the refill of one second.
+/// The capacity of a bucket, by default: the refill of one second.
 const DEFAULT_BURST: Duration = Duration::from_secs(1);
 
 /// Above this, a bucket would let more than a minute's quota through at once.
@@ -85,8 +85,8 @@ impl RateLimiterBuilder {
         self
     }
 
-    /// How much of both quotas may be taken at once after a lull: what is refilled in this time. 1 s by default,
-    /// 60 s at most.
+    /// Sets the part of both quotas that may be taken at once after a lull: what is refilled in this time. 1 s by
+    /// default, 60 s at most.
     ///
     /// A bucket that holds a whole minute lets nearly twice the limit through in the first minute, which providers
     /// that count by the minute punish. An estimate above what the bucket holds waits until it is full and leaves a debt.
@@ -108,8 +108,8 @@ impl RateLimiterBuilder {
         self
     }
 
-    /// How starts are spaced until the first throttle. [`StartRamp::default`] by default, which ends when a call goes to
-    /// one of the local servers that this crate knows by name (`ollama:`, `vllm:`, `llamacpp:`, `lmstudio:`).
+    /// Sets the spacing of starts until the first throttle. [`StartRamp::default`] by default, which ends when a call
+    /// goes to one of the local servers that this crate knows by name (`ollama:`, `vllm:`, `llamacpp:`, `lmstudio:`).
     pub fn start_ramp(mut self, ramp: StartRamp) -> Self {
         self.start_ramp = Some(ramp);
         self.default_ramp = false;
@@ -123,7 +123,7 @@ impl RateLimiterBuilder {
         self
     }
 
-    /// How long the gate stays closed after a throttle. [`Cooldown::default`] by default.
+    /// Sets the time for which the gate stays closed after a throttle. [`Cooldown::default`] by default.
     pub fn cooldown(mut self, cooldown: Cooldown) -> Self {
         self.cooldown = cooldown;
         self
@@ -145,13 +145,13 @@ impl RateLimiterBuilder {
         self
     }
 
-    /// Where quotas and pauses are that this gate shares with others. None by default: all is in this gate.
+    /// Sets the store of the quotas and pauses that this gate shares with others. None by default: all is in this gate.
     pub fn state_store(mut self, store: impl StateStore) -> Self {
         self.store = Some(Box::new(store));
         self
     }
 
-    /// Where to send the gate's events. Nowhere by default.
+    /// Sends the gate's events to `events`. Nowhere by default.
     pub fn events(mut self, events: &Events) -> Self {
         self.events = Some(events.clone());
         self

@@ -10,7 +10,7 @@ const OVERLOAD: [u64; 5] = [1, 2, 4, 8, 15];
 
 const LONGEST: Duration = Duration::from_secs(366 * 86_400);
 
-/// How long the gate stays closed after a throttle.
+/// The time for which the gate stays closed after a throttle.
 ///
 /// With a hint of the provider the pause is the hint, at most [`hint_cap`](Self::with_hint_cap). Without one it is
 /// the base: a fixed time, or by default the time of two starts at the pace of the resume, at least 50 ms and at most
@@ -71,7 +71,7 @@ impl Cooldown {
         self
     }
 
-    /// What the pause is multiplied by each time nothing was accepted. 2 by default.
+    /// Sets the factor by which the pause is multiplied each time nothing was accepted. 2 by default.
     #[must_use]
     pub fn with_multiplier(mut self, multiplier: f64) -> Self {
         self.multiplier = multiplier;
@@ -92,7 +92,7 @@ impl Cooldown {
         self
     }
 
-    /// How much is added at random, as a share of the pause: 0.02 by default, 0 for none.
+    /// Sets the amount that is added at random, as a share of the pause: 0.02 by default, 0 for none.
     #[must_use]
     pub fn with_jitter(mut self, share: f64) -> Self {
         self.jitter = share;

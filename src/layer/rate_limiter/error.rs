@@ -16,7 +16,7 @@ impl InvalidLimit {
         Self { field, problem }
     }
 
-    /// Which one: the name of the builder's method.
+    /// Returns the name of the limit: that of the builder's method.
     pub const fn field(&self) -> &'static str {
         self.field
     }

@@ -325,7 +325,7 @@ pub struct ActiveCall {
 }
 
 impl ActiveCall {
-    /// When it started, as the gate's events have it.
+    /// Returns the time at which it started, as the gate's events have it.
     pub fn started_at(&self) -> Instant {
         self.started.call.at
     }

@@ -143,7 +143,7 @@ impl<C, F, E, L, U> RateLimiterLayer<C, F, E, L, U> {
     /// Reads what a call used by `usage`, such as a closure `Fn(Result<&Res, &Err>) -> Option<TokenUsage>`, to settle the
     /// token quota. By default that is the usage in [`LlmResponse`](crate::LlmResponse) and [`LlmError`](crate::LlmError).
     ///
-    /// What a layer or strategy inside has observed outranks it. `None` (unknown) keeps the estimate.
+    /// A usage that a layer or strategy inside has observed outranks it. `None` (unknown) keeps the estimate.
     ///
     /// ```
     /// use llm_batch::layer::rate_limiter::{RateLimiter, RateLimiterLayer};

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{RateLimiter, RateLimiterSnapshot};
 
-/// How a layer picks the gate for a request: one [`RateLimiter`] for all, or a closure.
+/// Picks the gate for a request: one [`RateLimiter`] for all, or a closure.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot pick the gate of a request `{Req}`",
     label = "`{Self}` does not pick a gate for this request",

@@ -14,12 +14,12 @@ use crate::item::WaitReason;
 #[serde(default)]
 #[non_exhaustive]
 pub struct RateLimiterSnapshot {
-    /// How much longer it is closed, if it is.
+    /// The time for which it will still be closed, if it is.
     #[serde(with = "crate::serde_seconds::option")]
     pub closed_for: Option<Duration>,
-    /// Why it is closed, if it is.
+    /// The kind of failure that closed it, if it is closed.
     pub closed_by: Option<ErrorKind>,
-    /// Why it is latched, if it is.
+    /// The kind of failure that latched it, if it is latched.
     pub latched: Option<ErrorKind>,
     /// Goes up by one with each pause, and when it is reopened by hand.
     pub generation: u64,
@@ -29,7 +29,7 @@ pub struct RateLimiterSnapshot {
     pub waiting_for: Option<WaitReason>,
     /// Calls that were let through and have not ended.
     pub in_flight: usize,
-    /// How many calls may be in flight, if there is a cap.
+    /// The number of calls that may be in flight, if there is a cap.
     pub max_in_flight: Option<usize>,
     /// The pace, if starts are spaced.
     pub starts_per_second: Option<f64>,

@@ -58,9 +58,9 @@ pub enum Leave {
     Granted,
     /// Not before this time has passed; then the gate asks again.
     Wait {
-        /// How long.
+        /// The length of the wait.
         time: Duration,
-        /// What for: [`WaitReason::Cooldown`] if another process closed the scope, or the quota that is short.
+        /// The reason for the wait: [`WaitReason::Cooldown`] if another process closed the scope, or the quota that is short.
         reason: WaitReason,
     },
 }
@@ -85,12 +85,12 @@ pub enum StoreReport {
     Closed {
         /// For how long.
         pause: Duration,
-        /// Why.
+        /// The kind of failure that closed it.
         kind: ErrorKind,
     },
     /// The gate latched: no call of this account can succeed.
     Latched {
-        /// Why.
+        /// The kind of failure that latched it.
         kind: ErrorKind,
     },
     /// The gate was reopened by hand.

@@ -1,4 +1,4 @@
-//! Which of Anthropic's failures mean what. The rows that hold for every provider come after these.
+//! The meaning of Anthropic's failures. The rows that hold for every provider come after these.
 //!
 //! The type stands in `error.type`; where it is not enough, `error.details.error_code` decides. Errors inside a stream have no
 //! status, so most rows go by type alone.
@@ -108,7 +108,8 @@ pub(super) const RULES: &[Row] = &[
     },
 ];
 
-/// Whether a limit says neither when it ends nor which window was used up. A limit on calls at the same time ends with them.
+/// Returns `true` if a limit says neither when it ends nor which window was used up. A limit on calls at the same time
+/// ends with them.
 fn is_without_end(facts: &Facts<'_>) -> bool {
     let is_spent = |remaining: Option<u64>| remaining == Some(0);
     facts.hint.is_none()

@@ -75,7 +75,7 @@ impl Anthropic {
 
 /// Sets up an [`Anthropic`] client. Made by [`Anthropic::builder`].
 ///
-/// What concerns the answers holds for every model of the client. One prompt, or the
+/// Options about the answers hold for every model of the client. One prompt, or the
 /// [defaults](Model::with_defaults) of one strategy, can say otherwise by an extra field (`thinking`, `cache_control`,
 /// `output_config`).
 ///
@@ -117,7 +117,7 @@ impl AnthropicBuilder {
         }
     }
 
-    /// What `settings` leave open is taken from the environment.
+    /// Creates a builder from `settings`; what they leave open is taken from the environment.
     pub(crate) fn from_environment(mut settings: Settings) -> Result<Self, LlmError> {
         let has_key = settings.read_environment("ANTHROPIC_BASE_URL", &["ANTHROPIC_API_KEY"])?;
         if !has_key && settings.base_url.is_none() {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// How long the provider's prompt cache keeps a prefix; every use starts the time anew.
+/// The time for which the provider's prompt cache keeps a prefix; every use starts the time anew.
 ///
 /// Writing costs 1.25 times the price of input for five minutes and twice that price for an hour; reading a tenth
 /// (Anthropic's price page, November 2026).
@@ -18,8 +18,8 @@ pub enum CacheTtl {
     OneHour,
 }
 
-/// Whether and how far the model thinks before it answers. Thoughts are billed as output and count towards the output
-/// token limit.
+/// The extent to which the model thinks before it answers, if at all. Thoughts are billed as output and count towards the
+/// output token limit.
 ///
 /// ```
 /// use llm_batch::provider::anthropic::{Anthropic, Thinking};
@@ -43,7 +43,7 @@ pub enum Thinking {
     Disabled,
 }
 
-/// How much effort the model takes, in tokens of every kind (`output_config.effort`).
+/// The effort that the model takes, in tokens of every kind (`output_config.effort`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
@@ -60,7 +60,7 @@ pub enum Effort {
     Max,
 }
 
-/// What a client adds to each request.
+/// The options that a client adds to each request.
 #[derive(Clone, Debug)]
 pub(super) struct Options {
     pub(super) version: String,

@@ -23,7 +23,7 @@ pub(super) fn body(ask: &Ask<'_>, options: &Options) -> Result<Map<String, Value
     }
 }
 
-/// Whether no answer is wanted: such a call only fills the prompt cache.
+/// Returns `true` if no answer is wanted: such a call only fills the prompt cache.
 pub(super) fn wants_nothing(ask: &Ask<'_>) -> bool {
     let field = |fields: &Map<String, Value>| fields.get("max_tokens").and_then(Value::as_u64);
     let (prompt, defaults) = (ask.prompt, ask.defaults);

@@ -1,4 +1,4 @@
-//! What a reply means.
+//! The meaning of a reply.
 
 use serde_json::Value;
 
@@ -12,7 +12,7 @@ use crate::response::{Citations, FinishReason, LlmResponse, Reasoning, ResponseM
 
 const WHAT: &str = "message";
 
-/// What the caller wants from a reply.
+/// The requirements of the caller for a reply.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Wanted {
     /// The provider's own classification.
@@ -50,7 +50,7 @@ pub(super) fn read(reply: &Reply, wanted: Wanted) -> Result<LlmResponse, LlmErro
     Ok(response)
 }
 
-/// Whether a reply with a success status is an error all the same.
+/// Returns `true` if a reply with a success status is an error all the same.
 fn says_error(reply: &Value) -> bool {
     let has_error = match reply.get("error") {
         None | Some(Value::Null | Value::Bool(false)) => false,
@@ -129,7 +129,7 @@ fn answer(mut reply: Value, wanted: Wanted) -> Result<LlmResponse, Fault> {
     Ok(LlmResponse::new(output).with_metadata(metadata))
 }
 
-/// What the blocks hold. Blocks of other types, those of the provider's own tools among them, are left out.
+/// The content of the blocks. Blocks of other types, those of the provider's own tools among them, are left out.
 #[derive(Default)]
 struct Content {
     text: String,

@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::provider::reply::number;
 use crate::usage::TokenUsage;
 
-/// How a call's cache writes divide by the time they are kept, since the two have prices of their own.
+/// The division of a call's cache writes by the time they are kept, since the two have prices of their own.
 ///
 /// In [`ResponseMetadata::extensions`](crate::ResponseMetadata::extensions) of an answer that wrote to the cache. The sum
 /// of both is [`TokenUsage::cache_write`].

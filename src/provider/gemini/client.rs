@@ -213,7 +213,7 @@ impl GeminiBuilder {
     }
 }
 
-/// Whether the last step of the path is `v1`, `v1beta`, `v1beta1`, ...
+/// Returns `true` if the last step of the path is `v1`, `v1beta`, `v1beta1`, ...
 fn ends_in_version(url: &Url) -> bool {
     let path = url.path().trim_end_matches('/');
     let last = path.rsplit('/').next().unwrap_or_default();

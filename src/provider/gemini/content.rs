@@ -8,7 +8,7 @@ use crate::error::LlmError;
 use crate::prompt::{Message, Part, Prompt, Role};
 use crate::provider::request::refuse;
 
-/// What a context cache is made of: the fields of its content.
+/// Returns the parts of a context cache: the fields of its content.
 pub(super) fn content_fields(content: &Prompt) -> Result<Map<String, Value>, LlmError> {
     let failed = |error| {
         refuse(format!(

@@ -22,7 +22,7 @@ impl ApiVersion {
     }
 }
 
-/// How a prompt's output schema is sent.
+/// The form in which a prompt's output schema is sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SchemaForm {
@@ -115,7 +115,7 @@ impl ThinkingConfig {
     }
 }
 
-/// What a client adds to every question.
+/// The options that a client adds to every question.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Options {
     pub(super) schema_form: SchemaForm,

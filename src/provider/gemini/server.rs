@@ -9,7 +9,7 @@ use crate::error::LlmError;
 use crate::provider::request::refuse;
 use crate::provider::settings::Client;
 
-/// What a client knows of its server; the wire and the context caches share it.
+/// A server as its client knows it; the wire and the context caches share it.
 pub(super) struct Server {
     pub(super) client: Client,
     /// None if the base URL has one, or if the model decides.

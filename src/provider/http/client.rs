@@ -21,13 +21,13 @@ use crate::error::{Delivery, ErrorKind, LlmError};
 use crate::item;
 use crate::provider::streaming::{Assemble, Streaming};
 
-/// How many closed connections in a row a call meets before it gives up.
+/// The number of closed connections in a row that a call meets before it gives up.
 const MAX_STALE_CONNECTIONS: usize = 4;
 
-/// How many redirects within the same host a call follows.
+/// The number of redirects within the same host that a call follows.
 const MAX_REDIRECTS: usize = 3;
 
-/// What a client needs to know.
+/// The configuration of a client.
 #[derive(Debug)]
 pub(crate) struct HttpConfig {
     pub(crate) key: Key,
@@ -324,7 +324,7 @@ fn secrets_in(headers: &HeaderMap, base_url: &Url) -> Arc<[SecretString]> {
     headers.chain(parameters).collect()
 }
 
-/// Whether the server leaves the connection open after the reply, as far as it says.
+/// Returns `true` if the server leaves the connection open after the reply, as far as it says.
 fn keeps_alive(version: http::Version, headers: &HeaderMap) -> bool {
     let said = |word: &str| {
         headers

@@ -26,15 +26,16 @@ use crate::error::BoxError;
 /// is lost. So we close first. In a busy batch no connection is idle that long.
 pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// How long an idle connection that should be there may take to turn up before it counts as closed by the server. A free
-/// connection takes microseconds, or a tenth of a second on a machine that is busy with other things.
+/// The time that an idle connection that should be there may take to turn up before it counts as closed by the server. A
+/// free connection takes microseconds, or a tenth of a second on a machine that is busy with other things.
 const GRACE: Duration = Duration::from_millis(250);
 
 /// After how many of them in a row, with no connection used again in between, none is waited for any more.
 const MISSING_IN_A_ROW: u32 = 3;
 
-/// How long a request's body waits behind its head on a server that is known to close connections unasked: enough for
-/// a close that is under way on this machine to arrive, also when the machine is busy. A call of an LLM takes seconds.
+/// The time that a request's body waits behind its head on a server that is known to close connections unasked: enough
+/// for a close that is under way on this machine to arrive, also when the machine is busy. A call of an LLM takes
+/// seconds.
 const PATIENCE: Duration = Duration::from_millis(10);
 
 /// An idle connection younger than this was in use a moment ago. Servers close idle ones after a second at the least.
@@ -51,9 +52,9 @@ pub(super) struct Connections {
     counts: Mutex<Counts>,
     changed: Notify,
     limit: Option<usize>,
-    /// Whether a connection ever broke between a request and its reply.
+    /// `true` if a connection ever broke between a request and its reply.
     broke: AtomicBool,
-    /// Whether the server was seen to close kept connections without saying so.
+    /// `true` if the server was seen to close kept connections without saying so.
     closes_unasked: AtomicBool,
 }
 
@@ -62,9 +63,9 @@ struct Counts {
     calls: usize,
     busy: usize,
     opening: usize,
-    /// When each idle connection became idle. The pool takes the youngest first, too.
+    /// The time at which each idle connection became idle. The pool takes the youngest first, too.
     idle: VecDeque<Instant>,
-    /// How often a call used a connection again, so far and when one was missing last.
+    /// The number of times a call used a connection again, so far and when one was missing last.
     reuses: u64,
     reuses_when_missing: u64,
     missing_in_a_row: u32,
@@ -114,8 +115,8 @@ impl Connections {
         self.closes_unasked.store(true, Ordering::Relaxed);
     }
 
-    /// Whether a call should let the runtime look at its sockets before it takes a connection, so that those closed by
-    /// now are known to be. In a busy batch the runtime does so all the time.
+    /// Returns `true` if a call should let the runtime look at its sockets before it takes a connection, so that those
+    /// closed by now are known to be. In a busy batch the runtime does so all the time.
     pub(super) fn should_look_first(&self) -> bool {
         self.broke.load(Ordering::Relaxed) || self.counts().calls == 0
     }
@@ -180,7 +181,7 @@ impl fmt::Debug for Connections {
     }
 }
 
-/// How long a request's body should wait behind its head.
+/// The time that a request's body should wait behind its head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Hold {
     No,
@@ -193,7 +194,7 @@ pub(super) enum Hold {
 pub(super) struct Call {
     connections: Arc<Connections>,
     arrived: AtomicBool,
-    /// Whether a connection was opened for it. It may have used another all the same.
+    /// `true` if a connection was opened for it. It may have used another all the same.
     opened: AtomicBool,
     handed_over: AtomicBool,
     over: Notify,
@@ -223,7 +224,7 @@ impl Call {
         }
     }
 
-    /// Whether the request's body was handed to the connection. Until then no server can have acted on the request.
+    /// Returns `true` if the request's body was handed to the connection. Until then no server can have acted on the request.
     pub(super) fn handed_over(&self) -> bool {
         self.handed_over.load(Ordering::Acquire)
     }

@@ -16,10 +16,10 @@ use crate::error::{Delivery, ErrorKind, LlmError};
 use crate::item::CallGuard;
 use crate::provider::streaming::{Assemble, Piece};
 
-/// How long the end of the body may take after the last event. It only saves the connection.
+/// The time that the end of the body may take after the last event. It only saves the connection.
 const END_OF_BODY: Duration = Duration::from_millis(500);
 
-/// Whether a reply is a stream of events.
+/// Returns `true` if a reply is a stream of events.
 pub(super) fn are_in(headers: &HeaderMap) -> bool {
     let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     kind.is_some_and(|kind| {

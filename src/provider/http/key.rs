@@ -1,4 +1,4 @@
-//! Where the API key comes from, and how a server wants it.
+//! The source of the API key, and the form in which a server wants it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -57,7 +57,7 @@ impl Key {
     }
 }
 
-/// How a server wants the key.
+/// The form in which a server wants the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Authentication {
     /// `Authorization: Bearer KEY`.

@@ -24,7 +24,7 @@ pub(super) fn warn_near_limit(connections: usize) {
     }
 }
 
-/// Whether less than a tenth of the limit is left.
+/// Returns `true` if less than a tenth of the limit is left.
 const fn is_near(connections: u64, limit: u64) -> bool {
     connections.saturating_add(OTHER_FILES) > limit - limit / 10
 }

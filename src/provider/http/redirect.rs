@@ -5,7 +5,8 @@ use reqwest::Url;
 
 use crate::error::{Delivery, ErrorKind, LlmError};
 
-/// Where a redirect leads, if it stays on the host. The key never leaves for another one, and a POST never becomes a GET.
+/// Returns the target of a redirect, if it stays on the host. The key never leaves for another one, and a POST never
+/// becomes a GET.
 pub(super) fn same_host_redirect(from: &Url, response: &reqwest::Response) -> Result<Option<Url>, LlmError> {
     let status = response.status();
     if !status.is_redirection() {

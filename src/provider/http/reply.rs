@@ -18,10 +18,10 @@ pub(crate) struct Reply {
     pub(crate) status: u16,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
-    /// Whether it came as a stream, and was put together.
+    /// `true` if it came as a stream, and was put together.
     pub(crate) streamed: bool,
     pub(super) key: Option<Arc<KeyHeader>>,
-    /// What else of the request must not be shown.
+    /// The other parts of the request that must not be shown.
     pub(super) secrets: Arc<[SecretString]>,
 }
 

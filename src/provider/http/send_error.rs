@@ -1,11 +1,11 @@
-//! Why a request got no reply, and how far it came.
+//! The reason why a request got no reply, and how far it came.
 
 use std::error::Error as StdError;
 use std::io;
 
 use crate::error::{Delivery, ErrorKind, LlmError, chain};
 
-/// Why there is no reply.
+/// The reason why there is no reply.
 pub(super) enum SendError {
     /// A kept connection was closed before the whole request was on it: not sent, and safe to repeat.
     Stale,

@@ -1,4 +1,4 @@
-//! What request bodies of both wires share.
+//! The common part of the request bodies of both wires.
 
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};

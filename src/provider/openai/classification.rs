@@ -1,4 +1,4 @@
-//! Which failures of this family of providers mean what, beside the rows that hold for every provider.
+//! The meaning of the failures of this family of providers, beside the rows that hold for every provider.
 //!
 //! One list for all of them: they forward each other's errors, and OpenRouter or a LiteLLM proxy may stand before any.
 //! The rows of a provider need its own codes or words, so no other's reply is taken for it.

@@ -1,4 +1,4 @@
-//! What both wires answer beside text: log probabilities, annotations, images and audio.
+//! The content beside text in the answers of both wires: log probabilities, annotations, images and audio.
 
 use serde_json::Value;
 

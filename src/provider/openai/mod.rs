@@ -38,7 +38,7 @@
 //! `https://NAME.openai.azure.com/openai/deployments/DEPLOYMENT?api-version=2024-10-21`. Several of the others have
 //! Responses too: [`OpenAi::responses`] asks for them, and so does `openai-responses:` with their base URL.
 //!
-//! What a server answers differently is read wherever it comes from, since gateways pass it on:
+//! A difference in the answers of a server is read wherever it comes from, since gateways pass it on:
 //!
 //! | what | seen at |
 //! |---|---|

@@ -5,7 +5,7 @@ use reqwest::Url;
 use crate::error::LlmError;
 use crate::provider::settings::{Misconfigured, configuration};
 
-/// What a strategy asks a server for unless the user says so.
+/// The wire that a strategy asks a server for unless the user says otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wire {
     Chat,
@@ -28,11 +28,11 @@ pub enum TokenLimitField {
 /// A server that speaks one of OpenAI's wires.
 #[derive(Debug)]
 pub(super) struct Preset {
-    /// What stands before the colon in `PREFIX:MODEL`.
+    /// The text before the colon in `PREFIX:MODEL`.
     pub(super) prefix: &'static str,
     /// The OpenTelemetry name.
     pub(super) name: &'static str,
-    /// Where the server is; none if only the user knows.
+    /// The base URL of the server; none if only the user knows it.
     pub(super) base_url: Option<&'static str>,
     /// The path that a base URL without one is given.
     pub(super) path: Option<&'static str>,
@@ -42,7 +42,7 @@ pub(super) struct Preset {
     pub(super) base_url_variable: &'static str,
     /// The variable that holds the key.
     pub(super) key_variable: &'static str,
-    /// Whether the server is of no use without a key.
+    /// `true` if the server is of no use without a key.
     pub(super) needs_key: bool,
     /// The header that takes the key, if it is not a bearer token.
     pub(super) key_header: Option<&'static str>,
@@ -51,16 +51,16 @@ pub(super) struct Preset {
     pub(super) token_limit: TokenLimitField,
     /// The field for the sampling seed.
     pub(super) seed: &'static str,
-    /// Whether a stream may be asked for its usage. A server that cannot be asked reports it anyway.
+    /// `true` if a stream may be asked for its usage. A server that cannot be asked reports it anyway.
     pub(super) stream_options: bool,
-    /// Whether a JSON Schema can be sent. If not, JSON is asked for, and the schema goes into the system text.
+    /// `true` if a JSON Schema can be sent. If not, JSON is asked for, and the schema goes into the system text.
     pub(super) json_schema: bool,
-    /// Whether the server limits calls at the same time, not their rate.
+    /// `true` if the server limits calls at the same time, not their rate.
     pub(super) limits_concurrency: bool,
 }
 
 impl Preset {
-    /// Whether it runs on a machine of the user's own: it needs no key, and its default address is local.
+    /// Returns `true` if it runs on a machine of the user's own: it needs no key, and its default address is local.
     pub(super) const fn is_local(&self) -> bool {
         !self.needs_key && self.base_url.is_some()
     }
@@ -250,7 +250,7 @@ pub(super) fn find(prefix: &str) -> Result<&'static Preset, LlmError> {
         })
 }
 
-/// Whether a host is in a domain.
+/// Returns `true` if a host is in a domain.
 fn is_in(host: &str, domain: &str) -> bool {
     host.strip_suffix(domain)
         .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
@@ -272,12 +272,12 @@ pub(super) fn other_name(url: &Url) -> Option<&'static str> {
         .find_map(|(domain, name)| is_in(host, domain).then_some(*name))
 }
 
-/// Whether the address is OpenAI's own, of any region.
+/// Returns `true` if the address is OpenAI's own, of any region.
 pub(super) fn is_openai(url: &Url) -> bool {
     url.host_str().is_some_and(|host| is_in(host, "api.openai.com"))
 }
 
-/// Whether a server has this prefix.
+/// Returns `true` if a server has this prefix.
 pub(crate) fn is_prefix(prefix: &str) -> bool {
     PRESETS.iter().any(|preset| preset.prefix == prefix)
 }

@@ -1,4 +1,4 @@
-//! What replies of both wires share.
+//! The common part of the replies of both wires.
 
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -18,7 +18,7 @@ use crate::response::ResponseMetadata;
 pub(super) struct Reading<'a> {
     pub(super) reply: &'a Reply,
     pub(super) server: &'a Server,
-    /// Whether an answer in JSON of a schema was asked for, which is of no use when it is cut.
+    /// `true` if an answer in JSON of a schema was asked for, which is of no use when it is cut.
     pub(super) structured: bool,
 }
 
@@ -58,7 +58,7 @@ impl<'a> Reading<'a> {
         error.with_quota(quota)
     }
 
-    /// What the body says beside the answer.
+    /// Returns the metadata in the body beside the answer.
     pub(super) fn metadata(&self, body: &Json<'_>) -> ResponseMetadata {
         let text = |name| body.get(name).and_then(Json::as_str).map(str::to_owned);
         let raw_body = || serde_json::from_slice::<Box<RawValue>>(wire::trim(&self.reply.body)).ok();
@@ -76,7 +76,7 @@ impl<'a> Reading<'a> {
         }
     }
 
-    /// What an answer that reached its output token limit is: none if it is of use as it is.
+    /// Returns the error of an answer that reached its output token limit: none if it is of use as it is.
     pub(super) fn truncated(&self, output: &str, has_other_content: bool) -> Option<LlmError> {
         let empty = output.trim().is_empty();
         if !self.structured && (!empty || has_other_content) {
@@ -106,7 +106,7 @@ pub(super) fn refused(refusal: &str) -> LlmError {
         .with_raw_output(refusal)
 }
 
-/// Whether a reply with a success status, or a piece of a stream, is an error all the same.
+/// Returns `true` if a reply with a success status, or a piece of a stream, is an error all the same.
 pub(super) fn says_error(body: &Json<'_>) -> bool {
     let has_error = match body.get("error") {
         None | Some(Json::Other(Value::Null | Value::Bool(false))) => false,

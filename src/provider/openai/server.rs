@@ -5,13 +5,13 @@ use std::fmt;
 use super::presets::{Preset, TokenLimitField, Wire};
 use crate::provider::settings::Client;
 
-/// What a client knows of its server; the wires share it.
+/// A server as its client knows it; the wires share it.
 pub(super) struct Server {
     pub(super) client: Client,
     pub(super) provider: String,
     pub(super) preset: &'static Preset,
     pub(super) token_limit: TokenLimitField,
-    /// What is asked for where the user does not say.
+    /// The wire that is asked for if the user does not say.
     pub(super) wire: Wire,
 }
 

@@ -81,7 +81,7 @@ fn add_details(tokens: &mut TokenUsage, usage: &Json<'_>, input: &str, output: &
     tokens.reasoning = detail(output, "reasoning_tokens").min(tokens.output);
 }
 
-/// What the provider says the call cost, in US dollars (OpenRouter).
+/// Returns the cost of the call as the provider reports it, in US dollars (OpenRouter).
 pub(super) fn cost(reply: &Json<'_>) -> Option<f64> {
     let cost = reply.get("usage")?.get("cost")?.as_f64()?;
     (cost.is_finite() && cost >= 0.0).then_some(cost)

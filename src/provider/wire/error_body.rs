@@ -9,7 +9,7 @@ use super::duration::parse_wait;
 /// Characters of a body that is not JSON which an error quotes.
 const EXCERPT: usize = 300;
 
-/// What an error body says, whatever its shape.
+/// The content of an error body, whatever its shape.
 ///
 /// `{"error":{..}}`, `{"error":"text"}`, `{"code":"..","error":"text"}`, `{"object":"error","message":..}`,
 /// `{"detail":"text"}`, `{"detail":[..]}`, `{"message":..}`, a list of one of these, HTML, plain text, nothing.
@@ -24,7 +24,7 @@ pub(crate) struct ErrorBody {
     pub(crate) facts: Vec<String>,
     /// A numeric code that reads as an HTTP status.
     pub(crate) status: Option<u16>,
-    /// How long to wait, from a typed field.
+    /// The wait, from a typed field.
     pub(crate) wait: Option<Duration>,
     /// The provider's own word on whether a repeat makes sense.
     pub(crate) retryable: Option<bool>,

@@ -1,4 +1,4 @@
-//! What reply headers say about waits and quotas.
+//! The waits and quotas in reply headers.
 
 use std::time::{Duration, SystemTime};
 
@@ -114,7 +114,7 @@ const ANTHROPIC_TOKENS: [Names; 3] = [
     },
 ];
 
-/// What the reply says about its quotas; none if it says nothing usable.
+/// Returns the quotas that the reply reports; none if it says nothing usable.
 pub(crate) fn reported_quota(headers: &HeaderMap) -> Option<ReportedQuota> {
     // One look at the names is cheaper than asking for each of the many below, and most replies have none.
     if !headers.keys().any(|name| name.as_str().contains("ratelimit")) {

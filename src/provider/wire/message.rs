@@ -1,4 +1,4 @@
-//! What the text of an error says. The last resort: typed facts come first, and text counts by whole words only.
+//! The meaning of an error's text. The last resort: typed facts come first, and text counts by whole words only.
 
 use std::time::{Duration, SystemTime};
 
@@ -16,7 +16,7 @@ pub(super) fn normalised(text: &str) -> String {
     normal
 }
 
-/// What follows `phrase` where it stands as whole words: `429` is not in `4290`.
+/// Returns the text after `phrase` where it stands as whole words: `429` is not in `4290`.
 fn after<'a>(text: &'a str, phrase: &str) -> Option<&'a str> {
     let is_word = |character: char| character.is_alphanumeric() || character == '_';
     text.match_indices(phrase).find_map(|(start, _)| {
@@ -27,7 +27,7 @@ fn after<'a>(text: &'a str, phrase: &str) -> Option<&'a str> {
     })
 }
 
-/// Whether `phrase` stands in the text as whole words.
+/// Returns `true` if `phrase` stands in the text as whole words.
 pub(super) fn says(text: &str, phrase: &str) -> bool {
     after(text, phrase).is_some()
 }
@@ -63,7 +63,7 @@ pub(super) fn wait(text: &str, now: SystemTime) -> Option<Duration> {
         })
 }
 
-/// Whether the request alone asks for more than the limit allows: `Limit 30000, Requested 31538`.
+/// Returns `true` if the request alone asks for more than the limit allows: `Limit 30000, Requested 31538`.
 pub(super) fn asks_more_than_the_limit(text: &str) -> bool {
     let amount = |phrase| {
         let rest = after(text, phrase)?.trim_start_matches([' ', ':']);

@@ -1,4 +1,4 @@
-//! What HTTP replies of providers mean, in any wire format: waits, quotas, error bodies, and the classification.
+//! The meaning of HTTP replies of providers, in any wire format: waits, quotas, error bodies, and the classification.
 //!
 //! Pure functions over status, headers and bytes; no client, so they work without the HTTP feature.
 // Without a provider only status and headers are judged, and the reading of bodies lies idle.

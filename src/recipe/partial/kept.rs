@@ -8,7 +8,7 @@ use super::schema::subset;
 use crate::prompt::{Message, Prompt};
 use crate::structured::{Fault, strip_code_fence};
 
-/// What was good of the last answer, and what is missing of it.
+/// The good parts of the last answer, and the missing ones.
 #[derive(Clone, Debug)]
 pub(super) struct Kept {
     value: Map<String, Value>,
@@ -23,7 +23,7 @@ struct Missing {
 }
 
 impl Kept {
-    /// What is left of an answer without its faults; `None` if nothing is.
+    /// Returns the rest of an answer without its faults; `None` if nothing is left.
     pub(super) fn of(answer: &Map<String, Value>, faults: &[Fault]) -> Option<Self> {
         let mut value = answer.clone();
         let mut missing = Vec::new();
@@ -122,7 +122,7 @@ fn insert(value: &mut Map<String, Value>, path: &[String], part: Value) {
     at.insert(last.clone(), part);
 }
 
-/// Whether nothing but empty objects is in it.
+/// Returns `true` if nothing but empty objects is in it.
 fn is_hollow(value: &Map<String, Value>) -> bool {
     value
         .values()

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-/// How many references in a row are followed.
+/// The number of references in a row that are followed.
 const REFERENCES: usize = 32;
 
 /// The schema of an object with the members at `paths` alone, each where it is in the whole; `None` if the schema knows none

@@ -1,4 +1,4 @@
-//! What is asked and what is answered. The answer follows from the question alone.
+//! The question and the answer. The answer follows from the question alone.
 
 use serde_json::Value;
 
@@ -15,7 +15,7 @@ pub(super) fn tokens(text: &str) -> u64 {
     (text.chars().count() as u64).div_ceil(CHARACTERS_PER_TOKEN)
 }
 
-/// What the model sees of a request.
+/// The parts of a request that the model sees.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Question {
     pub(super) text: String,
@@ -36,7 +36,7 @@ pub(super) fn join<'a>(texts: impl Iterator<Item = &'a str>) -> String {
     texts.collect::<Vec<_>>().join("\n")
 }
 
-/// What the model generated.
+/// The output of the model.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Answer {
     pub(super) text: String,

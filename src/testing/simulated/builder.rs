@@ -1,4 +1,4 @@
-//! How a simulated provider is set up.
+//! The set-up of a simulated provider.
 
 use std::time::Duration;
 
@@ -128,26 +128,27 @@ impl SimulatedProviderBuilder {
         self.token_quota(Quota::per_minute(limit).with_burst((limit / 60).max(1)))
     }
 
-    /// What a call takes from the token quota; [`TokenCharge::Reservation`] by default.
+    /// Sets the tokens that a call takes from the token quota; [`TokenCharge::Reservation`] by default.
     pub fn token_charge(mut self, charge: TokenCharge) -> Self {
         self.config.token_charge = charge;
         self
     }
 
-    /// How many accepted calls may be in flight at the same time. The throttle answer gives no hint, as the time is unknown.
+    /// Sets the number of accepted calls that may be in flight at the same time. The throttle answer gives no hint, as
+    /// the time is unknown.
     pub fn concurrency(mut self, calls: u64) -> Self {
         self.config.concurrency = Some(calls);
         self
     }
 
-    /// Whether a throttled call takes from the request quota all the same, as OpenAI's does; it does not by default.
+    /// Sets whether a throttled call takes from the request quota all the same, as OpenAI's does; it does not by default.
     /// It may empty a bucket, but leaves no debt.
     pub fn count_rejected(mut self, count: bool) -> Self {
         self.config.count_rejected = count;
         self
     }
 
-    /// How throttle answers say how long to wait; [`Hint::RetryAfterSeconds`] by default.
+    /// Sets the form in which throttle answers say how long to wait; [`Hint::RetryAfterSeconds`] by default.
     pub fn hint(mut self, hint: Hint) -> Self {
         self.config.hint = hint;
         self
@@ -159,7 +160,7 @@ impl SimulatedProviderBuilder {
         self
     }
 
-    /// Whether answers carry `x-ratelimit-*` headers for the quotas there are; they do by default. Throttle answers
+    /// Sets whether answers carry `x-ratelimit-*` headers for the quotas there are; they do by default. Throttle answers
     /// carry them with [`Hint::ResetHeaders`] only.
     pub fn rate_limit_headers(mut self, send: bool) -> Self {
         self.config.rate_limit_headers = send;
@@ -181,8 +182,9 @@ impl SimulatedProviderBuilder {
         self
     }
 
-    /// How many tokens the model thinks before each answer; 0 by default. They are billed as output and count toward the
-    /// output token limit. Anthropic's wire and Gemini's show the thoughts themselves when the request asks for them.
+    /// Sets the number of tokens that the model thinks before each answer; 0 by default. They are billed as output and
+    /// count toward the output token limit. Anthropic's wire and Gemini's show the thoughts themselves when the request
+    /// asks for them.
     pub fn reasoning_tokens(mut self, tokens: u64) -> Self {
         self.config.reasoning_tokens = tokens;
         self

@@ -1,4 +1,4 @@
-//! What the provider keeps of prompts: Gemini's context caches, and the prefixes that Anthropic's marks ask for.
+//! The parts of prompts that the provider keeps: Gemini's context caches, and the prefixes that Anthropic's marks ask for.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, SystemTime};

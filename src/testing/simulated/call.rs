@@ -28,7 +28,7 @@ pub(super) struct Call {
     ended: bool,
 }
 
-/// What an accepted call will get.
+/// The result that an accepted call will get.
 pub(super) struct Work {
     pub(super) asked: Asked,
     pub(super) model: String,
@@ -40,7 +40,7 @@ pub(super) struct Work {
     /// A pause in the middle of a stream.
     pub(super) stall: Duration,
     pub(super) answer: Answer,
-    /// What rate-limit headers say.
+    /// The quotas that rate-limit headers report.
     pub(super) quota: Option<ReportedQuota>,
 }
 
@@ -78,7 +78,7 @@ impl Call {
         self.number
     }
 
-    /// Whether its connection is reset before the request is read.
+    /// Returns `true` if its connection is reset before the request is read.
     pub(super) fn is_reset_unread(&self) -> bool {
         self.chance.reset_unread
     }
@@ -255,7 +255,7 @@ impl State {
         Ok(content.tokens)
     }
 
-    /// What rate-limit headers say now; nothing without a quota.
+    /// Returns the quotas that rate-limit headers report now; nothing without a quota.
     fn reported(&mut self, now: Instant) -> Option<ReportedQuota> {
         let clock = self.clock.as_mut()?;
         (clock.requests.is_some() || clock.tokens.is_some()).then(|| clock.reported(now))

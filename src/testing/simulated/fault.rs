@@ -1,4 +1,4 @@
-//! What goes wrong at the simulated provider, and how often.
+//! The faults of the simulated provider, and how often they occur.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ pub(super) struct Faults {
     pub(super) stream_stall: (f64, Duration),
 }
 
-/// How an accepted call will end.
+/// The fate of an accepted call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
     Answer,
@@ -45,7 +45,7 @@ pub(super) enum Fate {
     StreamError,
 }
 
-/// What chance decided about one call.
+/// The decisions of chance about one call.
 #[derive(Clone, Debug)]
 pub(super) struct Chance {
     pub(super) reset_unread: bool,
@@ -53,7 +53,7 @@ pub(super) struct Chance {
     pub(super) fate: Fate,
     pub(super) body_time: Duration,
     pub(super) stall: Duration,
-    /// What becomes of an answer that is streamed.
+    /// The fate of an answer that is streamed.
     pub(super) stream_fate: Fate,
     pub(super) stream_stall: Duration,
 }

@@ -58,7 +58,8 @@ impl Hint {
         }
     }
 
-    /// What a client reads from the hint when the exact wait is `wait` and the quota is full again after `until_full`.
+    /// Returns the wait that a client reads from the hint when the exact wait is `wait` and the quota is full again after
+    /// `until_full`.
     pub(super) fn rounded(self, wait: Duration, until_full: Duration) -> Option<Duration> {
         match self {
             Self::None => None,

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::usage::TokenUsage;
 
-/// What the simulated provider did and billed: the other side of a client's accounts.
+/// The record of what the simulated provider did and billed: the other side of a client's accounts.
 ///
 /// Every call that was received ends in exactly one way:
 /// `received = in_flight + answered + garbled + cut + reset_unread + throttled + rejected (all statuses)`,
@@ -68,7 +68,7 @@ impl Ledger {
         self.throttled + self.rejected.values().sum::<u64>()
     }
 
-    /// Whether every call received is in exactly one place.
+    /// Returns `true` if every call received is in exactly one place.
     pub fn is_balanced(&self) -> bool {
         let ended = self.answered + self.garbled + self.cut + self.reset_unread + self.rejections();
         self.received == self.in_flight + ended
@@ -115,7 +115,7 @@ impl Ledger {
     }
 }
 
-/// How a call ended.
+/// The end of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
     Answered,

@@ -84,21 +84,21 @@ struct State {
     prefixes: Prefixes,
 }
 
-/// What starts with the first call.
+/// The state that starts with the first call.
 struct Clock {
     first_call: Instant,
     requests: Option<Meter>,
     tokens: Option<Meter>,
 }
 
-/// What a call takes from the token quota when it arrives. Nothing is given back later.
+/// The tokens that a call takes from the token quota when it arrives. Nothing is given back later.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum TokenCharge {
     /// The larger of the prompt's tokens (by its characters) and its output token limit, as OpenAI documents it.
     #[default]
     Reservation,
-    /// What the call will be billed: prompt and answer.
+    /// The tokens that will be billed for the call: prompt and answer.
     Actual,
 }
 
@@ -122,12 +122,12 @@ impl SimulatedProvider {
         SimulatedService::new(self.clone())
     }
 
-    /// What it did and billed so far.
+    /// Returns the record of what it did and billed so far.
     pub fn ledger(&self) -> Ledger {
         self.inner.state().ledger.clone()
     }
 
-    /// What it answers to a prompt when nothing goes wrong.
+    /// Returns its answer to a prompt when nothing goes wrong.
     pub fn answer_to(&self, prompt: &Prompt) -> String {
         let question = Question::from_prompt(prompt);
         Answer::new(&question, &self.inner.config, Variant::Proper).text

@@ -25,7 +25,7 @@ pub(super) struct Outgoing {
     wait: Duration,
     /// Before each piece.
     pause: Duration,
-    /// What to send when there was nothing to send for so long.
+    /// The text to send when there was nothing to send for so long.
     keep_alive: Option<(Duration, &'static str)>,
     /// A silence before the piece with so many left.
     stall: Option<(usize, Duration)>,

@@ -1,4 +1,4 @@
-//! What the simulated provider allows per unit of time.
+//! The quotas of the simulated provider per unit of time.
 
 use std::time::Duration;
 
@@ -140,7 +140,7 @@ impl Meter {
         }
     }
 
-    /// How long until `cost` fits; `None` if it fits now.
+    /// Returns the time until `cost` fits; `None` if it fits now.
     pub(super) fn wait(&mut self, cost: u64, now: Instant) -> Option<Duration> {
         self.advance(now);
         match self.state {
@@ -174,7 +174,7 @@ impl Meter {
         }
     }
 
-    /// How much is left.
+    /// Returns the amount that is left.
     pub(super) fn remaining(&mut self, now: Instant) -> u64 {
         self.advance(now);
         match self.state {
@@ -194,7 +194,7 @@ impl Meter {
         }
     }
 
-    /// What rate-limit headers say about it.
+    /// Returns the quota as rate-limit headers report it.
     pub(super) fn reported(&mut self, now: Instant) -> QuotaWindow {
         QuotaWindow {
             limit: Some(self.limit()),

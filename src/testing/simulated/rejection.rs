@@ -1,4 +1,4 @@
-//! Why a call was rejected, in no provider's dialect.
+//! The reason why a call was rejected, in no provider's dialect.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use super::hint::Hint;
 use super::ledger::End;
 use crate::error::{ErrorKind, QuotaDimension, ReportedQuota};
 
-/// What a rejected call gets.
+/// The answer to a rejected call.
 #[derive(Debug)]
 pub(super) struct Rejection {
     pub(super) cause: Cause,
@@ -38,7 +38,7 @@ pub(super) enum Cause {
     UnknownUrl,
 }
 
-/// How long to wait, and the form in which to say it.
+/// The time to wait, and the form in which to say it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct GivenHint {
     pub(super) form: Hint,

@@ -107,12 +107,12 @@ impl SimulatedServer {
         format!("http://{}", self.address)
     }
 
-    /// Where it listens.
+    /// Returns the address on which it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// What the provider did and billed so far.
+    /// Returns the record of what the provider did and billed so far.
     pub fn ledger(&self) -> Ledger {
         self.provider.ledger()
     }
@@ -171,7 +171,7 @@ fn routes() -> Router<SimulatedProvider> {
     router.fallback(unknown)
 }
 
-/// Whose request it is, as far as path and headers say: some paths are the same everywhere.
+/// Returns the wire of a request, as far as path and headers say: some paths are the same everywhere.
 fn wire_of(head: &Parts) -> &'static dyn Wire {
     let path = head.uri.path();
     let has = |name: &str| head.headers.contains_key(name);

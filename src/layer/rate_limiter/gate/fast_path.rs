@@ -1,6 +1,6 @@
 //! Starts and ends of calls without the lock, while nothing limits them.
 //!
-//! Where no quota, cap, pace or pause holds a call back and every call is answered, a start raises two counts and an end
+//! If no quota, cap, pace or pause holds a call back and every call is answered, a start raises two counts and an end
 //! lowers one. Both are in one word here, which is open while the state allows it. Every holder of the lock closes the word,
 //! moves its counts into the state, and opens it again at the end, so the state is complete whenever it is read. Since one
 //! atomic operation both counts and says whether the word was open, no end is missed by a call that queues meanwhile.
@@ -37,7 +37,7 @@ pub(super) struct FastPath {
     until: AtomicU64,
 }
 
-/// What the word counts.
+/// The counts in the word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Counts {
     /// Starts in the generation.

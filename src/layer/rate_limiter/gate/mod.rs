@@ -378,7 +378,7 @@ impl Gate {
         }
     }
 
-    /// Whether the gate is closed or latched.
+    /// Returns `true` if the gate is closed or latched.
     pub(super) fn is_shut(self: &Arc<Self>) -> bool {
         self.with(State::is_shut)
     }

@@ -21,7 +21,7 @@ struct Inbox {
     /// `None` while it is asked.
     pace: Option<Box<dyn Pace>>,
     questions: VecDeque<Question>,
-    /// What it answered last.
+    /// The last answer of the policy.
     pacing: Pacing,
 }
 

@@ -118,7 +118,7 @@ impl Bucket {
         }
     }
 
-    /// What it gives per minute.
+    /// Returns the amount that it gives per minute.
     pub(in crate::layer::rate_limiter) const fn limit(&self) -> u32 {
         self.limit.get()
     }
@@ -181,7 +181,7 @@ impl Bucket {
         amount
     }
 
-    /// What could be taken at once; negative after a debt.
+    /// Returns the amount that could be taken at once; negative after a debt.
     pub(in crate::layer::rate_limiter) fn balance(&self, now: Instant) -> f64 {
         let taken = self.arrival.get().saturating_sub(self.nanos(now));
         f64::from(self.capacity.get()) - taken as f64 / self.unit as f64

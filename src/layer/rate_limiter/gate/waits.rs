@@ -10,7 +10,7 @@ use crate::telemetry::Meter;
 /// Pauses kept while calls wait: more than any waiter sees.
 const PAUSES: usize = 1024;
 
-/// What held the head of the queue over time. What a waiter waited for is the difference between two looks at it.
+/// The reasons that held the head of the queue over time. What a waiter waited for is the difference between two looks at it.
 #[derive(Debug, Default)]
 pub(in crate::layer::rate_limiter) struct Timeline {
     current: Option<(WaitReason, Instant)>,
@@ -18,7 +18,7 @@ pub(in crate::layer::rate_limiter) struct Timeline {
     pauses: VecDeque<(Instant, Instant)>,
 }
 
-/// What one waiter waited for.
+/// The waits of one waiter.
 #[derive(Debug)]
 pub(in crate::layer::rate_limiter) struct Waited {
     waits: Waits,
@@ -50,7 +50,7 @@ impl Timeline {
         self.current = reason.map(|reason| (reason, now));
     }
 
-    /// What the head waits for.
+    /// Returns the reason for which the head waits.
     pub(in crate::layer::rate_limiter) fn reason(&self) -> Option<WaitReason> {
         self.current.map(|(reason, _)| reason)
     }

@@ -29,7 +29,7 @@ pub struct LinearRecovery {
     growth: f64,
     pacing: Pacing,
     generation: u64,
-    /// When some starts of the generation took place, and their ordinals, in order.
+    /// The times of some starts of the generation, and their ordinals, in order.
     samples: VecDeque<(Instant, u64)>,
     last_start: Option<Instant>,
 }
@@ -47,9 +47,9 @@ impl Default for LinearRecovery {
     }
 }
 
-/// Where it resumes, as a share of the accepted rate: low enough for what is still in flight to drain.
+/// The rate at which it resumes, as a share of the accepted rate: low enough for what is still in flight to drain.
 const RESUME: f64 = 0.7;
-/// What it gains every second, as a share of the accepted rate.
+/// The gain per second, as a share of the accepted rate.
 const GROWTH: f64 = 0.01;
 /// The rate is measured over this time at most, ...
 const WINDOW: Duration = Duration::from_secs(10);
@@ -57,7 +57,7 @@ const WINDOW: Duration = Duration::from_secs(10);
 const SHORTEST: f64 = 1.0;
 /// ... and not across a gap longer than this, which was idleness, unless the pace asked for it.
 const IDLE: Duration = Duration::from_secs(1);
-/// How close samples may be.
+/// The least time between two samples.
 const SAMPLE: Duration = Duration::from_millis(50);
 
 impl LinearRecovery {
@@ -84,7 +84,7 @@ impl LinearRecovery {
         self.pacing
     }
 
-    /// When the next start is sampled.
+    /// Returns the time from which on the next start is sampled.
     pub(super) fn next_look(&self, generation: u64) -> Option<Instant> {
         let (at, _) = self.samples.back().filter(|_| generation == self.generation)?;
         Some(*at + SAMPLE)

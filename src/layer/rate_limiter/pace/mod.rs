@@ -15,7 +15,7 @@ pub(super) use ramp::Ramp;
 pub use ramp::StartRamp;
 pub use slow_start::SlowStart;
 
-/// How fast calls may start from now on: what a [`Pace`] answers.
+/// The rate at which calls may start from now on: the answer of a [`Pace`].
 ///
 /// The gate keeps it until the policy answers something else. Growth counts from the moment it was set, or from the
 /// end of the pause if the gate was closed.
@@ -96,9 +96,9 @@ impl Default for Pacing {
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct StartedCall {
-    /// When.
+    /// The time of the start.
     pub at: Instant,
-    /// When it could have started at the earliest; earlier than `at` by what timers and queues add.
+    /// The earliest time at which it could have started; earlier than `at` by what timers and queues add.
     pub due: Instant,
     /// The gate's generation: it goes up by one with each pause.
     pub generation: u64,
@@ -110,15 +110,15 @@ pub struct StartedCall {
     pub estimate: u64,
 }
 
-/// How a call ended, as a [`Pace`] sees it.
+/// The end of a call, as a [`Pace`] sees it.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct EndedCall {
-    /// When.
+    /// The time of the end.
     pub at: Instant,
-    /// Whether the provider took the call, as far as is known: it neither throttled it nor was overloaded.
+    /// `true` if the provider took the call, as far as is known: it neither throttled it nor was overloaded.
     pub accepted: bool,
-    /// Whether the gate closes because of it. At most one call of a generation has this.
+    /// `true` if the gate closes because of it. At most one call of a generation has this.
     pub closes: bool,
     /// The category of the failure, if it failed.
     pub kind: Option<ErrorKind>,
@@ -126,7 +126,7 @@ pub struct EndedCall {
     pub retry_after: Option<Duration>,
     /// The quota that a rejection was about, if that is known.
     pub dimension: Option<QuotaDimension>,
-    /// What the reply's rate-limit headers said.
+    /// The quotas that the reply's rate-limit headers reported.
     pub quota: Option<ReportedQuota>,
 }
 
@@ -158,7 +158,7 @@ pub struct EndedCall {
 /// # let _ = limiter;
 /// ```
 pub trait Pace: Send + 'static {
-    /// What holds before the first call. Unlimited by default.
+    /// Returns the pacing before the first call. Unlimited by default.
     fn initial(&self) -> Pacing {
         Pacing::UNLIMITED
     }
@@ -178,7 +178,7 @@ pub(super) enum BuiltIn {
 }
 
 impl BuiltIn {
-    /// What it answered last.
+    /// Returns its last answer.
     pub(super) const fn pacing(&self) -> Pacing {
         match self {
             Self::Linear(pace) => pace.pacing(),
@@ -186,7 +186,7 @@ impl BuiltIn {
         }
     }
 
-    /// When it has to see a start of this generation again; `None`: it has to see every one.
+    /// Returns the time at which it has to see a start of this generation again; `None`: it has to see every one.
     pub(super) fn next_look(&self, generation: u64) -> Option<Instant> {
         match self {
             Self::Linear(pace) => pace.next_look(generation),
@@ -250,7 +250,7 @@ impl Spacing {
         self.pacing.rate_after(at.saturating_duration_since(self.since))
     }
 
-    /// When the next call may start.
+    /// Returns the time at which the next call may start.
     pub(super) fn due(&self) -> Option<Instant> {
         if self.pacing.starts_per_second.is_infinite() {
             return None;

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::gap;
 use crate::layer::rate_limiter::error::InvalidLimit;
 
-/// How a cold gate starts: a few calls at once, then spaced starts at a rate that doubles, until the first throttle.
+/// The start of a cold gate: a few calls at once, then spaced starts at a rate that doubles, until the first throttle.
 ///
 /// Without it a batch of thousands would hit the provider in the same millisecond, before anything is known about
 /// it. By default the first 16 calls start at once, and then 50 a second, doubling with every 0.25 s of it. Time
@@ -105,7 +105,7 @@ impl Ramp {
         (self.started >= self.config.at_once).then(|| self.rate())
     }
 
-    /// When the next call may start.
+    /// Returns the time at which the next call may start.
     pub(crate) fn due(&self) -> Option<Instant> {
         if self.started < self.config.at_once {
             return None;

@@ -46,7 +46,7 @@ impl SlowStart {
         self.current
     }
 
-    /// What follows the start with this ordinal, from 1.
+    /// Returns the pacing after the start with this ordinal, from 1.
     fn after(&self, ordinal: u64) -> Pacing {
         if ordinal > self.starts {
             return Pacing::UNLIMITED;

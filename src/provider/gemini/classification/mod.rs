@@ -1,4 +1,4 @@
-//! Which failures of this provider mean what, beside the rows that hold for every provider.
+//! The meaning of this provider's failures, beside the rows that hold for every provider.
 
 mod pacific;
 
@@ -130,7 +130,7 @@ fn names_cache(reply: &Reply, ask: &Ask<'_>) -> bool {
     std::str::from_utf8(&reply.body).is_ok_and(|text| text.contains(name))
 }
 
-/// Whether the question refers to a file, a cache or a store at the provider.
+/// Returns `true` if the question refers to a file, a cache or a store at the provider.
 fn names_objects(ask: &Ask<'_>) -> bool {
     fn is_named(value: &Value) -> bool {
         match value {
@@ -172,7 +172,7 @@ fn names_objects(ask: &Ask<'_>) -> bool {
             .any(|fields| names_object(fields) || fields.values().any(is_named))
 }
 
-/// What the quotas that a refusal names make of it.
+/// Refines an error by the quotas that a refusal names.
 fn refine(error: LlmError, reply: &Reply, body: &Value, ask: &Ask<'_>) -> LlmError {
     let quotas = quotas(body);
     match error.kind() {
@@ -269,7 +269,7 @@ const MOST_CHARACTERS_PER_TOKEN: u64 = 8;
 /// English has 4 to 4.7 characters a token, and no other language more.
 const MANY_CHARACTERS_PER_TOKEN: u64 = 5;
 
-/// Whether the prompt alone has more input tokens than the quota of a minute, so that no wait helps.
+/// Returns `true` if the prompt alone has more input tokens than the quota of a minute, so that no wait helps.
 ///
 /// The provider does not report how many tokens it counted, and answers such a prompt like any other rate limit, with a wait.
 /// So it is judged by its text: at once where it must exceed the limit, and where it does in all likelihood, when it

@@ -1,8 +1,8 @@
-//! What a cache is known by.
+//! The name by which a cache is known.
 
 use serde_json::{Map, Value};
 
-/// What the provider takes of a display name.
+/// The number of characters that the provider takes of a display name.
 const LONGEST_NAME: usize = 128;
 
 /// The name of a cache of this content and model: the same in every run and every process.

@@ -11,10 +11,10 @@ use tokio::time::Instant;
 use super::remote::{Found, Remote, is_missing};
 use crate::error::{Delivery, ErrorKind, LlmError};
 
-/// How long a failed renewal is left alone.
+/// The time for which a failed renewal is left alone.
 const RENEWAL_PAUSE: Duration = Duration::from_secs(30);
 
-/// How long a cache shall live, and when it is renewed.
+/// The life of a cache, and the time of its renewal.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Times {
     pub(super) to_live: Duration,
@@ -69,7 +69,7 @@ struct State {
     live: Option<Live>,
     /// The making or renewal that is under way.
     work: Option<Work<Live>>,
-    /// Why no cache can ever be made.
+    /// The reason why no cache can ever be made.
     refused: Option<Failure>,
     deletion: Option<Work<()>>,
     is_deleted: bool,
@@ -196,7 +196,7 @@ impl fmt::Debug for Life {
     }
 }
 
-/// Whether no other try can do better: the provider refused the content.
+/// Returns `true` if no other try can do better: the provider refused the content.
 fn is_lasting(failure: &LlmError) -> bool {
     matches!(
         failure.kind(),

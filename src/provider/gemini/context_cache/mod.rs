@@ -187,7 +187,7 @@ impl ContextCache {
             .await
     }
 
-    /// Whether the question can be asked over the cache: the same model, and no system text or tools of its own.
+    /// Checks that the question can be asked over the cache: the same model, and no system text or tools of its own.
     pub(super) fn check(&self, ask: &Ask<'_>) -> Result<(), LlmError> {
         if resource_name(ask.model)? != self.shared.remote.model {
             return Err(refuse(format!(

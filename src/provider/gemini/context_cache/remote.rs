@@ -17,8 +17,8 @@ use crate::provider::wire;
 /// An end for a server whose list never ends. The pages are as large as the provider makes them.
 const MOST_PAGES: usize = 100;
 
-/// How long one request may take, a large context being read among them. All calls
-/// wait for the same request, so one that is never answered must not hold them for good.
+/// The time limit of one request, the reading of a large context included. All calls wait for the same request, so one
+/// that is never answered must not hold them for good.
 const LONGEST_REQUEST: Duration = Duration::from_secs(600);
 
 /// A cache at the provider as of now.
@@ -138,7 +138,7 @@ impl Remote {
     }
 }
 
-/// Whether the provider does not know the cache: it says so by 403 or 404.
+/// Returns `true` if the provider does not know the cache: it says so by 403 or 404.
 pub(super) fn is_missing(error: &LlmError) -> bool {
     error.kind() == ErrorKind::CacheMissing || matches!(error.status(), Some(403 | 404))
 }

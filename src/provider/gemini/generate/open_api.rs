@@ -7,7 +7,7 @@ use crate::error::{Delivery, ErrorKind, LlmError};
 /// Deeper than any schema a person writes; a reference to itself is found by then.
 const MAX_DEPTH: usize = 32;
 
-/// What is sent as it is.
+/// The keywords that are sent as they are.
 const KEPT: [&str; 14] = [
     "title",
     "description",

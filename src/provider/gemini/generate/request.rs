@@ -12,7 +12,7 @@ use crate::provider::gemini::options::{Options, SchemaForm};
 use crate::provider::wire::schema::{Dialect, for_wire};
 use crate::provider::wire_format::Ask;
 
-/// What a context cache holds in place of the question.
+/// The fields that a context cache holds in place of the question.
 const SHARED_FIELDS: [&str; 3] = ["systemInstruction", "tools", "toolConfig"];
 
 /// The schema of the answer, as the field that carries it.

@@ -1,4 +1,4 @@
-//! What a reply means.
+//! The meaning of a reply.
 
 use serde_json::{Value, json};
 
@@ -91,7 +91,7 @@ fn blocked_prompt(reply: &Value) -> Option<LlmError> {
     Some(LlmError::new(ErrorKind::ContentFilter, message).with_code(reason))
 }
 
-/// What a reason to stop says of the answer.
+/// The meaning of a reason to stop for the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Meaning {
     Done,
@@ -206,7 +206,7 @@ fn answer(
     Ok(response)
 }
 
-/// What the parts of a candidate hold.
+/// The content of the parts of a candidate.
 #[derive(Default)]
 struct Content {
     text: String,

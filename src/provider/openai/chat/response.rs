@@ -1,4 +1,4 @@
-//! What a reply means.
+//! The meaning of a reply.
 
 use serde_json::Value;
 

@@ -1,4 +1,4 @@
-//! What a reply means.
+//! The meaning of a reply.
 
 use serde_json::Value;
 
@@ -94,7 +94,7 @@ fn answer(mut body: Json<'_>, reading: Reading<'_>) -> Result<LlmResponse, LlmEr
     Ok(LlmResponse::new(text).with_metadata(metadata))
 }
 
-/// What the output items hold.
+/// The content of the output items.
 #[derive(Default)]
 struct Output {
     text: String,

@@ -1,4 +1,4 @@
-//! What a failed reply leads to: its kind by the [table](self::table), how far the call got, how long to wait.
+//! The consequences of a failed reply: its kind by the [table](self::table), how far the call got, how long to wait.
 
 use std::time::{Duration, SystemTime};
 
@@ -13,8 +13,8 @@ mod table;
 
 pub(crate) use table::{ANY, Facts, Row, judge};
 
-/// Whether the provider may have worked on a call that it answered with this status. Timeouts and broken gateways stand
-/// between us and a provider that may have gone on.
+/// Returns whether the provider may have worked on a call that it answered with this status. Timeouts and broken gateways
+/// stand between us and a provider that may have gone on.
 fn delivery(status: u16, kind: ErrorKind) -> Delivery {
     match (status, kind) {
         (408 | 499 | 502 | 504 | 520 | 524, _) | (_, ErrorKind::Timeout | ErrorKind::ModelFault) => {
@@ -24,7 +24,7 @@ fn delivery(status: u16, kind: ErrorKind) -> Delivery {
     }
 }
 
-/// What the provider's own word on a repeat makes of a kind's default.
+/// Returns the disposition that the provider's own word on a repeat makes of a kind's default.
 fn disposition(kind: ErrorKind, should_retry: Option<bool>) -> Option<Disposition> {
     match (kind.disposition(), should_retry?) {
         (Disposition::Fatal | Disposition::ScopeFatal, true) => Some(Disposition::Backoff),

@@ -11,7 +11,7 @@ use crate::error::{ErrorKind, ReportedQuota};
 use crate::provider::wire::error_body::ErrorBody;
 use crate::provider::wire::message;
 
-/// What is known about a failed reply.
+/// The known facts about a failed reply.
 #[derive(Debug)]
 pub(crate) struct Facts<'a> {
     pub(crate) status: u16,
@@ -19,7 +19,7 @@ pub(crate) struct Facts<'a> {
     text: String,
     /// The wait that the reply asks for.
     pub(crate) hint: Option<Duration>,
-    /// What rate-limit headers said.
+    /// The quotas that rate-limit headers reported.
     pub(crate) quota: ReportedQuota,
 }
 
@@ -43,20 +43,20 @@ impl<'a> Facts<'a> {
         self.codes.iter().any(|code| codes.contains(&code.as_str()))
     }
 
-    /// Whether the message names a limit, and that the request alone asks for more.
+    /// Returns `true` if the message names a limit, and says that the request alone asks for more.
     pub(crate) fn asks_more_than_the_limit(&self) -> bool {
         message::asks_more_than_the_limit(&self.text)
     }
 
-    /// Whether something that was named does not exist.
+    /// Returns `true` if something that was named does not exist.
     fn is_missing(&self) -> bool {
         matches!(self.status, 404 | 410)
             || self.coded(&["not_found_error"])
             || (self.status < 300 && self.coded(&["not_found"]))
     }
 
-    /// Whether what is missing is the model, or the address that every call goes to, so that no call can succeed. A file,
-    /// a response or a cache that one prompt refers to concerns that prompt alone.
+    /// Returns `true` if what is missing is the model, or the address that every call goes to, so that no call can
+    /// succeed. A file, a response or a cache that one prompt refers to concerns that prompt alone.
     fn is_missing_for_all(&self) -> bool {
         let words = self.text.trim_end_matches(['.', '!']);
         if self.coded(FOR_ALL_CODES) || WRONG_ADDRESS.contains(&words) {

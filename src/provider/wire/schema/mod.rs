@@ -1,6 +1,6 @@
 //! JSON Schemas in the subset that each wire takes.
 //!
-//! What a subset has no keyword for is left out of the schema and put in the description instead, so that the model still
+//! A rule that a subset has no keyword for is left out of the schema and put in the description instead, so that the model still
 //! knows it; the reader of the answer checks it against the original schema. Nothing is left out that would change the
 //! answer's shape, but for OpenAI's strict form, where an optional property becomes one that may be null.
 
@@ -22,7 +22,7 @@ use serde_json::Value;
 
 use crate::error::{Delivery, ErrorKind, LlmError};
 
-/// Whose subset.
+/// The wire that a subset belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Dialect {
     /// OpenAI's chat completions and Responses: the strict form, or the schema itself (borrowed) where there is none.
@@ -51,7 +51,7 @@ pub(crate) fn for_wire(schema: &Value, dialect: Dialect) -> Result<Cow<'_, Value
     }
 }
 
-/// Where in a schema is something that a subset has no form for.
+/// The place in a schema of something that a subset has no form for.
 #[derive(Debug)]
 struct Refusal {
     /// A JSON pointer.

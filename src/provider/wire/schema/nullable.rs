@@ -33,7 +33,7 @@ pub(super) fn nullable(root: &Value, mut schema: Value) -> Value {
     schema
 }
 
-/// Whether null is a value of the schema.
+/// Returns `true` if null is a value of the schema.
 fn allows_null(root: &Value, schema: &Value, depth: usize) -> bool {
     if let Some(reference) = reference_of(schema) {
         // References in choices may lead back here; no schema needs many in a row.

@@ -2,7 +2,7 @@
 //!
 //! Its rules, from the guide to structured outputs (February 2026): the root is an object and no choice; every object is
 //! closed and all its properties are required; a choice is `anyOf`; `default` and keywords beside `$ref` are refused.
-//! What has no strict form (a map, a value of any type) is sent as it is, and the model follows it as well as it can.
+//! A schema that has no strict form (a map, a value of any type) is sent as it is, and the model follows it as well as it can.
 
 use serde_json::{Map, Value};
 
@@ -79,7 +79,7 @@ fn is_within_limits(schema: &Value) -> bool {
         && nesting(schema) <= MAX_NESTING
 }
 
-/// How deep objects stand in each other.
+/// Returns the depth to which objects stand in each other.
 fn nesting(schema: &Value) -> usize {
     let own = usize::from(schema.get("properties").is_some());
     let mut deepest = 0;

@@ -37,7 +37,7 @@ pub(super) struct Definition {
 impl Definition {
     pub(super) const CONTAINERS: [&'static str; 2] = ["$defs", "definitions"];
 
-    /// What a reference points at, if it is one.
+    /// Returns the definition that a reference points at, if it points at one.
     pub(super) fn new(reference: &str) -> Option<Self> {
         let path = percent_decoded(reference.strip_prefix("#/")?);
         let (container, name) = path.split_once('/')?;
@@ -57,13 +57,13 @@ pub(super) fn canonical(reference: &str) -> String {
     Definition::new(reference).map_or_else(|| reference.to_owned(), |found| format!("#{}", found.path()))
 }
 
-/// Whether a reference points at the whole schema or at one of its definitions: what every provider takes.
+/// Returns `true` if a reference points at the whole schema or at one of its definitions: what every provider takes.
 pub(super) fn is_named(reference: &str) -> bool {
     reference == "#" || Definition::new(reference).is_some()
 }
 
-/// Where a chain of references comes back to a schema that it began in: the path of the reference that closes it. Optional
-/// properties are followed only if that is wanted.
+/// Finds a chain of references that comes back to a schema that it began in: returns the path of the reference that
+/// closes it. Optional properties are followed only if that is wanted.
 pub(super) fn recursion(root: &Value, through_optional: bool) -> Option<String> {
     let definitions = Definition::CONTAINERS.into_iter().flat_map(|container| {
         let names = root.get(container).and_then(Value::as_object);

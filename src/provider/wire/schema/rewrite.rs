@@ -8,21 +8,21 @@ use super::nullable::nullable;
 use super::reference::{Definition, canonical, is_named, reference_of, target};
 use super::{Refusal, below, visit};
 
-/// What a subset has.
+/// The rules of a subset.
 pub(super) struct Rules {
     /// The formats of strings.
     pub(super) string_formats: &'static [&'static str],
     /// The formats of numbers.
     pub(super) number_formats: &'static [&'static str],
-    /// Whether it has this rule about a value.
+    /// Returns `true` if the subset has this rule about a value.
     pub(super) has: fn(keyword: &str, value: &Value) -> bool,
-    /// Whether it has `const`, and choices of anything but texts and numbers.
+    /// `true` if it has `const`, and choices of anything but texts and numbers.
     pub(super) constants: bool,
-    /// Whether it has `prefixItems`.
+    /// `true` if it has `prefixItems`.
     pub(super) tuples: bool,
-    /// Whether it has values of any type, and objects whose properties have any name.
+    /// `true` if it has values of any type, and objects whose properties have any name.
     pub(super) open: bool,
-    /// Whether every property is required, and may be null instead of missing.
+    /// `true` if every property is required, and may be null instead of missing.
     pub(super) all_required: bool,
 }
 
@@ -81,13 +81,13 @@ struct Rewriter<'a> {
     rules: &'a Rules,
     /// The references whose schemas are being written out.
     expanding: Vec<String>,
-    /// How many schemas were written.
+    /// The number of schemas that were written.
     written: usize,
 }
 
 /// Up to so many schemas a reference is written out for the sake of a text beside it.
 const MAX_FOR_TEXTS: usize = 1_000;
-/// Where each definition repeats the next one, a schema would have no end.
+/// If each definition repeats the next one, a schema would have no end.
 const MAX_WRITTEN: usize = 100_000;
 
 impl Rewriter<'_> {
@@ -283,7 +283,7 @@ impl Rewriter<'_> {
         })
     }
 
-    /// Which values are allowed, where there are only those that are texts or numbers.
+    /// Writes the values that are allowed, where there are only those that are texts or numbers.
     fn allow(&self, values: &[Value], made: &mut Map<String, Value>, told: &mut Vec<String>) {
         let plain = |value: &&Value| value.is_string() || value.is_number();
         let others = values
@@ -401,7 +401,7 @@ impl Rewriter<'_> {
         Ok(())
     }
 
-    /// What to call a schema in a text.
+    /// Returns the name of a schema in a text.
     fn name(&self, schema: &Value) -> String {
         let found = reference_of(schema).and_then(|reference| target(self.root, reference));
         let schema = found.unwrap_or(schema);

@@ -1,4 +1,4 @@
-//! What becomes of the schemas of types, and of any schema.
+//! Tests with the schemas of types, and with any schema.
 
 use std::borrow::Cow;
 

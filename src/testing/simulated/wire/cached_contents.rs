@@ -99,7 +99,7 @@ fn name(id: &str) -> String {
     format!("cachedContents/{id}")
 }
 
-/// How long a cache is to live from now: `ttl` such as `3.5s`, or the moment of its end.
+/// Returns the time that a cache is to live from now: `ttl` such as `3.5s`, or up to the moment of its end.
 fn life(body: &Map<String, Value>) -> Result<Option<Duration>, Box<Rejection>> {
     let text = |name: &str| field(body, name).and_then(Value::as_str);
     let life = match (text("ttl"), text("expireTime")) {

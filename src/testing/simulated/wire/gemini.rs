@@ -98,7 +98,7 @@ pub(in super::super) fn query<'a>(head: &'a Parts, name: &str) -> Option<&'a str
         .map(|(_, value)| value)
 }
 
-/// What `:countTokens` answers.
+/// Returns the answer to `:countTokens`.
 pub(in super::super) fn count_tokens(body: &Map<String, Value>) -> Result<Value, Box<Rejection>> {
     let body = match field(body, "generateContentRequest") {
         Some(Value::Object(body)) => body,

@@ -25,7 +25,7 @@ pub(super) use self::gemini::{Gemini, count_tokens as count_content_tokens, mode
 pub(super) use self::messages::{Messages, count_tokens};
 pub(super) use self::responses::Responses;
 
-/// How one provider speaks.
+/// The wire of one provider.
 pub(super) trait Wire: Send + Sync {
     /// The key in a request, from wherever this provider takes it.
     fn key(&self, head: &Parts) -> Option<String>;
@@ -43,7 +43,7 @@ pub(super) trait Wire: Send + Sync {
     /// An event, or what stands in place of one, that ends a stream with an error, after the events `sent`.
     fn error_event(&self, number: u64, sent: &[String]) -> String;
 
-    /// What keeps a stream alive that has nothing to say, if the provider's own clients would bear it.
+    /// Returns the text that keeps a stream alive that has nothing to say, if the provider's own clients would bear it.
     fn keep_alive(&self) -> Option<&'static str> {
         Some(": keep-alive\n\n")
     }
@@ -61,7 +61,7 @@ pub(super) trait Wire: Send + Sync {
     fn model(&self, model: &str) -> Value;
 }
 
-/// What a request asks for.
+/// The content of a request.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Asked {
     pub(super) question: Question,
@@ -112,7 +112,7 @@ fn pieces(text: &str) -> Vec<&str> {
     pieces
 }
 
-/// What the model thought, where a wire shows it.
+/// The thoughts of the model, where a wire shows them.
 const THOUGHT: &str = "Let me read the question again and work it out step by step.";
 
 fn event(name: &str, data: &Value) -> String {

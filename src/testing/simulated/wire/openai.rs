@@ -1,4 +1,4 @@
-//! What OpenAI's two wires share: errors, headers, keys.
+//! The common part of OpenAI's two wires: errors, headers, keys.
 
 use http::HeaderMap;
 use http::header::RETRY_AFTER;

@@ -155,7 +155,7 @@ impl Stream {
     }
 }
 
-/// Whether there is a message: not if reasoning took all the tokens there were.
+/// Returns `true` if there is a message: not if reasoning took all the tokens there were.
 fn has_message(reply: &Reply<'_>) -> bool {
     reply.answer.finish != FinishReason::Length || !reply.answer.text.is_empty()
 }

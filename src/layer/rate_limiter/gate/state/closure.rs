@@ -23,19 +23,19 @@ const BLOCKED_IN_ROW: u32 = 2;
 /// A pause that was lengthened by less than this is not announced again.
 const ANNOUNCE: Duration = Duration::from_millis(100);
 
-/// How a verdict closes the gate.
+/// The way in which a verdict closes the gate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Closing {
     Throttle,
     Overload,
 }
 
-/// What the length of a pause follows from.
+/// The facts that the length of a pause follows from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PauseRequest {
     pub(super) closing: Closing,
     pub(super) hint: Option<Duration>,
-    /// How many pauses in a row have ended with nothing accepted.
+    /// The number of pauses in a row that have ended with nothing accepted.
     pub(super) blocked: u32,
 }
 
@@ -54,7 +54,7 @@ struct Closed {
     unblocked: Option<Blocked>,
 }
 
-/// How often in a row nothing was accepted.
+/// The number of times in a row that nothing was accepted.
 #[derive(Clone, Copy, Debug, Default)]
 struct Blocked {
     /// Generations.
@@ -82,7 +82,7 @@ enum Probe {
     UnderWay,
 }
 
-/// Whether calls may pass, and what the calls of the current generation have shown.
+/// The state that decides whether calls may pass, and the results of the calls of the current generation.
 #[derive(Debug)]
 pub(super) struct Closure {
     closed: Option<Closed>,
@@ -141,7 +141,7 @@ impl Closure {
         self.starts = starts;
     }
 
-    /// Whether one more answer would change nothing.
+    /// Returns `true` if one more answer would change nothing.
     pub(super) fn is_quiet(&self) -> bool {
         !self.is_shut()
             && self.probe == Probe::No
@@ -169,19 +169,19 @@ impl Closure {
         })
     }
 
-    /// When a pause under way ends; `None` if the gate is open.
+    /// Returns the end of a pause under way; `None` if the gate is open.
     pub(super) fn closed_until(&self) -> Option<Instant> {
         self.closed.as_ref().map(|closed| closed.until)
     }
 
-    /// Why it is closed, and for how much longer.
+    /// Returns the kind of failure that closed it, and for how much longer it is closed.
     pub(super) fn closed(&self, now: Instant) -> Option<(ErrorKind, Duration)> {
         let closed = self.closed.as_ref()?;
         (closed.pending.is_some() || closed.until > now)
             .then(|| (closed.kind, closed.until.saturating_duration_since(now)))
     }
 
-    /// Whether calls are refused or have to wait for the end of a pause.
+    /// Returns `true` if calls are refused or have to wait for the end of a pause.
     pub(super) const fn is_shut(&self) -> bool {
         self.closed.is_some() || self.latched.is_some()
     }
@@ -193,7 +193,7 @@ impl Closure {
             })
     }
 
-    /// Whether a call has to wait, and until when if that is known.
+    /// Returns `Some` if a call has to wait, with the end of the wait if that is known.
     pub(super) fn hold(&self) -> Option<Option<Instant>> {
         if let Some(closed) = &self.closed {
             return Some(closed.pending.is_none().then_some(closed.until));
@@ -229,7 +229,7 @@ impl Closure {
         }
     }
 
-    /// Whether a verdict closes the gate. `hinted`: it has a hint that is believed.
+    /// Returns the way in which a verdict closes the gate, if it does. `hinted`: it has a hint that is believed.
     pub(super) fn closing(
         &self,
         call: &StartedCall,
@@ -323,7 +323,7 @@ impl Closure {
         self.unanswered = 0;
     }
 
-    /// What the pause of `generation` is to follow from, if its length is still to be said.
+    /// Returns the facts that the pause of `generation` is to follow from, if its length is still to be said.
     pub(super) fn pause_request(&self, generation: u64) -> Option<PauseRequest> {
         let closed = self.closed.as_ref()?;
         closed.pending.filter(|_| generation == self.generation)

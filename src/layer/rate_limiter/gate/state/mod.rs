@@ -84,7 +84,7 @@ pub(in crate::layer::rate_limiter) struct Started {
 
 pub(in crate::layer::rate_limiter) type Reply = Result<Admission, Refused>;
 
-/// What came of the end of a call for the scope.
+/// The consequences of the end of a call for the scope.
 #[derive(Clone, Copy, Debug)]
 struct Ended {
     /// It belongs to the current generation.
@@ -97,7 +97,7 @@ struct Ended {
     hint: Option<Duration>,
 }
 
-/// What came of the end of a call.
+/// The consequences of the end of a call.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Settled {
     pub(super) at: Instant,
@@ -109,7 +109,7 @@ pub(super) struct Settled {
     pub(super) hold_until: Option<Instant>,
 }
 
-/// What a caller asks for.
+/// The request of a caller.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::layer::rate_limiter) struct Ask {
     pub(in crate::layer::rate_limiter) estimate: u64,
@@ -118,7 +118,7 @@ pub(in crate::layer::rate_limiter) struct Ask {
     pub(in crate::layer::rate_limiter) hold_until: Option<Instant>,
 }
 
-/// Where a caller stands in the queue.
+/// The place of a caller in the queue.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::layer::rate_limiter) enum Place {
     /// It comes for the first time.
@@ -137,14 +137,14 @@ pub(in crate::layer::rate_limiter) enum Answer {
     Queued(Ticket, Arc<Slot>),
 }
 
-/// What the head of the queue waits for, and until when if that is known.
+/// The reason for which the head of the queue waits, and the end of the wait if that is known.
 #[derive(Clone, Copy, Debug)]
 struct Hold {
     reason: crate::item::WaitReason,
     until: Option<Instant>,
 }
 
-/// What others are to learn.
+/// The notices for others.
 #[derive(Debug, Default)]
 pub(super) struct Notices {
     pub(super) events: Vec<(Instant, EventKind)>,
@@ -166,7 +166,7 @@ impl Notices {
     }
 }
 
-/// What is to be done once the lock is released. As a rule nothing, which costs nothing.
+/// The work to be done once the lock is released. As a rule nothing, which costs nothing.
 #[derive(Default)]
 pub(in crate::layer::rate_limiter) struct Effects {
     pub(super) notices: Notices,
@@ -186,7 +186,7 @@ pub(in crate::layer::rate_limiter) struct Effects {
 }
 
 impl Effects {
-    /// Whether there is nothing to do.
+    /// Returns `true` if there is nothing to do.
     pub(super) fn is_empty(&self) -> bool {
         let flags = [
             self.wake_pumps,
@@ -204,7 +204,7 @@ impl Effects {
     }
 }
 
-/// What a person should know about the gate.
+/// A fact about the gate that a person should know.
 #[derive(Debug)]
 pub(super) enum Warning {
     Closed {
@@ -257,7 +257,7 @@ impl State {
         self.scope.closure.epoch()
     }
 
-    /// Whether the gate is closed or latched.
+    /// Returns `true` if the gate is closed or latched.
     pub(super) fn is_shut(&mut self, now: Instant, effects: &mut Effects) -> bool {
         self.scope.open_if_due(now, &mut effects.notices);
         self.scope.closure.is_shut()
@@ -268,7 +268,8 @@ impl State {
         self.scope.count(counts);
     }
 
-    /// Whether calls may pass without the lock: until when, and the counts to go on from, of which generation.
+    /// Returns the counts to go on from, their generation and the end of the time in which calls may pass without the
+    /// lock, if they may.
     pub(super) fn free_until(&self) -> Option<(Counts, u64, Instant)> {
         if !self.queue.is_idle() {
             return None;
@@ -516,7 +517,7 @@ impl State {
     }
 }
 
-/// How many are let through under one lock.
+/// The number of calls that are let through under one lock.
 const MOST_AT_ONCE: usize = 256;
 
 /// The provider has no capacity.
@@ -524,7 +525,7 @@ pub(super) fn is_overload(verdict: &Verdict) -> bool {
     verdict.disposition == Disposition::Backoff && verdict.kind == Some(ErrorKind::Overloaded)
 }
 
-/// Whether the provider took the call, whatever came of it.
+/// Returns `true` if the provider took the call, whatever came of it.
 pub(super) fn is_answer(verdict: &Verdict) -> bool {
     let reached = verdict
         .kind

@@ -8,7 +8,7 @@ use super::{Admission, Effects, Hold, State, Ticket, Waiter};
 use crate::item::WaitReason;
 use crate::layer::rate_limiter::store::StoreReport;
 
-/// What passes between the gate and a store that it shares.
+/// The exchange between the gate and a store that it shares.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     /// A pump is talking to the store.
@@ -47,7 +47,7 @@ impl Outbox {
     }
 }
 
-/// What a pump is to do next.
+/// The next step of a pump.
 pub(in crate::layer::rate_limiter::gate) enum Turn {
     /// Report to the store.
     Report(StoreReport),

@@ -17,7 +17,7 @@ const MOST_ROUNDS: usize = 32;
 #[derive(Debug, Default)]
 pub(super) struct OverloadCap {
     current: Option<Cap>,
-    /// What came of the last calls, or of those since the cap was changed.
+    /// The results of the last calls, or of those since the cap was changed.
     accepted: u32,
     rejected: u32,
 }
@@ -53,7 +53,7 @@ impl OverloadCap {
         }
     }
 
-    /// Whether there is no cap and no rejection to remember.
+    /// Returns `true` if there is no cap and no rejection to remember.
     pub(super) const fn is_quiet(&self) -> bool {
         self.current.is_none() && self.rejected == 0
     }

@@ -61,12 +61,12 @@ impl Queue {
         self.waiters.len()
     }
 
-    /// Whether no call waits and no grant is on its way.
+    /// Returns `true` if no call waits and no grant is on its way.
     pub(super) fn is_idle(&self) -> bool {
         self.waiters.is_empty() && self.offers.is_empty()
     }
 
-    /// What the head waits for.
+    /// Returns the reason for which the head waits.
     pub(super) fn reason(&self) -> Option<WaitReason> {
         self.timeline.reason()
     }

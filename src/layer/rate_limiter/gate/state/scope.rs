@@ -40,7 +40,7 @@ pub(in crate::layer::rate_limiter) struct InFlightRamp {
     pub(in crate::layer::rate_limiter) every: Duration,
 }
 
-/// What a gate is made from.
+/// The configuration of a gate.
 pub(in crate::layer::rate_limiter) struct Config {
     pub(in crate::layer::rate_limiter) cooldown: Cooldown,
     pub(in crate::layer::rate_limiter) requests: Option<Bucket>,
@@ -56,7 +56,7 @@ pub(in crate::layer::rate_limiter) struct Config {
 }
 
 impl Config {
-    /// Whether only a pause, a policy or the server's overload can hold a call back.
+    /// Returns `true` if only a pause, a policy or the server's overload can hold a call back.
     pub(in crate::layer::rate_limiter::gate) const fn is_unlimited(&self) -> bool {
         self.requests.is_none()
             && self.tokens.is_none()
@@ -81,7 +81,7 @@ pub(super) struct Scope {
     throttled: u64,
     /// The sum of the estimates, and of how many calls.
     estimated: (u64, u64),
-    /// What a call uses, from those whose usage is known.
+    /// The mean usage of a call, from those whose usage is known.
     mean_used: Option<f64>,
     warned_of_debt: bool,
     warned_of_quota: bool,
@@ -153,7 +153,7 @@ impl Scope {
         (estimate > limit).then_some(Refused::TooLarge { estimate, limit })
     }
 
-    /// Whether an estimate is far above the mean.
+    /// Returns `true` if an estimate is far above the mean.
     pub(super) fn is_large(&self, estimate: u64) -> bool {
         let (sum, calls) = self.estimated;
         estimate as f64 > LARGE * (sum as f64 / calls.max(1) as f64)
@@ -539,7 +539,7 @@ impl Scope {
         self.ramp.take().is_some()
     }
 
-    /// Whether the cap holds the next call.
+    /// Returns `true` if the cap holds the next call.
     pub(super) fn is_full(&self, now: Instant) -> bool {
         self.cap(now).is_some_and(|(cap, _)| self.in_flight >= cap)
     }

@@ -21,7 +21,7 @@ enum Content {
     Over,
 }
 
-/// Why a waiter has to ask again.
+/// The reason why a waiter has to ask again.
 #[derive(Debug)]
 pub(in crate::layer::rate_limiter) enum Lost {
     /// It did not take up its grant in time.
@@ -30,7 +30,7 @@ pub(in crate::layer::rate_limiter) enum Lost {
     Orphaned,
 }
 
-/// What became of an offered grant.
+/// The fate of an offered grant.
 #[derive(Debug)]
 pub(super) enum Offered {
     /// It was taken up, or its waiter has gone.
@@ -81,7 +81,7 @@ impl Slot {
         None
     }
 
-    /// Whether the waiter has gone.
+    /// Returns `true` if the waiter has gone.
     pub(super) fn is_over(&self) -> bool {
         matches!(*self.lock(), Content::Over | Content::Lost(_))
     }

@@ -50,7 +50,7 @@ pub(super) fn forced_tool(body: &Map<String, Value>) -> Option<&Value> {
     tools.iter().find(|tool| tool["name"] == choice["name"])
 }
 
-/// What `/v1/messages/count_tokens` answers.
+/// Returns the answer to `/v1/messages/count_tokens`.
 pub(in super::super::super) fn count_tokens(
     head: &Parts,
     body: &Map<String, Value>,
@@ -70,7 +70,7 @@ pub(super) fn version(head: &Parts) -> Result<&str, Box<Rejection>> {
     }
 }
 
-/// What the body may not have.
+/// Checks that the body has nothing that it may not have.
 pub(super) fn check(version: &str, body: &Map<String, Value>) -> Result<(), String> {
     let Some(limit) = body.get("max_tokens") else {
         return Err("max_tokens: Field required".to_owned());
