@@ -13,18 +13,19 @@ use super::fast_path::{Counts, FastStart};
 use super::waits::Waited;
 use crate::classify::Verdict;
 use crate::error::{Delivery, Disposition, ErrorKind, Refused};
-use crate::events::EventKind;
 use crate::layer::rate_limiter::pace::{EndedCall, Pacing, StartedCall};
 use crate::layer::rate_limiter::snapshot::RateLimiterSnapshot;
-use crate::layer::rate_limiter::store::StoreReport;
 
 mod closure;
+mod effects;
 mod outbox;
 mod overload;
 mod queue;
 mod scope;
 mod slot;
 
+pub(in crate::layer::rate_limiter) use effects::Effects;
+pub(super) use effects::{Notices, Warning};
 use outbox::Outbox;
 pub(super) use outbox::{Candidate, Turn};
 pub(in crate::layer::rate_limiter) use queue::Ticket;
@@ -142,86 +143,6 @@ pub(in crate::layer::rate_limiter) enum Answer {
 struct Hold {
     reason: crate::item::WaitReason,
     until: Option<Instant>,
-}
-
-/// The notices for others.
-#[derive(Debug, Default)]
-pub(super) struct Notices {
-    pub(super) events: Vec<(Instant, EventKind)>,
-    pub(super) warnings: Vec<Warning>,
-    reports: Vec<StoreReport>,
-}
-
-impl Notices {
-    fn event(&mut self, at: Instant, event: EventKind) {
-        self.events.push((at, event));
-    }
-
-    fn warn(&mut self, warning: Warning) {
-        self.warnings.push(warning);
-    }
-
-    fn report(&mut self, report: StoreReport) {
-        self.reports.push(report);
-    }
-}
-
-/// The work to be done once the lock is released. As a rule nothing, which costs nothing.
-#[derive(Default)]
-pub(in crate::layer::rate_limiter) struct Effects {
-    pub(super) notices: Notices,
-    pub(super) replies: Vec<(Arc<Slot>, Reply)>,
-    /// Waiters that are let go without a reply, so that they ask again.
-    pub(super) orphans: Vec<Arc<Slot>>,
-    /// Pumps sleep too long: the next wake-up has become earlier, or nothing is left to wait for.
-    pub(super) wake_pumps: bool,
-    /// The caller's runtime needs a pump.
-    pub(super) spawn_pump: bool,
-    /// More can be let through, but the lock has been held for long enough.
-    pub(super) more: bool,
-    /// The gate was closed or latched.
-    pub(super) closed: bool,
-    /// The gate was opened by hand.
-    pub(super) reopened: bool,
-}
-
-impl Effects {
-    /// Returns `true` if there is nothing to do.
-    pub(super) fn is_empty(&self) -> bool {
-        let flags = [
-            self.wake_pumps,
-            self.spawn_pump,
-            self.more,
-            self.closed,
-            self.reopened,
-        ];
-        let notices = &self.notices;
-        !flags.contains(&true)
-            && self.replies.is_empty()
-            && self.orphans.is_empty()
-            && notices.events.is_empty()
-            && notices.warnings.is_empty()
-    }
-}
-
-/// A fact about the gate that a person should know.
-#[derive(Debug)]
-pub(super) enum Warning {
-    Closed {
-        kind: ErrorKind,
-        pause: Duration,
-        generation: u64,
-    },
-    Latched {
-        kind: ErrorKind,
-    },
-    /// A reported usage was charged in part only.
-    Unbelievable {
-        used: u64,
-        charged: u64,
-    },
-    /// There is a token quota, and neither an estimate nor a usage.
-    Unmeasured,
 }
 
 pub(in crate::layer::rate_limiter) struct State {
