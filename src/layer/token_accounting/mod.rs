@@ -34,6 +34,12 @@
 //! # }
 //! ```
 //!
+//! # Errors
+//! A call that may not begin (after a stop, or the item's deadline) is neither sent nor accounted. It fails with
+//! [`CallRefused`](crate::item::CallRefused) if the error type is [`LlmError`](crate::LlmError) or [`BoxError`](crate::BoxError), so
+//! that an agent can return what it has. Another error type has no room for it: the future waits, and the driver or the item
+//! timeout ends the item.
+//!
 //! # Cancel safety
 //! A future dropped before its end, for whatever reason, is a call with unknown usage, unless the strategy
 //! had observed it already.
