@@ -348,6 +348,7 @@ where
                 settle(None, false);
                 let reason = match self.shared.stop_cause() {
                     Some(cause) => cause.to_string(),
+                    None if item.signals().deadline_missed() => "its deadline has passed".to_owned(),
                     None => "its task was dropped with the runtime".to_owned(),
                 };
                 of_driver(BatchError::Aborted { reason })

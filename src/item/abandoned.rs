@@ -3,27 +3,34 @@
 use std::sync::Arc;
 
 use super::Item;
+use super::record::Within;
 
-/// Kept by a future that may not begin its call, has no error to fail with, and so never ends: while it exists, a stop ends the
-/// item, once no call of it is under way.
+/// Kept by a future that may not begin its call, has no error to fail with, and so never ends: while it exists, a stop or
+/// a missed deadline ends the item, once no call beside it is under way.
 #[derive(Debug)]
 #[must_use = "dropping it says that the future is gone"]
 pub(crate) struct Abandoned {
     item: Arc<Item>,
+    within: Option<Within>,
 }
 
 impl Abandoned {
-    pub(crate) fn new(item: &Arc<Item>) -> Self {
-        item.record().abandoned += 1;
+    /// Of a future that waits in the call `within`.
+    pub(crate) fn new(item: &Arc<Item>, within: Option<Within>) -> Self {
+        item.record().abandoned.push(within);
         item.driver.wake();
         Self {
             item: Arc::clone(item),
+            within,
         }
     }
 }
 
 impl Drop for Abandoned {
     fn drop(&mut self) {
-        self.item.record().abandoned -= 1;
+        let abandoned = &mut self.item.record().abandoned;
+        if let Some(position) = abandoned.iter().position(|within| *within == self.within) {
+            abandoned.swap_remove(position);
+        }
     }
 }

@@ -1,10 +1,12 @@
 //! One physical call in an item's record.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Waker;
 
 use tokio::time::Instant;
 
+use super::record::Record;
 use super::{CallsInside, Item};
 use crate::error::{CallRefused, ReportedQuota};
 use crate::usage::TokenUsage;
@@ -22,6 +24,8 @@ pub struct CallGuard {
     pub(super) key: u32,
     pub(super) number: u32,
     pub(super) depth: u32,
+    /// It has left the call, which another layer may still be in.
+    pub(super) left: AtomicBool,
 }
 
 impl CallGuard {
@@ -78,6 +82,25 @@ impl CallGuard {
             observed: call.observed,
             quota: call.quota,
         }
+    }
+
+    /// The layer of this guard has seen the end of the call.
+    fn leave(&self, record: &mut Record) {
+        if self.is_outermost() || self.left.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        if let Some(call) = record.call(self.key) {
+            call.inside = call.inside.saturating_sub(1);
+        }
+    }
+
+    /// Wakes those that waited for the end of a call, and the driver, which may have.
+    fn wake(&self, waiting: Vec<Waker>) {
+        if self.item.signals().stop_requested() {
+            self.item.driver.wake();
+        }
+        // Wakers may be anything: called outside the lock.
+        waiting.into_iter().for_each(Waker::wake);
     }
 
     /// For a gate, right before the call begun with [`CallContext::begin_held_at`](super::CallContext) is sent, `at` then.
@@ -164,6 +187,7 @@ impl CallGuard {
         let mut record = self.item.record();
         let closed = record.closed;
         let is_last = record.is_last(self.key);
+        self.leave(&mut record);
         let Some(call) = record.call(self.key) else {
             return EndedCall {
                 in_ledger: record.enters_outlived(self.key, end.ledger),
@@ -193,7 +217,7 @@ impl CallGuard {
         if call.ended.is_none() || is_last {
             call.throttled |= end.throttled;
             call.answered |= end.answered;
-            if end.usage.is_some() && call.observed.is_none() {
+            if (end.usage.is_some() || end.cut) && call.observed.is_none() {
                 call.observed = Some(end.usage);
             }
         }
@@ -254,19 +278,22 @@ impl CallGuard {
 
 impl Drop for CallGuard {
     fn drop(&mut self) {
-        if !self.is_outermost() {
-            return;
-        }
-        let waiting = {
-            let mut record = self.item.record();
-            record.end(self.key);
-            match record.stopped {
-                true => std::mem::take(&mut record.waiting),
-                false => Vec::new(),
+        let mut record = match self.is_outermost() {
+            true => {
+                let mut record = self.item.record();
+                record.end(self.key);
+                record
+            }
+            false if *self.left.get_mut() && !self.item.signals().stop_requested() => return,
+            false => {
+                let mut record = self.item.record();
+                self.leave(&mut record);
+                record
             }
         };
-        // Wakers may be anything: called outside the lock.
-        waiting.into_iter().for_each(Waker::wake);
+        let waiting = record.take_waiting();
+        drop(record);
+        self.wake(waiting);
     }
 }
 
@@ -298,6 +325,8 @@ pub(crate) struct CallEnded {
     pub(crate) throttled: bool,
     /// A layer inside rejected it without sending it.
     pub(crate) shed: bool,
+    /// It was cut, so that its usage stays unknown, whatever comes of the item.
+    pub(crate) cut: bool,
     /// The address of the layer's ledger.
     pub(crate) ledger: usize,
 }

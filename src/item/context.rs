@@ -1,10 +1,13 @@
 //! The context of a request: its item, and the call that it belongs to.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use tokio::time::Instant;
 
+use super::handed::Handed;
+use super::record::Within;
 use super::{CallGuard, Item};
 use crate::error::CallRefused;
 
@@ -15,6 +18,10 @@ use crate::error::CallRefused;
 pub struct CallContext {
     item: Arc<Item>,
     call: Option<Joined>,
+    /// The call in which the request was made, where it is not sent as that call.
+    within: Option<Within>,
+    /// The number of the request among those of the item; clones share it.
+    request: u32,
 }
 
 /// A call as seen from one depth of the stack.
@@ -31,14 +38,31 @@ impl Clone for CallContext {
         Self {
             item: Arc::clone(&self.item),
             call: self.call,
+            within: self.within,
+            request: self.request,
         }
     }
 }
 
 impl CallContext {
     /// The context of a request that is made for `item`, before any call.
-    pub const fn new(item: Arc<Item>) -> Self {
-        Self { item, call: None }
+    pub fn new(item: Arc<Item>) -> Self {
+        let request = item.requests.fetch_add(1, Ordering::Relaxed);
+        Self {
+            item,
+            call: None,
+            within: None,
+            request,
+        }
+    }
+
+    /// The call around the request: the one that it belongs to, or in which it was made.
+    pub(crate) fn surrounding(&self) -> Option<Within> {
+        let joined = self.call.map(|call| Within {
+            key: call.key,
+            depth: call.depth,
+        });
+        joined.or(self.within)
     }
 
     /// The item.
@@ -94,6 +118,7 @@ impl CallContext {
                             call.started = now;
                         }
                         call.depth += 1;
+                        call.inside += 1;
                         Joined {
                             depth: call.depth,
                             ..joined
@@ -107,7 +132,8 @@ impl CallContext {
         let joined = match joined {
             Some(joined) => joined,
             None => {
-                let (key, number) = record.begin(now(), hold)?;
+                let parent = self.surrounding().map(|within| within.key);
+                let (key, number) = record.begin(now(), hold, parent, self.request)?;
                 Joined {
                     key,
                     number,
@@ -122,18 +148,20 @@ impl CallContext {
             key: joined.key,
             number: joined.number,
             depth: joined.depth,
+            left: AtomicBool::new(false),
         })
     }
 
-    /// For a layer that hands the request on at once: as [`hold`](Self::hold) and [`release`](CallHold::release) in one act.
+    /// For a layer that hands the request on at once: as [`hold`](Self::hold) and [`release`](CallHold::release) in one act. Returns
+    /// the key of the call as which it is sent, if a layer further out has begun that.
     ///
     /// # Errors
     /// If no call may begin any more. Then the request must not be handed on.
-    pub(crate) fn pass(&mut self) -> Result<(), CallRefused> {
+    pub(crate) fn pass(&mut self) -> Result<Option<u32>, CallRefused> {
         let mut record = self.item.record();
         if self.call.is_none() && record.is_entering() {
             // It was handed over in this very poll, when the deadline was looked at.
-            return record.may_go_on();
+            return record.may_go_on().map(|()| None);
         }
         let now = Instant::now();
         record.may_begin(now)?;
@@ -146,14 +174,15 @@ impl CallContext {
             _ => false,
         });
         if self.call.is_none() {
-            record.hand_over(now, false);
+            record.hand_over(now, Handed::Unwatched, false);
         }
-        Ok(())
+        Ok(self.call.map(|call| call.key))
     }
 
     /// For layers that wait before they let a call begin, or answer without one: until the call begins further in, nothing was
     /// sent.
     pub fn hold(&mut self) -> CallHold {
+        let within = self.surrounding();
         let mut record = self.item.record();
         record.holds += 1;
         let by_driver = record.is_entering_by_driver();
@@ -169,9 +198,12 @@ impl CallContext {
             record.watch();
         }
         drop(record);
+        self.within = within;
         CallHold {
             item: Arc::clone(&self.item),
             key: self.call.map(|call| call.key),
+            within,
+            request: self.request,
             by_driver,
             released: false,
         }
@@ -187,6 +219,9 @@ impl CallContext {
 pub struct CallHold {
     item: Arc<Item>,
     key: Option<u32>,
+    /// The call around it.
+    within: Option<Within>,
+    request: u32,
     /// It holds what the driver has just handed over.
     by_driver: bool,
     released: bool,
@@ -198,15 +233,25 @@ impl CallHold {
         &self.item
     }
 
-    /// For a future whose call was refused by a stop, before it fails: ready once no other call of the item is under way. An error
-    /// now would cost the answer of the call that it stands beside (the other one of a hedge).
+    /// For a future whose call was refused by a stop, before it fails: ready once no call of another clone of the request is under
+    /// way. An error now would cost the answer of the call that it stands beside (the other one of a hedge).
     pub fn poll_refused(&self, cx: &Context<'_>) -> Poll<()> {
         let mut record = self.item.record();
-        if !record.others_under_way(self.key) {
+        if !record.is_beside_a_call(self.within, self.request) {
             return Poll::Ready(());
         }
-        record.waiting.push(cx.waker().clone());
+        record.register(cx.waker());
         Poll::Pending
+    }
+
+    /// The call that it holds back.
+    pub(crate) const fn key(&self) -> Option<u32> {
+        self.key
+    }
+
+    /// The call around it.
+    pub(crate) const fn within(&self) -> Option<Within> {
+        self.within
     }
 
     /// Ends the wait: the request is handed to the service inside, which may send it.
@@ -225,7 +270,7 @@ impl CallHold {
                 call.handed_on = true;
                 call.started = now;
             }
-            None => record.hand_over(now, self.by_driver),
+            None => record.hand_over(now, Handed::Unwatched, self.by_driver),
         }
         Ok(())
     }

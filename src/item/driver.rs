@@ -11,13 +11,14 @@ use super::{CallsInside, Item, ItemReport};
 
 impl Item {
     /// For the driver, after the strategy was called and after each poll: what was handed over is under way. Returns whether the item
-    /// goes on: a stream that was dropped meanwhile has closed it, and counted no call that was only being handed over.
+    /// goes on: a stream that was dropped meanwhile has closed it, and counted no call that was only being handed over; and futures
+    /// that cannot end may be all that is left of it.
     pub(crate) fn entered(&self) -> bool {
         let mut record = self.record();
         if record.handed == Handed::Entering {
             record.handed = Handed::Unwatched;
         }
-        !record.closed
+        !record.closed && (record.abandoned.is_empty() || !record.must_end())
     }
 
     /// For the driver whose stream is dropped: what no layer watches is cut, unless it has not begun.
@@ -39,6 +40,8 @@ impl Item {
             inside.saw_begun();
         }
         let by_driver = record.is_unwatched_since_driver();
+        // The error of an item is not that of a call which it has cut.
+        let sent = sent.filter(|_| record.handed != Handed::Undecided);
         record.settle(
             || match by_driver {
                 true => inside.sent_unbegun(answered, sent),

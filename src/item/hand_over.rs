@@ -47,8 +47,8 @@ enum Step<S, Req, Fut> {
     Calling {
         #[pin]
         call: Fut,
-        /// Whose call it is, until it has ended.
-        item: Option<Arc<Item>>,
+        /// Whose call it is, and as which call of a layer further out it is sent, until it has ended.
+        item: Option<(Arc<Item>, Option<u32>)>,
     },
     /// There is no error for the refusal: the driver or a time limit further out ends the item.
     Refused(#[allow(dead_code, reason = "says by its existence that this waits")] Abandoned),
@@ -102,18 +102,24 @@ impl<S: Service<Req>, Req> HandOver<S, Req> {
         S: Clone,
         F: FindItem<Req>,
     {
-        let passes = ready
-            && find
-                .context_mut(&mut request)
-                .is_none_or(|context| context.pass().is_ok());
-        let step = if passes {
-            let item = find.item(&request).cloned();
-            let call = service.call(request);
-            Step::Calling { call, item }
-        } else {
-            let hold = find.context_mut(&mut request).map(CallContext::hold);
-            let fresh = service.clone();
-            Step::Waiting(Some((std::mem::replace(service, fresh), request, hold)))
+        let passed = match find.context_mut(&mut request) {
+            _ if !ready => None,
+            Some(context) => {
+                let passed = context.pass().ok();
+                passed.map(|key| Some((Arc::clone(context.item()), key)))
+            }
+            None => Some(None),
+        };
+        let step = match passed {
+            Some(item) => {
+                let call = service.call(request);
+                Step::Calling { call, item }
+            }
+            None => {
+                let hold = find.context_mut(&mut request).map(CallContext::hold);
+                let fresh = service.clone();
+                Step::Waiting(Some((std::mem::replace(service, fresh), request, hold)))
+            }
         };
         Self { step, refusal }
     }
@@ -133,11 +139,12 @@ where
                 StepProjection::Waiting(waiting) => waiting,
                 StepProjection::Calling { call, item } => {
                     let result = ready!(call.poll(cx));
-                    if let Some(item) = item.take() {
-                        match &result {
-                            Ok(_) => item.signals().settle_inside(Some(true), true),
-                            Err(error) => item.signals().settle_inside(was_sent(error), false),
-                        }
+                    if let Some((item, key)) = item.take() {
+                        let sent = match &result {
+                            Ok(_) => Some(true),
+                            Err(error) => was_sent(error),
+                        };
+                        item.signals().settle_inside(key, sent, result.is_ok());
                     }
                     return Poll::Ready(result);
                 }
@@ -152,6 +159,9 @@ where
                 ready!(hold.poll_refused(cx));
             }
             let item = hold.as_ref().map(|hold| Arc::clone(hold.item()));
+            let (key, within) = hold
+                .as_ref()
+                .map_or((None, None), |hold| (hold.key(), hold.within()));
             // After a stop the wait is over, whatever the service says.
             let stopped = item.as_ref().is_some_and(|item| item.signals().stop_requested());
             let ready = match service.poll_ready(cx) {
@@ -172,12 +182,13 @@ where
             }
             match (hold.map(CallHold::release).transpose(), item) {
                 (Ok(_), item) => {
+                    let item = item.map(|item| (item, key));
                     let call = service.call(request);
                     this.step.set(Step::Calling { call, item });
                 }
                 (Err(refused), Some(item)) => match (this.refusal)(refused) {
                     Some(error) => return Poll::Ready(Err(error)),
-                    None => this.step.set(Step::Refused(Abandoned::new(&item))),
+                    None => this.step.set(Step::Refused(Abandoned::new(&item, within))),
                 },
                 (Err(_), None) => unreachable!("only a held request is refused, and its item is known"),
             }
@@ -190,11 +201,11 @@ impl<S: Service<Req>, Req> PinnedDrop for HandOver<S, Req> {
     fn drop(self: Pin<&mut Self>) {
         let mut this = self.project();
         if let StepProjection::Calling { item, .. } = this.step.as_mut().project()
-            && let Some(item) = item.take()
+            && let Some((item, key)) = item.take()
         {
             // What the service reports at its end still counts.
             this.step.set(Step::Waiting(None));
-            item.signals().settle_inside(None, false);
+            item.signals().settle_inside(key, None, false);
         }
     }
 }

@@ -34,10 +34,11 @@ pub(super) struct LastHandOver {
 }
 
 impl Record {
-    /// The request is handed to a service, which may begin a call.
-    pub(super) fn hand_over(&mut self, now: Instant, by_driver: bool) {
+    /// The request is handed to a service, which may begin a call: it is `Entering` if the poll that hands it over looks once more
+    /// before it goes on, else `Unwatched`.
+    pub(super) fn hand_over(&mut self, now: Instant, handed: Handed, by_driver: bool) {
         self.count_undecided();
-        self.handed = Handed::Entering;
+        self.handed = handed;
         self.last_hand_over = LastHandOver {
             by_driver,
             since: Some((now, self.waited)),

@@ -90,8 +90,8 @@
 //!
 //! | signal | written by | read by |
 //! |---|---|---|
-//! | [`hand_over`](Signals::hand_over), [`expect_call`](Signals::expect_call) | the driver, retry policies, `Fallback` | the driver, at a stop and at the end |
-//! | [`settle_call`](Signals::settle_call) | the driver, retry policies, `Fallback` | the accounts |
+//! | [`hand_over`](Signals::hand_over), [`expect_call`](Signals::expect_call) | the driver, retry policies | the driver, at a stop and at the end |
+//! | [`settle_call`](Signals::settle_call) | the driver, retry policies | the accounts |
 //! | [`call_under_way`](Signals::call_under_way) | the beginning and the end of calls, the two above | the driver, `Fallback` |
 //! | [`stop_requested`](Signals::stop_requested), [`wake_at_stop`](Signals::wake_at_stop) | the driver | retry policies, gates, caches, `lazy` |
 //! | [`set_attempt`](Signals::set_attempt) | retry policies | requests, events, the report |
@@ -103,7 +103,7 @@
 //! | [`start_over`](Signals::start_over) | `Fallback` | clears the attempt, the throttle, the missed deadline and the last failure |
 
 use std::fmt;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU32};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::task::AtomicWaker;
@@ -133,6 +133,7 @@ pub(crate) use driver::ClosedItem;
 pub use hand_over::HandOver;
 pub use id::ItemId;
 use record::Record;
+pub(crate) use record::Within;
 pub use report::{ItemReport, WaitReason, Waits};
 pub use signals::Signals;
 
@@ -155,6 +156,8 @@ pub struct Item {
     driver: AtomicWaker,
     /// A call went to a server on a machine of the user's own.
     local_server: AtomicBool,
+    /// The number of requests made for it, clones apart.
+    requests: AtomicU32,
 }
 
 impl Item {
@@ -170,6 +173,7 @@ impl Item {
             stopped: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             local_server: AtomicBool::new(false),
+            requests: AtomicU32::new(0),
             record: record.into(),
             driver: AtomicWaker::new(),
         })

@@ -32,8 +32,9 @@ pub(super) struct Record {
     pub(super) closed: bool,
     /// A call did not begin because of a stop, a deadline or the end of the item.
     pub(super) refused: bool,
-    /// Futures that were refused and wait for ever, as they have no error to fail with: the driver ends the item.
-    pub(super) abandoned: u32,
+    /// Futures that were refused and wait for ever, as they have no error to fail with, each with the call around it: the driver
+    /// ends the item.
+    pub(super) abandoned: Vec<Option<Within>>,
     /// A call was answered, so that the item may still be at work on what is paid for.
     pub(super) answered: bool,
     /// Layers that hold the request back until they may let a call begin.
@@ -57,11 +58,24 @@ pub(super) struct Record {
     last_key: u32,
 }
 
+/// The call around a request, and the number of layers of it that are around the request, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Within {
+    pub(super) key: u32,
+    pub(super) depth: u32,
+}
+
 /// A call that may be under way.
 pub(super) struct OpenCall {
     pub(super) key: u32,
+    /// The call in which it was begun.
+    parent: Option<u32>,
+    /// The number of its request.
+    request: u32,
     /// The number of layers and strategies, one inside the other, that take part in it.
     pub(super) depth: u32,
+    /// The number of those below the outermost that have not left it.
+    pub(super) inside: u32,
     /// A layer inside waits before it sends: nothing has been sent, and unless it begins again, nothing will be.
     pub(super) held: bool,
     /// It was handed to a service that no layer watches: another request like it is a call of its own.
@@ -126,7 +140,13 @@ impl Record {
     }
 
     /// Begins a call that no layer further out has begun, or prepares one that is still `held`. Returns its key and number.
-    pub(super) fn begin(&mut self, now: Instant, held: bool) -> Result<(u32, u32), CallRefused> {
+    pub(super) fn begin(
+        &mut self,
+        now: Instant,
+        held: bool,
+        parent: Option<u32>,
+        request: u32,
+    ) -> Result<(u32, u32), CallRefused> {
         // Refused or not: what is not begun here does not take place.
         self.watch();
         self.begun = true;
@@ -136,7 +156,10 @@ impl Record {
         let (key, number) = (self.last_key, self.report.calls);
         let call = OpenCall {
             key,
+            parent,
+            request,
             depth: 1,
+            inside: 0,
             held,
             handed_on: false,
             started: now,
@@ -224,16 +247,73 @@ impl Record {
             || self.open_calls().any(|call| !call.held)
     }
 
-    /// Returns `true` if a call other than the one with this key is under way.
-    pub(super) fn others_under_way(&self, key: Option<u32>) -> bool {
-        self.open_calls().any(|call| !call.held && Some(call.key) != key)
+    /// Returns `true` if a call of another clone of the request with this number is under way, begun in the same surroundings, or as
+    /// the very call `within` which both were sent.
+    pub(super) fn is_beside_a_call(&self, within: Option<Within>, request: u32) -> bool {
+        let key = within.map(|within| within.key);
+        self.open_calls().any(|call| {
+            let joined = within.is_some_and(|within| within.key == call.key && call.inside >= within.depth);
+            !call.held && (joined || (call.parent == key && call.request == request))
+        })
     }
 
-    /// Returns `true` if a stop ends the item: a drain does unless the item is in a call, or at work on an answer that is paid for.
+    /// Returns `true` if `key` is the call `within`, or one around that.
+    fn is_around(&self, key: u32, within: Option<Within>) -> bool {
+        let mut within = within.map(|within| within.key);
+        while let Some(inner) = within {
+            if inner == key {
+                return true;
+            }
+            within = self
+                .open_calls()
+                .find(|call| call.key == inner)
+                .and_then(|call| call.parent);
+        }
+        false
+    }
+
+    /// Returns `true` if a call is under way in which no abandoned future waits.
+    fn is_at_work_beside_abandoned(&self) -> bool {
+        matches!(self.handed, Handed::Entering | Handed::Unwatched)
+            || self.open_calls().any(|call| {
+                let mut abandoned = self.abandoned.iter();
+                !call.held && !abandoned.any(|within| self.is_around(call.key, *within))
+            })
+    }
+
+    /// Returns `true` if the driver ends the item, because of a stop, or because nothing is left in it that could end. A drain does
+    /// unless the item is in a call, or at work on an answer that is paid for.
     pub(super) fn must_end(&self) -> bool {
-        let idle = matches!(self.handed, Handed::No | Handed::Undecided) || self.holds > 0 || self.refused;
-        let over = self.abandoned > 0 || (idle && !self.answered);
-        self.stopped && (self.cancelled || (over && !self.call_under_way()))
+        if !self.abandoned.is_empty() && (self.stopped || self.deadline_missed) {
+            return self.cancelled || !self.is_at_work_beside_abandoned();
+        }
+        let idle = self.handed == Handed::No || self.holds > 0 || self.refused;
+        self.stopped && (self.cancelled || (idle && !self.answered && !self.call_under_way()))
+    }
+
+    /// Nothing was sent as the call with this key: the next request like it may be.
+    pub(super) fn take_back(&mut self, key: u32) {
+        if let Some(call) = self.call(key)
+            && call.handed_on
+        {
+            call.handed_on = false;
+            call.held = true;
+        }
+    }
+
+    /// The futures to wake because a call, or a part of it, has ended. They wait for that only after a stop.
+    pub(super) fn take_waiting(&mut self) -> Vec<Waker> {
+        match self.stopped {
+            true => std::mem::take(&mut self.waiting),
+            false => Vec::new(),
+        }
+    }
+
+    /// Wakes `waker` at a stop, and after it at the end of a call.
+    pub(super) fn register(&mut self, waker: &Waker) {
+        if !self.waiting.iter().any(|waiting| waiting.will_wake(waker)) {
+            self.waiting.push(waker.clone());
+        }
     }
 
     /// The accounts with the calls that are still open: each counts as it was observed, or as unknown.

@@ -107,9 +107,23 @@ impl Signals<'_> {
         self.item.stopped.load(Ordering::Acquire)
     }
 
+    /// Returns `true` if a layer holds the item's request back and no call of it is under way.
+    pub(crate) fn is_held_back(self) -> bool {
+        let record = self.item.record();
+        record.holds > 0 && !record.call_under_way()
+    }
+
     /// Returns `true` if a call is under way, or may be: a strategy that no layer watches is taken to be in one.
     pub fn call_under_way(self) -> bool {
         self.item.record().call_under_way()
+    }
+
+    /// For a layer that is about to ask another service.
+    ///
+    /// # Errors
+    /// If no call may begin any more.
+    pub(crate) fn may_call(self) -> Result<(), CallRefused> {
+        self.item.record().may_begin(Instant::now())
     }
 
     /// For whatever hands the item's request to a service: the service may send it. Unless a layer that watches calls sees it, this
@@ -121,7 +135,7 @@ impl Signals<'_> {
         let now = Instant::now();
         let mut record = self.item.record();
         record.may_begin(now)?;
-        record.hand_over(now, false);
+        record.hand_over(now, Handed::Unwatched, false);
         Ok(())
     }
 
@@ -130,7 +144,7 @@ impl Signals<'_> {
         let now = Instant::now();
         let mut record = self.item.record();
         record.may_begin(now)?;
-        record.hand_over(now, true);
+        record.hand_over(now, Handed::Entering, true);
         Ok(())
     }
 
@@ -139,7 +153,9 @@ impl Signals<'_> {
     pub fn expect_call(self) {
         let mut record = self.item.record();
         match record.handed {
-            Handed::No | Handed::Undecided | Handed::Watched => record.hand_over(Instant::now(), false),
+            Handed::No | Handed::Undecided | Handed::Watched => {
+                record.hand_over(Instant::now(), Handed::Unwatched, false)
+            }
             // Its time runs already.
             Handed::Entering | Handed::Unwatched => {}
         }
@@ -152,9 +168,13 @@ impl Signals<'_> {
     }
 
     /// As [`settle_call`](Self::settle_call), for layers that hand a request on and may be called again: `sent` is `None` where
-    /// nothing says whether it was.
-    pub(crate) fn settle_inside(self, sent: Option<bool>, answered: bool) {
-        self.item.record().settle_inside(sent, answered);
+    /// nothing says whether it was. With a `key` it was sent as that call of a layer further out.
+    pub(crate) fn settle_inside(self, key: Option<u32>, sent: Option<bool>, answered: bool) {
+        let mut record = self.item.record();
+        if let (Some(key), Some(false)) = (key, sent) {
+            record.take_back(key);
+        }
+        record.settle_inside(sent, answered);
     }
 
     /// For retry policies: notes what the item last failed with, so that a time limit that ends it can name the
@@ -189,12 +209,8 @@ impl Signals<'_> {
         if record.stopped {
             drop(record);
             context.waker().wake_by_ref();
-        } else if !record
-            .waiting
-            .iter()
-            .any(|waker| waker.will_wake(context.waker()))
-        {
-            record.waiting.push(context.waker().clone());
+        } else {
+            record.register(context.waker());
         }
     }
 

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use pin_project::pin_project;
 use tower_service::Service;
 
-use crate::error::{refusal, was_sent};
+use crate::error::refusal;
 use crate::item::{HandOver, Item};
 use crate::layer::rate_limiter::{Closed, RateLimiter};
 use crate::request::LlmRequest;
@@ -206,18 +206,16 @@ where
             let result = run.poll(cx);
             match &result {
                 Poll::Ready(Ok(_)) => return result,
-                Poll::Ready(Err(error)) => {
-                    this.item
-                        .signals()
-                        .settle_call(was_sent(error).unwrap_or(true), false);
-                    if this.item.signals().hand_over().is_err() {
+                Poll::Ready(Err(_)) => {
+                    if this.item.signals().may_call().is_err() {
                         return result;
                     }
                 }
                 Poll::Pending => {
+                    // A first strategy at work on what it has got goes on.
                     if !is_closed(cx)
-                        || this.item.signals().call_under_way()
-                        || this.item.signals().hand_over().is_err()
+                        || !this.item.signals().is_held_back()
+                        || this.item.signals().may_call().is_err()
                     {
                         return result;
                     }

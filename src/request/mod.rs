@@ -70,7 +70,7 @@ impl<I> LlmRequest<I> {
     }
 
     /// A request that is not sent before [`Signals::hand_over`](crate::item::Signals::hand_over).
-    pub(crate) const fn of_driver(input: I, item: Arc<Item>) -> Self {
+    pub(crate) fn of_driver(input: I, item: Arc<Item>) -> Self {
         Self {
             input,
             context: CallContext::new(item),

@@ -1,9 +1,11 @@
 //! The answers.
 
 use std::fmt;
+use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use moka::sync::Cache as Answers;
@@ -234,7 +236,21 @@ impl<O: Clone + Send + Sync + 'static> ResponseCache<O> {
                 Role::Asks(flight) => break flight,
                 Role::Waits(landing) => landing,
             };
-            match landing.result().await {
+            let mut result = std::pin::pin!(landing.result());
+            let landed = poll_fn(|cx| {
+                if let Poll::Ready(landed) = result.as_mut().poll(cx) {
+                    return Poll::Ready(Some(landed));
+                }
+                if item.signals().stop_requested() {
+                    return hold.poll_refused(cx).map(|()| None);
+                }
+                item.signals().wake_at_stop(cx);
+                Poll::Pending
+            });
+            let Some(landed) = landed.await else {
+                return Err(SharedFailure::stopped().into());
+            };
+            match landed {
                 Some(Ok(answer)) => {
                     shared.counters.joined.fetch_add(1, Ordering::Relaxed);
                     return Ok(without_cost(&answer));

@@ -117,10 +117,25 @@ where
                     let Some(pending) = this.pending.as_mut() else {
                         panic!("`RateLimitedFuture` polled after completion");
                     };
-                    if let Err(error) = ready!(pending.service.poll_ready(cx)) {
-                        *grant = None;
-                        *this.pending = None;
-                        return Poll::Ready(Err(error));
+                    let item = pending.hold.as_ref().map(CallHold::item);
+                    if item.is_some_and(|item| item.signals().stop_requested()) {
+                        let refused = Refused::Item(CallRefused::Stopped);
+                        this.step.set(Step::Refused(Some(refused)));
+                        continue;
+                    }
+                    match pending.service.poll_ready(cx) {
+                        Poll::Ready(Ok(())) => {}
+                        Poll::Ready(Err(error)) => {
+                            *grant = None;
+                            *this.pending = None;
+                            return Poll::Ready(Err(error));
+                        }
+                        Poll::Pending => {
+                            if let Some(item) = item {
+                                item.signals().wake_at_stop(cx);
+                            }
+                            return Poll::Pending;
+                        }
                     }
                     let (Some(grant), Some(mut pending)) = (grant.take(), this.pending.take()) else {
                         panic!("`RateLimitedFuture` polled after completion");

@@ -10,7 +10,7 @@ use std::time::Duration;
 use pin_project::{pin_project, pinned_drop};
 use tokio::time::{Instant, Sleep};
 
-use crate::item::{Abandoned, CallContext, CallHold, CallRefused, Item, WaitReason};
+use crate::item::{Abandoned, CallContext, CallHold, CallRefused, Item, WaitReason, Within};
 use crate::telemetry::Meter;
 
 /// The wait of a [`RetryPolicy`](super::RetryPolicy) before the next call. It holds nothing but a timer.
@@ -27,14 +27,23 @@ pub struct RetryWait {
     hold: Option<CallHold>,
     /// Set if the service inside refuses a call after a stop.
     refused_inside: bool,
+    /// The call around it.
+    within: Option<Within>,
     abandoned: Option<Abandoned>,
     meter: Option<Meter>,
 }
 
 impl RetryWait {
-    pub(super) fn new(wait: Duration, item: Option<Arc<Item>>, refused_inside: bool, meter: &Meter) -> Self {
+    pub(super) fn new(
+        wait: Duration,
+        item: Option<Arc<Item>>,
+        within: Option<Within>,
+        refused_inside: bool,
+        meter: &Meter,
+    ) -> Self {
         Self {
             refused_inside,
+            within,
             abandoned: None,
             sleep: (!wait.is_zero()).then(|| tokio::time::sleep(wait)),
             since: Instant::now(),
@@ -79,7 +88,7 @@ impl Future for RetryWait {
             if let Err(CallRefused::Stopped) = hold.release()
                 && !*this.refused_inside
             {
-                *this.abandoned = Some(Abandoned::new(&item));
+                *this.abandoned = Some(Abandoned::new(&item, *this.within));
                 return Poll::Pending;
             }
         }

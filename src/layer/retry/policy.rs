@@ -15,7 +15,7 @@ use super::hook::{NoHook, OnError, OnErrorFn};
 use crate::classify::{Classify, KindClassifier, Verdict};
 use crate::error::{Disposition, ErrorKind, LlmError, was_sent};
 use crate::events::{EventKind, Events};
-use crate::item::Item;
+use crate::item::{CallContext, Item};
 use crate::prompt::Prompt;
 use crate::request::{FindItem, InRequest, LlmRequest, Untracked};
 use crate::telemetry::Meter;
@@ -377,10 +377,13 @@ where
         if let Some(events) = &self.config.events {
             events.emit(item.as_deref(), || EventKind::RetryScheduled { attempt, wait });
         }
+        let within = self.find.context(request).and_then(CallContext::surrounding);
+        let Self { refused_inside, .. } = *self;
         Some(RetryWait::new(
             wait,
             item,
-            self.refused_inside,
+            within,
+            refused_inside,
             &self.config.meter,
         ))
     }

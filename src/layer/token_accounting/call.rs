@@ -104,6 +104,7 @@ impl Call {
                 answered: end == CallEnd::Success,
                 throttled: kind == Some(ErrorKind::RateLimit),
                 shed,
+                cut: end == CallEnd::Cancelled,
                 ledger: ledger.address(),
             }),
             None if shed => EndedCall::NOT_SENT,

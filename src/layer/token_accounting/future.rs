@@ -79,12 +79,14 @@ where
                 Poll::Ready(result)
             }
             StepProjection::Refused(refused, hold) => {
-                ready!(hold.poll_refused(cx));
+                if *refused == CallRefused::Stopped {
+                    ready!(hold.poll_refused(cx));
+                }
                 if let Some(error) = refusal(*refused) {
                     this.step.set(Step::Done);
                     return Poll::Ready(Err(error));
                 }
-                let abandoned = Abandoned::new(hold.item());
+                let abandoned = Abandoned::new(hold.item(), hold.within());
                 this.step.set(Step::Waiting(abandoned));
                 Poll::Pending
             }
