@@ -32,6 +32,15 @@ struct Joined {
     depth: u32,
 }
 
+impl Joined {
+    const fn within(self) -> Within {
+        Within {
+            key: self.key,
+            depth: self.depth,
+        }
+    }
+}
+
 /// The same item and the same call: the first of the clones that is sent is that call, each further one is a call of its own.
 impl Clone for CallContext {
     fn clone(&self) -> Self {
@@ -58,11 +67,7 @@ impl CallContext {
 
     /// The call around the request: the one that it belongs to, or in which it was made.
     pub(crate) fn surrounding(&self) -> Option<Within> {
-        let joined = self.call.map(|call| Within {
-            key: call.key,
-            depth: call.depth,
-        });
-        joined.or(self.within)
+        self.call.map(Joined::within).or(self.within)
     }
 
     /// The item.
@@ -109,8 +114,14 @@ impl CallContext {
             Some(joined) => match record.call(joined.key) {
                 Some(call) if call.depth == joined.depth => {
                     let begins = call.held.then(&now);
-                    if let Some(now) = begins {
-                        record.may_begin(now)?;
+                    let may = match begins {
+                        Some(now) => record.may_begin(now),
+                        // Begun further out, it is sent only now.
+                        None => record.may_go_on(),
+                    };
+                    if let Err(refused) = may {
+                        record.take_back(joined.within());
+                        return Err(refused);
                     }
                     record.call(joined.key).map(|call| {
                         if let Some(now) = begins.filter(|_| !hold) {
@@ -153,11 +164,11 @@ impl CallContext {
     }
 
     /// For a layer that hands the request on at once: as [`hold`](Self::hold) and [`release`](CallHold::release) in one act. Returns
-    /// the key of the call as which it is sent, if a layer further out has begun that.
+    /// the call as which it is sent, if a layer further out has begun that.
     ///
     /// # Errors
     /// If no call may begin any more. Then the request must not be handed on.
-    pub(crate) fn pass(&mut self) -> Result<Option<u32>, CallRefused> {
+    pub(crate) fn pass(&mut self) -> Result<Option<Within>, CallRefused> {
         let mut record = self.item.record();
         if self.call.is_none() && record.is_entering() {
             // It was handed over in this very poll, when the deadline was looked at.
@@ -176,7 +187,7 @@ impl CallContext {
         if self.call.is_none() {
             record.hand_over(now, Handed::Unwatched, false);
         }
-        Ok(self.call.map(|call| call.key))
+        Ok(self.call.map(Joined::within))
     }
 
     /// For layers that wait before they let a call begin, or answer without one: until the call begins further in, nothing was
@@ -245,8 +256,8 @@ impl CallHold {
     }
 
     /// The call that it holds back.
-    pub(crate) const fn key(&self) -> Option<u32> {
-        self.key
+    pub(crate) fn call(&self) -> Option<Within> {
+        self.within.filter(|_| self.key.is_some())
     }
 
     /// The call around it.

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use pin_project::{pin_project, pinned_drop};
 use tower_service::Service;
 
-use super::{Abandoned, CallContext, CallHold, CallRefused, Item};
+use super::{Abandoned, CallContext, CallHold, CallRefused, Item, Within};
 use crate::error::was_sent;
 use crate::request::FindItem;
 
@@ -48,7 +48,7 @@ enum Step<S, Req, Fut> {
         #[pin]
         call: Fut,
         /// Whose call it is, and as which call of a layer further out it is sent, until it has ended.
-        item: Option<(Arc<Item>, Option<u32>)>,
+        item: Option<(Arc<Item>, Option<Within>)>,
     },
     /// There is no error for the refusal: the driver or a time limit further out ends the item.
     Refused(#[allow(dead_code, reason = "says by its existence that this waits")] Abandoned),
@@ -106,7 +106,7 @@ impl<S: Service<Req>, Req> HandOver<S, Req> {
             _ if !ready => None,
             Some(context) => {
                 let passed = context.pass().ok();
-                passed.map(|key| Some((Arc::clone(context.item()), key)))
+                passed.map(|sent_as| Some((Arc::clone(context.item()), sent_as)))
             }
             None => Some(None),
         };
@@ -139,12 +139,12 @@ where
                 StepProjection::Waiting(waiting) => waiting,
                 StepProjection::Calling { call, item } => {
                     let result = ready!(call.poll(cx));
-                    if let Some((item, key)) = item.take() {
+                    if let Some((item, sent_as)) = item.take() {
                         let sent = match &result {
                             Ok(_) => Some(true),
                             Err(error) => was_sent(error),
                         };
-                        item.signals().settle_inside(key, sent, result.is_ok());
+                        item.signals().settle_inside(sent_as, sent, result.is_ok());
                     }
                     return Poll::Ready(result);
                 }
@@ -159,9 +159,9 @@ where
                 ready!(hold.poll_refused(cx));
             }
             let item = hold.as_ref().map(|hold| Arc::clone(hold.item()));
-            let (key, within) = hold
+            let (sent_as, within) = hold
                 .as_ref()
-                .map_or((None, None), |hold| (hold.key(), hold.within()));
+                .map_or((None, None), |hold| (hold.call(), hold.within()));
             // After a stop the wait is over, whatever the service says.
             let stopped = item.as_ref().is_some_and(|item| item.signals().stop_requested());
             let ready = match service.poll_ready(cx) {
@@ -182,7 +182,7 @@ where
             }
             match (hold.map(CallHold::release).transpose(), item) {
                 (Ok(_), item) => {
-                    let item = item.map(|item| (item, key));
+                    let item = item.map(|item| (item, sent_as));
                     let call = service.call(request);
                     this.step.set(Step::Calling { call, item });
                 }
@@ -201,11 +201,11 @@ impl<S: Service<Req>, Req> PinnedDrop for HandOver<S, Req> {
     fn drop(self: Pin<&mut Self>) {
         let mut this = self.project();
         if let StepProjection::Calling { item, .. } = this.step.as_mut().project()
-            && let Some((item, key)) = item.take()
+            && let Some((item, sent_as)) = item.take()
         {
             // What the service reports at its end still counts.
             this.step.set(Step::Waiting(None));
-            item.signals().settle_inside(key, None, false);
+            item.signals().settle_inside(sent_as, None, false);
         }
     }
 }

@@ -291,10 +291,10 @@ impl Record {
         self.stopped && (self.cancelled || (idle && !self.answered && !self.call_under_way()))
     }
 
-    /// Nothing was sent as the call with this key: the next request like it may be.
-    pub(super) fn take_back(&mut self, key: u32) {
-        if let Some(call) = self.call(key)
-            && call.handed_on
+    /// Nothing was sent as the call `within`, unless a layer inside has joined it: the next request like it may be.
+    pub(super) fn take_back(&mut self, within: Within) {
+        if let Some(call) = self.call(within.key)
+            && call.depth == within.depth
         {
             call.handed_on = false;
             call.held = true;

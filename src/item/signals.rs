@@ -6,6 +6,7 @@ use std::task::Context;
 use tokio::time::Instant;
 
 use super::handed::Handed;
+use super::record::Within;
 use super::{Item, WaitReason};
 use crate::error::{CallRefused, LlmError};
 
@@ -168,11 +169,11 @@ impl Signals<'_> {
     }
 
     /// As [`settle_call`](Self::settle_call), for layers that hand a request on and may be called again: `sent` is `None` where
-    /// nothing says whether it was. With a `key` it was sent as that call of a layer further out.
-    pub(crate) fn settle_inside(self, key: Option<u32>, sent: Option<bool>, answered: bool) {
+    /// nothing says whether it was. With a `call` it was sent as that call of a layer further out.
+    pub(crate) fn settle_inside(self, call: Option<Within>, sent: Option<bool>, answered: bool) {
         let mut record = self.item.record();
-        if let (Some(key), Some(false)) = (key, sent) {
-            record.take_back(key);
+        if let (Some(call), Some(false)) = (call, sent) {
+            record.take_back(call);
         }
         record.settle_inside(sent, answered);
     }

@@ -267,6 +267,37 @@ async fn a_call_that_an_agent_cuts_stays_of_unknown_usage() {
     }
 }
 
+/// A call that a layer inside has begun is one, though its connection was refused.
+#[tokio::test(start_paused = true)]
+async fn a_refused_connection_inside_an_outer_call_is_a_call_everywhere() {
+    let provider = Provider::new(MS).failing(|_| {
+        let error = LlmError::new(ErrorKind::Connection, "refused");
+        Some(error.with_delivery(llm_batch::Delivery::NotSent))
+    });
+    let ledger = TokenLedger::new();
+    let layer = TokenAccountingLayer::new(ledger.clone());
+    let strategy = layer.layer(ItemTimeoutLayer::new(LONG).layer(layer.layer(provider)));
+    let mut results = numbers(1).with_strategy(strategy).llm_batch(1);
+    while results.next().await.is_some() {}
+    assert_eq!((results.summary().calls, ledger.snapshot().calls), (1, 1));
+}
+
+/// After a stop nothing is sent inside an outer call either, and that is no call then.
+#[tokio::test(start_paused = true)]
+async fn nothing_is_sent_after_a_stop_inside_an_outer_call() {
+    let provider = Provider::new(100 * MS);
+    let inner = accounting().layer(provider.clone());
+    let strategy = accounting().layer(service_fn(move |request: LlmRequest<u64>| {
+        let inner = inner.clone();
+        async move {
+            sleep(100 * MS).await;
+            inner.oneshot(request).await
+        }
+    }));
+    assert_eq!(drained(strategy.boxed_strategy(), 50 * MS).await, (0, 0));
+    assert_eq!(provider.calls(), 0);
+}
+
 /// Inside an accounting layer a fallback whose first strategy sends nothing makes one call.
 #[tokio::test(start_paused = true)]
 async fn what_was_not_sent_first_leaves_its_place_to_the_second() {
