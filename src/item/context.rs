@@ -116,7 +116,8 @@ impl CallContext {
                     let begins = call.held.then(&now);
                     let may = match begins {
                         Some(now) => record.may_begin(now),
-                        // Begun further out, it is sent only now.
+                        // Begun further out, it is sent only now. In a final report it stands as sent.
+                        None if record.closed => Ok(()),
                         None => record.may_go_on(),
                     };
                     if let Err(refused) = may {
