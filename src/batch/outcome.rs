@@ -47,7 +47,7 @@ impl<R, E, C> Outcome<R, E, C> {
         self.result.is_ok()
     }
 
-    /// Returns `true` if there is no answer.
+    /// Returns `true` if the item failed.
     pub const fn is_err(&self) -> bool {
         self.result.is_err()
     }

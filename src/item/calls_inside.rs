@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The knowledge that calls inside are begun by a layer or strategy that watches them. Then a request that was not begun was not sent.
 ///
-/// If that is not known from the start, it is learned from the calls: until the first one is seen, and once an answer came
-/// from a call that nobody had begun, what is uncertain counts as sent.
+/// If that is not known from the start, it is learned from the calls. An uncertain request counts as sent until the first call was
+/// seen to begin, and again once an answer came from a request without one.
 #[derive(Debug, Default)]
 pub(crate) struct CallsInside {
     /// The layers inside are this crate's, and begin every call.

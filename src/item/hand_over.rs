@@ -50,7 +50,7 @@ enum Step<S, Req, Fut> {
         /// Whose call it is, and as which call of a layer further out it is sent, until it has ended.
         item: Option<(Arc<Item>, Option<Within>)>,
     },
-    /// There is no error for the refusal: the driver or a time limit further out ends the item.
+    /// Refused, without an error type that can say so: waits until the driver or a time limit further out ends the item.
     Refused(#[allow(dead_code, reason = "says by its existence that this waits")] Abandoned),
 }
 

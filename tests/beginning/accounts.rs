@@ -1,16 +1,19 @@
 //! Accounts: nothing is counted that was not sent, and nothing sent is missing.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use futures::{StreamExt, poll};
+use llm_batch::recipe::Fallback;
 use llm_batch::{
     BoxError, ErrorKind, Item, ItemId, ItemTimeoutLayer, LlmError, LlmRequest, LlmStreamExt, RateLimiter,
-    RateLimiterLayer, StandardLayer, TokenAccountingLayer, TokenLedger,
+    RateLimiterLayer, RetryLayer, RetryPolicy, StandardLayer, StrategyExt, TokenAccountingLayer, TokenLedger,
+    lazy,
 };
 use tower::{Layer, ServiceExt, service_fn};
 
-use crate::support::{Answer, MS, Provider, numbers};
+use crate::support::{Answer, MS, Provider, Strategy, numbers};
 
 fn one() -> Arc<Item> {
     Item::new(ItemId::from(0), 0)
@@ -187,5 +190,62 @@ fn a_stream_dropped_on_several_threads_leaves_equal_books() {
             (snapshot.calls, snapshot.unknown_usage_calls, snapshot.usage),
             "round {round}"
         );
+    }
+}
+
+/// The stream is dropped while a strategy that no layer watches is inside the poll in which it was handed the request.
+#[test]
+fn a_stream_dropped_inside_the_first_poll_of_a_call_counts_that_call() {
+    let wait = Duration::from_secs(20);
+    for name in ["item timeout", "fallback", "lazy", "retry"] {
+        let (enters, entered) = mpsc::channel::<()>();
+        let (leaves, left) = mpsc::channel::<()>();
+        let made = Arc::new(AtomicU32::new(0));
+        let channels = Arc::new(Mutex::new((enters, left)));
+        let counted = Arc::clone(&made);
+        let strategy = service_fn(move |_: LlmRequest<u64>| {
+            let (made, channels) = (Arc::clone(&counted), Arc::clone(&channels));
+            async move {
+                // The retry's second attempt is the one that is dropped.
+                if made.fetch_add(1, Ordering::SeqCst) == 0 && name == "retry" {
+                    return Err(LlmError::new(ErrorKind::ServerError, "down"));
+                }
+                {
+                    let channels = channels.lock().expect("one call at a time");
+                    let _ = channels.0.send(());
+                    let _ = channels.1.recv_timeout(wait);
+                }
+                std::future::pending::<Answer>().await
+            }
+        });
+        let inside = strategy.clone();
+        let strategy: Strategy = match name {
+            "item timeout" => ItemTimeoutLayer::new(wait).layer(strategy).boxed_strategy(),
+            "fallback" => Fallback::new(strategy.clone(), strategy).boxed_strategy(),
+            "lazy" => lazy(move || {
+                let made = inside.clone();
+                async move { Ok::<_, LlmError>(made) }
+            })
+            .boxed_strategy(),
+            _ => RetryLayer::new(RetryPolicy::new(3).initial_backoff(Duration::ZERO))
+                .layer(strategy)
+                .boxed_strategy(),
+        };
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
+        let handle = runtime.block_on(async {
+            let mut results = numbers(1).with_strategy(strategy).llm_batch(1);
+            let handle = results.handle();
+            assert!(poll!(results.next()).is_pending());
+            entered.recv_timeout(wait).expect("the call begins");
+            drop(results);
+            let _ = leaves.send(());
+            handle
+        });
+        let calls = handle.statistics().calls;
+        assert_eq!(calls, u64::from(made.load(Ordering::SeqCst)), "{name}");
     }
 }

@@ -6,7 +6,7 @@ use futures::StreamExt;
 use futures::future::{Either, select};
 use llm_batch::recipe::Fallback;
 use llm_batch::{
-    BoxStrategy, ErrorKind, ItemTimeoutLayer, LlmError, LlmRequest, LlmResponse, LlmStreamExt, RateLimiter,
+    ErrorKind, ItemTimeoutLayer, LlmError, LlmRequest, LlmResponse, LlmStreamExt, RateLimiter,
     RateLimiterLayer, RetryLayer, RetryPolicy, StandardLayer, StopMode, StrategyExt, TokenAccountingLayer,
     TokenLedger, lazy,
 };
@@ -14,9 +14,7 @@ use tokio::time::sleep;
 use tower::limit::ConcurrencyLimit;
 use tower::{Layer, Service, ServiceExt, service_fn};
 
-use crate::support::{MS, Provider, numbers};
-
-type Strategy = BoxStrategy<u64, u64>;
+use crate::support::{MS, Provider, Strategy, agent, numbers};
 
 trait Model:
     Service<LlmRequest<u64>, Response = LlmResponse<u64>, Error = LlmError, Future: Send + 'static>
@@ -145,24 +143,6 @@ async fn a_drain_keeps_the_first_call_of_a_hedge() {
             assert_eq!(calls, 4, "{name}, {work:?}");
         }
     }
-}
-
-/// Asks five times, and keeps what it has when a call fails.
-fn agent(stack: Strategy) -> Strategy {
-    service_fn(move |request: LlmRequest<u64>| {
-        let stack = stack.clone();
-        async move {
-            let mut parts = 0;
-            for _ in 0..5 {
-                match stack.clone().oneshot(request.clone()).await {
-                    Ok(_) => parts += 1,
-                    Err(_) => break,
-                }
-            }
-            Ok::<_, LlmError>(LlmResponse::new(parts))
-        }
-    })
-    .boxed_strategy()
 }
 
 #[tokio::test(start_paused = true)]

@@ -7,7 +7,7 @@ use futures::future::{Either, join, select};
 use futures::stream::FuturesUnordered;
 use llm_batch::recipe::Fallback;
 use llm_batch::{
-    BoxStrategy, ErrorKind, ItemTimeoutLayer, LlmError, LlmRequest, LlmResponse, LlmStreamExt, RateLimiter,
+    ErrorKind, ItemTimeoutLayer, LlmError, LlmRequest, LlmResponse, LlmStreamExt, RateLimiter,
     RateLimiterLayer, RetryLayer, RetryPolicy, StandardLayer, StopMode, StrategyExt, TokenAccountingLayer,
     TokenLedger, lazy,
 };
@@ -15,9 +15,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tower::limit::ConcurrencyLimit;
 use tower::{Layer, ServiceExt, service_fn};
 
-use crate::support::{MS, Provider, numbers};
-
-type Strategy = BoxStrategy<u64, u64>;
+use crate::support::{MS, Provider, Strategy, agent, numbers};
 
 const LONG: Duration = Duration::from_secs(36_000);
 
@@ -51,24 +49,6 @@ async fn drained(strategy: Strategy, at: Duration) -> (u32, u64) {
     assert!(timeout(LONG, whole).await.is_ok(), "the drain hangs");
     assert!(begun.elapsed() < Duration::from_secs(60), "the drain is late");
     (answers, results.summary().calls)
-}
-
-/// Asks five times, and keeps what it has when a call fails.
-fn agent(stack: Strategy) -> Strategy {
-    service_fn(move |request: LlmRequest<u64>| {
-        let stack = stack.clone();
-        async move {
-            let mut parts = 0;
-            for _ in 0..5 {
-                match stack.clone().oneshot(request.clone()).await {
-                    Ok(_) => parts += 1,
-                    Err(_) => break,
-                }
-            }
-            Ok::<_, LlmError>(LlmResponse::new(parts))
-        }
-    })
-    .boxed_strategy()
 }
 
 /// Asks twice, the second time after 100 ms.
@@ -282,7 +262,7 @@ async fn a_refused_connection_inside_an_outer_call_is_a_call_everywhere() {
     assert_eq!((results.summary().calls, ledger.snapshot().calls), (1, 1));
 }
 
-/// After a stop nothing is sent inside an outer call either, and that is no call then.
+/// After a stop nothing is sent inside an outer call either, and the outer call is not counted.
 #[tokio::test(start_paused = true)]
 async fn nothing_is_sent_after_a_stop_inside_an_outer_call() {
     let provider = Provider::new(100 * MS);

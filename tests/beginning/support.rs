@@ -6,12 +6,13 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use llm_batch::{LlmError, LlmRequest, LlmResponse, TokenUsage, WorkItem};
+use llm_batch::{BoxStrategy, LlmError, LlmRequest, LlmResponse, StrategyExt, TokenUsage, WorkItem};
 use tokio::time::sleep;
-use tower::Service;
+use tower::{Service, ServiceExt, service_fn};
 
 pub(crate) const MS: Duration = Duration::from_millis(1);
 
+pub(crate) type Strategy = BoxStrategy<u64, u64>;
 pub(crate) type Answer = Result<LlmResponse<u64>, LlmError>;
 
 /// Answers after a time; each answer uses two tokens.
@@ -73,4 +74,22 @@ impl Service<LlmRequest<u64>> for Provider {
 
 pub(crate) fn numbers(count: u64) -> impl futures::Stream<Item = WorkItem<u64>> + Unpin {
     futures::stream::iter((0..count).map(WorkItem::new))
+}
+
+/// Asks five times, and keeps what it has when a call fails.
+pub(crate) fn agent(stack: Strategy) -> Strategy {
+    service_fn(move |request: LlmRequest<u64>| {
+        let stack = stack.clone();
+        async move {
+            let mut parts = 0;
+            for _ in 0..5 {
+                match stack.clone().oneshot(request.clone()).await {
+                    Ok(_) => parts += 1,
+                    Err(_) => break,
+                }
+            }
+            Ok::<_, LlmError>(LlmResponse::new(parts))
+        }
+    })
+    .boxed_strategy()
 }

@@ -30,7 +30,7 @@ enum Step<Fut> {
     },
     /// The call may not begin.
     Refused(CallRefused, CallHold),
-    /// There is no error to fail with: the driver or a time limit further out ends the item.
+    /// Refused, without an error type that can say so: waits until the driver or a time limit further out ends the item.
     Waiting(#[allow(dead_code, reason = "says by its existence that this waits")] Abandoned),
     Done,
 }

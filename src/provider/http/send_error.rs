@@ -5,7 +5,7 @@ use std::io;
 
 use crate::error::{Delivery, ErrorKind, LlmError, chain};
 
-/// The reason why there is no reply.
+/// The reason why a reply is missing.
 pub(super) enum SendError {
     /// A kept connection was closed before the whole request was on it: not sent, and safe to repeat.
     Stale,

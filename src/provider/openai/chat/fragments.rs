@@ -82,7 +82,7 @@ fn add(part: &mut Map<String, Value>, name: String, value: Value) {
 pub(super) struct Recording {
     fields: Map<String, Value>,
     bytes: Vec<u8>,
-    /// `true` if a piece was not base64. Then there are no bytes rather than wrong ones.
+    /// `true` if a piece was not base64: the bytes are left out rather than wrong.
     broken: bool,
     transcript: String,
 }

@@ -53,7 +53,7 @@ impl OverloadCap {
         }
     }
 
-    /// Returns `true` if there is no cap and no rejection to remember.
+    /// Returns `true` if the state is empty: without a cap and without counted rejections.
     pub(super) const fn is_quiet(&self) -> bool {
         self.current.is_none() && self.rejected == 0
     }
