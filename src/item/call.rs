@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::Waker;
 
 use tokio::time::Instant;
 
@@ -92,15 +91,6 @@ impl CallGuard {
         if let Some(call) = record.call(self.key) {
             call.inside = call.inside.saturating_sub(1);
         }
-    }
-
-    /// Wakes those that waited for the end of a call, and the driver, which may have.
-    fn wake(&self, waiting: Vec<Waker>) {
-        if self.item.signals().stop_requested() {
-            self.item.driver.wake();
-        }
-        // Wakers may be anything: called outside the lock.
-        waiting.into_iter().for_each(Waker::wake);
     }
 
     /// For a gate, right before the call begun with [`CallContext::begin_held_at`](super::CallContext) is sent, `at` then.
@@ -201,11 +191,9 @@ impl CallGuard {
             return EndedCall::NOT_SENT;
         }
         // One ledger in two layers counts the call once.
-        let counted = call.ledger == Some(end.ledger) || call.more_ledgers.contains(&end.ledger);
-        if !counted && call.ledger.is_none() {
-            call.ledger = Some(end.ledger);
-        } else if !counted {
-            call.more_ledgers.push(end.ledger);
+        let counted = call.ledgers.contains(&end.ledger);
+        if !counted {
+            call.ledgers.push(end.ledger);
         }
         if closed && call.ended.is_none() {
             return EndedCall {
@@ -293,7 +281,7 @@ impl Drop for CallGuard {
         };
         let waiting = record.take_waiting();
         drop(record);
-        self.wake(waiting);
+        self.item.wake_after_a_call(waiting);
     }
 }
 

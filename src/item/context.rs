@@ -6,9 +6,9 @@ use std::task::{Context, Poll};
 
 use tokio::time::Instant;
 
-use super::handed::Handed;
+use super::handed::Origin;
 use super::record::Within;
-use super::{CallGuard, Item};
+use super::{CallGuard, HandedOn, Item};
 use crate::error::CallRefused;
 
 /// The item of a request and the call that the request belongs to, if one has begun.
@@ -20,8 +20,7 @@ pub struct CallContext {
     call: Option<Joined>,
     /// The call in which the request was made, where it is not sent as that call.
     within: Option<Within>,
-    /// The number of the request among those of the item; clones share it.
-    request: u32,
+    origin: Origin,
 }
 
 /// A call as seen from one depth of the stack.
@@ -48,7 +47,7 @@ impl Clone for CallContext {
             item: Arc::clone(&self.item),
             call: self.call,
             within: self.within,
-            request: self.request,
+            origin: self.origin,
         }
     }
 }
@@ -61,7 +60,10 @@ impl CallContext {
             item,
             call: None,
             within: None,
-            request,
+            origin: Origin {
+                hand_over: 0,
+                request,
+            },
         }
     }
 
@@ -145,7 +147,7 @@ impl CallContext {
             Some(joined) => joined,
             None => {
                 let parent = self.surrounding().map(|within| within.key);
-                let (key, number) = record.begin(now(), hold, parent, self.request)?;
+                let (key, number) = record.begin(now(), hold, parent, self.origin)?;
                 Joined {
                     key,
                     number,
@@ -164,40 +166,56 @@ impl CallContext {
         })
     }
 
-    /// For a layer that hands the request on at once: as [`hold`](Self::hold) and [`release`](CallHold::release) in one act. Returns
-    /// the call as which it is sent, if a layer further out has begun that.
+    /// For a layer that hands the request on at once: as [`hold`](Self::hold) and [`release`](CallHold::release) in one act.
     ///
     /// # Errors
     /// If no call may begin any more. Then the request must not be handed on.
-    pub(crate) fn pass(&mut self) -> Result<Option<Within>, CallRefused> {
+    pub(crate) fn pass(&mut self) -> Result<HandedOn, CallRefused> {
+        let within = self.surrounding();
+        let requests = self.item.requests_made();
         let mut record = self.item.record();
-        if self.call.is_none() && record.is_entering() {
-            // It was handed over in this very poll, when the deadline was looked at.
-            return record.may_go_on().map(|()| None);
+        let from = self.origin.hand_over;
+        if self.call.is_none() && record.entering(self.origin).is_some() {
+            // The deadline was looked at in this very poll.
+            record.may_go_on()?;
+            let id = record.next_hand_over();
+            if let Some(handed) = record.entering(self.origin) {
+                handed.pass_on(id, self.origin.request, requests);
+            }
+            self.origin.hand_over = id;
+            return Ok(HandedOn::Unwatched { id, from });
         }
         let now = Instant::now();
         record.may_begin(now)?;
         self.call = self.call.filter(|joined| match record.call(joined.key) {
             Some(call) if call.depth == joined.depth && !call.handed_on => {
+                call.held = false;
                 call.handed_on = true;
                 call.started = now;
                 true
             }
             _ => false,
         });
-        if self.call.is_none() {
-            record.hand_over(now, Handed::Unwatched, false);
+        record.take(self.origin);
+        if let Some(joined) = self.call {
+            return Ok(HandedOn::AsCall(joined.within()));
         }
-        Ok(self.call.map(Joined::within))
+        let id = record.next_hand_over();
+        self.origin.hand_over = id;
+        record.hand_over(self.origin, within, false, requests, now);
+        Ok(HandedOn::Unwatched { id, from })
     }
 
     /// For layers that wait before they let a call begin, or answer without one: until the call begins further in, nothing was
     /// sent.
     pub fn hold(&mut self) -> CallHold {
         let within = self.surrounding();
+        let from = self.origin.hand_over;
         let mut record = self.item.record();
         record.holds += 1;
-        let by_driver = record.is_entering_by_driver();
+        let by_driver = record
+            .entering(self.origin)
+            .is_some_and(|handed| handed.by_driver);
         // Another clone of the request may have been sent as that call; then this will be a new one.
         self.call = self.call.filter(|joined| match record.call(joined.key) {
             Some(call) if call.depth == joined.depth && !call.handed_on => {
@@ -207,18 +225,62 @@ impl CallContext {
             _ => false,
         });
         if self.call.is_none() {
-            record.watch();
+            record.watch(self.origin);
         }
+        self.origin.hand_over = record.next_hand_over();
         drop(record);
         self.within = within;
         CallHold {
             item: Arc::clone(&self.item),
             key: self.call.map(|call| call.key),
             within,
-            request: self.request,
+            origin: self.origin,
+            from,
             by_driver,
             released: false,
         }
+    }
+
+    /// For a policy that waits before the request is sent again: holds it until then, and not the call around it.
+    pub(crate) fn hold_before_repeat(&self) -> CallHold {
+        let mut record = self.item.record();
+        record.holds += 1;
+        record.watch(self.origin);
+        CallHold {
+            item: Arc::clone(&self.item),
+            key: None,
+            within: self.surrounding(),
+            origin: self.origin,
+            from: self.origin.hand_over,
+            by_driver: false,
+            released: false,
+        }
+    }
+
+    /// For a policy, right before the request is sent: the service may send it.
+    pub(crate) fn expect_call(&self) {
+        let mut record = self.item.record();
+        // If it is in the hands of a service, its time runs already.
+        if !record.is_handed_over(self.origin) {
+            record.take(self.origin);
+            record.hand_over(
+                self.origin,
+                self.surrounding(),
+                false,
+                self.item.requests_made(),
+                Instant::now(),
+            );
+        }
+    }
+
+    /// For a policy, when what followed [`expect_call`](Self::expect_call) has ended.
+    pub(crate) fn settle_call(&self, sent: bool, answered: bool) {
+        let waiting = {
+            let mut record = self.item.record();
+            record.settle_request(self.origin, sent, answered);
+            record.take_waiting()
+        };
+        self.item.wake_after_a_call(waiting);
     }
 }
 
@@ -233,7 +295,10 @@ pub struct CallHold {
     key: Option<u32>,
     /// The call around it.
     within: Option<Within>,
-    request: u32,
+    /// As which it will be handed on.
+    origin: Origin,
+    /// The hand-over that the request came by.
+    from: u32,
     /// It holds what the driver has just handed over.
     by_driver: bool,
     released: bool,
@@ -249,16 +314,22 @@ impl CallHold {
     /// way. An error now would cost the answer of the call that it stands beside (the other one of a hedge).
     pub fn poll_refused(&self, cx: &Context<'_>) -> Poll<()> {
         let mut record = self.item.record();
-        if !record.is_beside_a_call(self.within, self.request) {
+        if !record.is_beside_a_call(self.within, self.origin.request) {
             return Poll::Ready(());
         }
         record.register(cx.waker());
         Poll::Pending
     }
 
-    /// The call that it holds back.
-    pub(crate) fn call(&self) -> Option<Within> {
-        self.within.filter(|_| self.key.is_some())
+    /// The way in which it will be handed on.
+    pub(crate) fn handed_on(&self) -> HandedOn {
+        match self.within.filter(|_| self.key.is_some()) {
+            Some(call) => HandedOn::AsCall(call),
+            None => HandedOn::Unwatched {
+                id: self.origin.hand_over,
+                from: self.from,
+            },
+        }
     }
 
     /// The call around it.
@@ -282,7 +353,10 @@ impl CallHold {
                 call.handed_on = true;
                 call.started = now;
             }
-            None => record.hand_over(now, Handed::Unwatched, self.by_driver),
+            None => {
+                let requests = self.item.requests_made();
+                record.hand_over(self.origin, self.within, self.by_driver, requests, now);
+            }
         }
         Ok(())
     }

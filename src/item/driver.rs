@@ -4,9 +4,10 @@ use std::sync::atomic::Ordering;
 use std::task::Waker;
 use std::time::Duration;
 
+use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use super::handed::Handed;
+use super::handed::{Handed, HandedOver};
 use super::{CallsInside, Item, ItemReport};
 
 impl Item {
@@ -15,16 +16,15 @@ impl Item {
     /// that cannot end may be all that is left of it.
     pub(crate) fn entered(&self) -> bool {
         let mut record = self.record();
-        if record.handed == Handed::Entering {
-            record.handed = Handed::Unwatched;
-        }
+        record.entered();
         !record.closed && (record.abandoned.is_empty() || !record.must_end())
     }
 
     /// For the driver whose stream is dropped: what no layer watches is cut, unless it has not begun.
     pub(crate) fn settle_dropped(&self, inside: &CallsInside, at: Instant) {
-        let entering = self.record().handed == Handed::Entering;
-        self.settle_ended(inside, entering.then_some(false), false, at);
+        self.settle(inside, false, at, |handed| {
+            (handed.state == Handed::Entering).then_some(false)
+        });
     }
 
     /// For the driver: whether a layer or strategy that watches calls has begun one.
@@ -35,21 +35,28 @@ impl Item {
     /// For the driver, when the item's future has ended `at` then: as [`settle_call`](super::Signals::settle_call). `sent` is what
     /// is known of it; else `inside` decides.
     pub(crate) fn settle_ended(&self, inside: &CallsInside, sent: Option<bool>, answered: bool, at: Instant) {
+        // The error of an item is not that of a call which it has cut.
+        self.settle(inside, answered, at, |handed| {
+            sent.filter(|_| handed.is_under_way())
+        });
+    }
+
+    fn settle(
+        &self,
+        inside: &CallsInside,
+        answered: bool,
+        at: Instant,
+        sent: impl Fn(&HandedOver) -> Option<bool>,
+    ) {
         let mut record = self.record();
         if record.begun {
             inside.saw_begun();
         }
-        let by_driver = record.is_unwatched_since_driver();
-        // The error of an item is not that of a call which it has cut.
-        let sent = sent.filter(|_| record.handed != Handed::Undecided);
-        record.settle(
-            || match by_driver {
-                true => inside.sent_unbegun(answered, sent),
-                false => sent.unwrap_or(true),
-            },
-            answered,
-            || at,
-        );
+        let is_sent = |handed: &HandedOver| match handed.by_driver {
+            true => inside.sent_unbegun(answered, sent(handed)),
+            false => sent(handed).unwrap_or(true),
+        };
+        record.settle(is_sent, answered, || at);
     }
 
     /// For the driver: no call of the item begins any more. What waits to begin one is woken.
@@ -95,8 +102,7 @@ impl Item {
         report.total_time = finished.saturating_duration_since(self.started);
         ClosedItem {
             report,
-            first_call_time: record.first_call_time,
-            more_call_times: std::mem::take(&mut record.more_call_times),
+            call_times: std::mem::take(&mut record.call_times),
             cooldowns: std::mem::take(&mut record.cooldowns),
         }
     }
@@ -106,8 +112,7 @@ impl Item {
 #[derive(Debug)]
 pub(crate) struct ClosedItem {
     pub(crate) report: ItemReport,
-    first_call_time: Option<Duration>,
-    more_call_times: Vec<Duration>,
+    call_times: SmallVec<[Duration; 1]>,
     /// The intervals during which a closed gate held the item.
     pub(crate) cooldowns: Vec<(Instant, Instant)>,
 }
@@ -115,6 +120,6 @@ pub(crate) struct ClosedItem {
 impl ClosedItem {
     /// The durations of the ended calls.
     pub(crate) fn call_times(&self) -> impl Iterator<Item = Duration> {
-        self.first_call_time.iter().chain(&self.more_call_times).copied()
+        self.call_times.iter().copied()
     }
 }

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use pin_project::{pin_project, pinned_drop};
 use tower_service::Service;
 
-use super::{Abandoned, CallContext, CallHold, CallRefused, Item, Within};
+use super::{Abandoned, CallContext, CallHold, CallRefused, HandedOn, Item};
 use crate::error::was_sent;
 use crate::request::FindItem;
 
@@ -47,8 +47,8 @@ enum Step<S, Req, Fut> {
     Calling {
         #[pin]
         call: Fut,
-        /// Whose call it is, and as which call of a layer further out it is sent, until it has ended.
-        item: Option<(Arc<Item>, Option<Within>)>,
+        /// Whose call it is, and how it was handed on, until it has ended.
+        item: Option<(Arc<Item>, HandedOn)>,
     },
     /// Refused, without an error type that can say so: waits until the driver or a time limit further out ends the item.
     Refused(#[allow(dead_code, reason = "says by its existence that this waits")] Abandoned),
@@ -106,7 +106,7 @@ impl<S: Service<Req>, Req> HandOver<S, Req> {
             _ if !ready => None,
             Some(context) => {
                 let passed = context.pass().ok();
-                passed.map(|sent_as| Some((Arc::clone(context.item()), sent_as)))
+                passed.map(|handed_on| Some((Arc::clone(context.item()), handed_on)))
             }
             None => Some(None),
         };
@@ -139,12 +139,12 @@ where
                 StepProjection::Waiting(waiting) => waiting,
                 StepProjection::Calling { call, item } => {
                     let result = ready!(call.poll(cx));
-                    if let Some((item, sent_as)) = item.take() {
+                    if let Some((item, handed_on)) = item.take() {
                         let sent = match &result {
                             Ok(_) => Some(true),
                             Err(error) => was_sent(error),
                         };
-                        item.signals().settle_inside(sent_as, sent, result.is_ok());
+                        item.signals().settle_inside(handed_on, sent, result.is_ok());
                     }
                     return Poll::Ready(result);
                 }
@@ -158,12 +158,9 @@ where
             {
                 ready!(hold.poll_refused(cx));
             }
-            let item = hold.as_ref().map(|hold| Arc::clone(hold.item()));
-            let (sent_as, within) = hold
-                .as_ref()
-                .map_or((None, None), |hold| (hold.call(), hold.within()));
             // After a stop the wait is over, whatever the service says.
-            let stopped = item.as_ref().is_some_and(|item| item.signals().stop_requested());
+            let item = hold.as_ref().map(CallHold::item);
+            let stopped = item.is_some_and(|item| item.signals().stop_requested());
             let ready = match service.poll_ready(cx) {
                 Poll::Pending if !stopped => {
                     if let Some(item) = &item {
@@ -180,18 +177,23 @@ where
             if let Err(error) = ready {
                 return Poll::Ready(Err(error));
             }
-            match (hold.map(CallHold::release).transpose(), item) {
-                (Ok(_), item) => {
-                    let item = item.map(|item| (item, sent_as));
-                    let call = service.call(request);
-                    this.step.set(Step::Calling { call, item });
+            let item = match hold {
+                None => None,
+                Some(hold) => {
+                    let item = Arc::clone(hold.item());
+                    let (handed_on, within) = (hold.handed_on(), hold.within());
+                    match hold.release().map_err(*this.refusal) {
+                        Ok(()) => Some((item, handed_on)),
+                        Err(Some(error)) => return Poll::Ready(Err(error)),
+                        Err(None) => {
+                            this.step.set(Step::Refused(Abandoned::new(&item, within)));
+                            continue;
+                        }
+                    }
                 }
-                (Err(refused), Some(item)) => match (this.refusal)(refused) {
-                    Some(error) => return Poll::Ready(Err(error)),
-                    None => this.step.set(Step::Refused(Abandoned::new(&item, within))),
-                },
-                (Err(_), None) => unreachable!("only a held request is refused, and its item is known"),
-            }
+            };
+            let call = service.call(request);
+            this.step.set(Step::Calling { call, item });
         }
     }
 }
@@ -201,11 +203,11 @@ impl<S: Service<Req>, Req> PinnedDrop for HandOver<S, Req> {
     fn drop(self: Pin<&mut Self>) {
         let mut this = self.project();
         if let StepProjection::Calling { item, .. } = this.step.as_mut().project()
-            && let Some((item, sent_as)) = item.take()
+            && let Some((item, handed_on)) = item.take()
         {
             // What the service reports at its end still counts.
             this.step.set(Step::Waiting(None));
-            item.signals().settle_inside(sent_as, None, false);
+            item.signals().settle_inside(handed_on, None, false);
         }
     }
 }

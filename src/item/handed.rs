@@ -4,68 +4,187 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::record::Record;
+use super::record::{Record, Within};
 
-/// The state of a request that was handed to a service, for calls that no layer watches.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Handed {
-    /// It was handed to none, or the call that it led to is in the accounts.
-    #[default]
-    No,
-    /// It is being handed over, in the poll that runs: the service may begin a call.
-    Entering,
-    /// No layer that watches calls has seen it since: the service may be in a call.
-    Unwatched,
-    /// It has ended, and nothing says whether a call was sent.
-    Undecided,
-    /// A layer that watches calls has it: what is not begun there did not take place.
-    Watched,
+/// The hand-over that a request came by, and the request's number among those of its item, which its clones share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Origin {
+    /// 0 if it came from the driver, or was made afresh for the item.
+    pub(super) hand_over: u32,
+    pub(super) request: u32,
 }
 
-/// The last time that the request was handed over.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct LastHandOver {
+/// The way in which a request was handed on; to be settled once the service has answered.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum HandedOn {
+    /// As a call that a layer further out has begun.
+    AsCall(Within),
+    /// As a call that enters the accounts unless a layer inside begins it: the number of this hand-over, and that of the one
+    /// which the request came by.
+    Unwatched { id: u32, from: u32 },
+}
+
+/// A request in the hands of a service, as long as no layer that watches calls has seen it. Each one may be a call.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct HandedOver {
+    pub(super) id: u32,
+    /// The number of its request. The driver hands over an item, not a request.
+    pub(super) request: Option<u32>,
+    /// The call around it.
+    pub(super) within: Option<u32>,
+    pub(super) state: Handed,
     /// The driver did it, and no layer has since.
-    by_driver: bool,
-    /// When, and the item's total wait by then.
-    since: Option<(Instant, Duration)>,
-    /// The duration of the call, if that has ended and may not have been sent.
-    undecided_time: Duration,
+    pub(super) by_driver: bool,
+    /// The number of requests that had been made for the item by then: a later one may have been made inside.
+    requests: u32,
+    since: Instant,
+    /// The item's total wait by then.
+    waited: Duration,
+}
+
+/// The state of a request that was handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Handed {
+    /// It is being handed over, in the poll that runs: the service may begin a call.
+    Entering,
+    /// The service may be in a call.
+    Unwatched,
+    /// It has ended after this time, and nothing says whether a call was sent.
+    Undecided(Duration),
+}
+
+impl HandedOver {
+    pub(super) fn is_under_way(&self) -> bool {
+        !matches!(self.state, Handed::Undecided(_))
+    }
+
+    /// A layer hands it on in the poll in which it was handed over.
+    pub(super) fn pass_on(&mut self, id: u32, request: u32, requests: u32) {
+        self.id = id;
+        self.request = Some(request);
+        self.requests = requests;
+    }
+
+    /// The duration of the call, if it ended at `at` then: the time since the request was handed over, without waits.
+    fn time(&self, at: Instant, waited: Duration) -> Duration {
+        match self.state {
+            Handed::Undecided(time) => time,
+            Handed::Entering | Handed::Unwatched => {
+                let waits = waited.saturating_sub(self.waited);
+                at.saturating_duration_since(self.since).saturating_sub(waits)
+            }
+        }
+    }
 }
 
 impl Record {
-    /// The request is handed to a service, which may begin a call: it is `Entering` if the poll that hands it over looks once more
-    /// before it goes on, else `Unwatched`.
-    pub(super) fn hand_over(&mut self, now: Instant, handed: Handed, by_driver: bool) {
-        self.count_undecided();
-        self.handed = handed;
-        self.last_hand_over = LastHandOver {
+    /// A number for the next hand-over.
+    pub(super) fn next_hand_over(&mut self) -> u32 {
+        self.last_hand_over = self.last_hand_over.wrapping_add(1).max(1);
+        self.last_hand_over
+    }
+
+    /// A request is handed to a service, which may begin a call. `requests` were made for the item up to now.
+    pub(super) fn hand_over(
+        &mut self,
+        origin: Origin,
+        within: Option<Within>,
+        by_driver: bool,
+        requests: u32,
+        now: Instant,
+    ) {
+        self.handed.push(HandedOver {
+            id: origin.hand_over,
+            request: Some(origin.request),
+            within: within.map(|within| within.key),
+            state: Handed::Unwatched,
             by_driver,
-            since: Some((now, self.waited)),
-            undecided_time: Duration::ZERO,
-        };
+            requests,
+            since: now,
+            waited: self.waited,
+        });
     }
 
-    /// Returns `true` if the request is being handed over, in the poll that runs.
-    pub(super) fn is_entering(&self) -> bool {
-        self.handed == Handed::Entering
+    /// The item is handed to a service, by the driver, or by whoever takes its place.
+    pub(super) fn hand_over_item(&mut self, by_driver: bool, requests: u32, now: Instant) {
+        self.take(Origin {
+            hand_over: 0,
+            request: 0,
+        });
+        self.handed.push(HandedOver {
+            id: 0,
+            request: None,
+            within: None,
+            // The driver looks once more before the item goes on.
+            state: if by_driver {
+                Handed::Entering
+            } else {
+                Handed::Unwatched
+            },
+            by_driver,
+            requests,
+            since: now,
+            waited: self.waited,
+        });
     }
 
-    /// Returns `true` if the driver has handed the request over in the poll that runs, and no layer has it yet.
-    pub(super) fn is_entering_by_driver(&self) -> bool {
-        self.is_entering() && self.last_hand_over.by_driver
+    /// The hand-over that a request came by, if no layer has taken it up. A request that was made for the item while another one was
+    /// in the hands of a service is taken to have been made there.
+    fn position(&self, origin: Origin) -> Option<usize> {
+        let is_it = |handed: &HandedOver| handed.id == origin.hand_over && handed.is_under_way();
+        let position = self.handed.iter().position(is_it);
+        if position.is_some() || origin.hand_over != 0 {
+            return position;
+        }
+        let may_be_around = |handed: &HandedOver| handed.is_under_way() && handed.requests <= origin.request;
+        self.handed.iter().rposition(may_be_around)
     }
 
-    /// A layer that watches calls has the request.
-    pub(super) fn watch(&mut self) {
-        self.count_undecided();
-        self.handed = Handed::Watched;
+    /// Returns `true` if the request may be in the hands of a service that no layer watches.
+    pub(super) fn is_handed_over(&self, origin: Origin) -> bool {
+        self.position(origin).is_some()
     }
 
-    /// The item goes on after a call of which it is not known whether it was sent: it counts.
-    fn count_undecided(&mut self) {
-        if self.handed == Handed::Undecided {
-            self.count_unwatched(self.last_hand_over.undecided_time);
+    /// The hand-over of the request, if that is done in the poll that runs.
+    pub(super) fn entering(&mut self, origin: Origin) -> Option<&mut HandedOver> {
+        let position = self.position(origin)?;
+        let handed = &mut self.handed[position];
+        (handed.state == Handed::Entering).then_some(handed)
+    }
+
+    /// A layer takes the request up. What it came by is not a call then, unless that had ended undecided: the item has gone on after
+    /// it, so it counts.
+    pub(super) fn take(&mut self, origin: Origin) {
+        if self.handed.is_empty() {
+            return;
+        }
+        if let Some(position) = self.position(origin) {
+            self.handed.remove(position);
+        }
+        while let Some(position) = self
+            .handed
+            .iter()
+            .position(|handed| handed.id == origin.hand_over && !handed.is_under_way())
+        {
+            let undecided = self.handed.remove(position);
+            if let Handed::Undecided(time) = undecided.state {
+                self.count_unwatched(time);
+            }
+        }
+    }
+
+    /// As [`take`](Self::take), by a layer that watches calls: what is not begun there does not take place.
+    pub(super) fn watch(&mut self, origin: Origin) {
+        self.take(origin);
+        self.watched = true;
+    }
+
+    /// The poll that handed the item over has ended.
+    pub(super) fn entered(&mut self) {
+        for handed in &mut self.handed {
+            if handed.state == Handed::Entering {
+                handed.state = Handed::Unwatched;
+            }
         }
     }
 
@@ -77,68 +196,74 @@ impl Record {
         }
         let report = &mut self.report;
         report.call_time = report.call_time.saturating_add(time);
-        report.calls += 1;
-        report.unknown_usage_calls += 1;
-        report.unknown_cost_calls += 1;
+        report.add_unwatched();
     }
 
-    /// The duration of a call that no layer watched and that ended at `at`: the time since the request was handed over, without
-    /// waits.
-    fn unwatched_time(&self, at: Instant) -> Duration {
-        let Some((since, waited)) = self.last_hand_over.since else {
-            return Duration::ZERO;
-        };
-        let waits = self.waited.saturating_sub(waited);
-        at.saturating_duration_since(since).saturating_sub(waits)
-    }
-
-    /// The call of a request that no layer watched ended `at` then: counts it, with unknown usage, if it was `sent`.
+    /// All that the item did has ended `at` then: counts each call that no layer watched, with unknown usage, if it was `sent`.
     pub(super) fn settle(
         &mut self,
-        sent: impl FnOnce() -> bool,
+        sent: impl Fn(&HandedOver) -> bool,
         answered: bool,
-        at: impl FnOnce() -> Instant,
+        at: impl Fn() -> Instant,
     ) {
-        let time = match self.handed {
-            Handed::Entering | Handed::Unwatched => sent().then(|| self.unwatched_time(at())),
-            Handed::Undecided => sent().then_some(self.last_hand_over.undecided_time),
-            Handed::No | Handed::Watched => None,
-        };
-        self.handed = Handed::No;
-        if let Some(time) = time {
-            self.count_unwatched(time);
-        }
+        self.watched = false;
         self.answered |= answered;
-    }
-
-    /// As [`settle`](Self::settle), for a layer that hands requests on and may be called again by what is around it. What nothing is
-    /// known of is left for the driver to decide.
-    pub(super) fn settle_inside(&mut self, sent: Option<bool>, answered: bool) {
-        self.answered |= answered;
-        if !matches!(self.handed, Handed::Entering | Handed::Unwatched) {
+        if self.handed.is_empty() {
             return;
         }
-        let time = self.unwatched_time(Instant::now());
-        self.handed = match sent {
-            Some(sent) => {
-                if sent {
-                    self.count_unwatched(time);
-                }
-                Handed::Watched
+        for handed in std::mem::take(&mut self.handed) {
+            if sent(&handed) {
+                self.count_unwatched(handed.time(at(), self.waited));
             }
-            None => {
-                self.last_hand_over.undecided_time = time;
-                Handed::Undecided
-            }
-        };
+        }
     }
 
-    /// Returns `true` if no layer has watched the request since the driver handed it over.
-    pub(super) fn is_unwatched_since_driver(&self) -> bool {
-        self.last_hand_over.by_driver
-            && matches!(
-                self.handed,
-                Handed::Entering | Handed::Unwatched | Handed::Undecided
-            )
+    /// As [`settle`](Self::settle), of this request alone.
+    pub(super) fn settle_request(&mut self, origin: Origin, sent: bool, answered: bool) {
+        self.watched = false;
+        self.answered |= answered;
+        while let Some(position) = self
+            .handed
+            .iter()
+            .position(|handed| handed.id == origin.hand_over)
+        {
+            let handed = self.handed.remove(position);
+            if sent {
+                self.count_unwatched(handed.time(Instant::now(), self.waited));
+            }
+        }
+    }
+
+    /// As [`settle_request`](Self::settle_request), for a layer that handed the request on and may be called again by what is around
+    /// it. What nothing is known of is left for the one further out to decide.
+    pub(super) fn settle_inside(&mut self, handed_on: HandedOn, sent: Option<bool>, answered: bool) {
+        self.answered |= answered;
+        let (id, from) = match handed_on {
+            HandedOn::AsCall(call) => {
+                if sent == Some(false) {
+                    self.take_back(call);
+                }
+                return;
+            }
+            HandedOn::Unwatched { id, from } => (id, from),
+        };
+        let mut position = 0;
+        while let Some(handed) = self.handed.get_mut(position) {
+            match sent {
+                _ if handed.id != id => position += 1,
+                Some(sent) if handed.is_under_way() => {
+                    let handed = self.handed.remove(position);
+                    self.watched = true;
+                    if sent {
+                        self.count_unwatched(handed.time(Instant::now(), self.waited));
+                    }
+                }
+                _ => {
+                    handed.state = Handed::Undecided(handed.time(Instant::now(), self.waited));
+                    handed.id = from;
+                    position += 1;
+                }
+            }
+        }
     }
 }

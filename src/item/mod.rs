@@ -22,8 +22,7 @@
 //! - A layer that is refused fails with an error of its own once [`poll_refused`](CallHold::poll_refused) is ready: an agent above
 //!   keeps what it has, and a hedge the call that is under way.
 //! - [`HandOver`] hands a held request to a service that may watch its calls or not, so that its call is counted in any case; without
-//!   a hold [`hand_over`](Signals::hand_over) announces it and [`settle_call`](Signals::settle_call) settles it. Two requests of
-//!   one item at once, in a service that watches nothing, count as one call.
+//!   a hold [`hand_over`](Signals::hand_over) announces it and [`settle_call`](Signals::settle_call) settles it.
 //!
 //! What is unknown counts as sent: an error of a service that watches nothing, unless it is known not to have been sent (an
 //! [`LlmError`](crate::LlmError) or a layer's refusal that says so, tower's `LoadShed`). Once other calls of the batch have begun in a
@@ -103,8 +102,9 @@
 //! | [`start_over`](Signals::start_over) | `Fallback` | clears the attempt, the throttle, the missed deadline and the last failure |
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU32};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
 
 use futures::task::AtomicWaker;
 use tokio::time::Instant;
@@ -131,9 +131,9 @@ pub(crate) use calls_inside::CallsInside;
 pub use context::{CallContext, CallHold};
 pub(crate) use driver::ClosedItem;
 pub use hand_over::HandOver;
+pub(crate) use handed::HandedOn;
 pub use id::ItemId;
 use record::Record;
-pub(crate) use record::Within;
 pub use report::{ItemReport, WaitReason, Waits};
 pub use signals::Signals;
 
@@ -183,6 +183,19 @@ impl Item {
         self.record.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn requests_made(&self) -> u32 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    /// Wakes those that waited for the end of a call, and the driver, which may have.
+    fn wake_after_a_call(&self, waiting: Vec<Waker>) {
+        if self.signals().stop_requested() {
+            self.driver.wake();
+        }
+        // Wakers may be anything: called outside the lock.
+        waiting.into_iter().for_each(Waker::wake);
+    }
+
     /// The item's identifier.
     pub fn id(&self) -> &ItemId {
         &self.id
@@ -223,17 +236,7 @@ impl Item {
     /// `total_time` runs until this call; open calls are counted, but are not in `call_time`. A request of the item that passed no
     /// layer that watches calls counts as one call of unknown usage from the moment it was made: it may have been sent.
     pub fn report(&self) -> ItemReport {
-        let mut report = {
-            let mut record = self.record();
-            let handed = record.handed;
-            let before = record.report;
-            record.settle(|| true, false, Instant::now);
-            let mut report = record.report_with_open();
-            report.call_time = before.call_time;
-            record.report = before;
-            record.handed = handed;
-            report
-        };
+        let mut report = self.record().report_with_open();
         report.total_time = self.started.elapsed();
         report
     }

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
+use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use super::handed::{Handed, LastHandOver};
+use super::handed::{HandedOver, Origin};
 use super::report::ItemReport;
 use crate::error::{CallRefused, LlmError, ReportedQuota};
 use crate::usage::TokenUsage;
@@ -39,19 +40,20 @@ pub(super) struct Record {
     pub(super) answered: bool,
     /// Layers that hold the request back until they may let a call begin.
     pub(super) holds: u32,
-    pub(super) handed: Handed,
-    pub(super) last_hand_over: LastHandOver,
+    /// The requests in the hands of services, where no layer that watches calls has seen them. Only hedging makes it several.
+    pub(super) handed: SmallVec<[HandedOver; 1]>,
+    pub(super) last_hand_over: u32,
+    /// A layer that watches calls has, or had, a request.
+    pub(super) watched: bool,
     /// A layer has begun a call of this item: those that it hands over it watches.
     pub(super) begun: bool,
     /// Futures that wait to begin a call, to be woken by a stop, and after it by the end of a call.
     pub(super) waiting: Vec<Waker>,
 
-    pub(super) open: Option<OpenCall>,
-    // Only hedging opens two calls of one item at once.
-    pub(super) more_open: Vec<OpenCall>,
-    // How long each ended call took; the first one apart, since most items make one call.
-    pub(super) first_call_time: Option<Duration>,
-    pub(super) more_call_times: Vec<Duration>,
+    /// Only hedging opens two calls of one item at once.
+    pub(super) open: SmallVec<[OpenCall; 1]>,
+    /// How long each ended call took.
+    pub(super) call_times: SmallVec<[Duration; 1]>,
     /// The ledgers that have calls of which a layer outlives the end.
     outlived: Vec<(u32, usize)>,
     /// Distinguishes the calls, also those that are not counted in the end.
@@ -97,8 +99,7 @@ pub(super) struct OpenCall {
     pub(super) first_token: Option<Instant>,
     pub(super) quota: Option<ReportedQuota>,
     /// The ledgers that have this call, by address: one in nearly all stacks.
-    pub(super) ledger: Option<usize>,
-    pub(super) more_ledgers: Vec<usize>,
+    pub(super) ledgers: SmallVec<[usize; 1]>,
 }
 
 impl OpenCall {
@@ -145,10 +146,10 @@ impl Record {
         now: Instant,
         held: bool,
         parent: Option<u32>,
-        request: u32,
+        origin: Origin,
     ) -> Result<(u32, u32), CallRefused> {
         // Refused or not: what is not begun here does not take place.
-        self.watch();
+        self.watch(origin);
         self.begun = true;
         self.may_begin(now)?;
         self.report.calls += 1;
@@ -157,7 +158,7 @@ impl Record {
         let call = OpenCall {
             key,
             parent,
-            request,
+            request: origin.request,
             depth: 1,
             inside: 0,
             held,
@@ -174,26 +175,18 @@ impl Record {
             accounting: 0,
             first_token: None,
             quota: None,
-            ledger: None,
-            more_ledgers: Vec::new(),
+            ledgers: SmallVec::new(),
         };
-        if self.open.is_none() {
-            self.open = Some(call);
-        } else {
-            self.more_open.push(call);
-        }
+        self.open.push(call);
         Ok((key, number))
     }
 
     /// The opener's guard was dropped: the call enters the accounts, unless nothing was sent.
     pub(super) fn end(&mut self, key: u32) {
-        let Self { open, more_open, .. } = self;
-        let more = more_open.iter().position(|call| call.key == key);
-        let call = match (open.as_ref(), more) {
-            (_, Some(position)) => &more_open[position],
-            (Some(call), None) if call.key == key => call,
-            _ => return,
+        let Some(position) = self.open.iter().position(|call| call.key == key) else {
+            return;
         };
+        let call = &self.open[position];
         if self.closed {
             // It is in the final report as it was then.
         } else if call.held {
@@ -201,11 +194,7 @@ impl Record {
         } else {
             let ended = call.ended.unwrap_or_else(Instant::now);
             let time = ended.saturating_duration_since(call.started);
-            if self.first_call_time.is_none() {
-                self.first_call_time = Some(time);
-            } else {
-                self.more_call_times.push(time);
-            }
+            self.call_times.push(time);
             let report = &mut self.report;
             report.call_time = report.call_time.saturating_add(time);
             if let Some(first) = call.first_token {
@@ -216,14 +205,11 @@ impl Record {
             let paid = call.observed.flatten().is_some_and(|usage| usage.total() > 0);
             self.answered |= call.answered || paid;
         }
-        let ended = match more {
-            Some(position) => Some(self.more_open.swap_remove(position)),
-            None => self.open.take(),
-        };
-        if let Some(call) = ended.filter(|call| call.accounting > 0) {
-            let ledgers = call.ledger.into_iter().chain(call.more_ledgers);
-            self.outlived.extend(ledgers.map(|ledger| (key, ledger)));
+        if call.accounting > 0 {
+            self.outlived
+                .extend(call.ledgers.iter().map(|ledger| (key, *ledger)));
         }
+        self.open.swap_remove(position);
     }
 
     /// Enters the call with this key, whose opener's guard was dropped before, for `ledger`. Returns `false` if that ledger has it.
@@ -241,20 +227,28 @@ impl Record {
         self.last_key == key
     }
 
+    /// Returns `true` if a request is in the hands of a service that no layer watches, which may be in a call.
+    pub(super) fn is_unwatched(&self) -> bool {
+        self.handed.iter().any(HandedOver::is_under_way)
+    }
+
     /// Returns `true` if a call is under way, or may be: a strategy that no layer watches is taken to be in one.
     pub(super) fn call_under_way(&self) -> bool {
-        matches!(self.handed, Handed::Entering | Handed::Unwatched)
-            || self.open_calls().any(|call| !call.held)
+        self.is_unwatched() || self.open_calls().any(|call| !call.held)
     }
 
     /// Returns `true` if a call of another clone of the request with this number is under way, begun in the same surroundings, or as
     /// the very call `within` which both were sent.
     pub(super) fn is_beside_a_call(&self, within: Option<Within>, request: u32) -> bool {
         let key = within.map(|within| within.key);
-        self.open_calls().any(|call| {
+        let begun = self.open_calls().any(|call| {
             let joined = within.is_some_and(|within| within.key == call.key && call.inside >= within.depth);
             !call.held && (joined || (call.parent == key && call.request == request))
-        })
+        });
+        let is_beside = |handed: &HandedOver| {
+            handed.is_under_way() && handed.within == key && handed.request == Some(request)
+        };
+        begun || self.handed.iter().any(is_beside)
     }
 
     /// Returns `true` if `key` is the call `within`, or one around that.
@@ -274,7 +268,7 @@ impl Record {
 
     /// Returns `true` if a call is under way in which no abandoned future waits.
     fn is_at_work_beside_abandoned(&self) -> bool {
-        matches!(self.handed, Handed::Entering | Handed::Unwatched)
+        self.is_unwatched()
             || self.open_calls().any(|call| {
                 let mut abandoned = self.abandoned.iter();
                 !call.held && !abandoned.any(|within| self.is_around(call.key, *within))
@@ -287,7 +281,7 @@ impl Record {
         if !self.abandoned.is_empty() && (self.stopped || self.deadline_missed) {
             return self.cancelled || !self.is_at_work_beside_abandoned();
         }
-        let idle = self.handed == Handed::No || self.holds > 0 || self.refused;
+        let idle = (self.handed.is_empty() && !self.watched) || self.holds > 0 || self.refused;
         self.stopped && (self.cancelled || (idle && !self.answered && !self.call_under_way()))
     }
 
@@ -316,9 +310,13 @@ impl Record {
         }
     }
 
-    /// The accounts with the calls that are still open: each counts as it was observed, or as unknown.
+    /// The accounts with the calls that are still open: each counts as it was observed, or as unknown. What may be a call counts,
+    /// too.
     pub(super) fn report_with_open(&self) -> ItemReport {
         let mut report = self.report;
+        for _ in &self.handed {
+            report.add_unwatched();
+        }
         for call in self.open_calls() {
             if call.held {
                 report.calls -= 1;
@@ -331,13 +329,10 @@ impl Record {
     }
 
     fn open_calls(&self) -> impl Iterator<Item = &OpenCall> {
-        self.open.iter().chain(&self.more_open)
+        self.open.iter()
     }
 
     pub(super) fn call(&mut self, key: u32) -> Option<&mut OpenCall> {
-        self.open
-            .iter_mut()
-            .chain(&mut self.more_open)
-            .find(|call| call.key == key)
+        self.open.iter_mut().find(|call| call.key == key)
     }
 }

@@ -156,3 +156,12 @@ pub struct ItemReport {
     #[serde(with = "crate::serde_seconds")]
     pub total_time: Duration,
 }
+
+impl ItemReport {
+    /// Counts a call of which nothing is known.
+    pub(super) fn add_unwatched(&mut self) {
+        self.calls += 1;
+        self.unknown_usage_calls += 1;
+        self.unknown_cost_calls += 1;
+    }
+}

@@ -5,9 +5,7 @@ use std::task::Context;
 
 use tokio::time::Instant;
 
-use super::handed::Handed;
-use super::record::Within;
-use super::{Item, WaitReason};
+use super::{HandedOn, Item, WaitReason};
 use crate::error::{CallRefused, LlmError};
 
 /// The notes that the layers of a stack, the retry policy and the driver leave for each other about one item; from [`Item::signals`].
@@ -136,7 +134,7 @@ impl Signals<'_> {
         let now = Instant::now();
         let mut record = self.item.record();
         record.may_begin(now)?;
-        record.hand_over(now, Handed::Unwatched, false);
+        record.hand_over_item(false, self.item.requests_made(), now);
         Ok(())
     }
 
@@ -145,7 +143,7 @@ impl Signals<'_> {
         let now = Instant::now();
         let mut record = self.item.record();
         record.may_begin(now)?;
-        record.hand_over(now, Handed::Entering, true);
+        record.hand_over_item(true, self.item.requests_made(), now);
         Ok(())
     }
 
@@ -153,29 +151,27 @@ impl Signals<'_> {
     /// own layer, which will call in any case.
     pub fn expect_call(self) {
         let mut record = self.item.record();
-        match record.handed {
-            Handed::No | Handed::Undecided | Handed::Watched => {
-                record.hand_over(Instant::now(), Handed::Unwatched, false)
-            }
-            // Its time runs already.
-            Handed::Entering | Handed::Unwatched => {}
+        // If one is under way, its time runs already.
+        if !record.is_unwatched() {
+            record.hand_over_item(false, self.item.requests_made(), Instant::now());
         }
     }
 
     /// The call that followed [`hand_over`](Self::hand_over) has ended. If no layer watched it and it was `sent`, it is counted
     /// with unknown usage. `answered` says that it brought an answer.
     pub fn settle_call(self, sent: bool, answered: bool) {
-        self.item.record().settle(|| sent, answered, Instant::now);
+        self.item.record().settle(|_| sent, answered, Instant::now);
     }
 
     /// As [`settle_call`](Self::settle_call), for layers that hand a request on and may be called again: `sent` is `None` where
-    /// nothing says whether it was. With a `call` it was sent as that call of a layer further out.
-    pub(crate) fn settle_inside(self, call: Option<Within>, sent: Option<bool>, answered: bool) {
-        let mut record = self.item.record();
-        if let (Some(call), Some(false)) = (call, sent) {
-            record.take_back(call);
-        }
-        record.settle_inside(sent, answered);
+    /// nothing says whether it was.
+    pub(crate) fn settle_inside(self, handed_on: HandedOn, sent: Option<bool>, answered: bool) {
+        let waiting = {
+            let mut record = self.item.record();
+            record.settle_inside(handed_on, sent, answered);
+            record.take_waiting()
+        };
+        self.item.wake_after_a_call(waiting);
     }
 
     /// For retry policies: notes what the item last failed with, so that a time limit that ends it can name the

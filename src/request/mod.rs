@@ -65,8 +65,9 @@ impl<I> LlmRequest<I> {
     ///
     /// From now on the item may be in a call: see [`Item::report`].
     pub fn for_item(input: I, item: Arc<Item>) -> Self {
-        item.signals().expect_call();
-        Self::of_driver(input, item)
+        let request = Self::of_driver(input, item);
+        request.context.expect_call();
+        request
     }
 
     /// A request that is not sent before [`Signals::hand_over`](crate::item::Signals::hand_over).

@@ -16,7 +16,7 @@ use tower::{Layer, Service, ServiceExt, service_fn};
 
 use crate::support::{MS, Provider, Strategy, agent, numbers};
 
-trait Model:
+pub(crate) trait Model:
     Service<LlmRequest<u64>, Response = LlmResponse<u64>, Error = LlmError, Future: Send + 'static>
     + Clone
     + Send
@@ -43,7 +43,7 @@ fn gate() -> RateLimiter {
 }
 
 /// Each layer that begins calls, holds them, or hands them over.
-fn stacks(provider: impl Model) -> Vec<(&'static str, Strategy)> {
+pub(crate) fn stacks(provider: impl Model) -> Vec<(&'static str, Strategy)> {
     let made = provider.clone();
     vec![
         (
@@ -133,14 +133,23 @@ fn hedge(stack: Strategy, work: Duration) -> Strategy {
 
 #[tokio::test(start_paused = true)]
 async fn a_drain_keeps_the_first_call_of_a_hedge() {
-    for work in [Duration::ZERO, 50 * MS] {
+    for (work, watched) in [
+        (Duration::ZERO, true),
+        (Duration::ZERO, false),
+        (50 * MS, true),
+        (50 * MS, false),
+    ] {
         for index in 0..stacks(Provider::new(MS)).len() {
             let provider = Provider::new(200 * MS);
-            let watched = TokenAccountingLayer::new(TokenLedger::new()).layer(provider.clone());
-            let (name, stack) = stacks(watched).swap_remove(index);
+            let mut stacks = match watched {
+                true => stacks(TokenAccountingLayer::new(TokenLedger::new()).layer(provider.clone())),
+                false => stacks(provider.clone()),
+            };
+            let (name, stack) = stacks.swap_remove(index);
             let (answers, calls) = drained(hedge(stack, work), 4, 50 * MS).await;
-            assert_eq!((provider.calls(), answers), (4, 4), "{name}, {work:?}");
-            assert_eq!(calls, 4, "{name}, {work:?}");
+            let case = format!("{name}, {work:?}, watched: {watched}");
+            assert_eq!((provider.calls(), answers), (4, 4), "{case}");
+            assert_eq!(calls, 4, "{case}");
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod accounts;
 mod agents;
+mod hedges;
 mod nested;
 #[cfg(feature = "cache")]
 mod readiness;

@@ -294,3 +294,27 @@ async fn what_was_not_sent_first_leaves_its_place_to_the_second() {
         (1, 1, 1)
     );
 }
+
+/// Inside an accounting layer a retry whose first attempt was not sent makes one call.
+#[tokio::test(start_paused = true)]
+async fn what_was_not_sent_first_leaves_its_place_to_the_next_attempt() {
+    let provider = Provider::new(MS).failing(|call| {
+        let error = LlmError::new(ErrorKind::Connection, "refused");
+        (call == 1).then(|| error.with_delivery(llm_batch::Delivery::NotSent))
+    });
+    let ledger = TokenLedger::new();
+    let retry = RetryLayer::new(RetryPolicy::new(3));
+    let strategy = TokenAccountingLayer::new(ledger.clone()).layer(retry.layer(provider.clone()));
+    let mut results = numbers(1).with_strategy(strategy).llm_batch(1);
+    while let Some(outcome) = results.next().await {
+        assert!(outcome.is_ok(), "{:?}", outcome.result);
+    }
+    assert_eq!(
+        (
+            provider.answers(),
+            results.summary().calls,
+            ledger.snapshot().calls
+        ),
+        (1, 1, 1)
+    );
+}

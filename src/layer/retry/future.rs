@@ -10,7 +10,7 @@ use std::time::Duration;
 use pin_project::{pin_project, pinned_drop};
 use tokio::time::{Instant, Sleep};
 
-use crate::item::{Abandoned, CallContext, CallHold, CallRefused, Item, WaitReason, Within};
+use crate::item::{Abandoned, CallContext, CallHold, CallRefused, WaitReason};
 use crate::telemetry::Meter;
 
 /// The wait of a [`RetryPolicy`](super::RetryPolicy) before the next call. It holds nothing but a timer.
@@ -27,8 +27,6 @@ pub struct RetryWait {
     hold: Option<CallHold>,
     /// Set if the service inside refuses a call after a stop.
     refused_inside: bool,
-    /// The call around it.
-    within: Option<Within>,
     abandoned: Option<Abandoned>,
     meter: Option<Meter>,
 }
@@ -36,18 +34,16 @@ pub struct RetryWait {
 impl RetryWait {
     pub(super) fn new(
         wait: Duration,
-        item: Option<Arc<Item>>,
-        within: Option<Within>,
+        context: Option<&CallContext>,
         refused_inside: bool,
         meter: &Meter,
     ) -> Self {
         Self {
             refused_inside,
-            within,
             abandoned: None,
             sleep: (!wait.is_zero()).then(|| tokio::time::sleep(wait)),
             since: Instant::now(),
-            hold: item.map(|item| CallContext::new(item).hold()),
+            hold: context.map(CallContext::hold_before_repeat),
             meter: (!wait.is_zero()).then(|| meter.clone()),
         }
     }
@@ -84,11 +80,11 @@ impl Future for RetryWait {
         }
         record(*this.since, this.hold.as_ref(), this.meter);
         if let Some(hold) = this.hold.take() {
-            let item = Arc::clone(hold.item());
+            let (item, within) = (Arc::clone(hold.item()), hold.within());
             if let Err(CallRefused::Stopped) = hold.release()
                 && !*this.refused_inside
             {
-                *this.abandoned = Some(Abandoned::new(&item, *this.within));
+                *this.abandoned = Some(Abandoned::new(&item, within));
                 return Poll::Pending;
             }
         }

@@ -351,11 +351,10 @@ where
         let verdict = self.classifier.classify(result.as_ref());
         self.progress.calls = self.progress.calls.saturating_add(1);
         if !self.refused_inside
-            && let Some(item) = self.find.item(request)
+            && let Some(context) = self.find.context(request)
         {
             let success = verdict.disposition == Disposition::Success;
-            item.signals()
-                .settle_call(result.as_ref().err().and_then(was_sent).unwrap_or(true), success);
+            context.settle_call(result.as_ref().err().and_then(was_sent).unwrap_or(true), success);
         }
         if verdict.disposition == Disposition::Success {
             if let Some(budget) = &self.config.budget {
@@ -377,24 +376,18 @@ where
         if let Some(events) = &self.config.events {
             events.emit(item.as_deref(), || EventKind::RetryScheduled { attempt, wait });
         }
-        let within = self.find.context(request).and_then(CallContext::surrounding);
-        let Self { refused_inside, .. } = *self;
-        Some(RetryWait::new(
-            wait,
-            item,
-            within,
-            refused_inside,
-            &self.config.meter,
-        ))
+        let context = self.find.context(request);
+        let meter = &self.config.meter;
+        Some(RetryWait::new(wait, context, self.refused_inside, meter))
     }
 
     fn clone_request(&mut self, request: &Req) -> Option<Req> {
         self.config.warn_of_contradictions();
         // tower asks for a clone right before each call.
         if !self.refused_inside
-            && let Some(item) = self.item_of_own(request)
+            && let Some(context) = self.context_of_own(request)
         {
-            item.signals().expect_call();
+            context.expect_call();
         }
         Some(request.clone())
     }
@@ -412,13 +405,13 @@ impl<C, F, H> RetryPolicy<C, F, H> {
         &self.find
     }
 
-    /// The item, if the calls below are the policy's own to watch: inside a call that an outer layer began, they are that layer's.
-    fn item_of_own<'a, Req>(&self, request: &'a Req) -> Option<&'a Arc<Item>>
+    /// The context, if the calls below are the policy's own to watch: inside a call that an outer layer began, they are that layer's.
+    fn context_of_own<'a, Req>(&self, request: &'a Req) -> Option<&'a CallContext>
     where
         F: FindItem<Req>,
     {
         let context = self.find.context(request)?;
-        context.call_number().is_none().then(|| context.item())
+        context.call_number().is_none().then_some(context)
     }
 }
 
