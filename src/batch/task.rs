@@ -120,7 +120,7 @@ where
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         // Before the poll, so that a permit granted after a stop starts no call.
-        let end = if self.item.must_end() {
+        let end = if self.item.signals().stop_requested() && self.item.must_end() {
             End::Aborted
         } else {
             match self.as_mut().poll_caught(cx) {
@@ -128,7 +128,7 @@ where
                 Ok(Poll::Pending) => {
                     // Registered before the look, so that no stop is missed.
                     self.item.run_by(cx.waker());
-                    if self.item.entered() && !self.item.must_end() {
+                    if !self.item.must_end() {
                         return Poll::Pending;
                     }
                     End::Aborted

@@ -1,6 +1,7 @@
 //! A future that may not begin its call and has no error to fail with.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::Item;
 use super::record::Within;
@@ -18,6 +19,7 @@ impl Abandoned {
     /// Of a future that waits in the call `within`.
     pub(crate) fn new(item: &Arc<Item>, within: Option<Within>) -> Self {
         item.record().abandoned.push(within);
+        item.may_end.store(true, Ordering::Release);
         item.driver.wake();
         Self {
             item: Arc::clone(item),

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::time::Instant;
 
 use super::record::Record;
-use super::{CallsInside, Item};
+use super::{CallHold, CallsInside, Item};
 use crate::error::{CallRefused, ReportedQuota};
 use crate::usage::TokenUsage;
 use crate::usd::Usd;
@@ -23,7 +23,7 @@ pub struct CallGuard {
     pub(super) key: u32,
     pub(super) number: u32,
     pub(super) depth: u32,
-    /// It has left the call, which another layer may still be in.
+    /// It has left the call, which another layer may still be in; the outermost one has ended it.
     pub(super) left: AtomicBool,
 }
 
@@ -52,9 +52,22 @@ impl CallGuard {
         })
     }
 
-    /// For a gate, when the call has ended: notes its end, and says what is known.
+    /// For a gate, when the call has ended: notes its end, and says what is known. It ends for the outermost layer.
     pub(crate) fn end_at_gate(&self, end: &GateEnd, inside: &CallsInside) -> GateEnded {
         let mut record = self.item.record();
+        let ended = self.note_end(&mut record, end, inside);
+        if !self.is_outermost() {
+            return ended;
+        }
+        self.left.store(true, Ordering::Relaxed);
+        record.end(self.key);
+        let waiting = record.take_waiting();
+        drop(record);
+        self.item.wake_after_a_call(waiting);
+        ended
+    }
+
+    fn note_end(&self, record: &mut Record, end: &GateEnd, inside: &CallsInside) -> GateEnded {
         let closed = record.closed;
         let Some(call) = record.call(self.key) else {
             return GateEnded {
@@ -79,7 +92,7 @@ impl CallGuard {
         GateEnded {
             unsent: call.held,
             observed: call.observed,
-            quota: call.quota,
+            quota: call.quota.as_deref().copied(),
         }
     }
 
@@ -93,13 +106,17 @@ impl CallGuard {
         }
     }
 
-    /// For a gate, right before the call begun with [`CallContext::begin_held_at`](super::CallContext) is sent, `at` then.
+    /// For a gate, right before the call begun with [`CallContext::begin_held_at`](super::CallContext) is sent, `at` then. The `hold`
+    /// ends with it.
     ///
     /// # Errors
     /// If it may not begin any more. Then send nothing.
-    pub(crate) fn release(&self, at: Instant) -> Result<(), CallRefused> {
+    pub(crate) fn release(&self, at: Instant, hold: &mut Option<CallHold>) -> Result<(), CallRefused> {
         let mut record = self.item.record();
         record.may_begin(at)?;
+        if let Some(hold) = hold.take() {
+            hold.end(&mut record);
+        }
         if let Some(call) = record.call(self.key) {
             call.held = false;
             call.started = at;
@@ -160,15 +177,6 @@ impl CallGuard {
             .record()
             .call(self.key)
             .and_then(|call| call.model.clone())
-    }
-
-    /// For an accounting layer, which will [`end`](Self::end) the call: when it started, for the first one. Metrics, spans and events
-    /// report one call once, however many layers watch it.
-    pub(crate) fn claim(&self) -> Option<Instant> {
-        let mut record = self.item.record();
-        let call = record.call(self.key)?;
-        call.accounting += 1;
-        (!std::mem::replace(&mut call.claimed, true)).then_some(call.started)
     }
 
     /// For an accounting layer, when the call has ended: notes its end, and says whether and as what it counts. A call that a layer
@@ -246,6 +254,7 @@ impl CallGuard {
 
     /// Notes what the reply's rate-limit headers said, for the gate.
     pub fn set_quota(&self, quota: ReportedQuota) {
+        let quota = Box::new(quota);
         if let Some(call) = self.item.record().call(self.key) {
             call.quota = Some(quota);
         }
@@ -260,25 +269,24 @@ impl CallGuard {
 
     /// The quotas that the reply's rate-limit headers reported.
     pub fn quota(&self) -> Option<ReportedQuota> {
-        self.item.record().call(self.key).and_then(|call| call.quota)
+        self.item
+            .record()
+            .call(self.key)
+            .and_then(|call| call.quota.as_deref().copied())
     }
 }
 
 impl Drop for CallGuard {
     fn drop(&mut self) {
-        let mut record = match self.is_outermost() {
-            true => {
-                let mut record = self.item.record();
-                record.end(self.key);
-                record
-            }
-            false if *self.left.get_mut() && !self.item.signals().stop_requested() => return,
-            false => {
-                let mut record = self.item.record();
-                self.leave(&mut record);
-                record
-            }
-        };
+        let left = *self.left.get_mut();
+        if left && (self.is_outermost() || !self.item.signals().stop_requested()) {
+            return;
+        }
+        let mut record = self.item.record();
+        match self.is_outermost() {
+            true => record.end(self.key),
+            false => self.leave(&mut record),
+        }
         let waiting = record.take_waiting();
         drop(record);
         self.item.wake_after_a_call(waiting);

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use tokio::time::Instant;
 
 use super::handed::Origin;
-use super::record::Within;
+use super::record::{OpenCall, Record, Within};
 use super::{CallGuard, HandedOn, Item};
 use crate::error::CallRefused;
 
@@ -109,7 +109,30 @@ impl CallContext {
         self.begin(true, || now)
     }
 
+    /// For an accounting layer, which will [`end`](CallGuard::end) the call: as [`begin_call`](Self::begin_call), with the start of
+    /// the call for the first one. Metrics, spans and events report one call once, however many layers watch it.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn begin_claimed(&mut self) -> Result<(CallGuard, Option<Instant>), CallRefused> {
+        let mut started = None;
+        let guard = self.begin_as(false, Instant::now, |call| {
+            call.accounting += 1;
+            started = (!std::mem::replace(&mut call.claimed, true)).then_some(call.started);
+        })?;
+        Ok((guard, started))
+    }
+
     fn begin(&mut self, hold: bool, now: impl Fn() -> Instant) -> Result<CallGuard, CallRefused> {
+        self.begin_as(hold, now, |_| {})
+    }
+
+    fn begin_as(
+        &mut self,
+        hold: bool,
+        now: impl Fn() -> Instant,
+        note: impl FnOnce(&mut OpenCall),
+    ) -> Result<CallGuard, CallRefused> {
         let mut record = self.item.record();
         let joined = match self.call {
             // Another clone of the request may have been sent as that call; then this is a new one.
@@ -155,6 +178,7 @@ impl CallContext {
                 }
             }
         };
+        record.call(joined.key).map(note);
         drop(record);
         self.call = Some(joined);
         Ok(CallGuard {
@@ -175,13 +199,11 @@ impl CallContext {
         let requests = self.item.requests_made();
         let mut record = self.item.record();
         let from = self.origin.hand_over;
-        if self.call.is_none() && record.entering(self.origin).is_some() {
+        record.may_go_on()?;
+        if self.call.is_none()
+            && let Some(id) = record.pass_on(self.origin, requests)
+        {
             // The deadline was looked at in this very poll.
-            record.may_go_on()?;
-            let id = record.next_hand_over();
-            if let Some(handed) = record.entering(self.origin) {
-                handed.pass_on(id, self.origin.request, requests);
-            }
             self.origin.hand_over = id;
             return Ok(HandedOn::Unwatched { id, from });
         }
@@ -213,9 +235,7 @@ impl CallContext {
         let from = self.origin.hand_over;
         let mut record = self.item.record();
         record.holds += 1;
-        let by_driver = record
-            .entering(self.origin)
-            .is_some_and(|handed| handed.by_driver);
+        let by_driver = record.is_entering(self.origin);
         // Another clone of the request may have been sent as that call; then this will be a new one.
         self.call = self.call.filter(|joined| match record.call(joined.key) {
             Some(call) if call.depth == joined.depth && !call.handed_on => {
@@ -359,6 +379,14 @@ impl CallHold {
             }
         }
         Ok(())
+    }
+}
+
+impl CallHold {
+    /// The hold ends in the record, with the beginning of the call.
+    pub(super) fn end(mut self, record: &mut Record) {
+        self.released = true;
+        record.holds -= 1;
     }
 }
 

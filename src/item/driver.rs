@@ -11,13 +11,12 @@ use super::handed::{Handed, HandedOver};
 use super::{CallsInside, Item, ItemReport};
 
 impl Item {
-    /// For the driver, after the strategy was called and after each poll: what was handed over is under way. Returns whether the item
-    /// goes on: a stream that was dropped meanwhile has closed it, and counted no call that was only being handed over; and futures
-    /// that cannot end may be all that is left of it.
+    /// For the driver, after the strategy was called: what was handed over is under way. Returns `false` if a stream that was dropped
+    /// meanwhile has closed the item, and counted no call that was only being handed over.
     pub(crate) fn entered(&self) -> bool {
         let mut record = self.record();
         record.entered();
-        !record.closed && (record.abandoned.is_empty() || !record.must_end())
+        !record.closed
     }
 
     /// For the driver whose stream is dropped: what no layer watches is cut, unless it has not begun.
@@ -65,6 +64,7 @@ impl Item {
             let mut record = self.record();
             record.stopped = true;
             record.cancelled |= cancel;
+            self.may_end.store(true, Ordering::Release);
             self.stopped.store(true, Ordering::Release);
             std::mem::take(&mut record.waiting)
         };
@@ -78,9 +78,10 @@ impl Item {
         self.driver.register(waker);
     }
 
-    /// For the driver: whether a stop ends the item now.
+    /// For the driver: whether the item ends now, because of a stop, because its stream is gone, or because nothing is left of it
+    /// but futures that cannot end.
     pub(crate) fn must_end(&self) -> bool {
-        self.signals().stop_requested() && self.record().must_end()
+        self.may_end.load(Ordering::Acquire) && self.record().must_end()
     }
 
     /// For the driver: the item's future has ended.
@@ -98,6 +99,7 @@ impl Item {
     pub(crate) fn close(&self, finished: Instant) -> ClosedItem {
         let mut record = self.record();
         record.closed = true;
+        self.may_end.store(true, Ordering::Release);
         let mut report = record.report_with_open();
         report.total_time = finished.saturating_duration_since(self.started);
         ClosedItem {

@@ -110,18 +110,18 @@ impl<S: Service<Req>, Req> HandOver<S, Req> {
             }
             None => Some(None),
         };
-        let step = match passed {
-            Some(item) => {
-                let call = service.call(request);
-                Step::Calling { call, item }
-            }
-            None => {
-                let hold = find.context_mut(&mut request).map(CallContext::hold);
-                let fresh = service.clone();
-                Step::Waiting(Some((std::mem::replace(service, fresh), request, hold)))
-            }
+        let Some(item) = passed else {
+            let hold = find.context_mut(&mut request).map(CallContext::hold);
+            let fresh = service.clone();
+            return Self::new(std::mem::replace(service, fresh), request, hold, refusal);
         };
-        Self { step, refusal }
+        Self {
+            step: Step::Calling {
+                call: service.call(request),
+                item,
+            },
+            refusal,
+        }
     }
 }
 

@@ -37,7 +37,8 @@ pub(super) struct HandedOver {
     pub(super) by_driver: bool,
     /// The number of requests that had been made for the item by then: a later one may have been made inside.
     requests: u32,
-    since: Instant,
+    /// Of the driver's, the end of the poll that handed it over.
+    since: Option<Instant>,
     /// The item's total wait by then.
     waited: Duration,
 }
@@ -58,20 +59,14 @@ impl HandedOver {
         !matches!(self.state, Handed::Undecided(_))
     }
 
-    /// A layer hands it on in the poll in which it was handed over.
-    pub(super) fn pass_on(&mut self, id: u32, request: u32, requests: u32) {
-        self.id = id;
-        self.request = Some(request);
-        self.requests = requests;
-    }
-
     /// The duration of the call, if it ended at `at` then: the time since the request was handed over, without waits.
     fn time(&self, at: Instant, waited: Duration) -> Duration {
         match self.state {
             Handed::Undecided(time) => time,
             Handed::Entering | Handed::Unwatched => {
                 let waits = waited.saturating_sub(self.waited);
-                at.saturating_duration_since(self.since).saturating_sub(waits)
+                let since = self.since.unwrap_or(at);
+                at.saturating_duration_since(since).saturating_sub(waits)
             }
         }
     }
@@ -100,13 +95,13 @@ impl Record {
             state: Handed::Unwatched,
             by_driver,
             requests,
-            since: now,
+            since: Some(now),
             waited: self.waited,
         });
     }
 
-    /// The item is handed to a service, by the driver, or by whoever takes its place.
-    pub(super) fn hand_over_item(&mut self, by_driver: bool, requests: u32, now: Instant) {
+    /// The item is handed to a service, by the driver, or `now` by another one.
+    pub(super) fn hand_over_item(&mut self, requests: u32, now: Option<Instant>) {
         self.take(Origin {
             hand_over: 0,
             request: 0,
@@ -116,12 +111,11 @@ impl Record {
             request: None,
             within: None,
             // The driver looks once more before the item goes on.
-            state: if by_driver {
-                Handed::Entering
-            } else {
-                Handed::Unwatched
+            state: match now {
+                Some(_) => Handed::Unwatched,
+                None => Handed::Entering,
             },
-            by_driver,
+            by_driver: now.is_none(),
             requests,
             since: now,
             waited: self.waited,
@@ -145,11 +139,25 @@ impl Record {
         self.position(origin).is_some()
     }
 
-    /// The hand-over of the request, if that is done in the poll that runs.
-    pub(super) fn entering(&mut self, origin: Origin) -> Option<&mut HandedOver> {
+    /// Returns `true` if the driver hands the request over in the poll that runs.
+    pub(super) fn is_entering(&self, origin: Origin) -> bool {
+        let position = self.position(origin);
+        position.is_some_and(|position| self.handed[position].state == Handed::Entering)
+    }
+
+    /// A layer hands the request on in the poll in which the driver handed it over. Returns the number that the hand-over has from now
+    /// on, or `None` if that poll has ended.
+    pub(super) fn pass_on(&mut self, origin: Origin, requests: u32) -> Option<u32> {
         let position = self.position(origin)?;
+        if self.handed[position].state != Handed::Entering {
+            return None;
+        }
+        let id = self.next_hand_over();
         let handed = &mut self.handed[position];
-        (handed.state == Handed::Entering).then_some(handed)
+        handed.id = id;
+        handed.request = Some(origin.request);
+        handed.requests = requests;
+        Some(id)
     }
 
     /// A layer takes the request up. What it came by is not a call then, unless that had ended undecided: the item has gone on after
@@ -184,6 +192,7 @@ impl Record {
         for handed in &mut self.handed {
             if handed.state == Handed::Entering {
                 handed.state = Handed::Unwatched;
+                handed.since = Some(Instant::now());
             }
         }
     }

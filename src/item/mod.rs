@@ -149,6 +149,8 @@ pub struct Item {
     state: RetryState,
     /// Set if the batch is stopping, to be read without the lock.
     stopped: AtomicBool,
+    /// Set if the item may have to end before its future does, to be read without the lock.
+    may_end: AtomicBool,
     /// The item's future has ended.
     ended: AtomicBool,
     record: Mutex<Record>,
@@ -163,18 +165,17 @@ pub struct Item {
 impl Item {
     /// A new item, picked up now. Strategies outside a batch get one through [`LlmRequest::new`](crate::LlmRequest::new).
     pub fn new(id: ItemId, index: u64) -> Arc<Self> {
-        let mut record = Record::default();
-        record.report.attempts = 1;
         Arc::new(Self {
             id,
             index,
             started: Instant::now(),
             state: RetryState::default(),
             stopped: AtomicBool::new(false),
+            may_end: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             local_server: AtomicBool::new(false),
             requests: AtomicU32::new(0),
-            record: record.into(),
+            record: Mutex::new(Record::new()),
             driver: AtomicWaker::new(),
         })
     }

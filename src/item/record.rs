@@ -97,7 +97,7 @@ pub(super) struct OpenCall {
     pub(super) accounting: u32,
     /// The time of the first piece of a streamed answer.
     pub(super) first_token: Option<Instant>,
-    pub(super) quota: Option<ReportedQuota>,
+    pub(super) quota: Option<Box<ReportedQuota>>,
     /// The ledgers that have this call, by address: one in nearly all stacks.
     pub(super) ledgers: SmallVec<[usize; 1]>,
 }
@@ -120,6 +120,16 @@ impl OpenCall {
 }
 
 impl Record {
+    pub(super) fn new() -> Self {
+        Self {
+            report: ItemReport {
+                attempts: 1,
+                ..ItemReport::default()
+            },
+            ..Self::default()
+        }
+    }
+
     /// Checks that a call may begin at `now`. If not, it notes that one was refused.
     pub(super) fn may_begin(&mut self, now: Instant) -> Result<(), CallRefused> {
         self.may_go_on()?;
@@ -209,7 +219,11 @@ impl Record {
             self.outlived
                 .extend(call.ledgers.iter().map(|ledger| (key, *ledger)));
         }
-        self.open.swap_remove(position);
+        if self.open.len() == 1 {
+            self.open.clear();
+        } else {
+            self.open.swap_remove(position);
+        }
     }
 
     /// Enters the call with this key, whose opener's guard was dropped before, for `ledger`. Returns `false` if that ledger has it.
@@ -275,9 +289,12 @@ impl Record {
             })
     }
 
-    /// Returns `true` if the driver ends the item, because of a stop, or because nothing is left in it that could end. A drain does
-    /// unless the item is in a call, or at work on an answer that is paid for.
+    /// Returns `true` if the driver ends the item, because of a stop, because it has its final report, or because nothing is left in
+    /// it that could end. A drain does unless the item is in a call, or at work on an answer that is paid for.
     pub(super) fn must_end(&self) -> bool {
+        if self.closed {
+            return true;
+        }
         if !self.abandoned.is_empty() && (self.stopped || self.deadline_missed) {
             return self.cancelled || !self.is_at_work_beside_abandoned();
         }

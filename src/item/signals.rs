@@ -134,16 +134,18 @@ impl Signals<'_> {
         let now = Instant::now();
         let mut record = self.item.record();
         record.may_begin(now)?;
-        record.hand_over_item(false, self.item.requests_made(), now);
+        record.hand_over_item(self.item.requests_made(), Some(now));
         Ok(())
     }
 
     /// As [`hand_over`](Self::hand_over), by the driver.
     pub(crate) fn hand_over_by_driver(self) -> Result<(), CallRefused> {
-        let now = Instant::now();
         let mut record = self.item.record();
-        record.may_begin(now)?;
-        record.hand_over_item(true, self.item.requests_made(), now);
+        match record.deadline {
+            Some(_) => record.may_begin(Instant::now())?,
+            None => record.may_go_on()?,
+        }
+        record.hand_over_item(self.item.requests_made(), None);
         Ok(())
     }
 
@@ -153,7 +155,7 @@ impl Signals<'_> {
         let mut record = self.item.record();
         // If one is under way, its time runs already.
         if !record.is_unwatched() {
-            record.hand_over_item(false, self.item.requests_made(), Instant::now());
+            record.hand_over_item(self.item.requests_made(), Some(Instant::now()));
         }
     }
 

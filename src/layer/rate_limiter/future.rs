@@ -29,9 +29,7 @@ where
     S: Service<Req>,
 {
     #[pin]
-    step: Step<S::Future>,
-    /// The service and the request; gone once the call is made.
-    pending: Option<Pending<S, Req>>,
+    step: Step<S, Req, S::Future>,
     classify: C,
     find: F,
     calls_inside: Arc<CallsInside>,
@@ -47,18 +45,29 @@ pub(super) struct Pending<S, Req> {
 }
 
 #[pin_project(project = StepProj)]
-enum Step<Fut> {
-    Waiting(Acquire),
-    /// Waits for the service inside, with the grant in hand.
-    Granted(Option<Grant>),
+enum Step<S, Req, Fut> {
+    /// `pending` is gone once the call is made.
+    Waiting {
+        wait: Wait,
+        pending: Option<Pending<S, Req>>,
+    },
     /// The call may not begin.
-    Refused(Option<Refused>),
+    Refused {
+        refused: Option<Refused>,
+        hold: Option<CallHold>,
+    },
     Calling {
         // Dropped first, so that what is observed at its end still counts.
         #[pin]
         future: Fut,
         call: Option<ActiveCall>,
     },
+}
+
+enum Wait {
+    ForGrant(Acquire),
+    /// For the service inside, with the grant in hand.
+    ForService(Option<Grant>),
 }
 
 impl<S, Req, C, F, U> RateLimitedFuture<S, Req, C, F, U>
@@ -74,12 +83,23 @@ where
         usage: U,
     ) -> Self {
         Self {
-            step: Step::Waiting(acquire),
-            pending: Some(pending),
+            step: Step::Waiting {
+                wait: Wait::ForGrant(acquire),
+                pending: Some(pending),
+            },
             classify,
             find,
             calls_inside,
             usage,
+        }
+    }
+}
+
+impl<S, Req, Fut> Step<S, Req, Fut> {
+    fn refused(refused: impl Into<Refused>, hold: Option<CallHold>) -> Self {
+        Self::Refused {
+            refused: Some(refused.into()),
+            hold,
         }
     }
 }
@@ -98,36 +118,44 @@ where
         let mut this = self.project();
         loop {
             match this.step.as_mut().project() {
-                StepProj::Waiting(acquire) => match ready!(Pin::new(acquire).poll(cx)) {
-                    Ok(grant) => this.step.set(Step::Granted(Some(grant))),
-                    Err(refused) => this.step.set(Step::Refused(Some(refused))),
-                },
-                StepProj::Refused(refused) => {
-                    let hold = this.pending.as_ref().and_then(|pending| pending.hold.as_ref());
-                    if let (Some(Refused::Item(CallRefused::Stopped)), Some(hold)) = (&refused, hold) {
+                StepProj::Refused { refused, hold } => {
+                    if let (Some(Refused::Item(CallRefused::Stopped)), Some(hold)) = (&refused, &hold) {
                         ready!(hold.poll_refused(cx));
                     }
-                    *this.pending = None;
+                    *hold = None;
                     return match refused.take() {
                         Some(refused) => Poll::Ready(Err(refused.into())),
                         None => panic!("`RateLimitedFuture` polled after completion"),
                     };
                 }
-                StepProj::Granted(grant) => {
-                    let Some(pending) = this.pending.as_mut() else {
+                StepProj::Waiting { wait, pending } => {
+                    let Some(waiting) = pending.as_mut() else {
                         panic!("`RateLimitedFuture` polled after completion");
                     };
-                    let item = pending.hold.as_ref().map(CallHold::item);
+                    let grant = match wait {
+                        Wait::ForService(grant) => grant,
+                        Wait::ForGrant(acquire) => {
+                            match ready!(Pin::new(acquire).poll(cx)) {
+                                Ok(grant) => *wait = Wait::ForService(Some(grant)),
+                                Err(refused) => {
+                                    let hold = waiting.hold.take();
+                                    this.step.set(Step::refused(refused, hold));
+                                }
+                            }
+                            continue;
+                        }
+                    };
+                    let item = waiting.hold.as_ref().map(CallHold::item);
                     if item.is_some_and(|item| item.signals().stop_requested()) {
-                        let refused = Refused::Item(CallRefused::Stopped);
-                        this.step.set(Step::Refused(Some(refused)));
+                        let hold = waiting.hold.take();
+                        this.step.set(Step::refused(CallRefused::Stopped, hold));
                         continue;
                     }
-                    match pending.service.poll_ready(cx) {
+                    match waiting.service.poll_ready(cx) {
                         Poll::Ready(Ok(())) => {}
                         Poll::Ready(Err(error)) => {
                             *grant = None;
-                            *this.pending = None;
+                            *pending = None;
                             return Poll::Ready(Err(error));
                         }
                         Poll::Pending => {
@@ -137,56 +165,58 @@ where
                             return Poll::Pending;
                         }
                     }
-                    let (Some(grant), Some(mut pending)) = (grant.take(), this.pending.take()) else {
+                    let Some(granted) = grant.take() else {
                         panic!("`RateLimitedFuture` polled after completion");
                     };
                     let now = Instant::now();
                     // Refused, the grant is dropped and goes back.
                     let guard = this
                         .find
-                        .context_mut(&mut pending.request)
+                        .context_mut(&mut waiting.request)
                         .map(|context| context.begin_held_at(now))
                         .transpose();
                     let guard = match guard {
                         Ok(guard) => guard,
                         Err(refused) => {
-                            *this.pending = Some(pending);
-                            this.step.set(Step::Refused(Some(refused.into())));
+                            let hold = waiting.hold.take();
+                            this.step.set(Step::refused(refused, hold));
                             continue;
                         }
                     };
-                    match grant.start_at(now) {
-                        Ok(mut call) => {
-                            // Where a layer inside begins the call, it stays held until then.
-                            let released = guard
-                                .as_ref()
-                                .filter(|_| !this.calls_inside.is_certain())
-                                .map(|guard| guard.release(call.started_at()));
-                            if let Some(Err(refused)) = released {
-                                call.retract();
-                                *this.pending = Some(pending);
-                                this.step.set(Step::Refused(Some(refused.into())));
-                                continue;
-                            }
-                            call.set_guard(guard);
-                            let Pending {
-                                mut service,
-                                request,
-                                hold,
-                            } = pending;
-                            drop(hold);
-                            let future = service.call(request);
-                            announce(&call, this.calls_inside);
-                            let call = Some(call);
-                            this.step.set(Step::Calling { future, call });
-                        }
+                    let mut call = match granted.start_at(now) {
+                        Ok(call) => call,
                         Err(acquire) => {
                             // A fresh clone holds nothing of the service inside while this waits again.
-                            pending.service = pending.service.clone();
-                            *this.pending = Some(pending);
-                            this.step.set(Step::Waiting(acquire));
+                            waiting.service = waiting.service.clone();
+                            *wait = Wait::ForGrant(acquire);
+                            continue;
                         }
+                    };
+                    // Where a layer inside begins the call, it stays held until then.
+                    let released = guard
+                        .as_ref()
+                        .filter(|_| !this.calls_inside.is_certain())
+                        .map(|guard| guard.release(call.started_at(), &mut waiting.hold));
+                    if let Some(Err(refused)) = released {
+                        call.retract();
+                        let hold = waiting.hold.take();
+                        this.step.set(Step::refused(refused, hold));
+                        continue;
                     }
+                    call.set_guard(guard);
+                    let Some(Pending {
+                        mut service,
+                        request,
+                        hold,
+                    }) = pending.take()
+                    else {
+                        panic!("`RateLimitedFuture` polled after completion");
+                    };
+                    drop(hold);
+                    let future = service.call(request);
+                    announce(&call, this.calls_inside);
+                    let call = Some(call);
+                    this.step.set(Step::Calling { future, call });
                 }
                 StepProj::Calling { future, call } => {
                     let polled = future.poll(cx);

@@ -25,10 +25,10 @@ pub(super) struct Call {
 }
 
 impl Call {
-    pub(super) fn start(shared: &Arc<Shared>, guard: Option<CallGuard>) -> Self {
-        let started = match &guard {
-            Some(guard) => guard.claim(),
-            None => Some(Instant::now()),
+    pub(super) fn start(shared: &Arc<Shared>, claimed: Option<(CallGuard, Option<Instant>)>) -> Self {
+        let (guard, started) = match claimed {
+            Some((guard, started)) => (Some(guard), started),
+            None => (None, Some(Instant::now())),
         };
         let span = match started {
             Some(_) => telemetry::call_span(guard.as_ref()),

@@ -122,9 +122,9 @@ where
     }
 
     fn call(&mut self, mut request: Req) -> Self::Future {
-        let guard = match self.find.context_mut(&mut request) {
-            Some(context) => match context.begin_call() {
-                Ok(guard) => Some(guard),
+        let claimed = match self.find.context_mut(&mut request) {
+            Some(context) => match context.begin_claimed() {
+                Ok(claimed) => Some(claimed),
                 Err(refused) => {
                     let hold = context.hold();
                     return TokenAccountingFuture::refused(refused, hold, self.usage.clone());
@@ -133,7 +133,7 @@ where
             None => None,
         };
         // Before the call: a strategy that panics in `call` has been called.
-        let call = Call::start(&self.shared, guard);
+        let call = Call::start(&self.shared, claimed);
         let future = {
             let _entered = call.enter();
             self.inner.call(request)
