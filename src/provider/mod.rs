@@ -10,6 +10,8 @@ pub mod anthropic;
 mod classifier;
 #[cfg(any(feature = "openai", feature = "anthropic", feature = "gemini"))]
 mod content;
+#[cfg(any(feature = "openai", feature = "anthropic"))]
+mod ending;
 #[cfg(feature = "gemini")]
 #[cfg_attr(docsrs, doc(cfg(feature = "gemini")))]
 pub mod gemini;

@@ -256,6 +256,11 @@ impl Model {
 
     fn read(&self, reply: &Reply, ask: &Ask<'_>) -> Result<LlmResponse, LlmError> {
         let mut result = self.wire.read(reply, ask);
+        let repaired = if result.is_err() { reply.repaired() } else { None };
+        let reply = repaired.as_ref().unwrap_or(reply);
+        if repaired.is_some() {
+            result = self.wire.read(reply, ask);
+        }
         if result.is_err()
             && let Some(redacted) = reply.redacted()
         {

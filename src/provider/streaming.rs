@@ -77,6 +77,8 @@ pub(crate) enum Piece {
     /// The last event: the answer is complete.
     #[cfg_attr(not(any(feature = "openai", feature = "anthropic")), allow(dead_code))]
     End,
+    /// It cannot be read, so that the answer would have a hole.
+    Unreadable,
 }
 
 /// Puts the events of a stream together to the reply that the provider would have sent whole.

@@ -146,9 +146,9 @@ async fn odd_replies_are_still_answers() {
         ),
         (
             json!([{"type": "text"}, {"type": "text", "text": null}]),
-            json!(null),
+            json!("end_turn"),
             "",
-            None,
+            Some("stop"),
         ),
         (json!("plain"), json!(null), "plain", None),
         (json!(null), json!("end_turn"), "", Some("stop")),

@@ -5,6 +5,7 @@ mod anthropic;
 mod anthropic_errors;
 mod anthropic_replies;
 mod anthropic_streams;
+mod broken_replies;
 mod classification;
 mod classifier;
 mod configuration;

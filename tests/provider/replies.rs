@@ -42,8 +42,8 @@ async fn content_in_any_form_is_text() {
         .await
         .unwrap();
     assert_eq!(reply.output, "old");
-    let reply = choice(json!({"message": {}})).await.unwrap();
-    assert_eq!((reply.output.as_str(), reply.metadata.finish_reason), ("", None));
+    let reply = choice(json!({"finish_reason": "stop", "delta": {"content": "chunk"}})).await;
+    assert_eq!(reply.unwrap().output, "chunk");
 }
 
 #[tokio::test]

@@ -196,7 +196,6 @@ async fn comments_and_blank_lines_keep_a_stream_alive_and_say_nothing() {
         "nt\": \"b\"}}]}\n".to_owned(),
         "\n".to_owned(),
         "retry: 3000\nid: 7\nevent: message\n\n".to_owned(),
-        "data: not json\n\n".to_owned(),
         finish("stop"),
         usage(),
         "data:[DONE]\r\n\r\n".to_owned(),

@@ -49,9 +49,28 @@ pub(super) fn join(first: &[u8], second: &[u8]) -> Option<Vec<u8>> {
     // Where one part does not say what it used, the sum is unknown.
     let used = whole.remove("usage").filter(|used| !used.is_null());
     if let (Some(before), Some(used)) = (before.remove("usage"), used) {
-        whole.insert("usage".to_owned(), sum(before, used));
+        let iterations = iterations(&before, &used);
+        let mut used = sum(before, used);
+        if let Some(iterations) = iterations {
+            used["iterations"] = iterations;
+        }
+        whole.insert("usage".to_owned(), used);
     }
     serde_json::to_vec(&whole).ok()
+}
+
+/// The runs of models of both parts, where one of them lists its own.
+fn iterations(first: &Value, second: &Value) -> Option<Value> {
+    let of = |usage: &Value| usage.get("iterations")?.as_array().cloned();
+    let lists = [of(first), of(second)];
+    if lists.iter().all(Option::is_none) {
+        return None;
+    }
+    let all = lists
+        .into_iter()
+        .zip([first, second])
+        .flat_map(|(list, usage)| list.unwrap_or_else(|| vec![usage.clone()]));
+    Some(all.collect())
 }
 
 fn object(body: &[u8]) -> Option<Map<String, Value>> {
@@ -115,6 +134,16 @@ mod tests {
                 "{other}"
             );
         }
+    }
+
+    #[test]
+    fn runs_of_models_are_joined() {
+        let second = r#"{"content":[],"stop_reason":"end_turn","usage":{"input_tokens":7,"output_tokens":3,"iterations":[{"type":"compaction","input_tokens":90,"output_tokens":9},{"type":"message","input_tokens":7,"output_tokens":3}]}}"#;
+        let whole = join(PAUSED.as_bytes(), second.as_bytes()).unwrap();
+        let whole: Value = serde_json::from_slice(&whole).unwrap();
+        let used = crate::provider::anthropic::usage::usage(&whole).unwrap();
+        // 5 and 2 written to the cache, 90, 7.
+        assert_eq!((used.input, used.output), (104, 13));
     }
 
     #[test]

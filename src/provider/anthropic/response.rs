@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::usage::{cache_writes, usage};
 use crate::error::{Delivery, ErrorKind, LlmError};
 use crate::provider::content::{add_passage, owned, source, text, unless_empty};
+use crate::provider::ending::{Ending, broken, filtered, nothing};
 use crate::provider::http::Reply;
 use crate::provider::reply::{unreadable, with_usage};
 use crate::provider::wire;
@@ -40,7 +41,10 @@ pub(super) fn read(reply: &Reply, wanted: Wanted) -> Result<LlmResponse, LlmErro
         return Err(with_usage(error));
     }
     let mut response = answer(value, wanted).map_err(|fault| match fault {
-        Fault::NoMessage => with_usage(unreadable(reply, WHAT, "it has no content")),
+        Fault::NoMessage => {
+            let why = "it has neither an answer nor a reason to stop";
+            with_usage(unreadable(reply, WHAT, why))
+        }
         Fault::Failed(error) => with_usage(error.with_delivery(Delivery::MaybeBilled)),
     })?;
     response.usage = usage;
@@ -76,6 +80,7 @@ fn answer(mut reply: Value, wanted: Wanted) -> Result<LlmResponse, Fault> {
         tool_calls,
         reasoning,
         citations,
+        answered_by,
     } = match (reply.get_mut("content").map(Value::take), &stop) {
         (Some(Value::Array(blocks)), _) => Content::new(blocks),
         (Some(Value::String(text)), _) => Content {
@@ -92,12 +97,13 @@ fn answer(mut reply: Value, wanted: Wanted) -> Result<LlmResponse, Fault> {
     } else {
         "inside the answer"
     };
+    if is_empty && stop.is_none() && !wanted.nothing {
+        return Err(Fault::NoMessage);
+    }
+    // A gateway may pass on another server's reason.
+    let ending = stop.as_deref().map(Ending::of);
     let failure = match stop.as_deref() {
         Some("refusal") => Some(refusal(&reply)),
-        Some("max_tokens") if useless => Some(LlmError::new(
-            ErrorKind::Truncated,
-            format!("the output token limit was reached {place}"),
-        )),
         Some("model_context_window_exceeded") if useless => Some(LlmError::new(
             ErrorKind::ContextLength,
             format!("the model's context was full {place}"),
@@ -107,7 +113,19 @@ fn answer(mut reply: Value, wanted: Wanted) -> Result<LlmResponse, Fault> {
             ErrorKind::Truncated,
             "the answer paused, and could not be continued to its end",
         )),
-        _ => None,
+        Some(reason) => match &ending {
+            Some(Ending::Cut) if useless => Some(LlmError::new(
+                ErrorKind::Truncated,
+                format!("the output token limit was reached {place}"),
+            )),
+            Some(Ending::Filtered) => Some(filtered(String::new())),
+            Some(Ending::Broken(kind)) => Some(broken(*kind, reason, String::new())),
+            Some(Ending::Whole(FinishReason::Other(_))) if is_empty && !wanted.nothing => {
+                Some(nothing(reason))
+            }
+            _ => None,
+        },
+        None => None,
     };
     if let Some(error) = failure {
         return Err(Fault::Failed(error.with_raw_output(output)));
@@ -115,9 +133,13 @@ fn answer(mut reply: Value, wanted: Wanted) -> Result<LlmResponse, Fault> {
     let text = |name| reply.get(name).and_then(Value::as_str).map(str::to_owned);
     let mut metadata = ResponseMetadata {
         provider: Some("anthropic".to_owned()),
-        model: text("model"),
+        model: answered_by.or_else(|| text("model")),
         response_id: text("id"),
-        finish_reason: stop.as_deref().map(finish_reason),
+        finish_reason: ending.map(|ending| match ending {
+            Ending::Whole(reason) => reason,
+            // The answer is cut, by whichever limit.
+            _ => FinishReason::Length,
+        }),
         tool_calls,
         reasoning: unless_empty(reasoning),
         citations: unless_empty(citations),
@@ -136,6 +158,8 @@ struct Content {
     tool_calls: Vec<Value>,
     reasoning: Reasoning,
     citations: Citations,
+    /// The model that took the answer over from the one that was asked.
+    answered_by: Option<String>,
 }
 
 impl Content {
@@ -150,6 +174,9 @@ impl Content {
                     }
                 }
                 Some("tool_use") => content.tool_calls.push(block),
+                Some("fallback") => {
+                    content.answered_by = block.get("to").and_then(|to| owned(to, "model"));
+                }
                 Some("thinking" | "redacted_thinking") => {
                     let thought = text(&block, "thinking").unwrap_or_default();
                     add_passage(&mut content.reasoning.text, thought);
@@ -172,16 +199,6 @@ impl Content {
             ));
             self.citations.parts.push(citation);
         }
-    }
-}
-
-fn finish_reason(name: &str) -> FinishReason {
-    match name {
-        "end_turn" | "stop_sequence" => FinishReason::Stop,
-        // The answer is cut, by whichever limit.
-        "max_tokens" | "model_context_window_exceeded" => FinishReason::Length,
-        "tool_use" => FinishReason::ToolCalls,
-        name => FinishReason::from(name),
     }
 }
 

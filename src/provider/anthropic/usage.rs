@@ -32,14 +32,25 @@ pub struct CacheWrites {
 
 /// The usage of a reply; none if it does not say, which is not zero.
 ///
-/// `input_tokens` leaves out what was read from the cache or written to it; `output_tokens` includes thoughts.
+/// Where the answer took several runs of a model (compaction, an advisor, a fallback), each is billed, and the counts beside
+/// them are those of the last one.
 pub(super) fn usage(reply: &Value) -> Option<TokenUsage> {
-    let usage = reply.get("usage")?;
+    match reply.get("usage")?.get("iterations") {
+        Some(Value::Array(iterations)) if !iterations.is_empty() => iterations
+            .iter()
+            .map(of_counts)
+            .try_fold(TokenUsage::ZERO, |sum, usage| Some(sum + usage?)),
+        _ => of_counts(reply.get("usage")?),
+    }
+}
+
+/// `input_tokens` leaves out what was read from the cache or written to it; `output_tokens` includes thoughts.
+fn of_counts(usage: &Value) -> Option<TokenUsage> {
     let count = |name: &str| number(usage.get(name)?);
     let output = count("output_tokens")?;
     let written = count("cache_creation_input_tokens")
         .or_else(|| {
-            let writes = cache_writes(reply)?;
+            let writes = writes_of(usage)?;
             Some(writes.five_minutes.saturating_add(writes.one_hour))
         })
         .unwrap_or_default();
@@ -50,9 +61,7 @@ pub(super) fn usage(reply: &Value) -> Option<TokenUsage> {
     let mut tokens = TokenUsage::new(input, output);
     tokens.cached_input = read;
     tokens.cache_write = written;
-    tokens.cache_write_long = cache_writes(reply)
-        .map_or(0, |writes| writes.one_hour)
-        .min(written);
+    tokens.cache_write_long = writes_of(usage).map_or(0, |writes| writes.one_hour).min(written);
     tokens.reasoning = usage
         .get("output_tokens_details")
         .and_then(|details| number(details.get("thinking_tokens")?))
@@ -63,7 +72,21 @@ pub(super) fn usage(reply: &Value) -> Option<TokenUsage> {
 
 /// The cache writes by their time; none if there were none, or the reply does not say.
 pub(super) fn cache_writes(reply: &Value) -> Option<CacheWrites> {
-    let writes = reply.get("usage")?.get("cache_creation")?;
+    let usage = reply.get("usage")?;
+    let Some(Value::Array(iterations)) = usage.get("iterations").filter(|list| list.get(0).is_some()) else {
+        return writes_of(usage);
+    };
+    iterations
+        .iter()
+        .filter_map(writes_of)
+        .reduce(|sum, writes| CacheWrites {
+            five_minutes: sum.five_minutes.saturating_add(writes.five_minutes),
+            one_hour: sum.one_hour.saturating_add(writes.one_hour),
+        })
+}
+
+fn writes_of(usage: &Value) -> Option<CacheWrites> {
+    let writes = usage.get("cache_creation")?;
     let count = |name: &str| writes.get(name).and_then(number).unwrap_or_default();
     let writes = CacheWrites {
         five_minutes: count("ephemeral_5m_input_tokens"),

@@ -15,6 +15,7 @@ use super::send_error::cause;
 use crate::error::{Delivery, ErrorKind, LlmError};
 use crate::item::CallGuard;
 use crate::provider::streaming::{Assemble, Piece};
+use crate::provider::wire::repair::{joined, repaired};
 
 /// The time that the end of the body may take after the last event. It only saves the connection.
 const END_OF_BODY: Duration = Duration::from_millis(500);
@@ -47,6 +48,10 @@ pub(crate) async fn assemble(
         SseByteStream::new(chunks.chain(blank_line))
     };
     let mut ended: Option<Instant> = None;
+    let mut has_repairs = false;
+    let mut number = 0;
+    // The event that could not be read: the last one of a stream that was cut, or a hole in the answer.
+    let mut unread = None;
     let broken = loop {
         let next = match ended {
             Some(ended) => timeout_at(ended + END_OF_BODY, events.next()).await.ok(),
@@ -56,11 +61,29 @@ pub(crate) async fn assemble(
             Some(None) => break None,
             None => break Some(cut("it does not end")),
             Some(Some(Ok(event))) => {
-                let Some(data) = event.data else { continue };
-                match assembler.push(event.event.as_deref().unwrap_or("message"), &data) {
+                let data = event.data.as_deref().unwrap_or_default();
+                if data.trim().is_empty() {
+                    continue;
+                }
+                if let Some(number) = unread {
+                    return Err(unreadable(number));
+                }
+                number += 1;
+                let name = event.event.as_deref().unwrap_or("message");
+                let mut piece = assembler.push(name, data);
+                if piece == Piece::Unreadable
+                    && let Some(repaired) = repaired(data.as_bytes())
+                {
+                    piece = assembler.push(name, &repaired);
+                    has_repairs = true;
+                }
+                match piece {
                     Piece::Other => {}
                     Piece::Token => call.set_first_token(),
                     Piece::End => ended = ended.or_else(|| Some(Instant::now())),
+                    // What follows a complete answer cannot make a hole in it.
+                    Piece::Unreadable if assembler.is_complete() && !assembler.ends_with_stream() => {}
+                    Piece::Unreadable => unread = Some(number),
                 }
             }
             Some(Some(Err(sse_stream::Error::Body(error)))) => {
@@ -76,7 +99,7 @@ pub(crate) async fn assemble(
     let read_to_end = broken.is_none();
     let stray = stray.error();
     // What is complete stays an answer, whatever happens to the connection afterwards.
-    let is_cut = assembler.ends_with_stream() && (stray.is_some() || broken.is_some());
+    let is_cut = assembler.ends_with_stream() && (stray.is_some() || broken.is_some() || unread.is_some());
     if is_cut || !assembler.is_complete() {
         return match (stray, broken) {
             (Some(error), _) => Ok((error, read_to_end)),
@@ -84,8 +107,18 @@ pub(crate) async fn assemble(
             (None, None) => Err(cut("it ended before the answer was complete")),
         };
     }
-    let body = serde_json::to_vec(&assembler.into_body()).unwrap_or_default();
+    let mut body = assembler.into_body().to_string();
+    if has_repairs {
+        body = joined(&body);
+    }
     Ok((body.into(), read_to_end))
+}
+
+/// A stream with an event that is not what it should be: the answer would have a hole. It is not quoted, as it may echo a secret.
+fn unreadable(number: usize) -> LlmError {
+    let message =
+        format!("event {number} of the streamed reply cannot be read: the answer would have a hole");
+    LlmError::new(ErrorKind::ServerError, message).with_delivery(Delivery::MaybeBilled)
 }
 
 /// The pieces of a body, read no further than its bound, none of them later than the idle timeout.

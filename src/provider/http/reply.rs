@@ -7,6 +7,8 @@ use http::HeaderMap;
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::key::KeyHeader;
+use crate::provider::wire::repair::{joined, repaired};
+use crate::provider::wire::trim;
 
 /// Shorter keys are no secrets: they are what servers without keys are given ("x", "none", "EMPTY"), and may be a part of any
 /// word of a reply.
@@ -38,6 +40,23 @@ impl Reply {
         }
     }
 
+    /// The same reply as valid JSON, if it is that but for faults in parts that nobody needs.
+    pub(crate) fn repaired(&self) -> Option<Self> {
+        let body = repaired(trim(&self.body))?;
+        Some(self.with_body(joined(&body)))
+    }
+
+    fn with_body(&self, body: String) -> Self {
+        Self {
+            status: self.status,
+            headers: self.headers.clone(),
+            body: body.into(),
+            streamed: self.streamed,
+            key: self.key.clone(),
+            secrets: Arc::clone(&self.secrets),
+        }
+    }
+
     /// The same reply without the secrets that the request carried, if it echoes any: for errors that quote it.
     pub(crate) fn redacted(&self) -> Option<Self> {
         let text = String::from_utf8_lossy(&self.body);
@@ -52,13 +71,6 @@ impl Reply {
         let clean = echoed.fold(text.clone().into_owned(), |text, secret| {
             text.replace(secret, "[redacted]")
         });
-        Some(Self {
-            status: self.status,
-            headers: self.headers.clone(),
-            body: clean.into(),
-            streamed: self.streamed,
-            key: None,
-            secrets: Arc::default(),
-        })
+        Some(self.with_body(clean))
     }
 }

@@ -92,12 +92,6 @@ impl<'a> Reading<'a> {
     }
 }
 
-/// The answer that a filter stopped.
-pub(super) fn filtered(output: String) -> LlmError {
-    let message = "the provider's filter stopped the answer";
-    LlmError::new(ErrorKind::ContentFilter, message).with_raw_output(output)
-}
-
 /// The model's own refusal.
 pub(super) fn refused(refusal: &str) -> LlmError {
     let message = format!("the model refused: {refusal}");
@@ -116,4 +110,12 @@ pub(super) fn says_error(body: &Json<'_>) -> bool {
     // Mistral's shape, and the older one of vLLM.
     let is_error = body.get("object").and_then(Json::as_str) == Some("error");
     has_error || is_error
+}
+
+/// The first choice by its index, which is the only one that is read.
+pub(super) fn first_choice(mut choices: Vec<Json<'_>>) -> Option<Json<'_>> {
+    let index = |choice: &Json<'_>| choice.get("index").and_then(Json::as_u64);
+    let is_first = |choice: &Json<'_>| index(choice).unwrap_or_default() == 0;
+    let first = choices.iter().position(is_first)?;
+    Some(choices.swap_remove(first))
 }

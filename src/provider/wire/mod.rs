@@ -13,6 +13,8 @@ mod error_body;
 mod headers;
 mod message;
 #[cfg(feature = "reqwest")]
+pub(crate) mod repair;
+#[cfg(feature = "reqwest")]
 pub(crate) mod schema;
 
 pub(crate) use classification::verdict_of;

@@ -10,7 +10,7 @@ use crate::provider::content::{file, file_at, owned, source, text, unless_empty}
 use crate::provider::gemini::classification;
 use crate::provider::http::Reply;
 use crate::provider::reply::{unreadable, with_usage};
-use crate::provider::streaming::Assemble as _;
+use crate::provider::streaming::{Assemble as _, Piece};
 use crate::provider::wire;
 use crate::provider::wire_format::Ask;
 use crate::response::{
@@ -30,7 +30,11 @@ pub(super) fn parse(body: &[u8]) -> Result<Value, serde_json::Error> {
         Value::Array(replies) => {
             let mut chunks = Box::<Chunks>::default();
             for reply in replies {
-                chunks.take(reply);
+                if chunks.take(reply) == Piece::Unreadable {
+                    return Err(serde::de::Error::custom(
+                        "an element of the list is not an object",
+                    ));
+                }
             }
             Ok(chunks.into_body())
         }
@@ -191,6 +195,10 @@ fn answer(
         }
         Meaning::Length => Some(FinishReason::Length),
         Meaning::Unknown => Some(FinishReason::Other(reason)),
+        Meaning::Done if is_empty && reason != "STOP" => {
+            let message = "the reply has neither an answer nor a reason to stop";
+            return Err(LlmError::new(ErrorKind::ServerError, message));
+        }
         Meaning::Done if !tool_calls.is_empty() => Some(FinishReason::ToolCalls),
         Meaning::Done if reason == "STOP" => Some(FinishReason::Stop),
         Meaning::Done => None,

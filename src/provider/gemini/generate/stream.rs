@@ -19,7 +19,7 @@ pub(super) struct Chunks {
 impl Chunks {
     pub(super) fn take(&mut self, chunk: Value) -> Piece {
         let Value::Object(mut chunk) = chunk else {
-            return Piece::Other;
+            return Piece::Unreadable;
         };
         if let Some(error) = chunk.get("error").filter(|error| !error.is_null()) {
             self.error = Some(json!({ "error": error }));
@@ -138,13 +138,15 @@ impl Assemble for Chunks {
             Ok(Value::Array(chunks)) => {
                 chunks
                     .into_iter()
-                    .fold(Piece::Other, |piece, chunk| match self.take(chunk) {
-                        Piece::Other => piece,
-                        piece => piece,
+                    .fold(Piece::Other, |piece, chunk| match (piece, self.take(chunk)) {
+                        (piece, Piece::Other) | (piece @ Piece::Unreadable, _) => piece,
+                        (_, piece) => piece,
                     })
             }
             Ok(chunk) => self.take(chunk),
-            Err(_) => Piece::Other,
+            // The terminator of chat completions, which some gateways send here too.
+            Err(_) if data.trim() == "[DONE]" => Piece::Other,
+            Err(_) => Piece::Unreadable,
         }
     }
 

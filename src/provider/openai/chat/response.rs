@@ -2,11 +2,12 @@
 
 use serde_json::Value;
 
-use crate::error::{ErrorKind, LlmError};
+use crate::error::LlmError;
 use crate::provider::content::{add_passage, file_at, owned, text, unless_empty};
+use crate::provider::ending::{Ending, broken, filtered, nothing};
 use crate::provider::openai::content::{citations, logprobs, recording, take_list};
 use crate::provider::openai::json::Json;
-use crate::provider::openai::reply::{Reading, filtered, refused, says_error};
+use crate::provider::openai::reply::{Reading, first_choice, refused, says_error};
 use crate::provider::openai::usage;
 use crate::provider::reply::with_usage;
 use crate::response::{Citations, FinishReason, LlmResponse, Media, Reasoning, ResponseMetadata};
@@ -22,7 +23,7 @@ pub(super) fn read(reading: Reading<'_>) -> Result<LlmResponse, LlmError> {
         return Err(with_usage(reading.error_inside(body), usage));
     }
     let choice = match body.take("choices") {
-        Some(Json::List(choices)) => choices.into_iter().next(),
+        Some(Json::List(choices)) => first_choice(choices),
         _ => None,
     };
     let Some(choice) = choice else {
@@ -67,11 +68,14 @@ fn answer<'a>(
     if says_error(&choice) {
         return Err(Fault::Inside(choice));
     }
-    let finish_reason = choice
+    let reason = choice
         .get("finish_reason")
         .and_then(Json::as_str)
-        .map(finish_reason);
-    let mut message = choice.take("message").unwrap_or_default();
+        .unwrap_or_default()
+        .to_owned();
+    // Some servers send a whole reply in the form of a chunk.
+    let message = choice.take("message").filter(|message| !message.is_null());
+    let mut message = message.or_else(|| choice.take("delta")).unwrap_or_default();
     let refusal = message.get("refusal").and_then(Json::as_str).unwrap_or_default();
     if !refusal.trim().is_empty() {
         return Err(refused(refusal).into());
@@ -90,20 +94,25 @@ fn answer<'a>(
         (content, _) => text_of(content),
     };
 
-    match &finish_reason {
-        Some(FinishReason::ContentFilter) => return Err(filtered(output).into()),
-        Some(FinishReason::Length) => {
-            let has_content = !tool_calls.is_empty() || metadata.media.is_some();
-            if let Some(error) = reading.truncated(&output, has_content) {
-                return Err(error.into());
+    let has_content = !tool_calls.is_empty() || metadata.media.is_some();
+    let is_empty = output.trim().is_empty() && !has_content;
+    let finish_reason = match Ending::of(&reason) {
+        Ending::Filtered => return Err(filtered(output).into()),
+        Ending::Broken(kind) => return Err(broken(kind, &reason, output).into()),
+        Ending::Cut => match reading.truncated(&output, has_content) {
+            Some(error) => return Err(error.into()),
+            None => Some(FinishReason::Length),
+        },
+        Ending::Whole(FinishReason::Other(_)) if reason.is_empty() => {
+            if is_empty {
+                let why = "it has neither an answer nor a reason to stop";
+                return Err(reading.unreadable(WHAT, why).into());
             }
+            None
         }
-        Some(FinishReason::Other(reason)) if reason == "error" => {
-            let error = LlmError::new(ErrorKind::ServerError, "the provider failed while it answered");
-            return Err(error.with_raw_output(output).into());
-        }
-        _ => {}
-    }
+        Ending::Whole(FinishReason::Other(_)) if is_empty => return Err(nothing(&reason).into()),
+        Ending::Whole(reason) => Some(reason),
+    };
     metadata.finish_reason = finish_reason;
     metadata.tool_calls = tool_calls;
     let mut response = LlmResponse::new(output).with_metadata(metadata);
@@ -178,14 +187,6 @@ fn media(message: &mut Json<'_>) -> Media {
     let audio = message.take("audio").map(Value::from);
     media.audio.extend(audio.as_ref().and_then(recording));
     media
-}
-
-fn finish_reason(name: &str) -> FinishReason {
-    match name {
-        // The name before tools.
-        "function_call" => FinishReason::ToolCalls,
-        name => FinishReason::from(name),
-    }
 }
 
 /// The tool calls, the older single function call among them.

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::fragments::{Parts, Recording};
 use crate::provider::openai::json::Json;
-use crate::provider::openai::reply::says_error;
+use crate::provider::openai::reply::{first_choice, says_error};
 use crate::provider::streaming::{Assemble, Piece};
 
 /// Fields of a chunk that belong to the whole reply.
@@ -59,7 +59,7 @@ impl Assemble for Chunks {
                 self.error = Some(json!({ "error": data }));
                 return Piece::End;
             }
-            _ => return Piece::Other,
+            _ => return Piece::Unreadable,
         };
         if let Some(usage) = taken(&mut chunk, "usage") {
             self.usage = Some(usage);
@@ -80,11 +80,10 @@ impl Assemble for Chunks {
                 self.head.insert(name.to_owned(), value);
             }
         }
-        let choice = match chunk.take("choices") {
-            Some(Json::List(choices)) => choices.into_iter().next(),
-            _ => None,
+        let Some(Json::List(choices)) = chunk.take("choices") else {
+            return Piece::Other;
         };
-        choice.map_or(Piece::Other, |choice| self.push_choice(choice))
+        first_choice(choices).map_or(Piece::Other, |choice| self.push_choice(choice))
     }
 
     fn is_complete(&self) -> bool {
@@ -155,10 +154,6 @@ impl Chunks {
             self.error = Some(json!({ "error": error }));
             return Piece::End;
         }
-        // Only the first choice is read, as in a whole reply.
-        if choice.get("index").and_then(Json::as_u64).unwrap_or_default() != 0 {
-            return Piece::Other;
-        }
         self.has_choice = true;
         if let Some(reason) = taken(&mut choice, "finish_reason") {
             self.finish_reason = Some(reason);
@@ -169,7 +164,9 @@ impl Chunks {
         {
             self.logprobs.extend(tokens.into_iter().map(Value::from));
         }
-        let Some(Json::Object(delta)) = choice.take("delta") else {
+        // Some servers put a whole message into a stream.
+        let delta = choice.take("delta").filter(|delta| !delta.is_null());
+        let Some(Json::Object(delta)) = delta.or_else(|| choice.take("message")) else {
             return Piece::Other;
         };
         let mut piece = Piece::Other;

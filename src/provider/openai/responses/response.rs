@@ -4,9 +4,10 @@ use serde_json::Value;
 
 use crate::error::{Delivery, ErrorKind, LlmError};
 use crate::provider::content::{self, add_passage, file, owned, unless_empty};
+use crate::provider::ending::{Ending, broken, filtered};
 use crate::provider::openai::content::{citations, logprobs, recording, take_list};
 use crate::provider::openai::json::Json;
-use crate::provider::openai::reply::{Reading, filtered, refused, says_error};
+use crate::provider::openai::reply::{Reading, refused, says_error};
 use crate::provider::openai::usage;
 use crate::provider::reply::with_usage;
 use crate::response::{FinishReason, LlmResponse, Media, MediaFile, Reasoning};
@@ -58,7 +59,7 @@ fn answer(mut body: Json<'_>, reading: Reading<'_>) -> Result<LlmResponse, LlmEr
         return Err(reading.unreadable(WHAT, "it has no output"));
     };
     let Output {
-        text,
+        mut text,
         refusal,
         tool_calls,
         reasoning,
@@ -69,21 +70,32 @@ fn answer(mut body: Json<'_>, reading: Reading<'_>) -> Result<LlmResponse, LlmEr
     if !refusal.trim().is_empty() {
         return Err(refused(&refusal));
     }
+    if text.is_empty()
+        && let Some(told) = body.get("output_text").and_then(Json::as_str)
+    {
+        // What the SDKs add to a response, and some servers send.
+        text.push_str(told);
+    }
+    let has_content = !tool_calls.is_empty() || media != Media::default();
     let finish_reason = match reason {
         None if tool_calls.is_empty() => FinishReason::Stop,
         None => FinishReason::ToolCalls,
-        Some("max_output_tokens") => {
-            match reading.truncated(&text, !tool_calls.is_empty() || media != Media::default()) {
+        Some(reason) => match Ending::of(reason) {
+            Ending::Cut => match reading.truncated(&text, has_content) {
                 Some(error) => return Err(error),
                 None => FinishReason::Length,
+            },
+            Ending::Filtered => return Err(filtered(text)),
+            Ending::Broken(kind) => return Err(broken(kind, reason, text)),
+            Ending::Whole(_) => {
+                let message = format!("the response is incomplete ({reason})");
+                return Err(LlmError::new(ErrorKind::ServerError, message).with_raw_output(text));
             }
-        }
-        Some("content_filter") => return Err(filtered(text)),
-        Some(reason) => {
-            let message = format!("the response is incomplete ({reason})");
-            return Err(LlmError::new(ErrorKind::ServerError, message).with_raw_output(text));
-        }
+        },
     };
+    if status.is_empty() && text.trim().is_empty() && !has_content {
+        return Err(reading.unreadable(WHAT, "it has neither an answer nor a status"));
+    }
     let mut metadata = reading.metadata(&body);
     metadata.finish_reason = Some(finish_reason);
     metadata.tool_calls = tool_calls;

@@ -27,7 +27,9 @@ impl Assemble for Events {
                 self.error = Some(json!({ "error": data }));
                 return Piece::End;
             }
-            _ => return Piece::Other,
+            // The terminator of chat completions, which some gateways send here too.
+            _ if data.trim() == "[DONE]" => return Piece::Other,
+            _ => return Piece::Unreadable,
         };
         let kind = match event.take("type") {
             Some(Json::Text(kind)) => kind,
