@@ -10,13 +10,20 @@ use crate::usage::TokenUsage;
 
 /// A success status with a body that is not an answer: the call may have been billed. `what` is what was expected.
 pub(super) fn unreadable(reply: &Reply, what: &str, why: &str) -> LlmError {
-    let message = match wire::excerpt(&reply.body) {
-        excerpt if excerpt.is_empty() => "the reply is empty".to_owned(),
-        excerpt => format!("the reply is no {what} ({why}): {excerpt}"),
+    let message = match (coding(reply), wire::excerpt(&reply.body)) {
+        (Some(coding), _) => format!("the reply is compressed ({coding}), which was not asked for"),
+        (None, excerpt) if excerpt.is_empty() => "the reply is empty".to_owned(),
+        (None, excerpt) => format!("the reply is no {what} ({why}): {excerpt}"),
     };
     LlmError::new(ErrorKind::ServerError, message)
         .with_status(reply.status)
         .with_delivery(Delivery::MaybeBilled)
+}
+
+/// The coding of a compressed body.
+fn coding(reply: &Reply) -> Option<&str> {
+    let coding = reply.headers.get(http::header::CONTENT_ENCODING)?;
+    coding.to_str().ok().filter(|coding| *coding != "identity")
 }
 
 /// A failed call that is known to have used something.

@@ -116,10 +116,8 @@ fn rows() -> Vec<Row> {
         // Spend limits among the rate limits.
         row(429, "rate_limit_error|You have reached your API usage limits.|enforced_spend_limit_reached", K::InsufficientBalance, ScopeFatal, Rejected),
         row(429, "rate_limit_error|The contract's limit is reached.|contract_spend_limit_reached", K::InsufficientBalance, ScopeFatal, Rejected),
-        row(429, LIMITED, K::InsufficientBalance, ScopeFatal, Rejected),
-        row(429, LIMITED, K::InsufficientBalance, ScopeFatal, Rejected)
-            .headers(&[DATE, ("anthropic-ratelimit-requests-remaining", "9"), ("anthropic-ratelimit-requests-reset", "2026-08-19T14:34:30Z")]),
-        row(429, LIMITED, K::InsufficientBalance, Backoff, Rejected).headers(&[("x-should-retry", "true")]),
+        // A gateway's, which need not say how long to wait.
+        row(429, LIMITED, K::RateLimit, Throttled, Rejected),
         // Money among the mistakes.
         row(400, "invalid_request_error|Your credit balance is too low to access the Anthropic API. Please go to Plans & Billing.", K::InsufficientBalance, ScopeFatal, Rejected).headers(NO_RETRY),
         row(400, "invalid_request_error|You have reached your specified API usage limits. You will regain access on 2026-09-01 at 00:00 UTC.", K::InsufficientBalance, ScopeFatal, Rejected),

@@ -5,7 +5,7 @@ use llm_batch::{Delivery, ErrorKind, LlmError, LlmRequest, LlmResponse};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
-use crate::server::{Reply, Server};
+use crate::server::{After, Received, Reply, Server};
 
 async fn ask(prefix: &str, streamed: bool, reply: Reply) -> Result<LlmResponse, LlmError> {
     let server = Server::start(move |_| reply.clone()).await;
@@ -282,4 +282,68 @@ async fn each_run_of_a_model_is_billed_and_the_one_that_answered_is_named() {
         (60_407, 1_500, 7)
     );
     assert_eq!(answer.metadata.model.as_deref(), Some("answered"));
+}
+
+/// llama.cpp's server closes after each streamed reply, though it announces to keep the connection.
+#[tokio::test]
+async fn a_server_that_closes_after_each_stream_loses_no_call() {
+    let server = Server::start(|_| {
+        Reply::events(&[
+            format!("data: {}\n\n", chat_piece("hi")),
+            format!("data: {CHAT_END}\n\n"),
+        ])
+        .ended()
+        .after(After::Close)
+    })
+    .await;
+    for prefix in ["llamacpp", "openai-compatible"] {
+        let model = Model::builder(format!("{prefix}:m"))
+            .base_url(format!("http://{}/v1", server.address))
+            .api_key("key")
+            .build()
+            .unwrap()
+            .with_streaming(Streaming::new());
+        for call in 0..40 {
+            let answer = model.clone().oneshot(LlmRequest::prompt("question")).await;
+            assert_eq!(answer.unwrap().output, "hi", "{prefix}, call {call}");
+        }
+    }
+    let received = server.received();
+    let closing = |call: &&Received| call.header("connection") == Some("close");
+    assert_eq!(received[..40].iter().filter(closing).count(), 40);
+    assert!(
+        received
+            .iter()
+            .all(|call| call.header("accept-encoding") == Some("identity"))
+    );
+}
+
+#[tokio::test]
+async fn a_compressed_reply_is_named_as_such() {
+    let headers = [("content-type", "application/json"), ("content-encoding", "gzip")];
+    let error = ask("openai-compatible", false, Reply::new(200, &headers, "\u{1f}b"))
+        .await
+        .unwrap_err();
+    assert!(error.to_string().contains("compressed (gzip)"), "{error}");
+}
+
+/// Servers with grammars take any schema; OpenAI's strict subset would turn its bounds to prose.
+#[tokio::test]
+async fn a_grammar_server_gets_the_schema_as_it_is() {
+    let schema = json!({"type": "object", "properties": {"name": {"type": "string", "maxLength": 5}}});
+    for (prefix, unchanged) in [
+        ("llamacpp", true),
+        ("vllm", true),
+        ("ollama", true),
+        ("openai", false),
+    ] {
+        let model = Model::builder(format!("{prefix}:m"))
+            .api_key("key")
+            .build()
+            .unwrap();
+        let prompt = llm_batch::Prompt::new("q").with_output_schema(schema.clone());
+        let body: Value = serde_json::from_slice(&model.request_body(&prompt).unwrap()).unwrap();
+        let sent = &body["response_format"]["json_schema"]["schema"];
+        assert_eq!(*sent == schema, unchanged, "{prefix}: {sent}");
+    }
 }

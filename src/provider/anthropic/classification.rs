@@ -6,7 +6,19 @@
 use crate::error::ErrorKind;
 use crate::provider::wire::{ANY, Facts, Row};
 
-pub(super) const RULES: &[Row] = &[
+/// The rows for every server that speaks this wire: those after the ones of Anthropic's own.
+pub(super) const RULES: &[Row] = OWN.split_at(1).1;
+
+/// The rows for Anthropic's own servers.
+pub(super) const OWN: &[Row] = &[
+    // Only there, and only the first. Without a code the missing retry-after distinguishes a spend limit: a rate limit has one.
+    Row {
+        status: &[429],
+        code: &["rate_limit_error"],
+        when: Some(is_without_end),
+        kind: ErrorKind::InsufficientBalance,
+        ..ANY
+    },
     // The caps of account and contract come as rate limits. Their code distinguishes them.
     Row {
         code: &["enforced_spend_limit_reached", "contract_spend_limit_reached"],
@@ -16,14 +28,6 @@ pub(super) const RULES: &[Row] = &[
     Row {
         code: &["ramp_limit_exceeded"],
         kind: ErrorKind::RateLimit,
-        ..ANY
-    },
-    // Without a code the missing retry-after distinguishes it: a rate limit has one.
-    Row {
-        status: &[429],
-        code: &["rate_limit_error"],
-        when: Some(is_without_end),
-        kind: ErrorKind::InsufficientBalance,
         ..ANY
     },
     Row {
@@ -115,5 +119,30 @@ fn is_without_end(facts: &Facts<'_>) -> bool {
     facts.hint.is_none()
         && !is_spent(facts.quota.requests.remaining)
         && !is_spent(facts.quota.tokens.remaining)
+        && !facts.coded(&["ramp_limit_exceeded"])
         && !facts.says(&["concurrent", "concurrency"])
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use http::HeaderMap;
+
+    use super::*;
+    use crate::provider::wire::error_of_reply;
+
+    /// Anthropic's servers name the wait for a rate limit; a gateway need not.
+    #[test]
+    fn a_rate_limit_without_a_wait_is_a_spend_limit_at_anthropic_alone() {
+        let body = br#"{"type":"error","error":{"type":"rate_limit_error","message":"This request would exceed your organization's rate limit."}}"#;
+        let kind = |rules, wait: Option<&str>| {
+            let mut headers = HeaderMap::new();
+            headers.extend(wait.map(|wait| (http::header::RETRY_AFTER, wait.parse().unwrap())));
+            error_of_reply(rules, 429, &headers, body).kind()
+        };
+        assert_eq!(kind(OWN, None), ErrorKind::InsufficientBalance);
+        assert_eq!(kind(OWN, Some("7")), ErrorKind::RateLimit);
+        assert_eq!(kind(RULES, None), ErrorKind::RateLimit);
+        assert_eq!(OWN.len(), RULES.len() + 1);
+    }
 }

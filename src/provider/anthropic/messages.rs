@@ -68,7 +68,10 @@ impl WireFormat for Messages {
 
     fn read(&self, reply: &Reply, ask: &Ask<'_>) -> Result<LlmResponse, LlmError> {
         let wanted = response::Wanted {
-            rules: classification::RULES,
+            rules: match self.endpoint.host_str() {
+                Some("api.anthropic.com") => classification::OWN,
+                _ => classification::RULES,
+            },
             keep_raw_body: self.client.keep_raw_body,
             structured: ask.output_schema().is_some(),
             nothing: request::wants_nothing(ask),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{ACCEPT, CONNECTION, CONTENT_TYPE};
+use http::header::{ACCEPT, ACCEPT_ENCODING, CONNECTION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue};
 use reqwest::{Method, Request, Url};
 use secrecy::SecretString;
@@ -41,6 +41,8 @@ pub(crate) struct HttpConfig {
     /// Off for a server on this machine, which no proxy can reach.
     pub(crate) system_proxy: bool,
     pub(crate) max_connections: Option<usize>,
+    /// The server closes the connection after each streamed reply, whatever it announces.
+    pub(crate) closes_streams: bool,
 }
 
 /// Posts bodies and reads bounded replies.
@@ -56,6 +58,7 @@ pub(crate) struct HttpClient {
     secrets: Arc<[SecretString]>,
     max_response_bytes: usize,
     connections: Arc<Connections>,
+    closes_streams: bool,
 }
 
 impl HttpClient {
@@ -103,6 +106,7 @@ impl HttpClient {
             headers: config.headers,
             max_response_bytes: config.max_response_bytes,
             connections: Connections::new(config.max_connections),
+            closes_streams: config.closes_streams,
         })
     }
 
@@ -117,7 +121,7 @@ impl HttpClient {
     /// breaks.
     pub(crate) async fn request(&self, method: &Method, url: &Url, body: Bytes) -> Result<Reply, LlmError> {
         let key = self.key().await?;
-        let (response, call) = self.follow(method, url, body, key.as_deref()).await?;
+        let (response, call) = self.follow(method, url, body, key.as_deref(), false).await?;
         self.read(response, call, key).await
     }
 
@@ -132,12 +136,15 @@ impl HttpClient {
         item_call: &item::CallGuard,
     ) -> Result<Reply, LlmError> {
         let key = self.key().await?;
-        let (mut response, mut call) = self.follow(&Method::POST, url, body, key.as_deref()).await?;
+        let close = self.closes_after_stream(url);
+        let (mut response, mut call) = self
+            .follow(&Method::POST, url, body, key.as_deref(), close)
+            .await?;
         if !(response.status().is_success() && events::are_in(response.headers())) {
             return self.read(response, call, key).await;
         }
         let status = response.status().as_u16();
-        let reusable = keeps_alive(response.version(), response.headers());
+        let reusable = !close && keeps_alive(response.version(), response.headers());
         let headers = std::mem::take(response.headers_mut());
         let idle_timeout = streaming.idle_timeout();
         let (body, read_to_end) = events::assemble(
@@ -170,17 +177,25 @@ impl HttpClient {
         Ok(key.map(|key| Arc::new(KeyHeader::new(key, self.authentication))))
     }
 
-    /// Sends a request to where it belongs, redirects within the host included.
+    /// Returns `true` if the connection of a streamed call is closed after it: where the server does so itself, a request that
+    /// crosses the close would be lost. What a server was seen to do is learned where a connection costs next to nothing.
+    fn closes_after_stream(&self, url: &Url) -> bool {
+        self.closes_streams || (url.scheme() == "http" && self.connections.is_unsteady())
+    }
+
+    /// Sends a request to where it belongs, redirects within the host included. `close` asks the server to close the connection
+    /// after it.
     async fn follow(
         &self,
         method: &Method,
         url: &Url,
         body: Bytes,
         key: Option<&KeyHeader>,
+        close: bool,
     ) -> Result<(reqwest::Response, CallGuard), LlmError> {
         let mut url = Cow::Borrowed(url);
         for _ in 0..MAX_REDIRECTS {
-            let (response, call) = self.send(method, &url, &body, key).await?;
+            let (response, call) = self.send(method, &url, &body, key, close).await?;
             match same_host_redirect(&url, &response)? {
                 Some(next) => url = Cow::Owned(next),
                 None => return Ok((response, call)),
@@ -200,9 +215,10 @@ impl HttpClient {
         url: &Url,
         body: &Bytes,
         key: Option<&KeyHeader>,
+        close: bool,
     ) -> Result<(reqwest::Response, CallGuard), LlmError> {
         for _ in 0..MAX_STALE_CONNECTIONS {
-            match self.send_once(method, url, body, key).await {
+            match self.send_once(method, url, body, key, close).await {
                 Err(SendError::Stale) => self.connections.set_closes_unasked(),
                 Err(SendError::Failed(error)) => {
                     if error.delivery() == Delivery::MaybeBilled {
@@ -223,11 +239,17 @@ impl HttpClient {
         url: &Url,
         body: &Bytes,
         key: Option<&KeyHeader>,
+        close: bool,
     ) -> Result<(reqwest::Response, CallGuard), SendError> {
         let mut request = Request::new(method.clone(), url.clone());
         let headers = request.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        // Without it a server may choose any coding.
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        if close {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         if let Some(key) = key {
             let (name, value) = key.header().map_err(SendError::Failed)?;
             headers.insert(name, value);

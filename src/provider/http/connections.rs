@@ -115,6 +115,11 @@ impl Connections {
         self.closes_unasked.store(true, Ordering::Relaxed);
     }
 
+    /// Returns `true` if a connection broke, or was closed unasked.
+    pub(super) fn is_unsteady(&self) -> bool {
+        self.broke.load(Ordering::Relaxed) || self.closes_unasked.load(Ordering::Relaxed)
+    }
+
     /// Returns `true` if a call should let the runtime look at its sockets before it takes a connection, so that those
     /// closed by now are known to be. In a busy batch the runtime does so all the time.
     pub(super) fn should_look_first(&self) -> bool {

@@ -3,7 +3,7 @@
 use http::header::LOCATION;
 use reqwest::Url;
 
-use crate::error::{Delivery, ErrorKind, LlmError};
+use crate::error::{Delivery, Disposition, ErrorKind, LlmError};
 
 /// Returns the target of a redirect, if it stays on the host. The key never leaves for another one, and a POST never
 /// becomes a GET.
@@ -14,9 +14,11 @@ pub(super) fn same_host_redirect(from: &Url, response: &reqwest::Response) -> Re
     }
     let refuse = |what: &str| {
         let message = format!("{what}; set the base URL to where the server is");
+        // Every call goes to this address.
         Err(LlmError::new(ErrorKind::InvalidRequest, message)
             .with_status(status.as_u16())
-            .with_delivery(Delivery::Rejected))
+            .with_delivery(Delivery::Rejected)
+            .with_disposition(Disposition::ScopeFatal))
     };
     let target = response
         .headers()

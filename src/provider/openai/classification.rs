@@ -3,8 +3,13 @@
 //! One list for all of them: they forward each other's errors, and OpenRouter or a LiteLLM proxy may stand before any.
 //! The rows of a provider need its own codes or words, so no other's reply is taken for it.
 
+use std::time::Duration;
+
 use crate::error::ErrorKind;
 use crate::provider::wire::{ANY, Row};
+
+/// A quota that is refilled later than this is exhausted: the run is not worth holding for it.
+const LONGEST_WAIT: Duration = Duration::from_secs(300);
 
 pub(super) const RULES: &[Row] = &[
     // OpenAI. Money and rate limits share a status.
@@ -34,6 +39,82 @@ pub(super) const RULES: &[Row] = &[
     Row {
         code: &["model_not_found"],
         kind: ErrorKind::NotFound,
+        ..ANY
+    },
+    // OpenAI's flex processing, and the servers that say under a rate limit's status that they are full.
+    Row {
+        code: &["resource_unavailable"],
+        kind: ErrorKind::Overloaded,
+        ..ANY
+    },
+    Row {
+        status: &[429],
+        text: &[
+            "overloaded",
+            "at capacity",
+            "server is busy",
+            "server busy",
+            "queue is full",
+        ],
+        kind: ErrorKind::Overloaded,
+        ..ANY
+    },
+    // Groq's capacity.
+    Row {
+        status: &[498],
+        kind: ErrorKind::Overloaded,
+        ..ANY
+    },
+    // Moonshot, DashScope, Fireworks: accounts without money.
+    Row {
+        code: &["exceeded_current_quota_error", "arrearage"],
+        kind: ErrorKind::InsufficientBalance,
+        ..ANY
+    },
+    Row {
+        status: &[400, 402, 403, 412, 429],
+        text: &[
+            "account is suspended",
+            "account has been suspended",
+            "is suspended, possibly due to",
+            "account is not in good standing",
+            "account is in good standing",
+            "in arrears",
+            "overdue payment",
+        ],
+        kind: ErrorKind::InsufficientBalance,
+        ..ANY
+    },
+    // DeepSeek, xAI, Zhipu, DashScope: content that they refuse.
+    Row {
+        code: &["data_inspection_failed", "datainspectionfailed"],
+        kind: ErrorKind::ContentFilter,
+        ..ANY
+    },
+    Row {
+        status: &[400, 403],
+        text: &[
+            "content exists risk",
+            "violates usage guidelines",
+            "usage guidelines",
+            "unsafe or sensitive content",
+            "inappropriate content",
+        ],
+        kind: ErrorKind::ContentFilter,
+        ..ANY
+    },
+    // Azure's API management.
+    Row {
+        status: &[403, 429],
+        text: &["out of call volume quota"],
+        when: Some(|facts| facts.hint.is_none_or(|wait| wait > LONGEST_WAIT)),
+        kind: ErrorKind::QuotaExhausted,
+        ..ANY
+    },
+    Row {
+        status: &[403, 429],
+        text: &["out of call volume quota"],
+        kind: ErrorKind::RateLimit,
         ..ANY
     },
     // What a failed response of the Responses says inside a 200.
@@ -123,7 +204,12 @@ pub(super) const RULES: &[Row] = &[
     },
     Row {
         status: &[400],
-        text: &["not a valid model id"],
+        text: &[
+            "not a valid model id",
+            "invalid model",
+            "unknown model",
+            "model not found",
+        ],
         kind: ErrorKind::NotFound,
         ..ANY
     },

@@ -55,8 +55,12 @@ pub(super) struct Preset {
     pub(super) stream_options: bool,
     /// `true` if a JSON Schema can be sent. If not, JSON is asked for, and the schema goes into the system text.
     pub(super) json_schema: bool,
+    /// `true` if it takes a JSON Schema as it is, by a grammar, and not only OpenAI's strict subset.
+    pub(super) any_schema: bool,
     /// `true` if the server limits calls at the same time, not their rate.
     pub(super) limits_concurrency: bool,
+    /// `true` if it closes the connection after each streamed reply, whatever it announces.
+    pub(super) closes_streams: bool,
 }
 
 impl Preset {
@@ -82,12 +86,15 @@ const HOSTED: Preset = Preset {
     seed: "seed",
     stream_options: true,
     json_schema: true,
+    any_schema: false,
     limits_concurrency: false,
+    closes_streams: false,
 };
 
 /// A server on a machine of one's own, which wants no key, though it takes one.
 const LOCAL: Preset = Preset {
     needs_key: false,
+    any_schema: true,
     ..HOSTED
 };
 
@@ -215,6 +222,7 @@ pub(super) const PRESETS: &[Preset] = &[
         base_url: Some("http://localhost:8080/v1"),
         base_url_variable: "LLAMACPP_BASE_URL",
         key_variable: "LLAMACPP_API_KEY",
+        closes_streams: true,
         ..LOCAL
     },
     Preset {

@@ -18,9 +18,16 @@ pub(super) struct NamedSchema<'a> {
 }
 
 impl<'a> NamedSchema<'a> {
-    /// The schema in its strict form, if it has one.
-    pub(super) fn new(schema: &'a Value) -> Result<Self, LlmError> {
+    /// The schema as it is for a server that takes `any`, else in OpenAI's strict form, if it has one.
+    pub(super) fn new(schema: &'a Value, any: bool) -> Result<Self, LlmError> {
         let name = name(schema);
+        if any {
+            return Ok(Self {
+                name,
+                schema: Cow::Borrowed(schema),
+                strict: Some(true),
+            });
+        }
         let schema = for_wire(schema, Dialect::OpenAi)?;
         Ok(Self {
             name,

@@ -34,39 +34,61 @@ pub(super) fn says(text: &str, phrase: &str) -> bool {
 
 /// The wait in `try again in 26.604s`, `retry in 1m2s`, `retry after 24 seconds`.
 pub(super) fn wait(text: &str, now: SystemTime) -> Option<Duration> {
-    ["try again in", "retry in", "retry after", "try again after"]
-        .into_iter()
-        .filter_map(|phrase| after(text, phrase))
-        .find_map(|rest| {
-            let rest = rest.trim_start_matches([' ', ':']);
-            let word = rest
-                .split(' ')
-                .next()?
-                .trim_end_matches(['.', ',', ')', ';', '!']);
-            let Some((value, "")) = number(word) else {
-                return parse_wait(word, now);
-            };
-            // A bare number takes its unit from the next word; without one it is seconds.
-            let unit = rest[word.len()..].trim_start();
-            let unit = unit
-                .split(|c: char| !c.is_alphabetic())
-                .next()
-                .unwrap_or_default();
-            let factor = match unit {
-                "ms" | "millisecond" | "milliseconds" => 0.001,
-                "m" | "min" | "minute" | "minutes" => 60.0,
-                "h" | "hour" | "hours" => 3_600.0,
-                "day" | "days" => 86_400.0,
-                _ => 1.0,
-            };
-            Duration::try_from_secs_f64(value * factor).ok()
-        })
+    [
+        "try again in",
+        "retry in",
+        "retry after",
+        "try again after",
+        "replenished in",
+    ]
+    .into_iter()
+    .filter_map(|phrase| after(text, phrase))
+    .find_map(|rest| {
+        let rest = rest.trim_start_matches([' ', ':']);
+        let word = rest
+            .split(' ')
+            .next()?
+            .trim_end_matches(['.', ',', ')', ';', '!']);
+        if let Some(wait) = clock(word) {
+            return Some(wait);
+        }
+        let Some((value, "")) = number(word) else {
+            return parse_wait(word, now);
+        };
+        // A bare number takes its unit from the next word; without one it is seconds.
+        let unit = rest[word.len()..].trim_start();
+        let unit = unit
+            .split(|c: char| !c.is_alphabetic())
+            .next()
+            .unwrap_or_default();
+        let factor = match unit {
+            "ms" | "millisecond" | "milliseconds" => 0.001,
+            "m" | "min" | "minute" | "minutes" => 60.0,
+            "h" | "hour" | "hours" => 3_600.0,
+            "day" | "days" => 86_400.0,
+            _ => 1.0,
+        };
+        Duration::try_from_secs_f64(value * factor).ok()
+    })
+}
+
+/// The wait in `02:13:05`.
+fn clock(word: &str) -> Option<Duration> {
+    let mut parts = word.split(':').map(|part| part.parse::<u32>().ok());
+    let (Some(hours), Some(minutes), Some(seconds), None) =
+        (parts.next()?, parts.next()?, parts.next()?, parts.next())
+    else {
+        return None;
+    };
+    Some(Duration::from_secs(
+        u64::from(hours) * 3_600 + u64::from(minutes) * 60 + u64::from(seconds),
+    ))
 }
 
 /// Returns `true` if the request alone asks for more than the limit allows: `Limit 30000, Requested 31538`.
 pub(super) fn asks_more_than_the_limit(text: &str) -> bool {
     let amount = |phrase| {
-        let rest = after(text, phrase)?.trim_start_matches([' ', ':']);
+        let rest = after(text, phrase)?.trim_start_matches([' ', ':', '~']);
         let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
         // A number with separators is left alone rather than misread.
         let grouped = rest[digits..]
@@ -109,6 +131,7 @@ mod tests {
             ("Please retry after 24 seconds.", ms(24_000)),
             ("Try again in 2 minutes", ms(120_000)),
             ("try again in 5", ms(5_000)),
+            ("Quota will be replenished in 02:13:05.", ms(7_985_000)),
         ] {
             assert_eq!(wait(text), Some(expected), "{text}");
         }
@@ -125,6 +148,7 @@ mod tests {
     #[test]
     fn a_request_above_the_limit_is_seen() {
         assert!(asks_more_than_the_limit("limit 30000, requested 31538."));
+        assert!(asks_more_than_the_limit("limit 7000, used 0, requested ~12903"));
         assert!(!asks_more_than_the_limit(
             "limit 30000, used 29000, requested 2000."
         ));

@@ -58,9 +58,10 @@ impl WireFormat for ChatFormat {
         let preset = self.server.preset;
         let format = match ask.output_schema() {
             None => None,
-            Some(schema) if preset.json_schema => {
-                Some(request::Format::JsonSchema(NamedSchema::new(schema)?))
-            }
+            Some(schema) if preset.json_schema => Some(request::Format::JsonSchema(NamedSchema::new(
+                schema,
+                preset.any_schema,
+            )?)),
             Some(schema) => Some(request::Format::JsonObject(schema)),
         };
         write(&request::Body {

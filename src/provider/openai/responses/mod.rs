@@ -82,7 +82,9 @@ impl WireFormat for ResponsesFormat {
 
     fn body(&self, ask: &Ask<'_>) -> Result<Vec<u8>, LlmError> {
         check(ask)?;
-        let schema = ask.output_schema().map(NamedSchema::new).transpose()?;
+        let any = self.server.preset.any_schema;
+        let named = |schema| NamedSchema::new(schema, any);
+        let schema = ask.output_schema().map(named).transpose()?;
         write(&request::Body { ask: *ask, schema })
     }
 

@@ -50,7 +50,7 @@ impl<'a> Facts<'a> {
 
     /// Returns `true` if something that was named does not exist.
     fn is_missing(&self) -> bool {
-        matches!(self.status, 404 | 410)
+        matches!(self.status, 404 | 405 | 410)
             || self.coded(&["not_found_error"])
             || (self.status < 300 && self.coded(&["not_found"]))
     }
@@ -59,7 +59,9 @@ impl<'a> Facts<'a> {
     /// succeed. A file, a response or a cache that one prompt refers to concerns that prompt alone.
     fn is_missing_for_all(&self) -> bool {
         let words = self.text.trim_end_matches(['.', '!']);
-        if self.coded(FOR_ALL_CODES) || WRONG_ADDRESS.contains(&words) {
+        // The address knows no questions at all.
+        let is_wrong = self.status == 405 || WRONG_ADDRESS.contains(&words);
+        if self.coded(FOR_ALL_CODES) || is_wrong {
             return true;
         }
         !self.says(OF_ONE_PROMPT) && self.says(FOR_ALL)
@@ -173,6 +175,7 @@ const TABLE: &[Row] = &[
             "model_context_window_exceeded",
             "context_length_exceeded",
             "exceed_context_size_error",
+            "context_window_exceeded",
         ],
         kind: ErrorKind::ContextLength,
         ..ANY
@@ -192,6 +195,10 @@ const TABLE: &[Row] = &[
             "tokens per day",
             "daily limit",
             "daily quota",
+            "requests per month",
+            "tokens per month",
+            "monthly limit",
+            "monthly quota",
         ],
         when: Some(|facts| facts.hint.is_none_or(|wait| wait > LONGEST_QUOTA_WAIT)),
         kind: ErrorKind::QuotaExhausted,
@@ -269,8 +276,20 @@ const TABLE: &[Row] = &[
             "maximum context length",
             "context length exceeded",
             "context window",
+            "contextwindowexceedederror",
             "exceeds the available context size",
             "exceeds the maximum number of tokens allowed",
+            "too many tokens",
+            "maximum model length",
+            "maximum input length",
+            "max input length",
+            "range of input length",
+            "reduce the length of the messages",
+            "reduce the length of the prompt",
+            "reduce the length of your prompt",
+            "exceeds max length",
+            "too long to fit",
+            "max_new_tokens` must be",
         ],
         kind: ErrorKind::ContextLength,
         ..ANY
