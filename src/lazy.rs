@@ -341,7 +341,7 @@ where
                     request,
                 } => {
                     let this_making = making.as_ref().get_ref().clone();
-                    if let Some(hold) = hold.as_ref()
+                    if let Some(hold) = hold.as_mut()
                         && hold.item().signals().stop_requested()
                     {
                         ready!(hold.poll_refused(cx));

@@ -15,7 +15,7 @@ use super::ending::stopping_kind;
 use super::shared::Shared;
 use super::termination::Termination;
 use crate::error::ErrorKind;
-use crate::item::Item;
+use crate::item::{Item, enter};
 use crate::request::LlmRequest;
 
 /// The end of an item, and its time.
@@ -165,6 +165,7 @@ where
     ) -> Result<Poll<End<R, E>>, Box<dyn Any + Send>> {
         let this = self.project();
         let _entered = this.span.enter();
+        let _at_work = enter(this.item, 0);
         catch_unwind(AssertUnwindSafe(|| poll_strategy(this.state, this.item, cx)))
     }
 }

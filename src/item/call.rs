@@ -79,7 +79,7 @@ impl CallGuard {
         let joined = call.depth > self.depth;
         if joined {
             inside.saw_begun();
-        } else if !inside.sent_unbegun(end.answered, end.sent) {
+        } else if !inside.sent_unbegun(end.answered, end.sent) && !call.sent {
             // Nothing was sent, so this is not a call.
             call.held = true;
         }
@@ -122,6 +122,15 @@ impl CallGuard {
             call.started = at;
         }
         Ok(())
+    }
+
+    /// For layers that begin calls, at each poll: a refused call beside it waits as long as it is polled.
+    pub(crate) fn note_poll(&self) {
+        if self.item.signals().stop_requested()
+            && let Some(call) = self.item.record().call(self.key)
+        {
+            call.polled = call.polled.max(self.depth);
+        }
     }
 
     /// Says what the call used: known, known zero, or `None` for unknown. Returns whether it was the first to say
@@ -194,7 +203,7 @@ impl CallGuard {
         };
         call.accounting = call.accounting.saturating_sub(1);
         // Nothing was sent, so this is not a call, unless a layer or strategy inside has joined it.
-        call.held |= end.shed && call.depth == self.depth;
+        call.held |= end.shed && call.depth == self.depth && !call.sent;
         if call.held {
             return EndedCall::NOT_SENT;
         }

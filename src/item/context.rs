@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::handed::Origin;
 use super::record::{OpenCall, Record, Within};
-use super::{CallGuard, HandedOn, Item};
+use super::{CallGuard, HandedOn, Item, current};
 use crate::error::CallRefused;
 
 /// The item of a request and the call that the request belongs to, if one has begun.
@@ -55,14 +55,25 @@ impl Clone for CallContext {
 impl CallContext {
     /// The context of a request that is made for `item`, before any call.
     pub fn new(item: Arc<Item>) -> Self {
+        let hand_over = current::of(&item);
+        Self::of_hand_over(item, hand_over)
+    }
+
+    /// The context of the request that the driver makes.
+    pub(crate) fn of_driver(item: Arc<Item>) -> Self {
+        Self::of_hand_over(item, Some(0))
+    }
+
+    fn of_hand_over(item: Arc<Item>, hand_over: Option<u32>) -> Self {
         let request = item.requests.fetch_add(1, Ordering::Relaxed);
         Self {
             item,
             call: None,
             within: None,
             origin: Origin {
-                hand_over: 0,
+                hand_over: hand_over.unwrap_or_default(),
                 request,
+                spawned: hand_over.is_none(),
             },
         }
     }
@@ -196,35 +207,38 @@ impl CallContext {
     /// If no call may begin any more. Then the request must not be handed on.
     pub(crate) fn pass(&mut self) -> Result<HandedOn, CallRefused> {
         let within = self.surrounding();
-        let requests = self.item.requests_made();
         let mut record = self.item.record();
         let from = self.origin.hand_over;
-        record.may_go_on()?;
-        if self.call.is_none()
-            && let Some(id) = record.pass_on(self.origin, requests)
-        {
-            // The deadline was looked at in this very poll.
+        let is_passed_on = self.call.is_none() && record.is_entering(self.origin);
+        if is_passed_on && record.deadline.is_none() {
+            record.may_go_on()?;
+        } else {
+            record.may_begin(Instant::now())?;
+        }
+        if is_passed_on {
+            // Its time begins with the end of this very poll.
+            let id = record.pass_on(self.origin, self.item.requests_made());
             self.origin.hand_over = id;
             return Ok(HandedOn::Unwatched { id, from });
         }
         let now = Instant::now();
-        record.may_begin(now)?;
-        self.call = self.call.filter(|joined| match record.call(joined.key) {
-            Some(call) if call.depth == joined.depth && !call.handed_on => {
+        record.take(self.origin);
+        let id = record.next_hand_over();
+        self.call = self.call.filter(|joined| {
+            let call = record.own_call(joined.within(), self.origin);
+            call.is_some_and(|call| {
                 call.held = false;
-                call.handed_on = true;
+                call.handed_on = Some(id);
                 call.started = now;
                 true
-            }
-            _ => false,
+            })
         });
-        record.take(self.origin);
+        self.origin.hand_over = id;
+        self.within = within;
         if let Some(joined) = self.call {
             return Ok(HandedOn::AsCall(joined.within()));
         }
-        let id = record.next_hand_over();
-        self.origin.hand_over = id;
-        record.hand_over(self.origin, within, false, requests, now);
+        record.hand_over(&self.item, self.origin, within, false, now);
         Ok(HandedOn::Unwatched { id, from })
     }
 
@@ -236,18 +250,20 @@ impl CallContext {
         let mut record = self.item.record();
         record.holds += 1;
         let by_driver = record.is_entering(self.origin);
+        let id = record.next_hand_over();
         // Another clone of the request may have been sent as that call; then this will be a new one.
-        self.call = self.call.filter(|joined| match record.call(joined.key) {
-            Some(call) if call.depth == joined.depth && !call.handed_on => {
+        self.call = self.call.filter(|joined| {
+            let call = record.own_call(joined.within(), self.origin);
+            call.is_some_and(|call| {
                 call.held = true;
+                call.handed_on = Some(id);
                 true
-            }
-            _ => false,
+            })
         });
         if self.call.is_none() {
             record.watch(self.origin);
         }
-        self.origin.hand_over = record.next_hand_over();
+        self.origin.hand_over = id;
         drop(record);
         self.within = within;
         CallHold {
@@ -258,6 +274,8 @@ impl CallContext {
             from,
             by_driver,
             released: false,
+            refused_at: None,
+            alone: 0,
         }
     }
 
@@ -274,6 +292,8 @@ impl CallContext {
             from: self.origin.hand_over,
             by_driver: false,
             released: false,
+            refused_at: None,
+            alone: 0,
         }
     }
 
@@ -283,13 +303,8 @@ impl CallContext {
         // If it is in the hands of a service, its time runs already.
         if !record.is_handed_over(self.origin) {
             record.take(self.origin);
-            record.hand_over(
-                self.origin,
-                self.surrounding(),
-                false,
-                self.item.requests_made(),
-                Instant::now(),
-            );
+            let within = self.surrounding();
+            record.hand_over(&self.item, self.origin, within, false, Instant::now());
         }
     }
 
@@ -322,6 +337,10 @@ pub struct CallHold {
     /// It holds what the driver has just handed over.
     by_driver: bool,
     released: bool,
+    /// Refused, with this number of wakes by the end of a call.
+    refused_at: Option<u32>,
+    /// The number of polls in a row for which there was no reason but one outside.
+    alone: u8,
 }
 
 impl CallHold {
@@ -331,13 +350,25 @@ impl CallHold {
     }
 
     /// For a future whose call was refused by a stop, before it fails: ready once no call of another clone of the request is under
-    /// way. An error now would cost the answer of the call that it stands beside (the other one of a hedge).
-    pub fn poll_refused(&self, cx: &Context<'_>) -> Poll<()> {
+    /// way. An error now would cost the answer of the call that it stands beside (the other one of a hedge). It is ready, too, where
+    /// that call is not polled, so that it could not end.
+    pub fn poll_refused(&mut self, cx: &Context<'_>) -> Poll<()> {
         let mut record = self.item.record();
-        if !record.is_beside_a_call(self.within, self.origin.request) {
+        let Some(polled) = record.look_beside(self.within, self.origin.request) else {
+            return Poll::Ready(());
+        };
+        // Woken by neither the end of a call nor, as it seems, by one that is polled with this. A `select` that polls in random order
+        // leaves one out at times, but never twice.
+        let is_alone = self.refused_at.replace(record.wakes) == Some(record.wakes) && !polled;
+        self.alone = if is_alone { self.alone + 1 } else { 0 };
+        if self.alone > 1 {
             return Poll::Ready(());
         }
         record.register(cx.waker());
+        drop(record);
+        if is_alone {
+            cx.waker().wake_by_ref();
+        }
         Poll::Pending
     }
 
@@ -370,12 +401,11 @@ impl CallHold {
         match self.key.and_then(|key| record.call(key)) {
             Some(call) => {
                 call.held = false;
-                call.handed_on = true;
+                call.handed_on = Some(self.origin.hand_over);
                 call.started = now;
             }
             None => {
-                let requests = self.item.requests_made();
-                record.hand_over(self.origin, self.within, self.by_driver, requests, now);
+                record.hand_over(&self.item, self.origin, self.within, self.by_driver, now);
             }
         }
         Ok(())
@@ -392,8 +422,16 @@ impl CallHold {
 
 impl Drop for CallHold {
     fn drop(&mut self) {
-        if !self.released {
-            self.item.record().holds -= 1;
+        if self.released {
+            return;
+        }
+        let mut record = self.item.record();
+        record.holds -= 1;
+        // The next request like it may be sent as that call.
+        if let Some(call) = self.key.and_then(|key| record.call(key))
+            && call.handed_on == Some(self.origin.hand_over)
+        {
+            call.handed_on = None;
         }
     }
 }

@@ -34,9 +34,9 @@ impl Item {
     /// For the driver, when the item's future has ended `at` then: as [`settle_call`](super::Signals::settle_call). `sent` is what
     /// is known of it; else `inside` decides.
     pub(crate) fn settle_ended(&self, inside: &CallsInside, sent: Option<bool>, answered: bool, at: Instant) {
-        // The error of an item is not that of a call which it has cut.
+        // The error of an item is not that of a call which it has cut, by itself or in a layer.
         self.settle(inside, answered, at, |handed| {
-            sent.filter(|_| handed.is_under_way())
+            sent.filter(|sent| *sent || (handed.id == 0 && handed.is_under_way()))
         });
     }
 

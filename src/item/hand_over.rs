@@ -6,10 +6,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use pin_project::{pin_project, pinned_drop};
+use pin_project::pin_project;
 use tower_service::Service;
 
-use super::{Abandoned, CallContext, CallHold, CallRefused, HandedOn, Item};
+use super::{Abandoned, AtWork, CallContext, CallHold, CallRefused, HandedOn, Item, enter};
 use crate::error::was_sent;
 use crate::request::FindItem;
 
@@ -32,7 +32,7 @@ use crate::request::FindItem;
 ///
 /// # Cancel safety
 /// Dropped while it waits, nothing has been sent. Dropped later, the call may still be billed.
-#[pin_project(PinnedDrop)]
+#[pin_project]
 #[must_use = "futures do nothing unless polled"]
 pub struct HandOver<S: Service<Req>, Req> {
     #[pin]
@@ -47,11 +47,58 @@ enum Step<S, Req, Fut> {
     Calling {
         #[pin]
         call: Fut,
-        /// Whose call it is, and how it was handed on, until it has ended.
-        item: Option<(Arc<Item>, HandedOn)>,
+        // Dropped after the call, so that what the service reports at its end still counts.
+        under_way: Option<UnderWay>,
     },
     /// Refused, without an error type that can say so: waits until the driver or a time limit further out ends the item.
     Refused(#[allow(dead_code, reason = "says by its existence that this waits")] Abandoned),
+}
+
+/// A request in the hands of a service. Dropped without [`end`](Self::end) it was cut, or the service panicked.
+struct UnderWay {
+    item: Arc<Item>,
+    handed_on: HandedOn,
+    ended: bool,
+}
+
+impl UnderWay {
+    fn new(item: &Arc<Item>, handed_on: HandedOn) -> Self {
+        Self {
+            item: Arc::clone(item),
+            handed_on,
+            ended: false,
+        }
+    }
+
+    /// The request is polled.
+    fn enter(&self) -> AtWork {
+        self.item.signals().note_poll(self.handed_on);
+        let hand_over = match self.handed_on {
+            HandedOn::Unwatched { id, .. } => id,
+            // It is a call, so that what is made in it is another one.
+            HandedOn::AsCall(_) => 0,
+        };
+        enter(&self.item, hand_over)
+    }
+
+    fn end<R, E: 'static>(mut self, result: &Result<R, E>) {
+        let sent = match result {
+            Ok(_) => Some(true),
+            Err(error) => was_sent(error),
+        };
+        self.ended = true;
+        self.item
+            .signals()
+            .settle_inside(self.handed_on, sent, result.is_ok());
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.item.signals().settle_inside(self.handed_on, None, false);
+        }
+    }
 }
 
 impl<S: Service<Req>, Req> HandOver<S, Req> {
@@ -106,20 +153,20 @@ impl<S: Service<Req>, Req> HandOver<S, Req> {
             _ if !ready => None,
             Some(context) => {
                 let passed = context.pass().ok();
-                passed.map(|handed_on| Some((Arc::clone(context.item()), handed_on)))
+                passed.map(|handed_on| Some(UnderWay::new(context.item(), handed_on)))
             }
             None => Some(None),
         };
-        let Some(item) = passed else {
+        let Some(under_way) = passed else {
             let hold = find.context_mut(&mut request).map(CallContext::hold);
             let fresh = service.clone();
             return Self::new(std::mem::replace(service, fresh), request, hold, refusal);
         };
+        let at_work = under_way.as_ref().map(UnderWay::enter);
+        let call = service.call(request);
+        drop(at_work);
         Self {
-            step: Step::Calling {
-                call: service.call(request),
-                item,
-            },
+            step: Step::Calling { call, under_way },
             refusal,
         }
     }
@@ -137,14 +184,12 @@ where
         loop {
             let waiting = match this.step.as_mut().project() {
                 StepProjection::Waiting(waiting) => waiting,
-                StepProjection::Calling { call, item } => {
+                StepProjection::Calling { call, under_way } => {
+                    let at_work = under_way.as_ref().map(UnderWay::enter);
                     let result = ready!(call.poll(cx));
-                    if let Some((item, handed_on)) = item.take() {
-                        let sent = match &result {
-                            Ok(_) => Some(true),
-                            Err(error) => was_sent(error),
-                        };
-                        item.signals().settle_inside(handed_on, sent, result.is_ok());
+                    drop(at_work);
+                    if let Some(under_way) = under_way.take() {
+                        under_way.end(&result);
                     }
                     return Poll::Ready(result);
                 }
@@ -177,13 +222,13 @@ where
             if let Err(error) = ready {
                 return Poll::Ready(Err(error));
             }
-            let item = match hold {
+            let under_way = match hold {
                 None => None,
                 Some(hold) => {
                     let item = Arc::clone(hold.item());
                     let (handed_on, within) = (hold.handed_on(), hold.within());
                     match hold.release().map_err(*this.refusal) {
-                        Ok(()) => Some((item, handed_on)),
+                        Ok(()) => Some(UnderWay::new(&item, handed_on)),
                         Err(Some(error)) => return Poll::Ready(Err(error)),
                         Err(None) => {
                             this.step.set(Step::Refused(Abandoned::new(&item, within)));
@@ -192,22 +237,10 @@ where
                     }
                 }
             };
+            let at_work = under_way.as_ref().map(UnderWay::enter);
             let call = service.call(request);
-            this.step.set(Step::Calling { call, item });
-        }
-    }
-}
-
-#[pinned_drop]
-impl<S: Service<Req>, Req> PinnedDrop for HandOver<S, Req> {
-    fn drop(self: Pin<&mut Self>) {
-        let mut this = self.project();
-        if let StepProjection::Calling { item, .. } = this.step.as_mut().project()
-            && let Some((item, handed_on)) = item.take()
-        {
-            // What the service reports at its end still counts.
-            this.step.set(Step::Waiting(None));
-            item.signals().settle_inside(handed_on, None, false);
+            drop(at_work);
+            this.step.set(Step::Calling { call, under_way });
         }
     }
 }

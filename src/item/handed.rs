@@ -5,13 +5,16 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::record::{Record, Within};
+use super::{Item, current};
 
 /// The hand-over that a request came by, and the request's number among those of its item, which its clones share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Origin {
-    /// 0 if it came from the driver, or was made afresh for the item.
+    /// 0 if it came from the driver.
     pub(super) hand_over: u32,
     pub(super) request: u32,
+    /// It was made in a task that the item's work has spawned, so that the hand-over is not known.
+    pub(super) spawned: bool,
 }
 
 /// The way in which a request was handed on; to be settled once the service has answered.
@@ -35,8 +38,12 @@ pub(super) struct HandedOver {
     pub(super) state: Handed,
     /// The driver did it, and no layer has since.
     pub(super) by_driver: bool,
+    /// It was polled after a stop, since a refused call beside it has looked.
+    pub(super) polled: bool,
     /// The number of requests that had been made for the item by then: a later one may have been made inside.
     requests: u32,
+    /// It was done in a task that the item's work has spawned.
+    spawned: bool,
     /// Of the driver's, the end of the poll that handed it over.
     since: Option<Instant>,
     /// The item's total wait by then.
@@ -79,13 +86,13 @@ impl Record {
         self.last_hand_over
     }
 
-    /// A request is handed to a service, which may begin a call. `requests` were made for the item up to now.
+    /// A request of `item` is handed to a service, which may begin a call.
     pub(super) fn hand_over(
         &mut self,
+        item: &Item,
         origin: Origin,
         within: Option<Within>,
         by_driver: bool,
-        requests: u32,
         now: Instant,
     ) {
         self.handed.push(HandedOver {
@@ -94,7 +101,9 @@ impl Record {
             within: within.map(|within| within.key),
             state: Handed::Unwatched,
             by_driver,
-            requests,
+            polled: false,
+            requests: item.requests_made(),
+            spawned: current::of(item).is_none(),
             since: Some(now),
             waited: self.waited,
         });
@@ -105,6 +114,7 @@ impl Record {
         self.take(Origin {
             hand_over: 0,
             request: 0,
+            spawned: false,
         });
         self.handed.push(HandedOver {
             id: 0,
@@ -116,21 +126,25 @@ impl Record {
                 None => Handed::Entering,
             },
             by_driver: now.is_none(),
+            polled: false,
             requests,
+            spawned: false,
             since: now,
             waited: self.waited,
         });
     }
 
-    /// The hand-over that a request came by, if no layer has taken it up. A request that was made for the item while another one was
-    /// in the hands of a service is taken to have been made there.
+    /// The hand-over that a request came by, if no layer has taken it up. A request that was made in a spawned task while another
+    /// one was in the hands of a service is taken to have been made there.
     fn position(&self, origin: Origin) -> Option<usize> {
         let is_it = |handed: &HandedOver| handed.id == origin.hand_over && handed.is_under_way();
         let position = self.handed.iter().position(is_it);
-        if position.is_some() || origin.hand_over != 0 {
+        if position.is_some() || !origin.spawned || origin.hand_over != 0 {
             return position;
         }
-        let may_be_around = |handed: &HandedOver| handed.is_under_way() && handed.requests <= origin.request;
+        let may_be_around = |handed: &HandedOver| {
+            handed.is_under_way() && !handed.spawned && handed.requests <= origin.request
+        };
         self.handed.iter().rposition(may_be_around)
     }
 
@@ -146,18 +160,16 @@ impl Record {
     }
 
     /// A layer hands the request on in the poll in which the driver handed it over. Returns the number that the hand-over has from now
-    /// on, or `None` if that poll has ended.
-    pub(super) fn pass_on(&mut self, origin: Origin, requests: u32) -> Option<u32> {
-        let position = self.position(origin)?;
-        if self.handed[position].state != Handed::Entering {
-            return None;
-        }
+    /// on.
+    pub(super) fn pass_on(&mut self, origin: Origin, requests: u32) -> u32 {
         let id = self.next_hand_over();
-        let handed = &mut self.handed[position];
-        handed.id = id;
-        handed.request = Some(origin.request);
-        handed.requests = requests;
-        Some(id)
+        if let Some(position) = self.position(origin) {
+            let handed = &mut self.handed[position];
+            handed.id = id;
+            handed.request = Some(origin.request);
+            handed.requests = requests;
+        }
+        id
     }
 
     /// A layer takes the request up. What it came by is not a call then, unless that had ended undecided: the item has gone on after
@@ -185,6 +197,21 @@ impl Record {
     pub(super) fn watch(&mut self, origin: Origin) {
         self.take(origin);
         self.watched = true;
+    }
+
+    /// After a stop: the request is polled.
+    pub(super) fn note_poll(&mut self, handed_on: HandedOn) {
+        match handed_on {
+            HandedOn::AsCall(within) => {
+                if let Some(call) = self.call(within.key) {
+                    call.polled = call.polled.max(within.depth + 1);
+                }
+            }
+            HandedOn::Unwatched { id, .. } => {
+                let of_it = self.handed.iter_mut().filter(|handed| handed.id == id);
+                of_it.for_each(|handed| handed.polled = true);
+            }
+        }
     }
 
     /// The poll that handed the item over has ended.
@@ -248,9 +275,11 @@ impl Record {
     pub(super) fn settle_inside(&mut self, handed_on: HandedOn, sent: Option<bool>, answered: bool) {
         self.answered |= answered;
         let (id, from) = match handed_on {
-            HandedOn::AsCall(call) => {
-                if sent == Some(false) {
-                    self.take_back(call);
+            HandedOn::AsCall(within) => {
+                match (sent, self.call(within.key)) {
+                    (Some(false), _) => self.take_back(within),
+                    (Some(true), Some(call)) => call.sent = true,
+                    _ => {}
                 }
                 return;
             }

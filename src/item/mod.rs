@@ -22,7 +22,9 @@
 //! - A layer that is refused fails with an error of its own once [`poll_refused`](CallHold::poll_refused) is ready: an agent above
 //!   keeps what it has, and a hedge the call that is under way.
 //! - [`HandOver`] hands a held request to a service that may watch its calls or not, so that its call is counted in any case; without
-//!   a hold [`hand_over`](Signals::hand_over) announces it and [`settle_call`](Signals::settle_call) settles it.
+//!   a hold [`hand_over`](Signals::hand_over) announces it and [`settle_call`](Signals::settle_call) settles it. Several requests of
+//!   one item at once, in services that watch nothing, are counted each where a layer of this crate hands them over; tower's own
+//!   `Retry` does not, so that clones which it has at once count as one.
 //!
 //! What is unknown counts as sent: an error of a service that watches nothing, unless it is known not to have been sent (an
 //! [`LlmError`](crate::LlmError) or a layer's refusal that says so, tower's `LoadShed`). Once other calls of the batch have begun in a
@@ -116,6 +118,7 @@ mod abandoned;
 mod call;
 mod calls_inside;
 mod context;
+mod current;
 mod driver;
 mod hand_over;
 mod handed;
@@ -129,6 +132,7 @@ pub use call::CallGuard;
 pub(crate) use call::{CallEnded, EndedCall, GateEnd};
 pub(crate) use calls_inside::CallsInside;
 pub use context::{CallContext, CallHold};
+pub(crate) use current::{AtWork, enter};
 pub(crate) use driver::ClosedItem;
 pub use hand_over::HandOver;
 pub(crate) use handed::HandedOn;

@@ -49,6 +49,8 @@ pub(super) struct Record {
     pub(super) begun: bool,
     /// Futures that wait to begin a call, to be woken by a stop, and after it by the end of a call.
     pub(super) waiting: Vec<Waker>,
+    /// The number of times that those were woken by the end of a call.
+    pub(super) wakes: u32,
 
     /// Only hedging opens two calls of one item at once.
     pub(super) open: SmallVec<[OpenCall; 1]>,
@@ -80,8 +82,12 @@ pub(super) struct OpenCall {
     pub(super) inside: u32,
     /// A layer inside waits before it sends: nothing has been sent, and unless it begins again, nothing will be.
     pub(super) held: bool,
-    /// It was handed to a service that no layer watches: another request like it is a call of its own.
-    pub(super) handed_on: bool,
+    /// The hand-over by which it is on its way to a service that no layer watches. The request of another one is a call of its own.
+    pub(super) handed_on: Option<u32>,
+    /// A request that was handed on as this call was sent.
+    pub(super) sent: bool,
+    /// The depth of the innermost layer of it that was polled after a stop, since a refused call beside it has looked.
+    pub(super) polled: u32,
     pub(super) started: Instant,
     // When an accounting layer saw its end; without one it ends with the opener's guard.
     pub(super) ended: Option<Instant>,
@@ -172,7 +178,9 @@ impl Record {
             depth: 1,
             inside: 0,
             held,
-            handed_on: false,
+            handed_on: None,
+            sent: false,
+            polled: 0,
             started: now,
             ended: None,
             observed: None,
@@ -251,18 +259,23 @@ impl Record {
         self.is_unwatched() || self.open_calls().any(|call| !call.held)
     }
 
-    /// Returns `true` if a call of another clone of the request with this number is under way, begun in the same surroundings, or as
-    /// the very call `within` which both were sent.
-    pub(super) fn is_beside_a_call(&self, within: Option<Within>, request: u32) -> bool {
+    /// Returns whether a call of another clone of the request with this number, begun in the same surroundings, or as the very call
+    /// `within` which both were sent, was polled since the last look; `None` if no such call is under way.
+    pub(super) fn look_beside(&mut self, within: Option<Within>, request: u32) -> Option<bool> {
         let key = within.map(|within| within.key);
-        let begun = self.open_calls().any(|call| {
-            let joined = within.is_some_and(|within| within.key == call.key && call.inside >= within.depth);
-            !call.held && (joined || (call.parent == key && call.request == request))
+        let calls = self.open.iter_mut().filter_map(|call| {
+            // As the call around both, it is at work beside this one in the layers further in.
+            let joined = within.filter(|within| within.key == call.key && call.inside >= within.depth);
+            let own = call.parent == key && call.request == request;
+            let depth = joined.map(|within| within.depth).or(own.then_some(0))?;
+            (!call.held).then(|| std::mem::take(&mut call.polled) > depth)
         });
-        let is_beside = |handed: &HandedOver| {
+        let handed = self.handed.iter_mut().filter(|handed| {
             handed.is_under_way() && handed.within == key && handed.request == Some(request)
-        };
-        begun || self.handed.iter().any(is_beside)
+        });
+        calls
+            .chain(handed.map(|handed| std::mem::take(&mut handed.polled)))
+            .reduce(|one, other| one | other)
     }
 
     /// Returns `true` if `key` is the call `within`, or one around that.
@@ -306,18 +319,28 @@ impl Record {
     pub(super) fn take_back(&mut self, within: Within) {
         if let Some(call) = self.call(within.key)
             && call.depth == within.depth
+            && !call.sent
         {
-            call.handed_on = false;
+            call.handed_on = None;
             call.held = true;
         }
     }
 
+    /// The call `joined`, if this request is it: the first of its clones that is handed on.
+    pub(super) fn own_call(&mut self, joined: Within, origin: Origin) -> Option<&mut OpenCall> {
+        self.call(joined.key).filter(|call| {
+            let is_own = call.handed_on.is_none_or(|id| id == origin.hand_over);
+            call.depth == joined.depth && is_own
+        })
+    }
+
     /// The futures to wake because a call, or a part of it, has ended. They wait for that only after a stop.
     pub(super) fn take_waiting(&mut self) -> Vec<Waker> {
-        match self.stopped {
-            true => std::mem::take(&mut self.waiting),
-            false => Vec::new(),
+        if !self.stopped {
+            return Vec::new();
         }
+        self.wakes = self.wakes.wrapping_add(1);
+        std::mem::take(&mut self.waiting)
     }
 
     /// Wakes `waker` at a stop, and after it at the end of a call.

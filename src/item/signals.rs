@@ -165,6 +165,13 @@ impl Signals<'_> {
         self.item.record().settle(|_| sent, answered, Instant::now);
     }
 
+    /// For layers that hand requests on, at each poll: a refused call beside it waits as long as it is polled.
+    pub(crate) fn note_poll(self, handed_on: HandedOn) {
+        if self.stop_requested() {
+            self.item.record().note_poll(handed_on);
+        }
+    }
+
     /// As [`settle_call`](Self::settle_call), for layers that hand a request on and may be called again: `sent` is `None` where
     /// nothing says whether it was.
     pub(crate) fn settle_inside(self, handed_on: HandedOn, sent: Option<bool>, answered: bool) {

@@ -65,16 +65,16 @@ impl<I> LlmRequest<I> {
     ///
     /// From now on the item may be in a call: see [`Item::report`].
     pub fn for_item(input: I, item: Arc<Item>) -> Self {
-        let request = Self::of_driver(input, item);
-        request.context.expect_call();
-        request
+        let context = CallContext::new(item);
+        context.expect_call();
+        Self { input, context }
     }
 
     /// A request that is not sent before [`Signals::hand_over`](crate::item::Signals::hand_over).
     pub(crate) fn of_driver(input: I, item: Arc<Item>) -> Self {
         Self {
             input,
-            context: CallContext::new(item),
+            context: CallContext::of_driver(item),
         }
     }
 

@@ -36,7 +36,7 @@ impl<S> Model for S where
 
 const LONG: Duration = Duration::from_secs(3_600);
 
-fn gate() -> RateLimiter {
+pub(crate) fn gate() -> RateLimiter {
     RateLimiter::builder()
         .build()
         .expect("no settings, no contradictions")

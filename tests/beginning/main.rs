@@ -6,6 +6,7 @@ mod hedges;
 mod nested;
 #[cfg(feature = "cache")]
 mod readiness;
+mod several;
 mod stops;
 mod support;
 mod tower;

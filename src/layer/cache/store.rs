@@ -217,7 +217,7 @@ impl<O: Clone + Send + Sync + 'static> ResponseCache<O> {
         key: KeyDigest,
         inner: S,
         request: LlmRequest<I>,
-        hold: CallHold,
+        mut hold: CallHold,
     ) -> Result<LlmResponse<O>, S::Error>
     where
         S: Service<LlmRequest<I>, Response = LlmResponse<O>>,

@@ -119,7 +119,8 @@ where
         loop {
             match this.step.as_mut().project() {
                 StepProj::Refused { refused, hold } => {
-                    if let (Some(Refused::Item(CallRefused::Stopped)), Some(hold)) = (&refused, &hold) {
+                    if let (Some(Refused::Item(CallRefused::Stopped)), Some(hold)) = (&refused, hold.as_mut())
+                    {
                         ready!(hold.poll_refused(cx));
                     }
                     *hold = None;
@@ -219,6 +220,9 @@ where
                     this.step.set(Step::Calling { future, call });
                 }
                 StepProj::Calling { future, call } => {
+                    if let Some(guard) = call.as_ref().and_then(ActiveCall::guard) {
+                        guard.note_poll();
+                    }
                     let polled = future.poll(cx);
                     if let Some(call) = call {
                         call.look_for_local_server();

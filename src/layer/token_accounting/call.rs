@@ -56,6 +56,12 @@ impl Call {
         }
     }
 
+    pub(super) fn note_poll(&self) {
+        if let Some(guard) = &self.guard {
+            guard.note_poll();
+        }
+    }
+
     pub(super) fn enter(&self) -> tracing::span::Entered<'_> {
         self.span.enter()
     }

@@ -66,6 +66,9 @@ where
         let mut this = self.project();
         match this.step.as_mut().project() {
             StepProjection::Calling { future, call } => {
+                if let Some(call) = &call {
+                    call.note_poll();
+                }
                 let result = {
                     let _entered = call.as_ref().map(Call::enter);
                     ready!(future.poll(cx))
