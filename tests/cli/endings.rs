@@ -253,3 +253,46 @@ fn time_limits_fail_their_items() {
         .remove(0);
     assert!(row["error"]["message"].as_str().unwrap().contains("item timeout"));
 }
+
+/// What fails alike from the first item on is not tried a million times.
+#[test]
+fn a_run_whose_first_items_fail_alike_stops() {
+    let input = "prompt\n".repeat(3_000);
+    // Nothing listens there.
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let url = format!("http://127.0.0.1:{port}/v1");
+    let arguments = |more: &[&str]| {
+        let fixed = [
+            "run",
+            "-m",
+            "openai-compatible:m",
+            "--base-url",
+            &url,
+            "--max-attempts",
+            "1",
+            "-c",
+            "10",
+        ];
+        fixed
+            .iter()
+            .chain(more)
+            .map(|argument| (*argument).to_owned())
+            .collect::<Vec<_>>()
+    };
+    let finished = run(arguments(&[]), &input);
+    finished
+        .code(3)
+        .says("the first 20 items failed alike: connection: no connection");
+    assert!(finished.rows().len() < 200, "{} rows", finished.rows().len());
+    assert_eq!(
+        run(arguments(&["--keep-going", "--limit", "50"]), &input)
+            .code(1)
+            .rows()
+            .len(),
+        50
+    );
+}

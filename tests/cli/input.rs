@@ -397,3 +397,84 @@ fn a_large_input_takes_no_memory() {
     // 32 items are read ahead and 10 are worked on: what matters is that it is not 200 MiB.
     assert!(peak > 1_000 && peak < 120_000, "{peak} KiB");
 }
+
+/// A quote that is never closed takes the rest of the table into one cell: that is an error, and no prompt.
+#[test]
+fn an_open_quote_in_a_table_is_an_error_that_names_its_row() {
+    let input = "id,prompt\n1,ok\n2,\"oops\n3,row\n4,row\n";
+    let provider = Provider::start(|builder| builder);
+    let finished = run(provider.arguments(["--format", "csv"]), input);
+    finished
+        .code(1)
+        .says("line 3: a quote is opened in this row and never closed");
+    let rows = finished.rows();
+    assert_eq!(rows.iter().filter(|row| row["ok"] == true).count(), 1);
+    assert_eq!(rows.len(), 2);
+    let strict = run(provider.arguments(["--format", "csv", "--strict"]), input);
+    strict.code(2).says("line 3");
+    for (input, code) in [
+        ("", 0),
+        ("id,prompt\n", 0),
+        ("id,prompt\n1,\"a\nb\"", 0),
+        ("id,\"prompt\n1,x\n", 3),
+    ] {
+        run(provider.arguments(["--format", "csv"]), input).code(code);
+    }
+}
+
+#[test]
+fn long_ids_keep_their_digits() {
+    let input = "{\"id\":12345678901234567890123,\"prompt\":\"x\"}\n{\"id\":12345678901234567890124,\"prompt\":\"y\"}\n";
+    let provider = Provider::start(|builder| builder);
+    let rows = run(provider.arguments([]), input).code(0).rows();
+    assert_eq!(ids(&rows), ["12345678901234567890123", "12345678901234567890124"]);
+}
+
+#[test]
+fn an_id_that_several_items_have_is_told_of() {
+    let input = "{\"id\":\"r1\",\"prompt\":\"x\"}\n{\"id\":\"r1\",\"prompt\":\"y\"}\n";
+    let provider = Provider::start(|builder| builder);
+    run(provider.arguments([]), input)
+        .code(0)
+        .says("several items have the same id, such as `r1`");
+    run(provider.arguments(["--strict"]), input)
+        .code(2)
+        .says("another item has the id `r1`, too");
+}
+
+/// A link to nowhere in a folder is one failed item.
+#[cfg(unix)]
+#[test]
+fn a_file_that_is_not_there_ends_no_run() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("1.txt"), "one").unwrap();
+    std::os::unix::fs::symlink("nowhere", folder.path().join("2.txt")).unwrap();
+    fs::write(folder.path().join("3.txt"), "three").unwrap();
+    let provider = Provider::start(|builder| builder);
+    let finished = run(provider.arguments([folder.path().to_str().unwrap()]), "");
+    let rows = finished.code(1).rows();
+    let answered = rows.iter().filter(|row| row["ok"] == true).count();
+    assert_eq!((rows.len(), answered), (3, 2));
+    finished.says("2.txt: cannot be read");
+}
+
+/// The same file by another name is still an input.
+#[cfg(unix)]
+#[test]
+fn a_hard_link_to_an_input_is_not_overwritten() {
+    let folder = tempfile::tempdir().unwrap();
+    let (input, output) = (folder.path().join("in.txt"), folder.path().join("out.jsonl"));
+    fs::write(&input, "one\n").unwrap();
+    fs::hard_link(&input, &output).unwrap();
+    let provider = Provider::start(|builder| builder);
+    let paths = [
+        input.to_str().unwrap(),
+        "-o",
+        output.to_str().unwrap(),
+        "--overwrite",
+    ];
+    run(provider.arguments(paths), "")
+        .code(2)
+        .says("is an input and would be overwritten");
+    assert_eq!(fs::read_to_string(&input).unwrap(), "one\n");
+}

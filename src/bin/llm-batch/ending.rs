@@ -8,6 +8,7 @@ use llm_batch::{BatchSummary, Termination, Usd, WaitReason};
 use crate::args;
 use crate::console::Console;
 use crate::exit::Exit;
+use crate::writer::ALIKE;
 
 /// How a run ended.
 #[derive(Debug)]
@@ -16,6 +17,8 @@ pub(crate) struct Ending {
     pub(crate) broken: Option<io::Error>,
     pub(crate) source_failure: Option<String>,
     pub(crate) fatal: Option<String>,
+    /// With what the first items failed alike.
+    pub(crate) alike: Option<String>,
     pub(crate) termination: Option<Termination>,
     pub(crate) failed: u64,
 }
@@ -41,6 +44,7 @@ impl Ending {
     pub(crate) fn is_error(&self) -> bool {
         self.source_failure.is_some()
             || self.termination == Some(Termination::FailFast)
+            || self.alike.is_some()
             || self
                 .broken
                 .as_ref()
@@ -62,6 +66,11 @@ impl Ending {
         if let (Some(Termination::FailFast), Some(fatal)) = (self.termination, &self.fatal) {
             console.line(format_args!(
                 "stopped early, as this concerns every item: {fatal}"
+            ));
+            console.line("  --keep-going tries the other items all the same");
+        } else if let Some(alike) = &self.alike {
+            console.line(format_args!(
+                "stopped early, as the first {ALIKE} items failed alike: {alike}"
             ));
             console.line("  --keep-going tries the other items all the same");
         }
@@ -95,6 +104,7 @@ pub(crate) fn print_summary(
     form: args::Summary,
     kept: u64,
     resumable: bool,
+    source_failure: Option<&str>,
     console: &Console,
 ) {
     match form {
@@ -117,6 +127,10 @@ pub(crate) fn print_summary(
             let mut value = serde_json::to_value(summary).unwrap_or_default();
             if let Some(fields) = value.as_object_mut() {
                 fields.insert("kept".to_owned(), kept.into());
+                if let Some(failure) = source_failure {
+                    fields.insert("termination".to_owned(), "input_unreadable".into());
+                    fields.insert("input_error".to_owned(), failure.into());
+                }
             }
             console.line(value);
         }

@@ -1,8 +1,9 @@
 //! `llm-batch run`.
 
+use std::collections::HashSet;
 use std::io::{self, IsTerminal as _};
 use std::path::Path;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use futures::StreamExt as _;
 use llm_batch::{Disposition, ErrorKind, Events, LlmStreamExt as _, PriceTable, Progress};
@@ -127,9 +128,7 @@ fn protect_inputs(inputs: &Inputs, output: Option<&Path>) -> Result<(), UsageErr
     let Ok(output) = output.canonicalize() else {
         return Ok(());
     };
-    let same = inputs
-        .files()
-        .any(|input| input.canonicalize().is_ok_and(|input| input == output));
+    let same = inputs.files().any(|input| is_same_file(input, &output));
     if same {
         return Err(UsageError::new(format!(
             "{} is an input and would be overwritten",
@@ -139,12 +138,32 @@ fn protect_inputs(inputs: &Inputs, output: Option<&Path>) -> Result<(), UsageErr
     Ok(())
 }
 
+/// Whether both are one file, by whichever name or hard link.
+fn is_same_file(input: &Path, output: &Path) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt as _;
+        let id = |path: &Path| std::fs::metadata(path).map(|data| (data.dev(), data.ino()));
+        if let (Ok(input), Ok(output)) = (id(input), id(output)) {
+            return input == output;
+        }
+    }
+    input.canonicalize().is_ok_and(|input| input == output)
+}
+
 /// `--strict`: nothing may be wrong.
 fn check_items(inputs: &Inputs, composer: &Composer, console: &Console) -> Result<(), UsageError> {
     let mut wrong = 0;
+    let mut ids = HashSet::new();
     for item in inputs.items() {
         let item = item.map_err(UsageError::new)?;
-        if let Err(message) = item.content.and_then(|content| composer.prompt(content)) {
+        let made = item.content.and_then(|content| composer.prompt(content));
+        let is_new = ids.insert(Arc::clone(&item.id));
+        let checked = made.and_then(|_| {
+            let repeated = || format!("another item has the id `{}`, too", item.id);
+            is_new.then_some(()).ok_or_else(repeated)
+        });
+        if let Err(message) = checked {
             wrong += 1;
             if wrong <= SHOWN {
                 console.line(format_args!("{}: {message}", item.place));
@@ -226,6 +245,8 @@ impl Plan<'_> {
             if !writer.write(&outcome) {
                 // What cannot be written is not worth paying for.
                 handle.cancel();
+            } else if writer.alike.is_some() {
+                handle.stop();
             }
         }
         let summary = results.summary();
@@ -245,6 +266,7 @@ impl Plan<'_> {
             broken: writer.broken.take(),
             source_failure: source_state.failure,
             fatal: writer.fatal.take(),
+            alike: writer.alike.take(),
             termination: summary.termination,
             failed: summary.failed,
         };
@@ -255,12 +277,18 @@ impl Plan<'_> {
                 console.line("there are no items in the input");
             }
             let resumable = resumable && ending.exit() != Exit::Success;
+            if let Some(id) = &source_state.repeated {
+                console.line(format_args!(
+                    "warning: several items have the same id, such as `{id}`; their rows differ in `index` alone"
+                ));
+            }
             print_summary(
                 &summary,
                 reporting.prices.is_some(),
                 reporting.summary,
                 source_state.skipped,
                 resumable,
+                ending.source_failure.as_deref(),
                 console,
             );
         } else if ending.is_error() {

@@ -1,5 +1,7 @@
 //! The input as a stream of work: read on a thread of its own, a few items ahead.
 
+use std::collections::HashSet;
+use std::hash::{BuildHasher as _, RandomState};
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -40,6 +42,8 @@ pub(crate) struct Source {
 pub(crate) struct SourceState {
     /// Items that an earlier run had answered.
     pub(crate) skipped: u64,
+    /// An id that several items have.
+    pub(crate) repeated: Option<Arc<str>>,
     /// Why the input could not be read to its end.
     pub(crate) failure: Option<String>,
 }
@@ -104,6 +108,9 @@ struct Reader {
 
 impl Reader {
     fn run(mut self, items: impl Iterator<Item = Result<Item, String>>) {
+        // Hashes, as there may be millions.
+        let mut ids = HashSet::new();
+        let hasher = RandomState::new();
         for item in items {
             let item = match item {
                 Ok(item) => item,
@@ -112,6 +119,11 @@ impl Reader {
                     return;
                 }
             };
+            if !ids.insert(hasher.hash_one(&item.id)) {
+                self.note(|state| {
+                    state.repeated.get_or_insert_with(|| Arc::clone(&item.id));
+                });
+            }
             if self.earlier.take(&item.id, item.index) {
                 self.note(|state| state.skipped += 1);
                 continue;

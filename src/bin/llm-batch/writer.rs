@@ -13,6 +13,9 @@ use crate::source::ItemContext;
 /// How many problems of one sort are shown.
 pub(crate) const SHOWN: u64 = 10;
 
+/// So many items that fail alike, from the first on, say that the others will, too.
+pub(crate) const ALIKE: u64 = 20;
+
 /// Writes outcomes, and says on standard error what would otherwise be overlooked.
 #[derive(Debug)]
 pub(crate) struct Writer<'a> {
@@ -31,6 +34,10 @@ pub(crate) struct Writer<'a> {
     pub(crate) broken: Option<io::Error>,
     /// The failure that concerns every item.
     pub(crate) fatal: Option<String>,
+    /// With what the first items failed, once that is enough of them.
+    pub(crate) alike: Option<String>,
+    /// The failure of all items so far, without numbers, and of how many. None once one was answered, or failed otherwise.
+    same: Option<(String, u64)>,
 }
 
 impl<'a> Writer<'a> {
@@ -47,6 +54,8 @@ impl<'a> Writer<'a> {
             failures: 0,
             broken: None,
             fatal: None,
+            alike: None,
+            same: (!args.limits.keep_going).then(|| (String::new(), 0)),
         }
     }
 
@@ -54,6 +63,13 @@ impl<'a> Writer<'a> {
     pub(crate) fn write(&mut self, outcome: &Outcome<LlmResponse<Value>, LlmError, ItemContext>) -> bool {
         let context = &outcome.context;
         let id = outcome.id.to_string();
+        match &outcome.result {
+            Ok(_) => self.same = None,
+            Err(error) if context.problem.is_none() && error.kind() != ErrorKind::Aborted => {
+                self.compare(error)
+            }
+            Err(_) => {}
+        }
         if let Err(error) = &outcome.result {
             self.report(&id, context, error);
         }
@@ -76,6 +92,25 @@ impl<'a> Writer<'a> {
         };
         self.broken = written.err();
         self.broken.is_none()
+    }
+
+    /// Compares a failure with those of all items before.
+    fn compare(&mut self, error: &LlmError) {
+        let Some((same, count)) = &mut self.same else {
+            return;
+        };
+        // Numbers are those of ports, requests and waits.
+        let text = error.to_string().replace(|c: char| c.is_ascii_digit(), "");
+        if *count == 0 {
+            *same = text;
+        } else if *same != text {
+            self.same = None;
+            return;
+        }
+        *count += 1;
+        if *count == ALIKE {
+            self.alike = Some(error.to_string());
+        }
     }
 
     fn report(&mut self, id: &str, context: &ItemContext, error: &LlmError) {

@@ -284,7 +284,8 @@ pub(crate) struct LimitArgs {
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) batch_timeout: Option<Duration>,
 
-    /// Go on after a failure that every later item will share: a bad key, no money, an unknown model.
+    /// Go on after a failure that every later item will share (a bad key, no money, an unknown model), or if the first 20 items
+    /// fail alike.
     #[arg(long)]
     pub(crate) keep_going: bool,
 }

@@ -53,14 +53,29 @@ pub(crate) fn rows(
     files.filter_map(move |entry| {
         let entry = match entry {
             Ok(entry) => entry,
-            Err(error) => return Some(Err(error.into())),
+            // A link to nowhere, or a folder that may not be read, is one failed item.
+            Err(error) => {
+                let path = error.path().filter(|_| error.depth() > 0);
+                let Some(path) = path.and_then(|path| path.strip_prefix(&folder).ok()) else {
+                    return Some(Err(error.into()));
+                };
+                return selection.takes(path).then(|| {
+                    Ok(Row {
+                        line: 0,
+                        id: Some(format!("{prefix}{}", joined(path))),
+                        content: Err(match error.io_error() {
+                            Some(error) => format!("cannot be read: {error}"),
+                            None => format!("cannot be read: {error}"),
+                        }),
+                    })
+                });
+            }
         };
         let path = entry.path().strip_prefix(&folder).unwrap_or(entry.path());
         if !entry.file_type().is_file() || !selection.takes(path) {
             return None;
         }
-        let parts: Vec<_> = path.iter().map(|part| part.to_string_lossy()).collect();
-        let id = format!("{prefix}{}", parts.join("/"));
+        let id = format!("{prefix}{}", joined(path));
         let content = read(entry.path()).map(|text| {
             let mut fields = Map::new();
             fields.insert("text".to_owned(), text.into());
@@ -73,6 +88,11 @@ pub(crate) fn rows(
             content,
         }))
     })
+}
+
+fn joined(path: &Path) -> String {
+    let parts: Vec<_> = path.iter().map(|part| part.to_string_lossy()).collect();
+    parts.join("/")
 }
 
 fn read(path: &Path) -> Result<String, String> {

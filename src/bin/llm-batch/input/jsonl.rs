@@ -1,7 +1,9 @@
 //! JSON lines: an object, or a string that is the prompt.
 
+use std::collections::HashMap;
 use std::io::{self, BufRead};
 
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::lines::Lines;
@@ -44,7 +46,12 @@ fn lines(
 
 fn parse(text: &str) -> Result<Content, String> {
     match serde_json::from_str(text) {
-        Ok(Value::Object(fields)) => Ok(Content::Fields(fields)),
+        Ok(Value::Object(mut fields)) => {
+            if fields.values().any(Value::is_f64) {
+                keep_digits(text, &mut fields);
+            }
+            Ok(Content::Fields(fields))
+        }
         Ok(Value::String(prompt)) => {
             let mut fields = Map::new();
             fields.insert("prompt".to_owned(), prompt.into());
@@ -52,5 +59,23 @@ fn parse(text: &str) -> Result<Content, String> {
         }
         Ok(_) => Err("neither a JSON object nor a string".to_owned()),
         Err(error) => Err(not_json(&error)),
+    }
+}
+
+/// Integers beyond 64 bits, as ids often are, stay what they are: as text, since JSON's reader would round them.
+fn keep_digits(text: &str, fields: &mut Map<String, Value>) {
+    let Ok(raw) = serde_json::from_str::<HashMap<String, &RawValue>>(text) else {
+        return;
+    };
+    for (name, value) in fields.iter_mut().filter(|(_, value)| value.is_f64()) {
+        let digits = raw.get(name).map(|raw| raw.get()).unwrap_or_default();
+        if !digits.is_empty()
+            && digits
+                .trim_start_matches('-')
+                .bytes()
+                .all(|byte| byte.is_ascii_digit())
+        {
+            *value = digits.into();
+        }
     }
 }

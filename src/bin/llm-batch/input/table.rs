@@ -9,6 +9,18 @@ use serde_json::Map;
 use super::lines::ITEM_LIMIT;
 use super::{Content, Row};
 
+/// Put behind the table: where it is no row of its own, a quote was left open.
+const END: &[u8] = b"\n\x01end of the table\x01\n";
+
+fn is_end(cell: &[u8]) -> bool {
+    cell == END.trim_ascii()
+}
+
+/// Returns `true` if the end of the table was read as a part of a cell.
+fn is_open(record: &csv::ByteRecord) -> bool {
+    record.iter().any(|cell| cell.ends_with(END))
+}
+
 /// The rows of a table; the inner error is for the user.
 pub(crate) fn rows<R: Read>(
     reader: R,
@@ -19,13 +31,25 @@ pub(crate) fn rows<R: Read>(
         .delimiter(delimiter)
         .flexible(true)
         .from_reader(Bounded {
-            reader,
+            reader: reader.chain(END),
             read: Arc::clone(&read),
         });
-    let header: Vec<String> = match reader.headers() {
-        Ok(header) => header.iter().map(|name| name.trim().to_owned()).collect(),
+    let header = match reader.byte_headers() {
+        Ok(header) if is_open(header) => {
+            return Ok(Err("has a quote in its header that is never closed".to_owned()));
+        }
+        Ok(header) if header.iter().all(is_end) => csv::ByteRecord::new(),
+        Ok(header) => header.clone(),
         Err(error) => return into_io(error).map(Err),
     };
+    let mut names = Vec::new();
+    for cell in &header {
+        match std::str::from_utf8(cell) {
+            Ok(name) => names.push(name.trim().to_owned()),
+            Err(_) => return Ok(Err("has a header that is not UTF-8 text".to_owned())),
+        }
+    }
+    let header = names;
     let duplicate = header
         .iter()
         .enumerate()
@@ -38,10 +62,15 @@ pub(crate) fn rows<R: Read>(
         read.store(0, Ordering::Relaxed);
         match reader.read_byte_record(&mut record) {
             Ok(false) => None,
+            Ok(true) if record.len() == 1 && record.iter().all(is_end) => None,
             Ok(true) => Some(Ok(Row {
                 line: record.position().map_or(0, csv::Position::line),
                 id: None,
-                content: fields(&header, &record),
+                content: if is_open(&record) {
+                    Err("a quote is opened in this row and never closed".to_owned())
+                } else {
+                    fields(&header, &record)
+                },
             })),
             Err(error) => Some(into_io(error).and_then(|message| Err(io::Error::other(message)))),
         }
