@@ -9,7 +9,7 @@ use serde_path_to_error::Segment;
 
 use super::fault::{Fault, InvalidOutput, error_of, member};
 use super::schema::Schema;
-use super::text::{only_json, strip_code_fence};
+use super::text::{bare, only_json, strip_code_fence};
 use crate::error::{BoxError, ErrorKind, LlmError};
 use crate::response::{FinishReason, LlmResponse};
 
@@ -100,7 +100,7 @@ impl<T: DeserializeOwned> Reader<T> {
 
 impl<T> Reader<T> {
     fn json(&self, text: &str) -> Result<Value, InvalidOutput> {
-        let text = strip_code_fence(text);
+        let text = strip_code_fence(bare(text));
         serde_json::from_str(text).or_else(|error| {
             let recovered = self.recovers.then(|| only_json(text)).flatten();
             recovered.ok_or_else(|| InvalidOutput::whole(format!("the answer is not JSON: {error}")))

@@ -40,6 +40,22 @@ fn inside_fence(text: &str) -> Option<&str> {
     Some(body.trim_end_matches('\r'))
 }
 
+/// The text without the marks that some servers put around an answer: white space of every width, byte order marks, and the thoughts
+/// of a model in `<think>` before it, which servers without a reasoning parser leave there, empty ones where thinking is off.
+pub(super) fn bare(text: &str) -> &str {
+    let is_blank = |c: char| {
+        c.is_whitespace() || matches!(c, '\u{feff}' | '\u{200b}' | '\u{200c}' | '\u{200d}' | '\u{2060}')
+    };
+    let mut text = text.trim_matches(is_blank);
+    while let Some((_, answer)) = text
+        .strip_prefix("<think>")
+        .and_then(|thought| thought.split_once("</think>"))
+    {
+        text = answer.trim_matches(is_blank);
+    }
+    text
+}
+
 /// The object or list in a text that holds just one, with words or a fence around it. `None` if there is none, more than one,
 /// or one that is not whole.
 pub(super) fn only_json(text: &str) -> Option<Value> {
@@ -81,6 +97,23 @@ mod tests {
     }
 
     #[test]
+    fn marks_around_an_answer_are_no_part_of_it() {
+        for (text, answer) in [
+            ("\u{feff}{}\n", "{}"),
+            ("\u{a0}\u{200b} {} \u{2060}", "{}"),
+            ("<think>\n\n</think>\n\n{}", "{}"),
+            (
+                "<think>a {b}</think>\n<think></think>```json\n{}\n```",
+                "```json\n{}\n```",
+            ),
+            ("<think>cut", "<think>cut"),
+            ("So: <think></think>", "So: <think></think>"),
+        ] {
+            assert_eq!(bare(text), answer, "{text:?}");
+        }
+    }
+
+    #[test]
     fn one_value_is_recovered_and_no_more() {
         for (text, value) in [
             ("Sure: {\"a\": [1]} is it.", Some(json!({"a": [1]}))),
@@ -102,7 +135,7 @@ mod tests {
         #[test]
         fn any_text_is_survived(text in "(```|json|\\{|\\}|\\[|\\]|\"|\n|é|\\PC){0,30}") {
             proptest::prop_assert!(text.contains(strip_code_fence(&text)));
-            let _ = only_json(&text);
+            let _ = only_json(bare(&text));
         }
     }
 }

@@ -63,6 +63,18 @@ fn wrong_usage_is_explained_with_status_2() {
             &["run", "-m", "sim:steady", "--extra", r#"{"model": "m"}"#],
             "--model",
         ),
+        (
+            &[
+                "run",
+                "-m",
+                "sim:steady",
+                "--schema",
+                "schema.json",
+                "--extra",
+                r#"{"response_format": {"type": "text"}}"#,
+            ],
+            "--extra sets `response_format`, which would replace the schema",
+        ),
         (&["run", "-m", "sim:steady", "--prompt", "{{ open"], "template"),
         (
             &["run", "-m", "sim:steady", "--prompt", "a", "--prompt-file", "b"],

@@ -347,3 +347,14 @@ async fn a_grammar_server_gets_the_schema_as_it_is() {
         assert_eq!(*sent == schema, unchanged, "{prefix}: {sent}");
     }
 }
+
+#[tokio::test]
+async fn an_own_output_config_keeps_the_schema() {
+    let model = Model::builder("anthropic:m").api_key("key").build().unwrap();
+    let prompt = llm_batch::Prompt::new("q")
+        .with_output_schema(json!({"type": "object", "properties": {}}))
+        .with_extra("output_config", json!({"effort": "low"}));
+    let body: Value = serde_json::from_slice(&model.request_body(&prompt).unwrap()).unwrap();
+    assert_eq!(body["output_config"]["effort"], "low");
+    assert_eq!(body["output_config"]["format"]["type"], "json_schema");
+}

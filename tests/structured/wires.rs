@@ -15,7 +15,7 @@ use crate::types::{
 
 /// The wires: a name, a model, where the body has the form of the answer, and where that has the schema.
 const WIRES: [(&str, &str, &str, &str); 4] = [
-    ("chat", "vllm:m", "/response_format", "/json_schema/schema"),
+    ("chat", "openrouter:m", "/response_format", "/json_schema/schema"),
     ("responses", "openai-responses:m", "/text/format", "/schema"),
     ("anthropic", "anthropic:m", "/output_config/format", "/schema"),
     ("gemini", "gemini:m", "/generationConfig/responseJsonSchema", ""),

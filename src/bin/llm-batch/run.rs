@@ -88,6 +88,16 @@ pub(crate) fn main(args: &RunArgs, console: &Console) -> Result<Exit, UsageError
     exit
 }
 
+/// The places of the schema in a request, on one wire or another.
+const SCHEMA_FIELDS: [&str; 6] = [
+    "/response_format",
+    "/text",
+    "/output_config/format",
+    "/output_format",
+    "/generationConfig/responseSchema",
+    "/generationConfig/responseJsonSchema",
+];
+
 /// Rejects contradictory options that clap cannot detect.
 fn check(args: &RunArgs) -> Result<(), UsageError> {
     let keep = &args.input.keep;
@@ -107,6 +117,15 @@ fn check(args: &RunArgs) -> Result<(), UsageError> {
         return Err(UsageError::new(
             "--extra sets `model`; name the model by --model in its place",
         ));
+    }
+    if let (Some(_), Some(extra)) = (&args.prompt.schema, extra) {
+        let extra = Value::Object(extra.0.clone());
+        if let Some(place) = SCHEMA_FIELDS.iter().find(|place| extra.pointer(place).is_some()) {
+            return Err(UsageError::new(format!(
+                "--extra sets `{}`, which would replace the schema of --schema; leave out one of them",
+                place[1..].replace('/', ".")
+            )));
+        }
     }
     if !keep.is_empty() && !matches!(format, OutputFormat::Jsonl | OutputFormat::Csv) {
         return Err(UsageError::new(

@@ -108,7 +108,15 @@ fn prompt_body(ask: &Ask<'_>, options: &Options) -> Result<Map<String, Value>, L
         set("stream", true.into());
     }
     for (name, value) in defaults.extra().iter().chain(prompt.extra()) {
-        set(name, value.clone());
+        match (body.get_mut(name), value) {
+            // Beside the schema, which nobody means to drop.
+            (Some(Value::Object(ours)), Value::Object(more)) if name == "output_config" => {
+                ours.extend(more.clone());
+            }
+            _ => {
+                body.insert(name.clone(), value.clone());
+            }
+        }
     }
     Ok(body)
 }

@@ -130,6 +130,8 @@ pub(super) const PRESETS: &[Preset] = &[
         name: "openai-compatible",
         base_url_variable: "OPENAI_COMPATIBLE_BASE_URL",
         key_variable: "OPENAI_COMPATIBLE_API_KEY",
+        // It may stand for OpenAI.
+        any_schema: false,
         ..LOCAL
     },
     Preset {

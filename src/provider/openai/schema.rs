@@ -21,6 +21,8 @@ impl<'a> NamedSchema<'a> {
     /// The schema as it is for a server that takes `any`, else in OpenAI's strict form, if it has one.
     pub(super) fn new(schema: &'a Value, any: bool) -> Result<Self, LlmError> {
         let name = name(schema);
+        // What is wrong with a schema is wrong everywhere.
+        let for_openai = for_wire(schema, Dialect::OpenAi)?;
         if any {
             return Ok(Self {
                 name,
@@ -28,7 +30,7 @@ impl<'a> NamedSchema<'a> {
                 strict: Some(true),
             });
         }
-        let schema = for_wire(schema, Dialect::OpenAi)?;
+        let schema = for_openai;
         Ok(Self {
             name,
             // What has no strict form is left as it is.
