@@ -202,10 +202,14 @@ impl CallGuard {
             };
         };
         call.accounting = call.accounting.saturating_sub(1);
+        let unwatched = std::mem::take(&mut call.unwatched);
         // Nothing was sent, so this is not a call, unless a layer or strategy inside has joined it.
         call.held |= end.shed && call.depth == self.depth && !call.sent;
         if call.held {
-            return EndedCall::NOT_SENT;
+            return EndedCall {
+                unwatched,
+                ..EndedCall::NOT_SENT
+            };
         }
         // One ledger in two layers counts the call once.
         let counted = call.ledgers.contains(&end.ledger);
@@ -215,6 +219,7 @@ impl CallGuard {
         if closed && call.ended.is_none() {
             return EndedCall {
                 in_ledger: !counted,
+                unwatched,
                 ..EndedCall::OUTLIVED
             };
         }
@@ -231,6 +236,7 @@ impl CallGuard {
             counts: true,
             in_ledger: !counted,
             outlived: false,
+            unwatched,
             usage: call.observed.flatten(),
             cost: call.cost,
         }
@@ -345,6 +351,8 @@ pub(crate) struct EndedCall {
     pub(crate) in_ledger: bool,
     /// The item had its outcome before: usage and cost stand there as unknown.
     pub(crate) outlived: bool,
+    /// Calls inside it that no layer watched, for the ledger.
+    pub(crate) unwatched: u32,
     pub(crate) usage: Option<TokenUsage>,
     /// Its cost, if reported.
     pub(crate) cost: Option<Usd>,
@@ -364,6 +372,7 @@ impl EndedCall {
         counts: false,
         in_ledger: false,
         outlived: false,
+        unwatched: 0,
         usage: None,
         cost: None,
     };
@@ -371,6 +380,7 @@ impl EndedCall {
         counts: true,
         in_ledger: true,
         outlived: true,
+        unwatched: 0,
         usage: None,
         cost: None,
     };

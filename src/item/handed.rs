@@ -188,7 +188,7 @@ impl Record {
         {
             let undecided = self.handed.remove(position);
             if let Handed::Undecided(time) = undecided.state {
-                self.count_unwatched(time);
+                self.count_unwatched(time, undecided.within);
             }
         }
     }
@@ -224,8 +224,8 @@ impl Record {
         }
     }
 
-    /// Counts a call that no layer watched, with unknown usage.
-    fn count_unwatched(&mut self, time: Duration) {
+    /// Counts a call that no layer watched, with unknown usage. Around it may be a call that an accounting layer watches.
+    fn count_unwatched(&mut self, time: Duration, within: Option<u32>) {
         if self.closed {
             // It is in the final report as it was then.
             return;
@@ -233,6 +233,14 @@ impl Record {
         let report = &mut self.report;
         report.call_time = report.call_time.saturating_add(time);
         report.add_unwatched();
+        let mut around = within;
+        while let Some(call) = around.and_then(|key| self.call(key)) {
+            if call.accounting > 0 {
+                call.unwatched += 1;
+                return;
+            }
+            around = call.parent;
+        }
     }
 
     /// All that the item did has ended `at` then: counts each call that no layer watched, with unknown usage, if it was `sent`.
@@ -249,7 +257,7 @@ impl Record {
         }
         for handed in std::mem::take(&mut self.handed) {
             if sent(&handed) {
-                self.count_unwatched(handed.time(at(), self.waited));
+                self.count_unwatched(handed.time(at(), self.waited), handed.within);
             }
         }
     }
@@ -265,7 +273,7 @@ impl Record {
         {
             let handed = self.handed.remove(position);
             if sent {
-                self.count_unwatched(handed.time(Instant::now(), self.waited));
+                self.count_unwatched(handed.time(Instant::now(), self.waited), handed.within);
             }
         }
     }
@@ -293,7 +301,7 @@ impl Record {
                     let handed = self.handed.remove(position);
                     self.watched = true;
                     if sent {
-                        self.count_unwatched(handed.time(Instant::now(), self.waited));
+                        self.count_unwatched(handed.time(Instant::now(), self.waited), handed.within);
                     }
                 }
                 _ => {

@@ -73,7 +73,7 @@ pub(crate) struct Within {
 pub(super) struct OpenCall {
     pub(super) key: u32,
     /// The call in which it was begun.
-    parent: Option<u32>,
+    pub(super) parent: Option<u32>,
     /// The number of its request.
     request: u32,
     /// The number of layers and strategies, one inside the other, that take part in it.
@@ -101,6 +101,8 @@ pub(super) struct OpenCall {
     pub(super) announced: bool,
     /// Accounting layers that have not seen its end.
     pub(super) accounting: u32,
+    /// Calls inside it that no layer watched, and that stand in no ledger yet.
+    pub(super) unwatched: u32,
     /// The time of the first piece of a streamed answer.
     pub(super) first_token: Option<Instant>,
     pub(super) quota: Option<Box<ReportedQuota>>,
@@ -191,6 +193,7 @@ impl Record {
             claimed: false,
             announced: false,
             accounting: 0,
+            unwatched: 0,
             first_token: None,
             quota: None,
             ledgers: SmallVec::new(),

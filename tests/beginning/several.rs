@@ -248,3 +248,24 @@ async fn a_drain_ends_a_second_attempt_inside_an_outer_call() {
         assert_eq!((provider.calls(), answered), (1, false), "{name}");
     }
 }
+
+/// An accounting layer around several calls that nothing else watches has them all in its ledger.
+#[tokio::test(start_paused = true)]
+async fn the_ledger_has_each_attempt_inside_an_accounted_call() {
+    let provider = Provider::new(MS).failing(|call| {
+        let error = LlmError::new(ErrorKind::ServerError, "down").with_delivery(Delivery::Rejected);
+        (call < 3).then_some(error)
+    });
+    let ledger = TokenLedger::new();
+    let retry = RetryLayer::new(RetryPolicy::new(3)).layer(provider.clone());
+    let strategy = TokenAccountingLayer::new(ledger.clone())
+        .layer(retry)
+        .boxed_strategy();
+    assert_eq!(calls_of_one(strategy, None).await, (3, true));
+    let booked = ledger.snapshot();
+    assert_eq!(
+        (provider.calls(), booked.calls, booked.unknown_usage_calls),
+        (3, 3, 2)
+    );
+    assert_eq!(booked.usage.total(), 2);
+}

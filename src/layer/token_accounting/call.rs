@@ -132,6 +132,9 @@ impl Call {
         if ended.in_ledger {
             ledger.add(end != CallEnd::Success, usage, cost);
         }
+        for _ in 0..ended.unwatched {
+            ledger.add(false, None, None);
+        }
         if !ended.counts {
             return usage;
         }

@@ -67,6 +67,11 @@ impl HttpClient {
             // One connection per call in flight. Over HTTP/2 reqwest would put all calls on one connection, and what
             // exceeds the server's stream limit (mostly 100) would wait unseen while its call clock runs.
             .http1_only()
+            // Not asked for. Another crate may have switched reqwest's decoding on.
+            .no_gzip()
+            .no_brotli()
+            .no_deflate()
+            .no_zstd()
             // Redirects are followed below, where it is seen that they stay on the host.
             .redirect(reqwest::redirect::Policy::none())
             // Retry is a layer, and the only one.
