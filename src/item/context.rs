@@ -360,7 +360,7 @@ impl CallHold {
         // Woken by neither the end of a call nor, as it seems, by one that is polled with this. A `select` that polls in random order
         // leaves one out at times, but never twice.
         let is_alone = self.refused_at.replace(record.wakes) == Some(record.wakes) && !polled;
-        self.alone = if is_alone { self.alone + 1 } else { 0 };
+        self.alone = if is_alone { self.alone.saturating_add(1) } else { 0 };
         if self.alone > 1 {
             return Poll::Ready(());
         }

@@ -1,6 +1,7 @@
 //! The hand-over in which this thread is at work, so that a request that is made for the item belongs to it.
 
 use std::cell::Cell;
+use std::marker::PhantomData;
 
 use super::Item;
 
@@ -17,12 +18,15 @@ fn address(item: &Item) -> usize {
 #[must_use = "dropping it ends the work"]
 pub(crate) struct AtWork {
     before: Option<(usize, u32)>,
+    /// Not `Send`: it must not be held over an await.
+    thread: PhantomData<*const ()>,
 }
 
 /// This thread begins to work on a hand-over of the item.
 pub(crate) fn enter(item: &Item, hand_over: u32) -> AtWork {
     AtWork {
         before: CURRENT.replace(Some((address(item), hand_over))),
+        thread: PhantomData,
     }
 }
 

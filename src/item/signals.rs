@@ -162,7 +162,12 @@ impl Signals<'_> {
     /// The call that followed [`hand_over`](Self::hand_over) has ended. If no layer watched it and it was `sent`, it is counted
     /// with unknown usage. `answered` says that it brought an answer.
     pub fn settle_call(self, sent: bool, answered: bool) {
-        self.item.record().settle(|_| sent, answered, Instant::now);
+        let waiting = {
+            let mut record = self.item.record();
+            record.settle(|_| sent, answered, Instant::now);
+            record.take_waiting()
+        };
+        self.item.wake_after_a_call(waiting);
     }
 
     /// For layers that hand requests on, at each poll: a refused call beside it waits as long as it is polled.

@@ -69,7 +69,7 @@ async fn a_call_through_any_three_layers_is_one() {
     }
 }
 
-/// A request that is made while another one is under way is no part of that.
+/// A request that is made while a call is under way is counted as a call of its own.
 #[tokio::test(start_paused = true)]
 async fn requests_made_beside_a_call_are_counted() {
     for (watched, spawned) in [(false, false), (false, true), (true, false), (true, true)] {

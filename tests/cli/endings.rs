@@ -295,4 +295,6 @@ fn a_run_whose_first_items_fail_alike_stops() {
             .len(),
         50
     );
+    // Nothing was left out.
+    run(arguments(&["--limit", "5"]), &input).code(1);
 }

@@ -449,6 +449,8 @@ fn a_file_that_is_not_there_ends_no_run() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("1.txt"), "one").unwrap();
     std::os::unix::fs::symlink("nowhere", folder.path().join("2.txt")).unwrap();
+    // Hidden ones are not looked at.
+    std::os::unix::fs::symlink("nowhere", folder.path().join(".#1.txt")).unwrap();
     fs::write(folder.path().join("3.txt"), "three").unwrap();
     let provider = Provider::start(|builder| builder);
     let finished = run(provider.arguments([folder.path().to_str().unwrap()]), "");

@@ -1,4 +1,4 @@
-//! Replies with a hole, with nothing in them, or broken off: no success, whatever the wire. And faults in parts that nobody needs.
+//! Replies that are incomplete, empty or broken off are errors on every wire; invalid JSON is repaired where that is possible.
 
 use llm_batch::provider::{Model, Streaming};
 use llm_batch::{Delivery, ErrorKind, LlmError, LlmRequest, LlmResponse};
@@ -126,7 +126,7 @@ async fn a_character_in_two_halves_is_put_together() {
 }
 
 #[tokio::test]
-async fn faults_in_parts_that_nobody_needs_cost_no_answer() {
+async fn invalid_json_is_repaired() {
     for (part, text) in [
         (
             r#""content":"hi"},"logprobs":{"content":[{"token":"h","logprob":NaN}]}"#,

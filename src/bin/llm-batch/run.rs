@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
 use futures::StreamExt as _;
-use llm_batch::{Disposition, ErrorKind, Events, LlmStreamExt as _, PriceTable, Progress};
+use llm_batch::{Disposition, ErrorKind, Events, LlmStreamExt as _, PriceTable, Progress, Termination};
 use serde_json::Value;
 
 use crate::args::{self, OutputFormat, RunArgs};
@@ -285,7 +285,11 @@ impl Plan<'_> {
             broken: writer.broken.take(),
             source_failure: source_state.failure,
             fatal: writer.fatal.take(),
-            alike: writer.alike.take(),
+            // Only if it left something out.
+            alike: writer
+                .alike
+                .take()
+                .filter(|_| summary.termination == Some(Termination::Stopped)),
             termination: summary.termination,
             failed: summary.failed,
         };

@@ -51,8 +51,8 @@ pub(super) fn join(first: &[u8], second: &[u8]) -> Option<Vec<u8>> {
     if let (Some(before), Some(used)) = (before.remove("usage"), used) {
         let iterations = iterations(&before, &used);
         let mut used = sum(before, used);
-        if let Some(iterations) = iterations {
-            used["iterations"] = iterations;
+        if let (Some(iterations), Some(used)) = (iterations, used.as_object_mut()) {
+            used.insert("iterations".to_owned(), iterations);
         }
         whole.insert("usage".to_owned(), used);
     }
@@ -144,6 +144,15 @@ mod tests {
         let used = crate::provider::anthropic::usage::usage(&whole).unwrap();
         // 5 and 2 written to the cache, 90, 7.
         assert_eq!((used.input, used.output), (104, 13));
+    }
+
+    #[test]
+    fn a_usage_of_another_form_is_no_reason_to_panic() {
+        let first = r#"{"content":[],"usage":{"iterations":[{"input_tokens":1,"output_tokens":1}]}}"#;
+        for usage in ["5", "\"x\"", "[]", "{}"] {
+            let second = format!(r#"{{"content":[],"usage":{usage}}}"#);
+            assert!(join(first.as_bytes(), second.as_bytes()).is_some(), "{usage}");
+        }
     }
 
     #[test]

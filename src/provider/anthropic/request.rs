@@ -109,7 +109,7 @@ fn prompt_body(ask: &Ask<'_>, options: &Options) -> Result<Map<String, Value>, L
     }
     for (name, value) in defaults.extra().iter().chain(prompt.extra()) {
         match (body.get_mut(name), value) {
-            // Beside the schema, which nobody means to drop.
+            // Merged, so that the schema in it is kept.
             (Some(Value::Object(ours)), Value::Object(more)) if name == "output_config" => {
                 ours.extend(more.clone());
             }

@@ -40,7 +40,7 @@ impl Reply {
         }
     }
 
-    /// The same reply as valid JSON, if it is that but for faults in parts that nobody needs.
+    /// The same reply with its invalid JSON repaired; `None` if it is valid, or cannot be repaired.
     pub(crate) fn repaired(&self) -> Option<Self> {
         let body = repaired(trim(&self.body))?;
         Some(self.with_body(joined(&body)))

@@ -1,7 +1,7 @@
-//! JSON with the faults that servers make in parts of a reply that nobody needs, made valid: a paid answer is not lost for them.
+//! Repairs invalid JSON that servers send, so that a paid answer is not lost.
 //!
-//! Bad UTF-8, half of a surrogate pair, a bare control character in a text, `NaN` and `Infinity`, a number out of range. Only looked
-//! for in what could not be read.
+//! Repaired are: invalid UTF-8, half of a surrogate pair, an unescaped control character in a string, `NaN`, `Infinity`, and a number
+//! out of range. Only replies that could not be parsed are repaired; a stream is read as UTF-8 before.
 
 use serde_json::Value;
 
@@ -11,8 +11,7 @@ const FIRST_HALF: u32 = 0x10_F000;
 const FIRST_SURROGATE: u32 = 0xD800;
 const HALVES: u32 = 0x400;
 
-/// The same JSON without such faults; `None` if it has none, or others besides. A half of a surrogate pair stays a half, for
-/// [`joined`].
+/// The repaired JSON; `None` if it was valid, or has other faults. Half of a surrogate pair is kept as a placeholder for [`joined`].
 pub(crate) fn repaired(body: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(body);
     let valid = valid(&text);
@@ -42,9 +41,9 @@ fn push_word(rest: &str, valid: &mut String) -> usize {
     let length = rest.find(|c| !is_part(c)).unwrap_or(rest.len());
     let word = &rest[..length];
     let is_number = word.starts_with(|c: char| c == '-' || c.is_ascii_digit());
-    let is_finite = || word.parse().is_ok_and(f64::is_finite);
+    let is_out_of_range = || word.parse().is_ok_and(|number: f64| !number.is_finite());
     let names_no_number = matches!(word, "NaN" | "Infinity" | "inf" | "nan");
-    valid.push_str(if names_no_number || (is_number && !is_finite()) {
+    valid.push_str(if names_no_number || (is_number && is_out_of_range()) {
         "null"
     } else {
         word
@@ -93,7 +92,7 @@ fn push_escape(rest: &str, valid: &mut String) -> usize {
     next.len_utf8()
 }
 
-/// The UTF-16 unit of `uXXXX`.
+/// The UTF-16 code unit of an escape: the letter `u` and four hexadecimal digits.
 fn unit(escape: &str) -> Option<u32> {
     let digits = escape.strip_prefix('u')?.get(..4)?;
     let is_hex = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -169,6 +168,7 @@ mod tests {
     fn other_faults_stay() {
         for body in [
             r#"{"a": 1} }x"#,
+            r#"{"a": 2024-01-01}"#,
             r#"{"a": "cut"#,
             "{'a': 1}",
             "{\"a\": NaN",

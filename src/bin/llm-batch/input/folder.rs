@@ -59,7 +59,13 @@ pub(crate) fn rows(
                 let Some(path) = path.and_then(|path| path.strip_prefix(&folder).ok()) else {
                     return Some(Err(error.into()));
                 };
-                return selection.takes(path).then(|| {
+                let is_hidden = |name: &std::ffi::OsStr| name.to_string_lossy().starts_with('.');
+                if path.file_name().is_some_and(is_hidden) {
+                    return None;
+                }
+                // What is in a folder that cannot be read is not known.
+                let is_folder = error.path().is_some_and(Path::is_dir);
+                return (is_folder || selection.takes(path)).then(|| {
                     Ok(Row {
                         line: 0,
                         id: Some(format!("{prefix}{}", joined(path))),

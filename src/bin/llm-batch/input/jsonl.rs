@@ -69,7 +69,9 @@ fn keep_digits(text: &str, fields: &mut Map<String, Value>) {
     };
     for (name, value) in fields.iter_mut().filter(|(_, value)| value.is_f64()) {
         let digits = raw.get(name).map(|raw| raw.get()).unwrap_or_default();
-        if !digits.is_empty()
+        let fits = digits.parse::<i64>().is_ok();
+        if !fits
+            && !digits.is_empty()
             && digits
                 .trim_start_matches('-')
                 .bytes()

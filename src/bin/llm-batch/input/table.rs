@@ -9,7 +9,7 @@ use serde_json::Map;
 use super::lines::ITEM_LIMIT;
 use super::{Content, Row};
 
-/// Put behind the table: where it is no row of its own, a quote was left open.
+/// Appended to the table. If it does not come back as a row of its own, a quote was left open.
 const END: &[u8] = b"\n\x01end of the table\x01\n";
 
 fn is_end(cell: &[u8]) -> bool {
