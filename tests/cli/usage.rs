@@ -246,3 +246,24 @@ fn help_teaches_by_examples() {
         assert!(finished.stdout.lines().all(|line| line.chars().count() <= 100));
     }
 }
+
+/// The files that a run reads beside its input are not overwritten either.
+#[test]
+fn the_files_of_options_are_not_overwritten() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("read");
+    std::fs::write(&file, "{}").unwrap();
+    let file = file.to_str().unwrap();
+    for (read, written) in [
+        ("--schema", "--events"),
+        ("--schema", "-o"),
+        ("--prompt-file", "-o"),
+    ] {
+        let mut arguments = vec!["run", "-m", "sim:steady", read, file, written, file];
+        arguments.extend((written == "-o").then_some("--overwrite"));
+        run(arguments, "x\n")
+            .code(2)
+            .says("is an input and would be overwritten");
+        assert_eq!(std::fs::read_to_string(file).unwrap(), "{}");
+    }
+}

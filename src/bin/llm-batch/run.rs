@@ -58,8 +58,8 @@ pub(crate) fn main(args: &RunArgs, console: &Console) -> Result<Exit, UsageError
         return dry_run::print(&inputs, &composer, &model, schema.as_ref(), prices.as_ref());
     }
     let (destination, mut earlier) = Destination::new(&args.output, &args.input.keep)?;
-    protect_inputs(&inputs, destination.file())?;
-    protect_inputs(&inputs, args.reporting.events.as_deref())?;
+    protect_inputs(&inputs, args, destination.file())?;
+    protect_inputs(&inputs, args, args.reporting.events.as_deref())?;
     if args.reporting.events.is_some() && args.reporting.events == args.output.output {
         return Err(UsageError::new("--events and --output name the same file"));
     }
@@ -142,12 +142,20 @@ fn check(args: &RunArgs) -> Result<(), UsageError> {
     Ok(())
 }
 
-fn protect_inputs(inputs: &Inputs, output: Option<&Path>) -> Result<(), UsageError> {
+fn protect_inputs(inputs: &Inputs, args: &RunArgs, output: Option<&Path>) -> Result<(), UsageError> {
     let Some(output) = output else { return Ok(()) };
     let Ok(output) = output.canonicalize() else {
         return Ok(());
     };
-    let same = inputs.files().any(|input| is_same_file(input, &output));
+    let others = [
+        args.prompt.prompt_file.as_deref(),
+        args.prompt.schema.as_deref(),
+        args.reporting.prices.as_deref().map(Path::new),
+    ];
+    let same = inputs
+        .files()
+        .chain(others.into_iter().flatten())
+        .any(|input| is_same_file(input, &output));
     if same {
         return Err(UsageError::new(format!(
             "{} is an input and would be overwritten",
