@@ -33,6 +33,9 @@ pub struct Verdict {
     /// twice, so the retry policy repeats it once at most by default. A broken
     /// connection is not meant: there only the attempts are counted.
     pub maybe_billed: bool,
+    /// The call provably did not reach the server. With [`ErrorKind::Connection`] the server cannot be connected to, which
+    /// retry and the rate limiter treat as overload: the calls wait, and the attempts of their items are not used up.
+    pub not_sent: bool,
 }
 
 impl Verdict {
@@ -47,6 +50,7 @@ impl Verdict {
             retry_after: None,
             quota: None,
             maybe_billed: false,
+            not_sent: false,
         }
     }
 
@@ -82,6 +86,23 @@ impl Verdict {
         self.maybe_billed = maybe_billed;
         self
     }
+
+    /// Says that the call did not reach the server.
+    #[must_use]
+    pub const fn with_not_sent(mut self, not_sent: bool) -> Self {
+        self.not_sent = not_sent;
+        self
+    }
+
+    /// The server has no room for the call now, or cannot be connected to.
+    pub(crate) fn is_overload(&self) -> bool {
+        self.disposition == Disposition::Backoff
+            && match self.kind {
+                Some(ErrorKind::Overloaded) => true,
+                Some(ErrorKind::Connection) => self.not_sent,
+                _ => false,
+            }
+    }
 }
 
 impl From<&LlmError> for Verdict {
@@ -93,6 +114,7 @@ impl From<&LlmError> for Verdict {
             quota: error.quota().copied(),
             maybe_billed: error.delivery() == Delivery::MaybeBilled
                 && matches!(error.kind(), ErrorKind::Timeout | ErrorKind::TimedOut),
+            not_sent: error.delivery() == Delivery::NotSent,
         }
     }
 }

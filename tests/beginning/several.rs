@@ -153,7 +153,7 @@ async fn a_last_attempt_that_was_not_sent_takes_nothing_back() {
         1 => Some(LlmError::new(ErrorKind::ServerError, "down").with_delivery(Delivery::Rejected)),
         _ => Some(not_sent()),
     });
-    let retry = RetryLayer::new(RetryPolicy::new(2)).layer(provider.clone());
+    let retry = RetryLayer::new(RetryPolicy::new(2).max_throttles(0)).layer(provider.clone());
     let strategy = RateLimiterLayer::new(gate()).layer(retry).boxed_strategy();
     assert_eq!(calls_of_one(strategy, None).await, (1, false));
     assert_eq!(provider.calls(), 2);

@@ -80,7 +80,8 @@
 //! overload comes back and quickly where it does not, and ends. One rejection among many accepted calls lowers nothing: that item
 //! waits for its own backoff. With a hint, or five times in a row over the whole scope, overload closes the gate for the hint, or
 //! for 1, 2, 4, 8 and then 15 s, and each time one call goes alone first. The retry policy counts overload with the throttles, not
-//! with the attempts.
+//! with the attempts. A server that cannot be connected to (the call provably not sent) is overloaded in this sense: a server
+//! that restarts costs the calls that were under way, and no others.
 //!
 //! # Latch
 //! Failures that no call of the scope can survive (authentication, balance, an unknown model) *latch* the gate: queued and

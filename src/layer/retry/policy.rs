@@ -140,8 +140,8 @@ impl<C, F, H> RetryPolicy<C, F, H> {
         self.set(|config| config.max_attempts = max_attempts)
     }
 
-    /// Sets how many calls of an item may be throttled or rejected for overload ([`ErrorKind::Overloaded`]), apart from its
-    /// attempts: `n` allow `n + 1` calls, 0 fails on the first. 20 by default.
+    /// Sets how many calls of an item may be throttled, rejected for overload ([`ErrorKind::Overloaded`]) or fail to connect
+    /// ([`ErrorKind::Connection`], not sent), apart from its attempts: `n` allow `n + 1` calls, 0 fails on the first. 20 by default.
     #[must_use]
     pub fn max_throttles(self, max_throttles: u32) -> Self {
         self.set(|config| config.max_throttles = max_throttles)
@@ -282,8 +282,7 @@ impl<C, F, H> RetryPolicy<C, F, H> {
         // Whether a gate will hold the call for the wait, so that it need not be slept here.
         let mut held_below = false;
         // Overload is not the item's failure: like throttles, it has a budget of its own.
-        let overloaded =
-            verdict.disposition == Disposition::Backoff && verdict.kind == Some(ErrorKind::Overloaded);
+        let overloaded = verdict.is_overload();
         let turned_away = overloaded || verdict.disposition == Disposition::Throttled;
         let wait = match verdict.disposition {
             Disposition::RetryNow | Disposition::Backoff if !turned_away => {

@@ -14,6 +14,7 @@ use super::body::HeldBody;
 use super::connections::{CALL, CallGuard, ConnectWhenMissing, Connections, IDLE_TIMEOUT};
 use super::events;
 use super::key::{Authentication, Key, KeyHeader};
+use super::reachable::Reachable;
 use super::redirect::same_host_redirect;
 use super::reply::Reply;
 use super::send_error::{SendError, cause};
@@ -58,6 +59,7 @@ pub(crate) struct HttpClient {
     secrets: Arc<[SecretString]>,
     max_response_bytes: usize,
     connections: Arc<Connections>,
+    reachable: Reachable,
     closes_streams: bool,
 }
 
@@ -111,6 +113,7 @@ impl HttpClient {
             headers: config.headers,
             max_response_bytes: config.max_response_bytes,
             connections: Connections::new(config.max_connections),
+            reachable: Reachable::default(),
             closes_streams: config.closes_streams,
         })
     }
@@ -229,9 +232,12 @@ impl HttpClient {
                     if error.delivery() == Delivery::MaybeBilled {
                         self.connections.set_broke();
                     }
-                    return Err(error);
+                    return Err(self.reachable.judge(error, url));
                 }
-                Ok(response) => return Ok(response),
+                Ok(response) => {
+                    self.reachable.answered();
+                    return Ok(response);
+                }
             }
         }
         let message = "the server closes its connections before they can be used";

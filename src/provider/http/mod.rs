@@ -6,6 +6,7 @@ mod connections;
 mod events;
 mod key;
 mod open_files;
+mod reachable;
 mod redirect;
 mod reply;
 mod send_error;

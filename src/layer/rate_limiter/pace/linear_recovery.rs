@@ -139,7 +139,8 @@ impl Pace for LinearRecovery {
     }
 
     fn on_end(&mut self, call: &StartedCall, end: &EndedCall) -> Pacing {
-        let throttled = end.closes && end.kind != Some(ErrorKind::Overloaded);
+        let overload = matches!(end.kind, Some(ErrorKind::Overloaded | ErrorKind::Connection));
+        let throttled = end.closes && !overload;
         if throttled && call.ordinal > 1 {
             let rate = self.accepted_rate(call);
             self.pacing = Pacing::per_second(self.resume * rate).growing_by(self.growth * rate);

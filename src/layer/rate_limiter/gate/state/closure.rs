@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Notices, Warning, is_answer, is_overload};
+use super::{Notices, Warning, is_answer};
 use crate::classify::Verdict;
 use crate::error::{Disposition, ErrorKind, Refused};
 use crate::events::EventKind;
@@ -244,7 +244,7 @@ impl Closure {
             return Some(Closing::Throttle);
         }
         let enough = self.overloaded_in_row + 1 >= OVERLOADED_IN_ROW;
-        (is_overload(verdict) && (hinted || probe || enough)).then_some(Closing::Overload)
+        (verdict.is_overload() && (hinted || probe || enough)).then_some(Closing::Overload)
     }
 
     /// A call of the current generation has ended. `closes`: its verdict closes the gate.
@@ -254,7 +254,7 @@ impl Closure {
             self.accepted_any = true;
             self.overloaded_in_row = 0;
             self.overload_pauses = 0;
-        } else if verdict.is_some_and(is_overload) {
+        } else if verdict.is_some_and(Verdict::is_overload) {
             self.overloaded_in_row = self.overloaded_in_row.saturating_add(1);
         }
         if closes {

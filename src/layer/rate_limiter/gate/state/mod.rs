@@ -378,7 +378,7 @@ impl State {
         if verdict.disposition == Disposition::Throttled {
             return Some(until.unwrap_or(own));
         }
-        if !is_overload(verdict) {
+        if !verdict.is_overload() {
             return None;
         }
         // Where there is room for it at once the item waits for its own backoff.
@@ -441,17 +441,12 @@ impl State {
 /// The number of calls that are let through under one lock.
 const MOST_AT_ONCE: usize = 256;
 
-/// The provider has no capacity.
-pub(super) fn is_overload(verdict: &Verdict) -> bool {
-    verdict.disposition == Disposition::Backoff && verdict.kind == Some(ErrorKind::Overloaded)
-}
-
 /// Returns `true` if the provider took the call, whatever came of it.
 pub(super) fn is_answer(verdict: &Verdict) -> bool {
     let reached = verdict
         .kind
         .is_none_or(|kind| kind != ErrorKind::Connection && kind.delivery() != Delivery::NotSent);
-    reached && verdict.disposition != Disposition::Throttled && !is_overload(verdict)
+    reached && verdict.disposition != Disposition::Throttled && !verdict.is_overload()
 }
 
 /// The end of a call as a pace policy sees it.

@@ -10,9 +10,7 @@ use tokio::time::Instant;
 
 use super::closure::{Closing, Closure, PauseRequest};
 use super::overload::OverloadCap;
-use super::{
-    Admission, Ended, Hold, Notices, Place, Started, Ticket, Warning, ended, is_answer, is_overload,
-};
+use super::{Admission, Ended, Hold, Notices, Place, Started, Ticket, Warning, ended, is_answer};
 use crate::classify::Verdict;
 use crate::error::{Disposition, Refused};
 use crate::item::WaitReason;
@@ -394,7 +392,7 @@ impl Scope {
             self.closure.end(call, started.probe, verdict, closing.is_some());
         }
         if let Some(verdict) = verdict {
-            if is_overload(verdict) {
+            if verdict.is_overload() {
                 // A probe goes alone: its rejection says nothing about the room for others.
                 if !started.probe {
                     self.overload.reject(self.in_flight);
