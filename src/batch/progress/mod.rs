@@ -1,5 +1,7 @@
 //! A progress bar on a terminal, plain lines elsewhere.
 
+mod gates;
+
 use std::fmt;
 use std::io::{IsTerminal, Write};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,10 +11,11 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use self::gates::Gates;
 use super::handle::BatchHandle;
 use super::summary::{BatchSummary, Seconds, grouped, significant};
-use crate::error::ErrorKind;
-use crate::events::{EventError, EventKind, EventReceiver, Events};
+use crate::events::{EventReceiver, Events};
+use crate::usd::Usd;
 
 /// The interval at which a bar is drawn anew.
 const FRAME: Duration = Duration::from_millis(100);
@@ -204,8 +207,11 @@ impl Display {
     fn show(&mut self, summary: &BatchSummary, gates: &Gates) {
         match self {
             Self::Bar(bar) => {
-                draw(bar, summary);
-                bar.set_message(status(summary, gates));
+                draw(
+                    bar,
+                    summary,
+                    format!("{}{}", count(summary), status(summary, gates)),
+                );
             }
             Self::Lines { writer, last, tenths } => {
                 let now_tenths = summary.expected.map_or(0, |total| {
@@ -225,8 +231,8 @@ impl Display {
         text.push_str(&format!(", took {}", Seconds(summary.elapsed)));
         match self {
             Self::Bar(bar) => {
-                draw(&bar, summary);
-                bar.abandon_with_message(text);
+                draw(&bar, summary, format!("{}{text}", count(summary)));
+                bar.abandon();
                 // The bar leaves the cursor behind itself.
                 write_line(&mut std::io::stderr(), "");
             }
@@ -245,22 +251,30 @@ fn bar() -> ProgressBar {
     ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr())
 }
 
-fn draw(bar: &ProgressBar, summary: &BatchSummary) {
-    // The template changes when the source turns out to know its size.
-    if bar.length() != summary.expected || bar.position() == 0 {
-        let template = match summary.expected {
-            Some(_) => "{bar:24} {pos}/{len} items{wide_msg}",
-            None => "{spinner} {pos} items{wide_msg}",
-        };
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style);
-        }
+fn draw(bar: &ProgressBar, summary: &BatchSummary, text: String) {
+    // Asked each time, as a terminal can be resized.
+    let columns = console::Term::stderr()
+        .size_checked()
+        .map_or(80, |(_, columns)| columns);
+    if let Ok(style) = ProgressStyle::with_template(template(columns, summary.expected.is_some())) {
+        bar.set_style(style);
     }
     match summary.expected {
         Some(total) => bar.set_length(total),
         None => bar.unset_length(),
     }
     bar.set_position(summary.finished());
+    bar.set_message(text);
+}
+
+/// The line for a terminal of this width: the text is worth more than the bar, and is cut where it does not fit.
+const fn template(columns: u16, knows_total: bool) -> &'static str {
+    match (knows_total, columns) {
+        (_, ..60) => "{wide_msg}",
+        (true, 60..100) => "{bar:12} {wide_msg}",
+        (true, 100..) => "{bar:24} {wide_msg}",
+        (false, 60..) => "{spinner} {wide_msg}",
+    }
 }
 
 /// `12/200 items (6 %)`.
@@ -281,6 +295,15 @@ fn status(summary: &BatchSummary, gates: &Gates) -> String {
     // Nothing is said where nothing is known.
     if summary.unknown_usage_calls < summary.calls {
         text.push_str(&format!(", {} tokens", grouped(summary.usage.total())));
+    }
+    if summary.cost > Usd::ZERO {
+        // Some calls may have cost more.
+        let known = if summary.unknown_cost_calls > 0 {
+            "at least "
+        } else {
+            ""
+        };
+        text.push_str(&format!(", {known}{}", summary.cost));
     }
     if summary.throttled_calls > 0 {
         text.push_str(&format!(", {} throttled", grouped(summary.throttled_calls)));
@@ -308,75 +331,18 @@ fn time_left(summary: &BatchSummary) -> Option<Duration> {
     Duration::try_from_secs_f64((left as f64 / summary.items_per_second).ceil()).ok()
 }
 
-/// The gates, by the names in their events.
-#[derive(Default)]
-struct Gates {
-    list: Vec<(Option<Arc<str>>, Gate)>,
-}
+#[cfg(test)]
+mod tests {
+    use super::template;
 
-/// The state of one gate, according to its events.
-#[derive(Default)]
-struct Gate {
-    closed_until: Option<Instant>,
-    latched: Option<ErrorKind>,
-}
-
-impl Gates {
-    /// Takes what has come since the last time.
-    fn update(&mut self, events: Option<&mut EventReceiver>) {
-        let Some(events) = events else { return };
-        loop {
-            let event = match events.try_recv() {
-                Ok(Some(event)) => event,
-                // Some were lost; the newest are still there.
-                Err(EventError::Lost(_)) => continue,
-                Ok(None) | Err(EventError::Closed) => return,
-            };
-            #[allow(clippy::match_wildcard_for_single_variants)] // the others are many, and say nothing here
-            match event.kind {
-                EventKind::CooldownStarted { pause, .. } => {
-                    self.gate(event.limiter).closed_until = Instant::now().checked_add(pause)
-                }
-                EventKind::CooldownEnded { .. } => self.gate(event.limiter).closed_until = None,
-                EventKind::Latched { kind } => self.gate(event.limiter).latched = Some(kind),
-                EventKind::Reopened => self.gate(event.limiter).latched = None,
-                _ => {}
-            }
+    #[test]
+    fn a_narrow_terminal_shows_the_text_and_a_wide_one_a_bar() {
+        for columns in [1, 30, 59] {
+            assert_eq!(template(columns, true), "{wide_msg}");
+            assert_eq!(template(columns, false), "{wide_msg}");
         }
-    }
-
-    fn gate(&mut self, name: Option<Arc<str>>) -> &mut Gate {
-        let position = self.list.iter().position(|(known, _)| *known == name);
-        let position = position.unwrap_or_else(|| {
-            self.list.push((name, Gate::default()));
-            self.list.len() - 1
-        });
-        &mut self.list[position].1
-    }
-
-    /// Returns the reasons that hold the calls; with the name of the gate if there are several.
-    fn text(&self) -> String {
-        let several = self.list.len() > 1;
-        let texts = self.list.iter().filter_map(|(name, gate)| {
-            let text = gate.text()?;
-            Some(match name {
-                Some(name) if several => format!(", {name}: {text}"),
-                _ => format!(", {text}"),
-            })
-        });
-        texts.collect()
-    }
-}
-
-impl Gate {
-    fn text(&self) -> Option<String> {
-        if let Some(kind) = self.latched {
-            return Some(format!("gate shut ({kind})"));
-        }
-        let left = self
-            .closed_until?
-            .checked_duration_since(Instant::now())
-            .filter(|left| !left.is_zero())?;
-        Some(format!("throttled for {}", Seconds(left)))
+        assert!(template(60, true).starts_with("{bar:12}"));
+        assert!(template(200, true).starts_with("{bar:24}"));
+        assert!(template(200, false).starts_with("{spinner}"));
     }
 }
