@@ -8,7 +8,7 @@ use llm_batch::testing::Latency;
 use serde_json::{Value, json};
 
 use crate::support::{
-    COMPLETION, Finished, Provider, Recorder, finish, rows, run, signal, start, wait_until,
+    COMPLETION, Finished, Provider, Recorder, finish, lines_of, rows, run, signal, start, wait_until,
 };
 
 fn prompts(count: usize) -> String {
@@ -258,35 +258,10 @@ fn time_limits_fail_their_items() {
 #[test]
 fn a_run_whose_first_items_fail_alike_stops() {
     let input = "prompt\n".repeat(3_000);
-    // Nothing listens there.
-    let port = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
-    let url = format!("http://127.0.0.1:{port}/v1");
-    let arguments = |more: &[&str]| {
-        let fixed = [
-            "run",
-            "-m",
-            "openai-compatible:m",
-            "--base-url",
-            &url,
-            "--max-attempts",
-            "1",
-            "-c",
-            "10",
-        ];
-        fixed
-            .iter()
-            .chain(more)
-            .map(|argument| (*argument).to_owned())
-            .collect::<Vec<_>>()
-    };
+    let server = Recorder::start(400, r#"{"error":{"message":"no such field: temperatur"}}"#);
+    let arguments = |more: &[&str]| to_server(&server.url, more);
     let finished = run(arguments(&[]), &input);
-    finished
-        .code(3)
-        .says("the first 20 items failed alike: connection: no connection");
+    finished.code(3).says("the first 20 items failed alike: ");
     assert!(finished.rows().len() < 200, "{} rows", finished.rows().len());
     assert_eq!(
         run(arguments(&["--keep-going", "--limit", "50"]), &input)
@@ -297,4 +272,128 @@ fn a_run_whose_first_items_fail_alike_stops() {
     );
     // Nothing was left out.
     run(arguments(&["--limit", "5"]), &input).code(1);
+}
+
+/// A dead port concerns every item, but a server that is still starting is waited for.
+#[test]
+fn a_server_that_is_never_there_stops_the_run() {
+    let input = "prompt\n".repeat(3_000);
+    let url = format!("http://127.0.0.1:{}/v1", free_port());
+    let patient = start(to_server(&url, &["--keep-going", "--limit", "50"]), Some(&input));
+    let finished = run(to_server(&url, &[]), &input);
+    finished
+        .code(3)
+        .says("cannot be reached; calls wait for it")
+        .says("stopped early, as this concerns every item: connection: no connection")
+        .says("has not answered a call for 30 s");
+    assert!(finished.rows().len() < 50, "{} rows", finished.rows().len());
+    assert_eq!(finish(patient).code(1).rows().len(), 50);
+}
+
+#[test]
+fn a_server_that_starts_late_loses_no_item() {
+    let port = free_port();
+    let input = "prompt\n".repeat(200);
+    for concurrency in ["1", "50"] {
+        let url = format!("http://127.0.0.1:{port}/v1");
+        let more = ["-c", concurrency, "--max-attempts", "1"];
+        let waiting = start(to_server(&url, &more), Some(&input));
+        std::thread::sleep(Duration::from_secs(2));
+        let mut server = start(["simulate", "--port", &port.to_string()], Some(""));
+        let finished = finish(waiting);
+        server.kill().unwrap();
+        server.wait().unwrap();
+        assert_eq!(finished.code(0).rows().len(), 200);
+    }
+}
+
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+fn to_server(url: &str, more: &[&str]) -> Vec<String> {
+    let fixed = ["run", "-m", "openai-compatible:m", "--base-url", url];
+    let all = fixed.iter().chain(more);
+    all.map(|argument| (*argument).to_owned()).collect()
+}
+
+/// `--max-failures` bounds what a broken run costs.
+#[test]
+fn a_run_with_too_many_failures_stops() {
+    let input: String = (0..2_000).map(|number| format!("{number}\n")).collect();
+    // Each message is another, so that they are not alike: letters, as numbers are not compared.
+    let fails = |share: u64| {
+        Recorder::answering(move |body| {
+            let prompt = body["messages"][0]["content"].as_str().unwrap().to_owned();
+            let number: u64 = prompt.parse().unwrap();
+            let letters: String = prompt
+                .bytes()
+                .map(|digit| char::from(digit - b'0' + b'a'))
+                .collect();
+            match number % 100 < share {
+                true => (400, format!(r#"{{"error":{{"message":"wrong in {letters}"}}}}"#)),
+                false => (200, COMPLETION.to_owned()),
+            }
+        })
+    };
+    let server = fails(10);
+    let failed = |finished: &Finished| finished.rows().iter().filter(|row| row["ok"] == false).count();
+
+    let few = run(to_server(&server.url, &["--max-failures", "30"]), &input);
+    few.code(3).says("items failed, more than --max-failures allows");
+    let count = failed(&few);
+    assert!((31..=31 + 10).contains(&count), "{count}");
+
+    let share = run(to_server(&server.url, &["--max-failures", "5%"]), &input);
+    share.code(3).says("raise --max-failures");
+    assert!((100..400).contains(&share.rows().len()), "{}", share.rows().len());
+
+    let enough = ["--max-failures", "50%", "--limit", "300"];
+    assert_eq!(
+        run(to_server(&server.url, &enough), &input).code(1).rows().len(),
+        300
+    );
+
+    let none = run(to_server(&server.url, &["--max-failures", "0"]), &input);
+    none.code(3);
+    for wrong in ["-1%", "101%", "many", "5 items", "%"] {
+        let argument = format!("--max-failures={wrong}");
+        run(to_server(&server.url, &[&argument]), &input)
+            .code(2)
+            .says("such as 5%");
+    }
+}
+
+/// The terminal was closed: running calls finish and are written, as after Ctrl-C.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_hangup_ends_a_run_in_good_order_unless_it_is_ignored() {
+    let provider = Provider::start(|builder| builder.latency("200ms".parse::<Latency>().unwrap()));
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out.jsonl");
+    let input = "prompt\n".repeat(400);
+    let more = ["-o", out.to_str().unwrap(), "--resume"];
+    let child = start(provider.arguments(more), Some(&input));
+    wait_until("rows", || lines_of(&out) >= 10);
+    signal(&child, "HUP");
+    finish(child).code(130).says("with --resume");
+
+    // As `nohup` starts it.
+    let mut command = std::process::Command::new("sh");
+    let script = r#"trap '' HUP; exec "$@""#;
+    let mut arguments = provider.arguments(["--limit", "60", "-q"]);
+    arguments.insert(0, env!("CARGO_BIN_EXE_llm-batch").to_owned());
+    let child = command
+        .args(["-c", script, "sh"])
+        .args(arguments)
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped());
+    let mut child = child.spawn().unwrap();
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), input.as_bytes()).unwrap();
+    wait_until("calls", || provider.ledger().received > 0);
+    std::thread::sleep(Duration::from_millis(300));
+    signal(&child, "HUP");
+    assert_eq!(finish(child).code(0).rows().len(), 60);
 }

@@ -3,6 +3,7 @@
 
 mod acceptance;
 mod endings;
+mod files;
 mod input;
 mod output;
 mod prices;

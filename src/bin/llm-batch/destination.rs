@@ -1,6 +1,6 @@
 //! The destination of the answers: checked before anything is called, opened when the run begins.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -8,6 +8,7 @@ use tempfile::NamedTempFile;
 
 use crate::args::{OutputArgs, OutputFormat};
 use crate::exit::UsageError;
+use crate::lock;
 use crate::output::{Directory, Output, Sink, has_answer};
 use crate::resume::{self, Done};
 
@@ -22,12 +23,14 @@ pub(crate) struct Destination {
 #[derive(Debug)]
 enum Target {
     Stdout,
-    /// A file to begin anew.
-    New(PathBuf),
-    /// A file to go on with as it is.
-    Append(PathBuf),
-    /// A file to replace by the rows that are kept of it.
-    Replace(PathBuf, NamedTempFile),
+    /// A device or a pipe.
+    Device(PathBuf),
+    /// A file to begin anew. If it is there it is locked.
+    New(PathBuf, Option<File>),
+    /// A file to go on with as it is, locked.
+    Append(PathBuf, File),
+    /// A locked file to replace by the rows that are kept of it.
+    Replace(PathBuf, File, NamedTempFile),
     Directory(PathBuf),
 }
 
@@ -74,7 +77,10 @@ impl Destination {
     /// The file it writes to, for a check against the inputs.
     pub(crate) fn file(&self) -> Option<&Path> {
         match &self.target {
-            Target::New(path) | Target::Append(path) | Target::Replace(path, _) => Some(path),
+            Target::Device(path)
+            | Target::New(path, _)
+            | Target::Append(path, _)
+            | Target::Replace(path, ..) => Some(path),
             Target::Stdout | Target::Directory(_) => None,
         }
     }
@@ -82,10 +88,9 @@ impl Destination {
     /// Whether `--resume` can go on with it later.
     pub(crate) fn is_resumable(&self) -> bool {
         match &self.target {
-            Target::Stdout => false,
+            Target::Stdout | Target::Device(_) => false,
             Target::Directory(_) => true,
-            Target::Append(path) if !path.is_file() => false,
-            Target::New(_) | Target::Append(_) | Target::Replace(..) => self.format != OutputFormat::Text,
+            Target::New(..) | Target::Append(..) | Target::Replace(..) => self.format != OutputFormat::Text,
         }
     }
 
@@ -97,12 +102,13 @@ impl Destination {
                 return Ok(Output::Directory(Directory::new(root)));
             }
             Target::Stdout => Sink::stdout(),
-            Target::New(path) => {
-                let file = File::create(&path).map_err(|error| named(&path, &error))?;
-                Sink::file(file, true)
+            Target::Device(path) => {
+                let file = File::options().append(true).open(&path);
+                Sink::file(file.map_err(|error| named(&path, &error))?, true)
             }
-            Target::Append(path) => append(&path).map_err(|error| named(&path, &error))?,
-            Target::Replace(path, kept) => replace(&path, kept).map_err(|error| named(&path, &error))?,
+            Target::New(path, file) => new(&path, file)?,
+            Target::Append(path, file) => append(file).map_err(|error| named(&path, &error))?,
+            Target::Replace(path, old, kept) => replace(&path, &old, kept)?,
         };
         Ok(Output::Rows {
             sink,
@@ -143,7 +149,7 @@ fn file(path: &Path, args: &OutputArgs, keep: &[String]) -> Result<(Target, Earl
                     parent.display()
                 )));
             }
-            return Ok((Target::New(path.to_owned()), Earlier::Nothing));
+            return Ok((Target::New(path.to_owned(), None), Earlier::Nothing));
         }
         Err(error) => return Err(named(path, &error)),
     };
@@ -161,19 +167,21 @@ fn file(path: &Path, args: &OutputArgs, keep: &[String]) -> Result<(Target, Earl
             )));
         }
         // A device or a pipe: nothing to protect, nothing to cut.
-        return Ok((Target::Append(path.to_owned()), Earlier::Nothing));
+        return Ok((Target::Device(path.to_owned()), Earlier::Nothing));
     }
-    if metadata.len() == 0 || args.overwrite {
-        return Ok((Target::New(path.to_owned()), Earlier::Nothing));
-    }
-    if !args.resume {
+    if metadata.len() > 0 && !args.overwrite && !args.resume {
         return Err(not_empty(path));
     }
     // The file itself is replaced, not a link to it.
     let path = path.canonicalize().map_err(|error| named(path, &error))?;
+    let file = lock::open(&path)?;
+    if args.overwrite || file.metadata().map_err(|error| named(&path, &error))?.len() == 0 {
+        return Ok((Target::New(path, Some(file)), Earlier::Nothing));
+    }
     let folder = path.parent().unwrap_or(Path::new("/"));
     let mut kept = tempfile::Builder::new()
         .prefix(".llm-batch-")
+        .append(true)
         .tempfile_in(folder)
         .map_err(|error| named(folder, &error))?;
     let mut buffered = io::BufWriter::new(&mut kept);
@@ -181,31 +189,51 @@ fn file(path: &Path, args: &OutputArgs, keep: &[String]) -> Result<(Target, Earl
     io::Write::flush(&mut buffered).map_err(|error| named(&path, &error))?;
     drop(buffered);
     let target = if scan.dropped == 0 {
-        Target::Append(path)
+        Target::Append(path, file)
     } else {
-        Target::Replace(path, kept)
+        Target::Replace(path, file, kept)
     };
     Ok((target, Earlier::Rows(scan.done)))
 }
 
 fn not_empty(path: &Path) -> UsageError {
     UsageError::new(format!(
-        "{} is not empty; go on with it by --resume, replace it by --overwrite, or name another",
+        "{} is not empty; continue it with --resume, or name another; --overwrite deletes what it has",
         path.display()
     ))
 }
 
-fn append(path: &Path) -> io::Result<Sink> {
-    let file = OpenOptions::new().append(true).open(path)?;
+/// Begins a file anew. One that has come since the check is left alone.
+fn new(path: &Path, locked: Option<File>) -> Result<Sink, UsageError> {
+    let file = match locked {
+        Some(file) => {
+            file.set_len(0).map_err(|error| named(path, &error))?;
+            file
+        }
+        None => {
+            let file = lock::open(path)?;
+            if file.metadata().map_err(|error| named(path, &error))?.len() > 0 {
+                return Err(not_empty(path));
+            }
+            file
+        }
+    };
+    Ok(Sink::file(file, true))
+}
+
+fn append(file: File) -> io::Result<Sink> {
     let new = file.metadata()?.len() == 0;
     Ok(Sink::file(file, new))
 }
 
-/// Puts the kept rows in the file's place, at once: whatever happens, it is the old one or the new one.
-fn replace(path: &Path, kept: NamedTempFile) -> io::Result<Sink> {
-    kept.as_file()
-        .set_permissions(std::fs::metadata(path)?.permissions())?;
-    kept.as_file().sync_all()?;
-    kept.persist(path)?;
-    append(path)
+/// Puts the kept rows in the file's place, at once: at any moment it is the old one or the new one. `old` holds the lock until
+/// then.
+fn replace(path: &Path, old: &File, kept: NamedTempFile) -> Result<Sink, UsageError> {
+    let failed = |error: io::Error| named(path, &error);
+    lock::take(kept.as_file(), path)?;
+    let permissions = old.metadata().map_err(failed)?.permissions();
+    kept.as_file().set_permissions(permissions).map_err(failed)?;
+    kept.as_file().sync_all().map_err(failed)?;
+    let file = kept.persist(path).map_err(|error| failed(error.error))?;
+    append(file).map_err(failed)
 }

@@ -8,7 +8,7 @@ use llm_batch::{BatchSummary, Termination, Usd, WaitReason};
 use crate::args;
 use crate::console::Console;
 use crate::exit::Exit;
-use crate::writer::ALIKE;
+use crate::stopping::Stop;
 
 /// How a run ended.
 #[derive(Debug)]
@@ -16,9 +16,8 @@ pub(crate) struct Ending {
     pub(crate) interrupted: bool,
     pub(crate) broken: Option<io::Error>,
     pub(crate) source_failure: Option<String>,
-    pub(crate) fatal: Option<String>,
-    /// With what the first items failed alike.
-    pub(crate) alike: Option<String>,
+    /// Why the run was stopped.
+    pub(crate) stop: Option<Stop>,
     pub(crate) termination: Option<Termination>,
     pub(crate) failed: u64,
 }
@@ -43,8 +42,7 @@ impl Ending {
     /// Whether there is something that quiet users need to know, too.
     pub(crate) fn is_error(&self) -> bool {
         self.source_failure.is_some()
-            || self.termination == Some(Termination::FailFast)
-            || self.alike.is_some()
+            || self.early_stop().is_some()
             || self
                 .broken
                 .as_ref()
@@ -63,24 +61,29 @@ impl Ending {
         if let Some(failure) = &self.source_failure {
             console.line(format_args!("error: {failure}"));
         }
-        if let (Some(Termination::FailFast), Some(fatal)) = (self.termination, &self.fatal) {
-            console.line(format_args!(
-                "stopped early, as this concerns every item: {fatal}"
-            ));
-            console.line("  --keep-going tries the other items all the same");
-        } else if let Some(alike) = &self.alike {
-            console.line(format_args!(
-                "stopped early, as the first {ALIKE} items failed alike: {alike}"
-            ));
-            console.line("  --keep-going tries the other items all the same");
+        if let Some(stop) = self.early_stop() {
+            console.line(stop);
+            console.line(stop.hint());
         }
+    }
+
+    /// Why the run was stopped, if that left something out.
+    fn early_stop(&self) -> Option<&Stop> {
+        let stopped = matches!(
+            self.termination,
+            Some(Termination::Stopped | Termination::FailFast)
+        );
+        self.stop.as_ref().filter(|_| stopped)
     }
 }
 
 /// The setting that reduces the largest share of the time, in the options of the command line.
-const fn advice(cause: BottleneckCause) -> &'static str {
+const fn advice(cause: BottleneckCause, summary: &BatchSummary) -> &'static str {
     match cause {
         BottleneckCause::Calls => "raise --concurrency, or use a faster model",
+        BottleneckCause::Waiting(WaitReason::Cooldown) if summary.throttled_calls == 0 => {
+            "the server had no room for the calls, or could not be reached; lower --concurrency if that goes on"
+        }
         BottleneckCause::Waiting(WaitReason::Cooldown) => {
             "set --rpm and --tpm to what the provider grants, or ask it for more"
         }
@@ -96,14 +99,14 @@ const fn advice(cause: BottleneckCause) -> &'static str {
     }
 }
 
-/// The closing account. With `priced` prices were given. `kept` rows were there before; with `resumable` the
-/// run can be continued.
+/// The closing account. With `priced` prices were given. `kept` rows were there before; `resume_hint` says how
+/// the run can be continued.
 pub(crate) fn print_summary(
     summary: &BatchSummary,
     priced: bool,
     form: args::Summary,
     kept: u64,
-    resumable: bool,
+    resume_hint: Option<&str>,
     source_failure: Option<&str>,
     console: &Console,
 ) {
@@ -111,7 +114,7 @@ pub(crate) fn print_summary(
         args::Summary::Text => {
             console.line(format_args!("{summary:#}"));
             if let Some(Bottleneck { cause, percent, .. }) = summary.bottleneck() {
-                console.line(format_args!("{percent} % {cause}: {}", advice(cause)));
+                console.line(format_args!("{percent} % {cause}: {}", advice(cause, summary)));
             }
             if priced && summary.cost == Usd::ZERO && summary.unknown_cost_calls > 0 {
                 console.line("the cost is not known: --prices does not list the model");
@@ -119,8 +122,8 @@ pub(crate) fn print_summary(
             if kept > 0 {
                 console.line(format_args!("{kept} answered by an earlier run were kept"));
             }
-            if resumable {
-                console.line("the same command with --resume does what is missing or failed");
+            if let Some(hint) = resume_hint {
+                console.line(hint);
             }
         }
         args::Summary::Json => {

@@ -1,7 +1,7 @@
 //! `--events`: everything that happens, an event a line of JSON.
 
 use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Read as _, Seek as _, SeekFrom, Write};
 use std::path::Path;
 use std::thread::JoinHandle;
 
@@ -10,6 +10,7 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use crate::exit::UsageError;
+use crate::lock;
 
 /// How far the file may be behind: a burst of a large run, and no event lost. Some 20 MiB, so only with a file.
 pub(crate) const CAPACITY: usize = 1 << 16;
@@ -22,10 +23,10 @@ pub(crate) struct EventLog {
 }
 
 impl EventLog {
-    /// Starts to write to `path`, whose old content is replaced.
+    /// Starts to write to `path`, behind the events of earlier runs.
     pub(crate) fn start(path: &Path, events: &Events) -> Result<Self, UsageError> {
         let failed = |error: io::Error| UsageError::new(format!("--events {}: {error}", path.display()));
-        let file = File::create(path).map_err(failed)?;
+        let file = open(path)?;
         let receiver = events.subscribe();
         let (stop, stopped) = oneshot::channel();
         let runtime = Handle::current();
@@ -44,6 +45,31 @@ impl EventLog {
             .join()
             .unwrap_or_else(|_| Err(io::Error::other("the event writer panicked")))
     }
+}
+
+/// Opens the file for appending. A device or a pipe has neither an end nor another writer to look for.
+fn open(path: &Path) -> Result<File, UsageError> {
+    let failed = |error: io::Error| UsageError::new(format!("--events {}: {error}", path.display()));
+    if path.exists() && !path.is_file() {
+        return File::options().write(true).open(path).map_err(failed);
+    }
+    let mut file = lock::open(path).map_err(|error| UsageError::new(format!("--events {error}")))?;
+    end_line(&mut file).map_err(failed)?;
+    Ok(file)
+}
+
+/// Ends a line that a killed run has left torn, so that it spoils no other.
+fn end_line(file: &mut File) -> io::Result<()> {
+    if file.seek(SeekFrom::End(0))? == 0 {
+        return Ok(());
+    }
+    file.seek(SeekFrom::End(-1))?;
+    let mut last = [0];
+    file.read_exact(&mut last)?;
+    if last != *b"\n" {
+        file.write_all(b"\n")?;
+    }
+    Ok(())
 }
 
 async fn write(

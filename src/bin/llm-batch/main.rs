@@ -9,6 +9,7 @@ mod ending;
 mod events;
 mod exit;
 mod input;
+mod lock;
 mod model;
 mod output;
 mod prices;
@@ -18,6 +19,7 @@ mod schema;
 mod signals;
 mod simulate;
 mod source;
+mod stopping;
 mod template;
 mod writer;
 

@@ -119,7 +119,7 @@ impl Model {
         let wrong = |error: LlmError| UsageError::new(error.message());
         match self {
             Self::Server { model, local } => {
-                let mut limiter = RateLimiter::builder();
+                let mut limiter = RateLimiter::builder().name(args.model.as_str());
                 if local {
                     limiter = limiter.without_start_ramp();
                 }
@@ -141,7 +141,7 @@ impl Model {
                     model,
                     schema,
                     &args.limits,
-                    RateLimiter::builder(),
+                    RateLimiter::builder().name(args.model.as_str()),
                     prices,
                     events,
                 )?;

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
 use futures::StreamExt as _;
-use llm_batch::{Disposition, ErrorKind, Events, LlmStreamExt as _, PriceTable, Progress, Termination};
+use llm_batch::{Disposition, ErrorKind, Events, LlmStreamExt as _, PriceTable, Progress};
 use serde_json::Value;
 
 use crate::args::{self, OutputFormat, RunArgs};
@@ -143,7 +143,10 @@ fn check(args: &RunArgs) -> Result<(), UsageError> {
 }
 
 fn protect_inputs(inputs: &Inputs, args: &RunArgs, output: Option<&Path>) -> Result<(), UsageError> {
-    let Some(output) = output else { return Ok(()) };
+    // A terminal may be both.
+    let Some(output) = output.filter(|path| path.is_file()) else {
+        return Ok(());
+    };
     let Ok(output) = output.canonicalize() else {
         return Ok(());
     };
@@ -240,7 +243,7 @@ impl Plan<'_> {
             Some(path) => Some(EventLog::start(path, &events)?),
             None => None,
         };
-        let resumable = self.destination.is_resumable() && !args.output.overwrite;
+        let resumable = self.destination.is_resumable();
         let output = self.destination.open()?;
         let source = Source::start(&self.inputs, self.composer, self.earlier, expected)
             .map_err(|error| UsageError::new(format!("the input cannot be read: {error}")))?;
@@ -272,7 +275,7 @@ impl Plan<'_> {
             if !writer.write(&outcome) {
                 // What cannot be written is not worth paying for.
                 handle.cancel();
-            } else if writer.alike.is_some() {
+            } else if writer.stop().is_some() {
                 handle.stop();
             }
         }
@@ -292,12 +295,7 @@ impl Plan<'_> {
             interrupted: interrupts.has_any(),
             broken: writer.broken.take(),
             source_failure: source_state.failure,
-            fatal: writer.fatal.take(),
-            // Only if it left something out.
-            alike: writer
-                .alike
-                .take()
-                .filter(|_| summary.termination == Some(Termination::Stopped)),
+            stop: writer.stop().cloned(),
             termination: summary.termination,
             failed: summary.failed,
         };
@@ -307,7 +305,10 @@ impl Plan<'_> {
             if summary.accepted == 0 && source_state.skipped == 0 && ending.exit() == Exit::Success {
                 console.line("there are no items in the input");
             }
-            let resumable = resumable && ending.exit() != Exit::Success;
+            let resume_hint = (resumable && ending.exit() != Exit::Success).then_some(match args.output.overwrite {
+                true => "the same command with --resume in place of --overwrite does what is missing or failed",
+                false => "the same command with --resume does what is missing or failed",
+            });
             if let Some(id) = &source_state.repeated {
                 console.line(format_args!(
                     "warning: several items have the same id, such as `{id}`; their rows differ in `index` alone"
@@ -318,7 +319,7 @@ impl Plan<'_> {
                 reporting.prices.is_some(),
                 reporting.summary,
                 source_state.skipped,
-                resumable,
+                resume_hint,
                 ending.source_failure.as_deref(),
                 console,
             );

@@ -1,4 +1,4 @@
-//! Ctrl-C, and the request to terminate.
+//! Ctrl-C, the request to terminate, and the loss of the terminal.
 
 use std::io;
 use std::sync::Arc;
@@ -21,6 +21,9 @@ pub(crate) struct Signals {
     interrupt: tokio::signal::unix::Signal,
     #[cfg(unix)]
     terminate: tokio::signal::unix::Signal,
+    /// None where it is ignored, as `nohup` wants it.
+    #[cfg(unix)]
+    hangup: Option<tokio::signal::unix::Signal>,
 }
 
 impl Signals {
@@ -32,6 +35,11 @@ impl Signals {
             Ok(Self {
                 interrupt: signal(SignalKind::interrupt())?,
                 terminate: signal(SignalKind::terminate())?,
+                // The terminal was closed, or the connection to it.
+                hangup: match hangup_ends_program() {
+                    true => Some(signal(SignalKind::hangup())?),
+                    false => None,
+                },
             })
         }
         #[cfg(not(unix))]
@@ -44,12 +52,35 @@ impl Signals {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
+            () = next_of(&mut self.hangup) => {}
         }
         #[cfg(not(unix))]
         if tokio::signal::ctrl_c().await.is_err() {
             std::future::pending::<()>().await;
         }
     }
+}
+
+#[cfg(unix)]
+async fn next_of(signal: &mut Option<tokio::signal::unix::Signal>) {
+    match signal {
+        Some(signal) => drop(signal.recv().await),
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether SIGHUP would end the program. Linux alone shows it without unsafe code; elsewhere the signal is left as it is.
+#[cfg(unix)]
+fn hangup_ends_program() -> bool {
+    std::fs::read_to_string("/proc/self/status").is_ok_and(|status| !ignores_hangup(&status))
+}
+
+/// Whether the mask of ignored signals in `/proc/self/status` has the first signal, which is SIGHUP.
+#[cfg(unix)]
+fn ignores_hangup(status: &str) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .is_none_or(|mask| mask & 1 == 1)
 }
 
 /// What Ctrl-C does: first the run ends in good order, then at once.

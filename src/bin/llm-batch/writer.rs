@@ -2,19 +2,17 @@
 
 use std::io::{self, IsTerminal as _};
 
-use llm_batch::{Disposition, ErrorKind, LlmError, LlmResponse, Outcome};
+use llm_batch::{ErrorKind, LlmError, LlmResponse, Outcome};
 use serde_json::Value;
 
 use crate::args::{OutputFormat, RunArgs};
 use crate::console::Console;
 use crate::output::{Output, Row};
 use crate::source::ItemContext;
+use crate::stopping::{Stop, StopRules};
 
 /// How many problems of one sort are shown.
 pub(crate) const SHOWN: u64 = 10;
-
-/// So many items that fail alike, from the first on, say that the others will, too.
-pub(crate) const ALIKE: u64 = 20;
 
 /// Writes outcomes, and says on standard error what would otherwise be overlooked.
 #[derive(Debug)]
@@ -32,12 +30,7 @@ pub(crate) struct Writer<'a> {
     failures: u64,
     /// Why nothing more can be written.
     pub(crate) broken: Option<io::Error>,
-    /// The failure that concerns every item.
-    pub(crate) fatal: Option<String>,
-    /// With what the first items failed, once that is enough of them.
-    pub(crate) alike: Option<String>,
-    /// The failure of all items so far, without numbers, and of how many. None once one was answered, or failed otherwise.
-    same: Option<(String, u64)>,
+    rules: StopRules,
 }
 
 impl<'a> Writer<'a> {
@@ -53,9 +46,7 @@ impl<'a> Writer<'a> {
             malformed: 0,
             failures: 0,
             broken: None,
-            fatal: None,
-            alike: None,
-            same: (!args.limits.keep_going).then(|| (String::new(), 0)),
+            rules: StopRules::new(&args.limits),
         }
     }
 
@@ -63,13 +54,8 @@ impl<'a> Writer<'a> {
     pub(crate) fn write(&mut self, outcome: &Outcome<LlmResponse<Value>, LlmError, ItemContext>) -> bool {
         let context = &outcome.context;
         let id = outcome.id.to_string();
-        match &outcome.result {
-            Ok(_) => self.same = None,
-            Err(error) if context.problem.is_none() && error.kind() != ErrorKind::Aborted => {
-                self.compare(error)
-            }
-            Err(_) => {}
-        }
+        self.rules
+            .note(outcome.result.as_ref().map(drop), context.problem.is_some());
         if let Err(error) = &outcome.result {
             self.report(&id, context, error);
         }
@@ -94,29 +80,7 @@ impl<'a> Writer<'a> {
         self.broken.is_none()
     }
 
-    /// Compares a failure with those of all items before.
-    fn compare(&mut self, error: &LlmError) {
-        let Some((same, count)) = &mut self.same else {
-            return;
-        };
-        // Numbers are those of ports, requests and waits.
-        let text = error.to_string().replace(|c: char| c.is_ascii_digit(), "");
-        if *count == 0 {
-            *same = text;
-        } else if *same != text {
-            self.same = None;
-            return;
-        }
-        *count += 1;
-        if *count == ALIKE {
-            self.alike = Some(error.to_string());
-        }
-    }
-
     fn report(&mut self, id: &str, context: &ItemContext, error: &LlmError) {
-        if error.disposition() == Disposition::ScopeFatal {
-            self.fatal.get_or_insert_with(|| error.to_string());
-        }
         let count = match (&context.problem, self.shows_failures) {
             (Some(_), _) => &mut self.malformed,
             (None, true) if error.kind() != ErrorKind::Aborted => &mut self.failures,
@@ -130,6 +94,11 @@ impl<'a> Writer<'a> {
             Some((place, message)) => self.console.line(format_args!("{place}: {message}")),
             None => self.console.line(format_args!("item {id}: {error}")),
         }
+    }
+
+    /// The reason to stop the run, once there is one.
+    pub(crate) const fn stop(&self) -> Option<&Stop> {
+        self.rules.stop()
     }
 
     /// Says how much was not reported.

@@ -225,6 +225,8 @@ pub(crate) struct OutputArgs {
     pub(crate) output_dir: Option<PathBuf>,
 
     /// Write the answers in the order of the input, not as they finish. With --resume, those that are kept come first.
+    /// A finished answer waits for those before it, in memory: a kill loses up to four times --concurrency of them, and so
+    /// does a power failure; Ctrl-C loses none.
     #[arg(long)]
     pub(crate) in_order: bool,
 
@@ -284,6 +286,11 @@ pub(crate) struct LimitArgs {
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) batch_timeout: Option<Duration>,
 
+    /// Stop the run once more than this many items have failed, or more than this share of those that finished, judged
+    /// from 100 items on. Running calls finish and are written. Default: no limit.
+    #[arg(long, value_name = "N|P%", value_parser = max_failures)]
+    pub(crate) max_failures: Option<MaxFailures>,
+
     /// Go on after a failure that every later item will share (a bad key, no money, an unknown model), or if the first 20 items
     /// fail alike.
     #[arg(long)]
@@ -293,7 +300,7 @@ pub(crate) struct LimitArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Reporting (on standard error)")]
 pub(crate) struct ReportingArgs {
-    /// Write everything that happens to this file, an event a line of JSON.
+    /// Append everything that happens to this file, an event a line of JSON.
     #[arg(long, value_name = "FILE")]
     pub(crate) events: Option<PathBuf>,
 
@@ -361,6 +368,13 @@ pub(crate) enum Summary {
     Json,
 }
 
+/// How many items may fail.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum MaxFailures {
+    Items(u64),
+    Percent(f64),
+}
+
 /// A JSON object; a type of its own, as clap would read a map as several values.
 #[derive(Clone, Debug)]
 pub(crate) struct JsonObject(pub(crate) serde_json::Map<String, serde_json::Value>);
@@ -402,6 +416,17 @@ fn duration(text: &str) -> Result<Duration, String> {
         return Err("a time limit must be longer than nothing".to_owned());
     }
     Ok(duration)
+}
+
+fn max_failures(text: &str) -> Result<MaxFailures, String> {
+    let wrong = || "must be a number of items, such as 50, or a share, such as 5%".to_owned();
+    match text.strip_suffix('%') {
+        Some(share) => match share.trim().parse::<f64>() {
+            Ok(percent) if (0.0..=100.0).contains(&percent) => Ok(MaxFailures::Percent(percent)),
+            _ => Err(wrong()),
+        },
+        None => text.parse().map(MaxFailures::Items).map_err(|_| wrong()),
+    }
 }
 
 fn concurrency(text: &str) -> Result<usize, String> {

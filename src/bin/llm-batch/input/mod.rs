@@ -153,10 +153,11 @@ impl Inputs {
                 .any(|input| matches!(input, Input::File(_, Format::OpenAiBatch)))
     }
 
-    /// The regular files, for a check that no output replaces one.
+    /// The regular files, for a check that no output replaces one. Standard input may be one, too.
     pub(crate) fn files(&self) -> impl Iterator<Item = &Path> {
         self.inputs.iter().filter_map(|input| match input {
             Input::File(path, _) => Some(path.as_path()),
+            Input::Stdin if cfg!(unix) => Some(Path::new("/dev/stdin")),
             Input::Stdin | Input::Pipe(_) | Input::Folder(_) => None,
         })
     }
