@@ -6,18 +6,18 @@ use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
-use crate::args::{OutputArgs, OutputFormat};
+use crate::args::OutputArgs;
 use crate::exit::UsageError;
 use crate::lock;
-use crate::output::{Directory, Output, Sink, has_answer};
+use crate::output::{Directory, Format, Output, Sink, has_answer};
 use crate::resume::{self, Done};
 
 /// A checked place for the output. Nothing is changed before [`open`](Self::open).
 #[derive(Debug)]
 pub(crate) struct Destination {
     target: Target,
-    format: OutputFormat,
-    keep: Vec<String>,
+    format: Box<dyn Format>,
+    is_resumable: bool,
 }
 
 #[derive(Debug)]
@@ -56,9 +56,10 @@ impl Earlier {
 impl Destination {
     /// Checks the place, and reads what is there if the run is to be resumed.
     pub(crate) fn new(args: &OutputArgs, keep: &[String]) -> Result<(Self, Earlier), UsageError> {
+        let format = args.output_format.with(keep);
         let (target, earlier) = match (&args.output_dir, &args.output) {
             (Some(folder), _) => directory(folder, args)?,
-            (None, Some(path)) if path != Path::new("-") => file(path, args, keep)?,
+            (None, Some(path)) if path != Path::new("-") => file(path, args, &*format)?,
             (None, _) if args.resume || args.overwrite => {
                 return Err(UsageError::new(
                     "--resume and --overwrite are about a file: name it with -o FILE",
@@ -68,8 +69,8 @@ impl Destination {
         };
         let destination = Self {
             target,
-            format: args.output_format,
-            keep: keep.to_vec(),
+            format,
+            is_resumable: args.output_format.facts().is_resumable,
         };
         Ok((destination, earlier))
     }
@@ -90,7 +91,7 @@ impl Destination {
         match &self.target {
             Target::Stdout | Target::Device(_) => false,
             Target::Directory(_) => true,
-            Target::New(..) | Target::Append(..) | Target::Replace(..) => self.format != OutputFormat::Text,
+            Target::New(..) | Target::Append(..) | Target::Replace(..) => self.is_resumable,
         }
     }
 
@@ -113,7 +114,6 @@ impl Destination {
         Ok(Output::Rows {
             sink,
             format: self.format,
-            keep: self.keep,
         })
     }
 }
@@ -138,7 +138,7 @@ fn directory(folder: &Path, args: &OutputArgs) -> Result<(Target, Earlier), Usag
     Ok((target, Earlier::Nothing))
 }
 
-fn file(path: &Path, args: &OutputArgs, keep: &[String]) -> Result<(Target, Earlier), UsageError> {
+fn file(path: &Path, args: &OutputArgs, format: &dyn Format) -> Result<(Target, Earlier), UsageError> {
     let metadata = match std::fs::metadata(path) {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -185,7 +185,7 @@ fn file(path: &Path, args: &OutputArgs, keep: &[String]) -> Result<(Target, Earl
         .tempfile_in(folder)
         .map_err(|error| named(folder, &error))?;
     let mut buffered = io::BufWriter::new(&mut kept);
-    let scan = resume::scan(&path, args.output_format, keep, &mut buffered)?;
+    let scan = resume::scan(&path, format, &mut buffered)?;
     io::Write::flush(&mut buffered).map_err(|error| named(&path, &error))?;
     drop(buffered);
     let target = if scan.dropped == 0 {

@@ -17,7 +17,7 @@ use serde_json::Value;
 use tower::util::{Either, option_layer};
 use tower::{ServiceBuilder, ServiceExt as _};
 
-use crate::args::{LimitArgs, OutputFormat, RunArgs};
+use crate::args::{LimitArgs, RunArgs};
 use crate::exit::UsageError;
 
 /// The strategy where the provider is simulated.
@@ -165,7 +165,7 @@ fn simulated(args: &RunArgs, name: &str) -> Result<Preset, UsageError> {
 }
 
 fn strategy(args: &RunArgs, name: &str, base_url: Option<&str>) -> Result<Strategy, UsageError> {
-    let keep_raw_body = args.output.output_format == OutputFormat::OpenaiBatch;
+    let keep_raw_body = args.output.output_format.facts().needs_raw_body;
     let mut builder = Strategy::builder(name).keep_raw_body(keep_raw_body);
     if let Some(url) = base_url {
         builder = builder.base_url(url);

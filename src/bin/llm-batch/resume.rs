@@ -2,13 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
 
-use serde::Deserialize;
-
-use crate::args::OutputFormat;
-use crate::output::header;
+use crate::output::Format;
 
 /// The answers an earlier run has written.
 #[derive(Clone, Debug, Default)]
@@ -20,7 +17,7 @@ pub(crate) struct Done {
 }
 
 impl Done {
-    fn add(&mut self, id: &str, index: Option<u64>) {
+    pub(crate) fn add(&mut self, id: &str, index: Option<u64>) {
         self.rows.entry(id.into()).or_default().push(index);
     }
 
@@ -67,42 +64,30 @@ pub(crate) struct Scan {
 }
 
 /// Reads an output and writes the rows to keep to `kept`. An error is a message for the user.
-pub(crate) fn scan(
-    path: &Path,
-    format: OutputFormat,
-    keep: &[String],
-    kept: &mut impl Write,
-) -> Result<Scan, String> {
+pub(crate) fn scan(path: &Path, format: &dyn Format, kept: &mut dyn Write) -> Result<Scan, String> {
     let failed = |error: io::Error| format!("{}: {error}", path.display());
-    let foreign = |what: String| {
+    let file = File::open(path).map_err(failed)?;
+    format.scan(file, kept).map_err(failed)?.map_err(|what| {
         format!(
             "{} cannot be resumed: {what}; name another file, or replace it with --overwrite",
             path.display()
         )
-    };
-    let file = File::open(path).map_err(failed)?;
-    match format {
-        OutputFormat::Text => Err(foreign(
-            "answers alone do not show which items they belong to".to_owned(),
-        )),
-        OutputFormat::Jsonl => scan_lines(file, kept, own_row).map_err(failed)?.map_err(foreign),
-        OutputFormat::OpenaiBatch => scan_lines(file, kept, batch_row)
-            .map_err(failed)?
-            .map_err(foreign),
-        OutputFormat::Csv => scan_table(file, keep, kept).map_err(failed)?.map_err(foreign),
-    }
+    })
 }
 
 /// One row of an output.
-struct OldRow {
-    id: String,
-    index: Option<u64>,
-    ok: bool,
+pub(crate) struct OldRow {
+    pub(crate) id: String,
+    /// The item's position in the input, if the format has it.
+    pub(crate) index: Option<u64>,
+    /// Whether it stays: the item needs no run.
+    pub(crate) ok: bool,
 }
 
-fn scan_lines(
+/// Scans rows of a line each.
+pub(crate) fn scan_lines(
     file: File,
-    kept: &mut impl Write,
+    kept: &mut dyn Write,
     parse: fn(&[u8]) -> Option<OldRow>,
 ) -> io::Result<Result<Scan, String>> {
     let mut reader = BufReader::new(file);
@@ -131,101 +116,11 @@ fn scan_lines(
     }
 }
 
-fn own_row(line: &[u8]) -> Option<OldRow> {
-    #[derive(Deserialize)]
-    struct Fields {
-        id: String,
-        index: u64,
-        ok: bool,
-    }
-    let Fields { id, index, ok } = serde_json::from_slice(line).ok()?;
-    Some(OldRow {
-        id,
-        index: Some(index),
-        ok,
-    })
-}
-
-fn batch_row(line: &[u8]) -> Option<OldRow> {
-    #[derive(Deserialize)]
-    struct Fields {
-        custom_id: String,
-        response: Option<Response>,
-        error: Option<serde::de::IgnoredAny>,
-    }
-    #[derive(Deserialize)]
-    struct Response {
-        status_code: u16,
-    }
-    let fields: Fields = serde_json::from_slice(line).ok()?;
-    let status = fields.response.map(|response| response.status_code);
-    Some(OldRow {
-        id: fields.custom_id,
-        index: None,
-        ok: status == Some(200) && fields.error.is_none(),
-    })
-}
-
-fn scan_table(mut file: File, keep: &[String], kept: &mut impl Write) -> io::Result<Result<Scan, String>> {
-    let mut scan = Scan::default();
-    let header = header(keep)?;
-    let mut start = Vec::new();
-    Read::by_ref(&mut file)
-        .take(header.len() as u64)
-        .read_to_end(&mut start)?;
-    if header.starts_with(&start) && start.len() < header.len() {
-        // Torn in the header: nothing else is there.
-        scan.dropped += u64::from(!start.is_empty());
-        return Ok(Ok(scan));
-    }
-    if start != header {
-        return Ok(Err("its columns are not those of this run".to_owned()));
-    }
-    let whole = ends_with_line_break(&mut file)?;
-    file.seek(SeekFrom::Start(0))?;
-    kept.write_all(&header)?;
-    let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(file);
-    let columns = reader.byte_headers()?.len();
-    let mut writer = csv::Writer::from_writer(kept);
-    let mut records = reader.byte_records().peekable();
-    while let Some(record) = records.next() {
-        let record = record?;
-        let is_last = records.peek().is_none();
-        if is_last && (!whole || record.len() != columns) {
-            scan.dropped += 1;
-            break;
-        }
-        let text = |cell: usize| record.get(cell).and_then(|cell| std::str::from_utf8(cell).ok());
-        let (Some(id), Some(index), Some(ok)) = (
-            text(0),
-            text(1).and_then(|index| index.parse().ok()),
-            text(2).and_then(|ok| ok.parse::<bool>().ok()),
-        ) else {
-            let line = record.position().map_or(0, csv::Position::line);
-            return Ok(Err(format!("line {line} is not a row in this format")));
-        };
-        if ok {
-            scan.done.add(id, Some(index));
-            writer.write_byte_record(&record)?;
-        } else {
-            scan.dropped += 1;
-        }
-    }
-    writer.flush()?;
-    Ok(Ok(scan))
-}
-
-fn ends_with_line_break(file: &mut File) -> io::Result<bool> {
-    let mut last = [0];
-    file.seek(SeekFrom::End(-1))?;
-    file.read_exact(&mut last)?;
-    Ok(last == *b"\n")
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::output::OutputFormat;
 
     /// Cuts an output behind each of its bytes. `rows` are what it is made of, and whether they are kept.
     fn cut_everywhere(format: OutputFormat, keep: &[String], head: &str, rows: &[(&str, bool)]) {
@@ -236,7 +131,7 @@ mod tests {
         for end in 1..=whole.len() {
             std::fs::write(file.path(), &whole.as_bytes()[..end]).unwrap();
             let mut kept = Vec::new();
-            let scan = scan(file.path(), format, keep, &mut kept).unwrap();
+            let scan = scan(file.path(), &*format.with(keep), &mut kept).unwrap();
             let (mut position, mut expected, mut count) = (head.len(), String::new(), 0);
             if end >= head.len() {
                 expected.push_str(head);
@@ -276,7 +171,7 @@ mod tests {
     #[test]
     fn wherever_a_table_is_torn_the_whole_rows_are_kept() {
         let keep = ["note".to_owned()];
-        let head = String::from_utf8(header(&keep).unwrap()).unwrap();
+        let head = String::from_utf8(OutputFormat::Csv.with(&keep).head().unwrap()).unwrap();
         let rows = [
             (
                 "a,0,true,\"n\n1\",\"out\n\"\"put\"\"\n\",,,,1,2,0,0,0,1,1,5,0.25,0,m,stop\n",

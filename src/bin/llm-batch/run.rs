@@ -9,7 +9,7 @@ use futures::StreamExt as _;
 use llm_batch::{Disposition, ErrorKind, Events, LlmStreamExt as _, PriceTable, Progress};
 use serde_json::Value;
 
-use crate::args::{self, OutputFormat, RunArgs};
+use crate::args::{self, RunArgs};
 use crate::compose::{Composer, WHOLE_REQUEST};
 use crate::console::Console;
 use crate::destination::{Destination, Earlier};
@@ -101,7 +101,6 @@ const SCHEMA_FIELDS: [&str; 6] = [
 /// Rejects contradictory options that clap cannot detect.
 fn check(args: &RunArgs) -> Result<(), UsageError> {
     let keep = &args.input.keep;
-    let format = args.output.output_format;
     if let Some(name) = keep.iter().find(|name| RESERVED.contains(&name.as_str())) {
         return Err(UsageError::new(format!(
             "--keep {name}: the output has a field `{name}` of its own"
@@ -127,7 +126,7 @@ fn check(args: &RunArgs) -> Result<(), UsageError> {
             )));
         }
     }
-    if !keep.is_empty() && !matches!(format, OutputFormat::Jsonl | OutputFormat::Csv) {
+    if !keep.is_empty() && !args.output.output_format.facts().keeps_fields {
         return Err(UsageError::new(
             "--keep needs a place for the fields: --output-format jsonl or csv",
         ));

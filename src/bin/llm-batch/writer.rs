@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal as _};
 use llm_batch::{ErrorKind, LlmError, LlmResponse, Outcome};
 use serde_json::Value;
 
-use crate::args::{OutputFormat, RunArgs};
+use crate::args::RunArgs;
 use crate::console::Console;
 use crate::output::{Output, Row};
 use crate::source::ItemContext;
@@ -35,13 +35,13 @@ pub(crate) struct Writer<'a> {
 
 impl<'a> Writer<'a> {
     pub(crate) fn new(output: Output, args: &RunArgs, console: &'a Console) -> Self {
-        let format = args.output.output_format;
         Self {
             output,
             console,
             quiet: args.reporting.quiet,
             on_terminal: io::stdout().is_terminal(),
-            shows_failures: args.output.output_dir.is_some() || format == OutputFormat::Text,
+            shows_failures: args.output.output_dir.is_some()
+                || !args.output.output_format.facts().has_failures,
             priced: args.reporting.prices.is_some(),
             malformed: 0,
             failures: 0,

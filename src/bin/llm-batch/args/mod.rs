@@ -9,6 +9,7 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use self::simulate::SimulateArgs;
+use crate::output::OutputFormat;
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -336,18 +337,6 @@ pub(crate) enum InputFormat {
     Tsv,
     /// A prompt a line
     Text,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum OutputFormat {
-    /// A JSON object a line
-    Jsonl,
-    /// A table with a header
-    Csv,
-    /// The answers alone, each followed by a line break
-    Text,
-    /// OpenAI's result lines, with the provider's body unchanged
-    OpenaiBatch,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

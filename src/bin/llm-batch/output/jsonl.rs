@@ -1,12 +1,22 @@
 //! Rows as JSON lines.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Write};
 
 use llm_batch::TokenUsage;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::Row;
+use super::format::{Facts, Format};
+use crate::resume::{OldRow, Scan, scan_lines};
+
+pub(super) const FACTS: Facts = Facts {
+    keeps_fields: true,
+    has_failures: true,
+    is_resumable: true,
+    needs_raw_body: false,
+};
 
 /// The names of a row's own fields, which `--keep` cannot take.
 pub(crate) const RESERVED: [&str; 16] = [
@@ -106,8 +116,36 @@ fn is_zero(count: &u32) -> bool {
     *count == 0
 }
 
+#[derive(Debug)]
+pub(super) struct Jsonl;
+
+impl Format for Jsonl {
+    fn row(&mut self, row: &Row<'_>) -> io::Result<Vec<u8>> {
+        line(row)
+    }
+
+    fn scan(&self, file: File, kept: &mut dyn Write) -> io::Result<Result<Scan, String>> {
+        scan_lines(file, kept, old_row)
+    }
+}
+
+fn old_row(line: &[u8]) -> Option<OldRow> {
+    #[derive(Deserialize)]
+    struct Fields {
+        id: String,
+        index: u64,
+        ok: bool,
+    }
+    let Fields { id, index, ok } = serde_json::from_slice(line).ok()?;
+    Some(OldRow {
+        id,
+        index: Some(index),
+        ok,
+    })
+}
+
 /// The row as a line.
-pub(super) fn line(row: &Row<'_>) -> io::Result<Vec<u8>> {
+fn line(row: &Row<'_>) -> io::Result<Vec<u8>> {
     let message = row.result.err().map(ToString::to_string).unwrap_or_default();
     let line = Line {
         id: row.id,

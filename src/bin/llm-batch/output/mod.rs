@@ -1,10 +1,12 @@
 //! The output: a row for each item, written as it finishes.
 
+mod csv;
 mod directory;
+mod format;
 mod jsonl;
 mod openai_batch;
 mod sink;
-mod table;
+mod text;
 
 use std::io;
 use std::time::Duration;
@@ -13,11 +15,9 @@ use llm_batch::{ItemReport, LlmError, LlmResponse, Usd};
 use serde_json::{Map, Value};
 
 pub(crate) use self::directory::{Directory, has_answer};
+pub(crate) use self::format::{Format, OutputFormat};
 pub(crate) use self::jsonl::RESERVED;
 pub(crate) use self::sink::Sink;
-pub(crate) use self::table::header;
-use crate::args::OutputFormat;
-use crate::schema::text_of;
 
 /// What one item came to.
 #[derive(Debug)]
@@ -66,12 +66,7 @@ fn milliseconds(time: Duration) -> u64 {
 /// Where the rows go.
 #[derive(Debug)]
 pub(crate) enum Output {
-    Rows {
-        sink: Sink,
-        format: OutputFormat,
-        /// The columns taken over from the input, for a table.
-        keep: Vec<String>,
-    },
+    Rows { sink: Sink, format: Box<dyn Format> },
     Directory(Directory),
 }
 
@@ -80,20 +75,12 @@ impl Output {
     pub(crate) fn write(&mut self, row: &Row<'_>) -> io::Result<()> {
         match self {
             Self::Directory(directory) => directory.write(row),
-            Self::Rows { sink, format, keep } => {
-                let bytes = match format {
-                    OutputFormat::Jsonl => jsonl::line(row)?,
-                    OutputFormat::OpenaiBatch => openai_batch::line(row)?,
-                    OutputFormat::Csv => {
-                        let mut bytes = if sink.is_new() { header(keep)? } else { Vec::new() };
-                        bytes.extend(table::line(row, keep)?);
-                        bytes
-                    }
-                    OutputFormat::Text => match row.result {
-                        Ok(response) => format!("{}\n", text_of(&response.output)).into_bytes(),
-                        Err(_) => return Ok(()),
-                    },
-                };
+            Self::Rows { sink, format } => {
+                let mut bytes = if sink.is_new() { format.head()? } else { Vec::new() };
+                bytes.extend(format.row(row)?);
+                if bytes.is_empty() {
+                    return Ok(());
+                }
                 sink.write(&bytes)
             }
         }

@@ -1,13 +1,56 @@
 //! Rows as OpenAI's batch results.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Write};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::Row;
+use super::format::{Facts, Format};
+use crate::resume::{OldRow, Scan, scan_lines};
 use crate::schema::text_of;
+
+pub(super) const FACTS: Facts = Facts {
+    keeps_fields: false,
+    has_failures: true,
+    is_resumable: true,
+    needs_raw_body: true,
+};
+
+#[derive(Debug)]
+pub(super) struct OpenaiBatch;
+
+impl Format for OpenaiBatch {
+    fn row(&mut self, row: &Row<'_>) -> io::Result<Vec<u8>> {
+        line(row)
+    }
+
+    fn scan(&self, file: File, kept: &mut dyn Write) -> io::Result<Result<Scan, String>> {
+        scan_lines(file, kept, old_row)
+    }
+}
+
+fn old_row(line: &[u8]) -> Option<OldRow> {
+    #[derive(Deserialize)]
+    struct Fields {
+        custom_id: String,
+        response: Option<OldResponse>,
+        error: Option<serde::de::IgnoredAny>,
+    }
+    #[derive(Deserialize)]
+    struct OldResponse {
+        status_code: u16,
+    }
+    let fields: Fields = serde_json::from_slice(line).ok()?;
+    let status = fields.response.map(|response| response.status_code);
+    Some(OldRow {
+        id: fields.custom_id,
+        index: None,
+        ok: status == Some(200) && fields.error.is_none(),
+    })
+}
 
 #[derive(Serialize)]
 struct Line<'a> {
@@ -34,7 +77,7 @@ enum Body<'a> {
 }
 
 /// The row as a line.
-pub(super) fn line(row: &Row<'_>) -> io::Result<Vec<u8>> {
+fn line(row: &Row<'_>) -> io::Result<Vec<u8>> {
     let request_id = || format!("llm-batch-{}", row.index);
     let (response, error) = match row.result {
         Ok(response) => {
