@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use crate::usage::TokenUsage;
 
@@ -74,6 +75,8 @@ struct Inner {
     quota: Option<ReportedQuota>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     raw_output: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    raw_body: Option<Box<RawValue>>,
     #[serde(skip)]
     source: Option<Arc<dyn StdError + Send + Sync>>,
 }
@@ -96,6 +99,7 @@ impl LlmError {
                 disposition: None,
                 quota: None,
                 raw_output: None,
+                raw_body: None,
                 source: None,
             }),
         }
@@ -179,6 +183,13 @@ impl LlmError {
         self
     }
 
+    /// Sets the body of the reply that it was made of.
+    #[must_use]
+    pub fn with_raw_body(mut self, body: Box<RawValue>) -> Self {
+        self.inner.raw_body = Some(body);
+        self
+    }
+
     /// The error underneath. Clones share it.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<BoxError>) -> Self {
@@ -186,7 +197,7 @@ impl LlmError {
         self
     }
 
-    /// A copy of all but the source and the model's text.
+    /// A copy of all but the source, the reply's body and the model's text.
     pub(crate) fn without_source(&self) -> Self {
         let Inner {
             kind,
@@ -199,6 +210,7 @@ impl LlmError {
             disposition,
             quota,
             raw_output: _,
+            raw_body: _,
             source: _,
         } = *self.inner;
         Self {
@@ -213,6 +225,7 @@ impl LlmError {
                 disposition,
                 quota,
                 raw_output: None,
+                raw_body: None,
                 source: None,
             }),
         }
@@ -279,6 +292,12 @@ impl LlmError {
     pub fn raw_output(&self) -> Option<&str> {
         self.inner.raw_output.as_deref()
     }
+
+    /// The body of the reply, where it was JSON and the client keeps it (`keep_raw_body`): as sent, with the request's own
+    /// secrets taken out.
+    pub fn raw_body(&self) -> Option<&RawValue> {
+        self.inner.raw_body.as_deref()
+    }
 }
 
 impl fmt::Display for LlmError {
@@ -337,6 +356,7 @@ impl fmt::Debug for LlmError {
             disposition,
             quota,
             raw_output,
+            raw_body,
             source,
         } = &*self.inner;
         let mut debug = f.debug_struct("LlmError");
@@ -354,6 +374,7 @@ impl fmt::Debug for LlmError {
             .field("quota", quota);
         debug
             .field("raw_output", raw_output)
+            .field("raw_body", &raw_body.as_ref().map(|body| body.get()))
             .field("source", source)
             .finish()
     }

@@ -169,6 +169,10 @@ impl Model {
                 "`stream` is set, but replies are read whole; remove it, or use `Model::with_streaming`";
             return Err(refuse(message));
         }
+        if ask.streamed && asks_for_several(ask) {
+            let message = "several answers are asked for (`n`, `candidateCount`), and a stream is read for one; ask for one, or do not stream";
+            return Err(refuse(message));
+        }
         self.wire.body(ask)
     }
 
@@ -261,10 +265,16 @@ impl Model {
         if repaired.is_some() {
             result = self.wire.read(reply, ask);
         }
-        if result.is_err()
-            && let Some(redacted) = reply.redacted()
-        {
-            result = self.wire.read(&redacted, ask);
+        let redacted = if result.is_err() { reply.redacted() } else { None };
+        let reply = redacted.as_ref().unwrap_or(reply);
+        if redacted.is_some() {
+            result = self.wire.read(reply, ask);
+        }
+        if self.wire.client().keep_raw_body {
+            result = result.map_err(|error| match serde_json::from_slice(wire::trim(&reply.body)) {
+                Ok(body) => error.with_raw_body(body),
+                Err(_) => error,
+            });
         }
         if reply.streamed {
             // An error inside a stream may come after tokens that are billed.
@@ -324,6 +334,16 @@ impl Model {
             self.read_for_fuzzing(200, &body);
         }
     }
+}
+
+/// Returns `true` if the request asks for more than one answer.
+fn asks_for_several(ask: &Ask<'_>) -> bool {
+    let own = ask.prompt.raw_body().unwrap_or(ask.defaults.extra());
+    let field = |name| ask.prompt.extra().get(name).or_else(|| own.get(name));
+    let config = field("generationConfig");
+    let counts = [field("n"), config.and_then(|config| config.get("candidateCount"))];
+    let is_several = |count: &serde_json::Value| count.as_f64().is_some_and(|count| count > 1.0);
+    counts.into_iter().flatten().any(is_several)
 }
 
 impl fmt::Debug for Model {

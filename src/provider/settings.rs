@@ -367,7 +367,7 @@ macro_rules! settings_methods {
         }
 
         /// Keeps each reply's body in [`ResponseMetadata::raw_body`](crate::ResponseMetadata::raw_body): unmodified,
-        /// or as put together from a stream. Off by default.
+        /// or as put together from a stream; of a failure in [`LlmError::raw_body`](crate::LlmError::raw_body). Off by default.
         pub fn keep_raw_body(mut self, keep: bool) -> Self {
             self.settings.keep_raw_body = keep;
             self

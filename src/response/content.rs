@@ -122,6 +122,27 @@ pub struct Citation {
     pub quote: Option<String>,
 }
 
+/// The choices after the first of a reply with several (`n`, Gemini's `candidateCount`). The first one is
+/// [`LlmResponse::output`](crate::LlmResponse::output).
+///
+/// ```
+/// use llm_batch::LlmResponse;
+///
+/// fn number_of_answers(response: &LlmResponse) -> usize {
+///     let further = response.metadata.further_choices.as_ref();
+///     1 + further.map_or(0, |further| further.choices.len())
+/// }
+/// # assert_eq!(number_of_answers(&LlmResponse::new(String::new())), 1);
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct FurtherChoices {
+    /// The choices in the provider's form and order. They are not read, and not checked against a schema.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub choices: Vec<Value>,
+}
+
 /// The images and audio of an answer.
 ///
 /// ```

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
-use super::content::{Citations, Logprobs, Media, Reasoning};
+use super::content::{Citations, FurtherChoices, Logprobs, Media, Reasoning};
 
 /// The metadata that a provider reports beside the text of the answer. Every field may be missing.
 #[derive(Clone, Default, Serialize, Deserialize)]
@@ -33,6 +33,9 @@ pub struct ResponseMetadata {
     /// The model's reasoning, where the provider reveals it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reasoning: Option<Box<Reasoning>>,
+    /// The choices after the first, where several were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub further_choices: Option<Box<FurtherChoices>>,
     /// The log probabilities of the answer's tokens, where they were asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub logprobs: Option<Box<Logprobs>>,
@@ -60,6 +63,7 @@ impl fmt::Debug for ResponseMetadata {
             cost,
             tool_calls,
             reasoning,
+            further_choices,
             logprobs,
             citations,
             media,
@@ -77,6 +81,7 @@ impl fmt::Debug for ResponseMetadata {
             .field("tool_calls", tool_calls);
         debug
             .field("reasoning", reasoning)
+            .field("further_choices", further_choices)
             .field("logprobs", logprobs)
             .field("citations", citations)
             .field("media", media);
@@ -96,6 +101,7 @@ impl PartialEq for ResponseMetadata {
             && self.cost == other.cost
             && self.tool_calls == other.tool_calls
             && self.reasoning == other.reasoning
+            && self.further_choices == other.further_choices
             && self.logprobs == other.logprobs
             && self.citations == other.citations
             && self.media == other.media

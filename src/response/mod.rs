@@ -5,7 +5,7 @@ mod metadata;
 
 use serde::{Deserialize, Serialize};
 
-pub use content::{Citation, Citations, Logprobs, Media, MediaFile, Reasoning, TokenLogprob};
+pub use content::{Citation, Citations, FurtherChoices, Logprobs, Media, MediaFile, Reasoning, TokenLogprob};
 pub use metadata::{FinishReason, ResponseMetadata};
 
 use crate::error::{BoxError, LlmError};

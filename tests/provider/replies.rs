@@ -300,3 +300,75 @@ proptest::proptest! {
         });
     }
 }
+
+#[tokio::test]
+async fn further_choices_are_kept_and_not_streamed() {
+    let said = |index: u64, text: &str| json!({"index": index, "message": {"content": text}, "finish_reason": "stop"});
+    // By their index, in whichever order they come.
+    let body = json!({"choices": [said(1, "b"), said(0, "a"), said(2, "c")]});
+    let several = Prompt::from("x").with_extra("n", 3);
+    let reply = answer(body.to_string(), several.clone()).await.unwrap();
+    assert_eq!(reply.output, "a");
+    let further = reply.metadata.further_choices.unwrap();
+    assert_eq!(further.choices, [said(1, "b"), said(2, "c")]);
+    assert!(
+        answer(json!({"choices": [said(0, "a")]}).to_string(), "x".into())
+            .await
+            .unwrap()
+            .metadata
+            .further_choices
+            .is_none()
+    );
+
+    let server = Server::start(|_| Reply::new(500, &[], "")).await;
+    let streamed = server
+        .model()
+        .with_streaming(llm_batch::provider::Streaming::new());
+    let candidates = Prompt::from("x").with_extra("generationConfig", json!({"candidateCount": 2}));
+    let raw = |n: u64| Prompt::raw(json!({"messages": [], "n": n}).as_object().unwrap().clone());
+    for prompt in [several, candidates, raw(2)] {
+        let error = streamed
+            .clone()
+            .oneshot(LlmRequest::new(prompt))
+            .await
+            .unwrap_err();
+        assert_eq!(
+            (error.kind(), error.delivery()),
+            (ErrorKind::InvalidRequest, Delivery::NotSent)
+        );
+        assert!(error.message().contains("several answers"), "{error}");
+    }
+    // What the prompt sets has the last word.
+    assert!(streamed.request_body(&raw(2).with_extra("n", 1)).is_ok());
+}
+
+#[tokio::test]
+async fn a_failure_keeps_its_body_where_that_is_asked_for() {
+    let body =
+        r#"{"error": {"message": "no", "type": "t", "param": "p", "code": "c"}, "key": "the long secret"}"#;
+    let server = Server::start(move |_| Reply::new(400, &[], body)).await;
+    let ask = |keep: bool| {
+        let client = server.builder().api_key("the long secret").keep_raw_body(keep);
+        client
+            .build()
+            .unwrap()
+            .model("m")
+            .oneshot(LlmRequest::new("x".into()))
+    };
+    assert!(ask(false).await.unwrap_err().raw_body().is_none());
+    let error = ask(true).await.unwrap_err();
+    let kept = error.raw_body().unwrap().get();
+    assert_eq!(kept, body.replace("the long secret", "[redacted]"));
+    let json = serde_json::to_string(&error).unwrap();
+    let back: LlmError = serde_json::from_str(&json).unwrap();
+    assert_eq!(back.raw_body().unwrap().get(), kept);
+
+    let server = Server::start(|_| Reply::new(502, &[], "<html>")).await;
+    let client = server.builder().keep_raw_body(true).build().unwrap();
+    let error = client
+        .model("m")
+        .oneshot(LlmRequest::new("x".into()))
+        .await
+        .unwrap_err();
+    assert!(error.raw_body().is_none());
+}

@@ -46,6 +46,7 @@ fn of_metadata(metadata: &ResponseMetadata) -> usize {
         cost: _,
         tool_calls,
         reasoning,
+        further_choices,
         logprobs,
         citations,
         media,
@@ -60,6 +61,7 @@ fn of_metadata(metadata: &ResponseMetadata) -> usize {
     texts.map(String::len).sum::<usize>()
         + reason
         + tool_calls.iter().map(of_value).sum::<usize>()
+        + as_json(further_choices.as_deref())
         + as_json(reasoning.as_deref())
         + as_json(logprobs.as_deref())
         + as_json(citations.as_deref())

@@ -112,10 +112,10 @@ pub(super) fn says_error(body: &Json<'_>) -> bool {
     has_error || is_error
 }
 
-/// The first choice by its index, which is the only one that is read.
-pub(super) fn first_choice(mut choices: Vec<Json<'_>>) -> Option<Json<'_>> {
+/// Takes out the first choice by its index, which is the answer.
+pub(super) fn take_first<'a>(choices: &mut Vec<Json<'a>>) -> Option<Json<'a>> {
     let index = |choice: &Json<'_>| choice.get("index").and_then(Json::as_u64);
     let is_first = |choice: &Json<'_>| index(choice).unwrap_or_default() == 0;
     let first = choices.iter().position(is_first)?;
-    Some(choices.swap_remove(first))
+    Some(choices.remove(first))
 }

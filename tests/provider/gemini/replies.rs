@@ -217,3 +217,13 @@ async fn no_candidates_are_no_answer() {
     let server = Server::start(|_| reply("fine")).await;
     assert_eq!(ask(&model(&server), "x").await.unwrap().output, "fine");
 }
+
+#[tokio::test]
+async fn further_candidates_are_kept() {
+    let mut body = candidate("STOP", &json!([{"text": "a"}]));
+    let further = json!({"content": {"parts": [{"text": "b"}]}, "finishReason": "STOP", "index": 1});
+    body["candidates"].as_array_mut().unwrap().push(further.clone());
+    let answer = read(body).await.unwrap();
+    assert_eq!(answer.output, "a");
+    assert_eq!(answer.metadata.further_choices.unwrap().choices, [further]);
+}

@@ -14,8 +14,8 @@ use crate::provider::streaming::{Assemble as _, Piece};
 use crate::provider::wire;
 use crate::provider::wire_format::Ask;
 use crate::response::{
-    Citations, FinishReason, LlmResponse, Logprobs, Media, MediaFile, Reasoning, ResponseMetadata,
-    TokenLogprob,
+    Citations, FinishReason, FurtherChoices, LlmResponse, Logprobs, Media, MediaFile, Reasoning,
+    ResponseMetadata, TokenLogprob,
 };
 use crate::usage::TokenUsage;
 
@@ -57,12 +57,12 @@ pub(super) fn read(reply: &Reply, ask: &Ask<'_>, keep_raw_body: bool) -> Result<
         let error = classification::error_in_success(reply, &value, ask);
         return Err(with_usage(error));
     }
-    let candidate = value
-        .get_mut("candidates")
-        .and_then(|candidates| candidates.get_mut(0))
-        .map(Value::take)
-        .filter(Value::is_object);
-    let Some(candidate) = candidate else {
+    let candidates = value.get_mut("candidates").map(Value::take);
+    let mut candidates = match candidates {
+        Some(Value::Array(candidates)) => candidates.into_iter(),
+        _ => Vec::new().into_iter(),
+    };
+    let Some(candidate) = candidates.next().filter(Value::is_object) else {
         let error = match blocked_prompt(&value) {
             Some(error) => error,
             None => unreadable(reply, WHAT, "it has no candidates"),
@@ -74,6 +74,9 @@ pub(super) fn read(reply: &Reply, ask: &Ask<'_>, keep_raw_body: bool) -> Result<
         provider: Some(PROVIDER.to_owned()),
         model: text("modelVersion"),
         response_id: text("responseId"),
+        further_choices: unless_empty(FurtherChoices {
+            choices: candidates.collect(),
+        }),
         raw_body: if keep_raw_body {
             serde_json::from_slice(wire::trim(&reply.body)).ok()
         } else {

@@ -7,10 +7,12 @@ use crate::provider::content::{add_passage, file_at, owned, text, unless_empty};
 use crate::provider::ending::{Ending, broken, filtered, nothing};
 use crate::provider::openai::content::{citations, logprobs, recording, take_list};
 use crate::provider::openai::json::Json;
-use crate::provider::openai::reply::{Reading, first_choice, refused, says_error};
+use crate::provider::openai::reply::{Reading, refused, says_error, take_first};
 use crate::provider::openai::usage;
 use crate::provider::reply::with_usage;
-use crate::response::{Citations, FinishReason, LlmResponse, Media, Reasoning, ResponseMetadata};
+use crate::response::{
+    Citations, FinishReason, FurtherChoices, LlmResponse, Media, Reasoning, ResponseMetadata,
+};
 use crate::usage::TokenUsage;
 
 const WHAT: &str = "chat completion";
@@ -22,11 +24,11 @@ pub(super) fn read(reading: Reading<'_>) -> Result<LlmResponse, LlmError> {
     if says_error(&body) {
         return Err(with_usage(reading.error_inside(body), usage));
     }
-    let choice = match body.take("choices") {
-        Some(Json::List(choices)) => first_choice(choices),
-        _ => None,
+    let mut choices = match body.take("choices") {
+        Some(Json::List(choices)) => choices,
+        _ => Vec::new(),
     };
-    let Some(choice) = choice else {
+    let Some(choice) = take_first(&mut choices) else {
         return Err(with_usage(reading.unreadable(WHAT, "it has no choices"), usage));
     };
     let mut metadata = reading.metadata(&body);
@@ -37,6 +39,9 @@ pub(super) fn read(reading: Reading<'_>) -> Result<LlmResponse, LlmError> {
         found = addresses;
     }
     metadata.citations = unless_empty(citations(found));
+    metadata.further_choices = unless_empty(FurtherChoices {
+        choices: choices.into_iter().map(Value::from).collect(),
+    });
     answer(choice, metadata, usage, reading).map_err(|error| {
         let error = match error {
             Fault::Error(error) => *error,

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::fragments::{Parts, Recording};
 use crate::provider::openai::json::Json;
-use crate::provider::openai::reply::{first_choice, says_error};
+use crate::provider::openai::reply::{says_error, take_first};
 use crate::provider::streaming::{Assemble, Piece};
 
 /// Fields of a chunk that belong to the whole reply.
@@ -80,10 +80,10 @@ impl Assemble for Chunks {
                 self.head.insert(name.to_owned(), value);
             }
         }
-        let Some(Json::List(choices)) = chunk.take("choices") else {
+        let Some(Json::List(mut choices)) = chunk.take("choices") else {
             return Piece::Other;
         };
-        first_choice(choices).map_or(Piece::Other, |choice| self.push_choice(choice))
+        take_first(&mut choices).map_or(Piece::Other, |choice| self.push_choice(choice))
     }
 
     fn is_complete(&self) -> bool {
