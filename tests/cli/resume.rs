@@ -252,3 +252,148 @@ fn a_resumed_run_that_is_killed_at_once_loses_nothing() {
     .code(0);
     assert_eq!(ids(&read(&out)), numbers(4));
 }
+
+fn row(id: &str, ok: bool) -> String {
+    json!({"id": id, "index": 0, "ok": ok, "output": format!("answer {id}")}).to_string()
+}
+
+/// As an editor, a spreadsheet or a disk that was full may leave it.
+#[test]
+fn an_output_that_was_touched_is_resumed_and_loses_nothing() {
+    let provider = Provider::start(|builder| builder);
+    let folder = tempfile::tempdir().unwrap();
+    let (input, out) = (folder.path().join("in.jsonl"), folder.path().join("out.jsonl"));
+    let bad = folder.path().join("out.jsonl.bad");
+    let line = |id: &str| format!("{}\n", json!({"id": id, "prompt": format!("prompt {id}")}));
+    fs::write(&input, ["a", "b", "c", "d"].map(line).concat()).unwrap();
+    let arguments = || provider.arguments([input.to_str().unwrap(), "-o", out.to_str().unwrap(), "--resume"]);
+    let (a, b, c) = (row("a", true), row("b", true), row("c", false));
+    for (name, text, asked, aside) in [
+        (
+            "a mark, blank lines, CRLF",
+            format!("\u{feff}\r\n{a}\r\n\n  \n{b}\r\n\r\n"),
+            2,
+            "",
+        ),
+        ("no line break at the end", format!("{a}\n{b}"), 2, ""),
+        (
+            "a torn row at the end",
+            format!("{a}\n{b}\n{{\"id\":\"c\",\"ind"),
+            2,
+            "",
+        ),
+        ("a failed row before others", format!("{c}\n{a}\n{b}\n"), 2, ""),
+        (
+            "a foreign line",
+            format!("{a}\nkilled by signal 9\n{b}\n"),
+            2,
+            "killed by signal 9\n",
+        ),
+        (
+            "a torn row in the middle",
+            format!("{a}\n{{\"id\":\"b\",\"ind{b}\n"),
+            3,
+            "{\"id\":\"b\",\"ind",
+        ),
+        ("invalid UTF-8", format!("{a}\n\u{1}\n{b}\n"), 2, "\u{1}\n"),
+    ] {
+        fs::write(&out, &text).unwrap();
+        let _ = fs::remove_file(&bad);
+        let before = provider.ledger().received;
+        let finished = run(arguments(), "");
+        assert_eq!(finished.status.code(), Some(0), "{name}: {}", finished.stderr);
+        assert_eq!(provider.ledger().received - before, asked, "{name}");
+        let written = fs::read_to_string(&out).unwrap();
+        let whole: Vec<Value> = written
+            .trim_start_matches('\u{feff}')
+            .lines()
+            .filter(|line| !line.trim().is_empty())
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        assert_eq!(ids(&whole), ["a", "b", "c", "d"], "{name}");
+        assert!(written.contains(&a), "{name}: an answer was not kept as it was");
+        match aside {
+            "" => assert!(!bad.exists(), "{name}"),
+            text => {
+                assert!(fs::read_to_string(&bad).unwrap().starts_with(text), "{name}");
+                finished.says("1 lines of").says("moved to");
+            }
+        }
+    }
+}
+
+/// Another program's file is not taken for a damaged output.
+#[test]
+fn a_file_of_other_lines_is_not_set_aside() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out.jsonl");
+    let text = format!("{}\n{{\"prompt\":1}}\n{{\"prompt\":2}}\n", row("a", true));
+    fs::write(&out, &text).unwrap();
+    run(
+        ["run", "-m", "sim:steady", "-o", out.to_str().unwrap(), "--resume"],
+        "x\n",
+    )
+    .code(2)
+    .says("most of its lines are not rows");
+    assert_eq!(fs::read_to_string(&out).unwrap(), text);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+/// Where nothing in its middle is replaced, the file itself is gone on with: no copy, and no disk for one.
+#[cfg(unix)]
+#[test]
+fn an_output_is_not_copied_for_a_torn_end() {
+    use std::os::unix::fs::MetadataExt as _;
+    let provider = Provider::start(|builder| builder);
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out.jsonl");
+    fs::write(
+        &out,
+        format!("{}\n{}\n{{\"id\":\"to", row("1", true), row("2", false)),
+    )
+    .unwrap();
+    let file = fs::metadata(&out).unwrap().ino();
+    run(
+        provider.arguments(["-o", out.to_str().unwrap(), "--resume"]),
+        "{\"id\":\"1\",\"prompt\":\"x\"}\n{\"id\":\"2\",\"prompt\":\"y\"}\n",
+    )
+    .code(0);
+    assert_eq!(fs::metadata(&out).unwrap().ino(), file);
+    assert_eq!(ids(&read(&out)), ["1", "2"]);
+}
+
+/// A table that a spreadsheet has saved: a mark, other line ends.
+#[test]
+fn a_table_that_was_saved_elsewhere_is_resumed() {
+    let provider = Provider::start(|builder| builder);
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out.csv");
+    let arguments = || {
+        let more = ["-o", out.to_str().unwrap(), "--output-format", "csv", "--resume"];
+        provider.arguments(more)
+    };
+    let input = |ids: &[&str]| -> String {
+        ids.iter()
+            .map(|id| format!("{}\n", json!({"id": id, "prompt": id})))
+            .collect()
+    };
+    run(arguments(), &input(&["a", "b"])).code(0);
+    let saved = fs::read_to_string(&out).unwrap().replace('\n', "\r\n");
+    fs::write(&out, format!("\u{feff}{saved}")).unwrap();
+    let before = provider.ledger().received;
+    run(arguments(), &input(&["a", "b", "c"])).code(0);
+    assert_eq!(provider.ledger().received - before, 1);
+    // A short row before others is set aside.
+    let text = fs::read_to_string(&out).unwrap();
+    let mut lines: Vec<_> = text.lines().collect();
+    lines.insert(1, "short,1");
+    fs::write(&out, lines.join("\n") + "\n").unwrap();
+    run(arguments(), &input(&["a", "b", "c"]))
+        .code(0)
+        .says("moved to");
+    assert_eq!(
+        fs::read_to_string(folder.path().join("out.csv.bad")).unwrap(),
+        "short,1\n"
+    );
+    assert_eq!(provider.ledger().received - before, 1);
+}

@@ -1,12 +1,13 @@
 //! The destination of the answers: checked before anything is called, opened when the run begins.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
 use crate::args::OutputArgs;
+use crate::console::Console;
 use crate::exit::UsageError;
 use crate::lock;
 use crate::output::{Directory, Format, Output, Sink, has_answer};
@@ -27,11 +28,20 @@ enum Target {
     Device(PathBuf),
     /// A file to begin anew. If it is there it is locked.
     New(PathBuf, Option<File>),
-    /// A file to go on with as it is, locked.
-    Append(PathBuf, File),
+    /// A locked file to go on with behind what is kept of it: so many bytes.
+    Append(PathBuf, File, u64),
     /// A locked file to replace by the rows that are kept of it.
-    Replace(PathBuf, File, NamedTempFile),
+    Replace(PathBuf, File, Box<Copied>),
     Directory(PathBuf),
+}
+
+/// What stays of an output.
+#[derive(Debug)]
+struct Copied {
+    kept: NamedTempFile,
+    /// The lines that are not rows, and how many.
+    aside: NamedTempFile,
+    bad: u64,
 }
 
 /// What an earlier run has answered.
@@ -80,7 +90,7 @@ impl Destination {
         match &self.target {
             Target::Device(path)
             | Target::New(path, _)
-            | Target::Append(path, _)
+            | Target::Append(path, ..)
             | Target::Replace(path, ..) => Some(path),
             Target::Stdout | Target::Directory(_) => None,
         }
@@ -96,7 +106,7 @@ impl Destination {
     }
 
     /// Opens it for writing. Only now is an old file changed.
-    pub(crate) fn open(self) -> Result<Output, UsageError> {
+    pub(crate) fn open(self, console: &Console) -> Result<Output, UsageError> {
         let sink = match self.target {
             Target::Directory(root) => {
                 std::fs::create_dir_all(&root).map_err(|error| named(&root, &error))?;
@@ -108,8 +118,13 @@ impl Destination {
                 Sink::file(file.map_err(|error| named(&path, &error))?, true)
             }
             Target::New(path, file) => new(&path, file)?,
-            Target::Append(path, file) => append(file).map_err(|error| named(&path, &error))?,
-            Target::Replace(path, old, kept) => replace(&path, &old, kept)?,
+            Target::Append(path, mut file, length) => cut(&mut file, length)
+                .and_then(|()| append(file))
+                .map_err(|error| named(&path, &error))?,
+            Target::Replace(path, old, copied) => {
+                set_aside(&path, &copied, console)?;
+                replace(&path, &old, copied.kept)?
+            }
         };
         Ok(Output::Rows {
             sink,
@@ -178,22 +193,68 @@ fn file(path: &Path, args: &OutputArgs, format: &dyn Format) -> Result<(Target, 
     if args.overwrite || file.metadata().map_err(|error| named(&path, &error))?.len() == 0 {
         return Ok((Target::New(path, Some(file)), Earlier::Nothing));
     }
-    let folder = path.parent().unwrap_or(Path::new("/"));
-    let mut kept = tempfile::Builder::new()
-        .prefix(".llm-batch-")
-        .append(true)
-        .tempfile_in(folder)
-        .map_err(|error| named(folder, &error))?;
-    let mut buffered = io::BufWriter::new(&mut kept);
-    let scan = resume::scan(&path, format, &mut buffered)?;
-    io::Write::flush(&mut buffered).map_err(|error| named(&path, &error))?;
-    drop(buffered);
-    let target = if scan.dropped == 0 {
-        Target::Append(path, file)
+    let survey = resume::survey(&path, format)?;
+    let target = if survey.is_mixed || survey.bad > 0 {
+        let copied = copy(&path, format, survey.bad)?;
+        Target::Replace(path, file, Box::new(copied))
     } else {
-        Target::Replace(path, file, kept)
+        Target::Append(path, file, survey.keep_to)
     };
-    Ok((target, Earlier::Rows(scan.done)))
+    Ok((target, Earlier::Rows(survey.done)))
+}
+
+/// Copies what stays of an output, beside it.
+fn copy(path: &Path, format: &dyn Format, bad: u64) -> Result<Copied, UsageError> {
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    let temporary = || {
+        let mut builder = tempfile::Builder::new();
+        let file = builder.prefix(".llm-batch-").append(true).tempfile_in(folder);
+        file.map_err(|error| named(folder, &error))
+    };
+    let (mut kept, mut aside) = (temporary()?, temporary()?);
+    let (mut rows, mut others) = (io::BufWriter::new(&mut kept), io::BufWriter::new(&mut aside));
+    resume::copy(path, format, &mut rows, &mut others)?;
+    rows.flush()
+        .and_then(|()| others.flush())
+        .map_err(|error| named(path, &error))?;
+    drop((rows, others));
+    Ok(Copied { kept, aside, bad })
+}
+
+/// Appends the lines that are not rows to a file of their own, so that nothing is lost.
+fn set_aside(path: &Path, copied: &Copied, console: &Console) -> Result<(), UsageError> {
+    if copied.bad == 0 {
+        return Ok(());
+    }
+    let mut name = path.as_os_str().to_owned();
+    name.push(".bad");
+    let bad = PathBuf::from(name);
+    let mut copy = copied.aside.reopen().map_err(|error| named(&bad, &error))?;
+    let mut file = lock::open(&bad)?;
+    io::copy(&mut copy, &mut file)
+        .and_then(|_| file.sync_all())
+        .map_err(|error| named(&bad, &error))?;
+    console.line(format_args!(
+        "warning: {} lines of {} are not rows; they were moved to {}",
+        copied.bad,
+        path.display(),
+        bad.display()
+    ));
+    Ok(())
+}
+
+/// Cuts off what a later run replaces, and ends the last row's line.
+fn cut(file: &mut File, length: u64) -> io::Result<()> {
+    file.set_len(length)?;
+    if length > 0 {
+        file.seek(SeekFrom::Start(length - 1))?;
+        let mut last = [0];
+        file.read_exact(&mut last)?;
+        if last != *b"\n" {
+            file.write_all(b"\n")?;
+        }
+    }
+    Ok(())
 }
 
 fn not_empty(path: &Path) -> UsageError {

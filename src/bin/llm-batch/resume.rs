@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
 
+use crate::input::BYTE_ORDER_MARK;
 use crate::output::Format;
 
 /// The answers an earlier run has written.
@@ -55,24 +56,16 @@ impl Done {
     }
 }
 
-/// What was found in an output.
-#[derive(Debug, Default)]
-pub(crate) struct Scan {
-    pub(crate) done: Done,
-    /// Rows that are not kept: failed ones, and a torn one at the end.
-    pub(crate) dropped: u64,
-}
-
-/// Reads an output and writes the rows to keep to `kept`. An error is a message for the user.
-pub(crate) fn scan(path: &Path, format: &dyn Format, kept: &mut dyn Write) -> Result<Scan, String> {
-    let failed = |error: io::Error| format!("{}: {error}", path.display());
-    let file = File::open(path).map_err(failed)?;
-    format.scan(file, kept).map_err(failed)?.map_err(|what| {
-        format!(
-            "{} cannot be resumed: {what}; name another file, or replace it with --overwrite",
-            path.display()
-        )
-    })
+/// A piece of an earlier run's output, in the order of the file.
+pub(crate) enum Found<'a> {
+    /// What stands before the first row.
+    Head { bytes: &'a [u8], end: u64 },
+    /// A row. `end` is the position behind it.
+    Row { row: OldRow, bytes: &'a [u8], end: u64 },
+    /// A line that is not a row in this format.
+    Bad { bytes: &'a [u8] },
+    /// A row that was cut off while it was written.
+    Torn,
 }
 
 /// One row of an output.
@@ -84,35 +77,132 @@ pub(crate) struct OldRow {
     pub(crate) ok: bool,
 }
 
-/// Scans rows of a line each.
+/// Takes the pieces of an output, one after the other.
+pub(crate) type Visitor<'a> = dyn FnMut(Found<'_>) -> io::Result<()> + 'a;
+
+/// What was found in an output.
+#[derive(Debug, Default)]
+pub(crate) struct Survey {
+    pub(crate) done: Done,
+    /// The file's length up to which everything stays as it is.
+    pub(crate) keep_to: u64,
+    /// Something that stays stands behind something that does not.
+    pub(crate) is_mixed: bool,
+    /// Lines that are not rows.
+    pub(crate) bad: u64,
+    rows: u64,
+    dropped: bool,
+}
+
+impl Survey {
+    fn note(&mut self, found: Found<'_>) {
+        match found {
+            Found::Head { end, .. } => self.keep_to = end,
+            Found::Row { row, end, .. } => {
+                self.rows += 1;
+                if !row.ok {
+                    self.dropped = true;
+                    return;
+                }
+                self.done.add(&row.id, row.index);
+                if self.dropped {
+                    self.is_mixed = true;
+                } else {
+                    self.keep_to = end;
+                }
+            }
+            Found::Bad { .. } => {
+                self.bad += 1;
+                self.dropped = true;
+            }
+            Found::Torn => self.dropped = true,
+        }
+    }
+}
+
+/// Reads an output, and changes nothing. An error is a message for the user.
+pub(crate) fn survey(path: &Path, format: &dyn Format) -> Result<Survey, String> {
+    let mut survey = Survey::default();
+    visit(path, format, &mut |found| {
+        survey.note(found);
+        Ok(())
+    })?;
+    // Not an output that was damaged somewhere, but another file.
+    if survey.bad > survey.rows {
+        return Err(foreign(path, "most of its lines are not rows in this format"));
+    }
+    Ok(survey)
+}
+
+/// Copies what stays of an output to `kept`, and what is not a row to `aside`.
+pub(crate) fn copy(
+    path: &Path,
+    format: &dyn Format,
+    kept: &mut dyn Write,
+    aside: &mut dyn Write,
+) -> Result<(), String> {
+    visit(path, format, &mut |found| match found {
+        Found::Head { bytes, .. } => kept.write_all(bytes),
+        Found::Row { row, bytes, .. } if row.ok => write_line(kept, bytes),
+        Found::Bad { bytes } => write_line(aside, bytes),
+        Found::Row { .. } | Found::Torn => Ok(()),
+    })
+}
+
+fn write_line(out: &mut dyn Write, line: &[u8]) -> io::Result<()> {
+    out.write_all(line)?;
+    match line.last() {
+        Some(b'\n') => Ok(()),
+        _ => out.write_all(b"\n"),
+    }
+}
+
+fn visit(path: &Path, format: &dyn Format, visitor: &mut Visitor<'_>) -> Result<(), String> {
+    let failed = |error: io::Error| format!("{}: {error}", path.display());
+    let file = File::open(path).map_err(failed)?;
+    format
+        .scan(file, visitor)
+        .map_err(failed)?
+        .map_err(|what| foreign(path, &what))
+}
+
+fn foreign(path: &Path, what: &str) -> String {
+    format!(
+        "{} cannot be resumed: {what}; name another file, or replace it with --overwrite",
+        path.display()
+    )
+}
+
+/// Scans rows of a line each. Blank lines are skipped, and so is a byte-order mark.
 pub(crate) fn scan_lines(
     file: File,
-    kept: &mut dyn Write,
+    visitor: &mut Visitor<'_>,
     parse: fn(&[u8]) -> Option<OldRow>,
-) -> io::Result<Result<Scan, String>> {
+) -> io::Result<Result<(), String>> {
     let mut reader = BufReader::new(file);
-    let mut scan = Scan::default();
     let mut line = Vec::new();
-    let mut number = 0_u64;
+    let mut end = 0_u64;
     loop {
         line.clear();
-        if reader.read_until(b'\n', &mut line)? == 0 {
-            return Ok(Ok(scan));
+        let count = reader.read_until(b'\n', &mut line)?;
+        if count == 0 {
+            return Ok(Ok(()));
         }
-        number += 1;
-        if line.last() != Some(&b'\n') {
-            scan.dropped += 1;
-            return Ok(Ok(scan));
-        }
-        let Some(row) = parse(&line) else {
-            return Ok(Err(format!("line {number} is not a row in this format")));
+        let is_first = end == 0;
+        end += count as u64;
+        let bytes = match line.strip_prefix(BYTE_ORDER_MARK) {
+            Some(rest) if is_first => rest,
+            _ => &line,
         };
-        if row.ok {
-            scan.done.add(&row.id, row.index);
-            kept.write_all(&line)?;
-        } else {
-            scan.dropped += 1;
+        if bytes.iter().all(u8::is_ascii_whitespace) {
+            continue;
         }
+        visitor(match parse(bytes) {
+            Some(row) => Found::Row { row, bytes, end },
+            // Whole rows end in a line break.
+            None if line.last() != Some(&b'\n') => Found::Torn,
+            None => Found::Bad { bytes },
+        })?;
     }
 }
 
@@ -130,15 +220,26 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         for end in 1..=whole.len() {
             std::fs::write(file.path(), &whole.as_bytes()[..end]).unwrap();
+            let format = format.with(keep);
+            let survey = survey(file.path(), &*format).unwrap();
             let mut kept = Vec::new();
-            let scan = scan(file.path(), &*format.with(keep), &mut kept).unwrap();
+            if survey.is_mixed {
+                copy(file.path(), &*format, &mut kept, &mut io::sink()).unwrap();
+            } else {
+                kept.extend_from_slice(&whole.as_bytes()[..usize::try_from(survey.keep_to).unwrap()]);
+                if kept.last().is_some_and(|last| *last != b'\n') {
+                    kept.push(b'\n');
+                }
+            }
             let (mut position, mut expected, mut count) = (head.len(), String::new(), 0);
             if end >= head.len() {
                 expected.push_str(head);
             }
             for (row, ok) in rows {
                 position += row.len();
-                if position <= end && *ok {
+                // A line of JSON is whole without its end, too.
+                let is_whole = position <= end || (head.is_empty() && position - 1 == end);
+                if is_whole && *ok {
                     expected.push_str(row);
                     count += 1;
                 }
@@ -148,7 +249,7 @@ mod tests {
                 expected,
                 "cut at {end} of {whole:?}"
             );
-            assert_eq!(scan.done.rows.values().map(Vec::len).sum::<usize>(), count);
+            assert_eq!(survey.done.rows.values().map(Vec::len).sum::<usize>(), count);
         }
     }
 

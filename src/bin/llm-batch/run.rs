@@ -243,7 +243,7 @@ impl Plan<'_> {
             None => None,
         };
         let resumable = self.destination.is_resumable();
-        let output = self.destination.open()?;
+        let output = self.destination.open(console)?;
         let source = Source::start(&self.inputs, self.composer, self.earlier, expected)
             .map_err(|error| UsageError::new(format!("the input cannot be read: {error}")))?;
         let source_state = source.state();

@@ -10,7 +10,7 @@ use super::openai_batch;
 use crate::args::InputFormat;
 
 /// What some programs put before UTF-8 text.
-pub(super) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+pub(crate) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// A format that needs no more guessing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+pub(crate) use self::detect::BYTE_ORDER_MARK;
 use self::detect::{Format, Opened, detect};
 use self::folder::Selection;
 use crate::args::{InputArgs, InputFormat};

@@ -1,13 +1,14 @@
 //! Rows as a table with a header.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom};
 
 use serde_json::Value;
 
 use super::Row;
 use super::format::{Facts, Format};
-use crate::resume::Scan;
+use crate::input::BYTE_ORDER_MARK;
+use crate::resume::{Found, OldRow, Visitor};
 use crate::schema::text_of;
 
 pub(super) const FACTS: Facts = Facts {
@@ -58,8 +59,8 @@ impl Format for Csv {
         line(row, &self.keep)
     }
 
-    fn scan(&self, file: File, kept: &mut dyn Write) -> io::Result<Result<Scan, String>> {
-        scan(file, &self.head()?, kept)
+    fn scan(&self, file: File, visitor: &mut Visitor<'_>) -> io::Result<Result<(), String>> {
+        scan(file, &self.keep, visitor)
     }
 }
 
@@ -114,52 +115,49 @@ fn line(row: &Row<'_>, keep: &[String]) -> io::Result<Vec<u8>> {
     record(cells)
 }
 
-fn scan(mut file: File, header: &[u8], kept: &mut dyn Write) -> io::Result<Result<Scan, String>> {
-    let mut scan = Scan::default();
+fn scan(mut file: File, keep: &[String], visitor: &mut Visitor<'_>) -> io::Result<Result<(), String>> {
+    let head = record(columns(keep))?;
     let mut start = Vec::new();
     Read::by_ref(&mut file)
-        .take(header.len() as u64)
+        .take((BYTE_ORDER_MARK.len() + head.len()) as u64)
         .read_to_end(&mut start)?;
-    if header.starts_with(&start) && start.len() < header.len() {
+    let start = start.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&start);
+    if start.len() < head.len() && head.starts_with(start) {
         // Torn in the header: nothing else is there.
-        scan.dropped += u64::from(!start.is_empty());
-        return Ok(Ok(scan));
+        visitor(Found::Torn)?;
+        return Ok(Ok(()));
     }
-    if start != header {
-        return Ok(Err("its columns are not those of this run".to_owned()));
-    }
+    let length = file.metadata()?.len();
     let whole = ends_with_line_break(&mut file)?;
     file.seek(SeekFrom::Start(0))?;
-    kept.write_all(header)?;
     let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(file);
-    let columns = reader.byte_headers()?.len();
-    let mut writer = csv::Writer::from_writer(kept);
-    let mut records = reader.byte_records().peekable();
-    while let Some(record) = records.next() {
-        let record = record?;
-        let is_last = records.peek().is_none();
-        if is_last && (!whole || record.len() != columns) {
-            scan.dropped += 1;
-            break;
-        }
-        let text = |cell: usize| record.get(cell).and_then(|cell| std::str::from_utf8(cell).ok());
-        let (Some(id), Some(index), Some(ok)) = (
-            text(0),
-            text(1).and_then(|index| index.parse().ok()),
-            text(2).and_then(|ok| ok.parse::<bool>().ok()),
-        ) else {
-            let line = record.position().map_or(0, csv::Position::line);
-            return Ok(Err(format!("line {line} is not a row in this format")));
-        };
-        if ok {
-            scan.done.add(id, Some(index));
-            writer.write_byte_record(&record)?;
-        } else {
-            scan.dropped += 1;
-        }
+    if reader.byte_headers()? != &csv::ByteRecord::from(columns(keep)) {
+        return Ok(Err("its columns are not those of this run".to_owned()));
     }
-    writer.flush()?;
-    Ok(Ok(scan))
+    let width = columns(keep).len();
+    let end = reader.position().byte();
+    visitor(Found::Head { bytes: &head, end })?;
+    let mut cells = csv::ByteRecord::new();
+    while reader.read_byte_record(&mut cells)? {
+        let end = reader.position().byte();
+        let text = |cell: usize| cells.get(cell).and_then(|cell| std::str::from_utf8(cell).ok());
+        let row = match (text(0), text(1).map(str::parse), text(2).map(str::parse)) {
+            (Some(id), Some(Ok(index)), Some(Ok(ok))) => Some(OldRow {
+                id: id.to_owned(),
+                index: Some(index),
+                ok,
+            }),
+            _ => None,
+        };
+        let bytes = &record(&cells)?;
+        let is_last = end >= length;
+        visitor(match row {
+            _ if is_last && (!whole || cells.len() != width) => Found::Torn,
+            Some(row) if cells.len() == width => Found::Row { row, bytes, end },
+            _ => Found::Bad { bytes },
+        })?;
+    }
+    Ok(Ok(()))
 }
 
 fn ends_with_line_break(file: &mut File) -> io::Result<bool> {

@@ -2,12 +2,12 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 
 use clap::ValueEnum;
 
 use super::{Row, csv, jsonl, openai_batch, text};
-use crate::resume::Scan;
+use crate::resume::Visitor;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum OutputFormat {
@@ -66,7 +66,6 @@ pub(crate) trait Format: fmt::Debug + Send {
     /// The bytes of a row, with its end.
     fn row(&mut self, row: &Row<'_>) -> io::Result<Vec<u8>>;
 
-    /// Reads the rows of an earlier run, and writes those that stay to `kept`. The inner error says why it cannot be
-    /// resumed.
-    fn scan(&self, file: File, kept: &mut dyn Write) -> io::Result<Result<Scan, String>>;
+    /// Reads the output of an earlier run. The inner error says why it cannot be resumed.
+    fn scan(&self, file: File, visitor: &mut Visitor<'_>) -> io::Result<Result<(), String>>;
 }

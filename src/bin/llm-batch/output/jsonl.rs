@@ -1,7 +1,7 @@
 //! Rows as JSON lines.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 
 use llm_batch::TokenUsage;
 use serde::{Deserialize, Serialize};
@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::Row;
 use super::format::{Facts, Format};
-use crate::resume::{OldRow, Scan, scan_lines};
+use crate::resume::{OldRow, Visitor, scan_lines};
 
 pub(super) const FACTS: Facts = Facts {
     keeps_fields: true,
@@ -124,8 +124,8 @@ impl Format for Jsonl {
         line(row)
     }
 
-    fn scan(&self, file: File, kept: &mut dyn Write) -> io::Result<Result<Scan, String>> {
-        scan_lines(file, kept, old_row)
+    fn scan(&self, file: File, visitor: &mut Visitor<'_>) -> io::Result<Result<(), String>> {
+        scan_lines(file, visitor, old_row)
     }
 }
 

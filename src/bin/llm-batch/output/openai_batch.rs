@@ -1,7 +1,7 @@
 //! Rows as OpenAI's batch results.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::Row;
 use super::format::{Facts, Format};
-use crate::resume::{OldRow, Scan, scan_lines};
+use crate::resume::{OldRow, Visitor, scan_lines};
 use crate::schema::text_of;
 
 pub(super) const FACTS: Facts = Facts {
@@ -27,8 +27,8 @@ impl Format for OpenaiBatch {
         line(row)
     }
 
-    fn scan(&self, file: File, kept: &mut dyn Write) -> io::Result<Result<Scan, String>> {
-        scan_lines(file, kept, old_row)
+    fn scan(&self, file: File, visitor: &mut Visitor<'_>) -> io::Result<Result<(), String>> {
+        scan_lines(file, visitor, old_row)
     }
 }
 

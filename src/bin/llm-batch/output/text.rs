@@ -1,11 +1,11 @@
 //! Answers alone.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 
 use super::Row;
 use super::format::{Facts, Format};
-use crate::resume::Scan;
+use crate::resume::Visitor;
 use crate::schema::text_of;
 
 pub(super) const FACTS: Facts = Facts {
@@ -26,7 +26,7 @@ impl Format for Text {
         })
     }
 
-    fn scan(&self, _: File, _: &mut dyn Write) -> io::Result<Result<Scan, String>> {
+    fn scan(&self, _: File, _: &mut Visitor<'_>) -> io::Result<Result<(), String>> {
         Ok(Err(
             "answers alone do not show which items they belong to".to_owned()
         ))
