@@ -153,6 +153,8 @@ mod lazy;
 mod prompt;
 mod request;
 pub mod response;
+#[cfg(any(feature = "reqwest", feature = "structured", feature = "testing"))]
+mod schema;
 mod serde_seconds;
 mod state;
 mod usage;

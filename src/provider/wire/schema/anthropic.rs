@@ -6,7 +6,9 @@
 use serde_json::Value;
 
 use super::rewrite::{Rules, rewrite};
-use super::{Refusal, below, reference, visit};
+use super::{Refusal, recursion::recursion};
+use crate::schema::pointer::member;
+use crate::schema::walk::visit;
 
 const RULES: Rules = Rules {
     // Those that Anthropic's own client lets through.
@@ -37,7 +39,7 @@ const MAX_OPTIONAL: usize = 24;
 /// The schema as Anthropic takes it.
 pub(super) fn subset(schema: &Value) -> Result<Value, Refusal> {
     let made = rewrite(schema, &RULES)?;
-    if let Some(path) = reference::recursion(&made, true) {
+    if let Some(path) = recursion(&made, true) {
         return Err(Refusal::new(&path, "a reference that comes back to itself"));
     }
     let (mut unions, mut optional) = (0, 0);
@@ -62,7 +64,7 @@ pub(super) fn subset(schema: &Value) -> Result<Value, Refusal> {
             } else {
                 continue;
             };
-            refusal.get_or_insert_with(|| Refusal::new(&below(&below(path, "properties"), name), what));
+            refusal.get_or_insert_with(|| Refusal::new(&member(&member(path, "properties"), name), what));
         }
     });
     refusal.map_or(Ok(made), Err)

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::rewrite::{Rules, rewrite};
-use super::{Refusal, reference};
+use super::{Refusal, recursion::recursion};
 
 const RULES: Rules = Rules {
     string_formats: &["date-time", "date", "time", "duration"],
@@ -19,7 +19,7 @@ const RULES: Rules = Rules {
 pub(super) fn subset(schema: &Value) -> Result<Value, Refusal> {
     let made = rewrite(schema, &RULES)?;
     // A schema that contains itself is written out to some depth, which needs a property that may be left out.
-    match reference::recursion(&made, false) {
+    match recursion(&made, false) {
         Some(path) => Err(Refusal::new(
             &path,
             "a reference that comes back to itself through required properties only",

@@ -10,7 +10,7 @@ mod keyword;
 mod merge;
 mod nullable;
 mod openai;
-mod reference;
+mod recursion;
 mod rewrite;
 #[cfg(test)]
 mod tests;
@@ -21,6 +21,8 @@ use std::fmt;
 use serde_json::Value;
 
 use crate::error::{Delivery, ErrorKind, LlmError};
+use crate::schema::reference::{reference_of, target};
+use crate::schema::walk::visit;
 
 /// The wire that a subset belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +41,7 @@ pub(crate) enum Dialect {
 /// [`ErrorKind::InvalidRequest`](crate::ErrorKind::InvalidRequest), not sent, if the provider would refuse it; the message
 /// names the path.
 pub(crate) fn for_wire(schema: &Value, dialect: Dialect) -> Result<Cow<'_, Value>, LlmError> {
-    reference::check(schema).map_err(|refusal| refusal.into_error("no provider"))?;
+    check(schema).map_err(|refusal| refusal.into_error("no provider"))?;
     match dialect {
         Dialect::OpenAi => Ok(openai::strict(schema).map_or(Cow::Borrowed(schema), Cow::Owned)),
         Dialect::Anthropic => anthropic::subset(schema)
@@ -49,6 +51,19 @@ pub(crate) fn for_wire(schema: &Value, dialect: Dialect) -> Result<Cow<'_, Value
             .map(Cow::Owned)
             .map_err(|refusal| refusal.into_error("Gemini does not")),
     }
+}
+
+/// Refuses a schema with a reference that leads nowhere, or outside the schema.
+fn check(root: &Value) -> Result<(), Refusal> {
+    let mut wrong = None;
+    visit(root, "", &mut |schema, path| {
+        if let Some(reference) = reference_of(schema)
+            && target(root, reference).is_none()
+        {
+            wrong.get_or_insert_with(|| Refusal::new(path, format!("a reference to nothing ({reference})")));
+        }
+    });
+    wrong.map_or(Ok(()), Err)
 }
 
 /// The place in a schema of something that a subset has no form for.
@@ -77,54 +92,5 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = if self.path.is_empty() { "/" } else { &self.path };
         write!(f, "{} at {path}", self.what)
-    }
-}
-
-/// The path of a member.
-fn below(path: &str, name: impl fmt::Display) -> String {
-    let name = name.to_string().replace('~', "~0").replace('/', "~1");
-    format!("{path}/{name}")
-}
-
-/// Calls `each` with every schema in a schema, itself included, and its path. References are not followed.
-fn visit(schema: &Value, path: &str, each: &mut impl FnMut(&Value, &str)) {
-    each(schema, path);
-    for_each_part(schema, path, &mut |part, path| visit(part, path, each));
-}
-
-/// Calls `each` with the schemas right inside a schema.
-fn for_each_part<'a>(schema: &'a Value, path: &str, each: &mut impl FnMut(&'a Value, &str)) {
-    let Value::Object(keywords) = schema else { return };
-    for (keyword, value) in keywords {
-        let path = below(path, keyword);
-        match (keyword.as_str(), value) {
-            (
-                "properties" | "patternProperties" | "dependentSchemas" | "$defs" | "definitions",
-                Value::Object(parts),
-            ) => {
-                for (name, part) in parts {
-                    each(part, &below(&path, name));
-                }
-            }
-            ("anyOf" | "oneOf" | "allOf" | "prefixItems" | "items", Value::Array(parts)) => {
-                for (position, part) in parts.iter().enumerate() {
-                    each(part, &below(&path, position));
-                }
-            }
-            (
-                "items"
-                | "additionalProperties"
-                | "unevaluatedProperties"
-                | "unevaluatedItems"
-                | "not"
-                | "if"
-                | "then"
-                | "else"
-                | "contains"
-                | "propertyNames",
-                part @ Value::Object(_),
-            ) => each(part, &path),
-            _ => {}
-        }
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::reference::{reference_of, target};
+use crate::schema::reference::{reference_of, target};
 
 /// The same schema, or null. References lead into `root`.
 pub(super) fn nullable(root: &Value, mut schema: Value) -> Value {

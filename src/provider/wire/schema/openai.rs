@@ -7,7 +7,7 @@
 use serde_json::{Map, Value};
 
 use super::rewrite::{Rules, rewrite};
-use super::{for_each_part, visit};
+use crate::schema::walk::{for_each_part, visit};
 
 const RULES: Rules = Rules {
     string_formats: &[

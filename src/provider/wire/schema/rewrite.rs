@@ -2,11 +2,13 @@
 
 use serde_json::{Map, Value, json};
 
+use super::Refusal;
 use super::keyword::{RULES, describe, is_about_the_schema, one_or_many, separated, tell, types};
 use super::merge::merged;
 use super::nullable::nullable;
-use super::reference::{Definition, canonical, is_named, reference_of, target};
-use super::{Refusal, below, visit};
+use crate::schema::pointer::member;
+use crate::schema::reference::{CONTAINERS, Definition, canonical, reference_of, target};
+use crate::schema::walk::visit;
 
 /// The rules of a subset.
 pub(super) struct Rules {
@@ -55,7 +57,7 @@ pub(super) fn rewrite(root: &Value, rules: &Rules) -> Result<Value, Refusal> {
         let schema = rewriter.schema(schema, &path)?;
         definitions.push((definition, schema));
     }
-    for container in Definition::CONTAINERS {
+    for container in CONTAINERS {
         let names = root
             .get(container)
             .and_then(Value::as_object)
@@ -74,6 +76,11 @@ pub(super) fn rewrite(root: &Value, rules: &Rules) -> Result<Value, Refusal> {
         }
     }
     Ok(made)
+}
+
+/// Returns `true` if a reference points at the whole schema or at one of its definitions: what every provider takes.
+fn is_named(reference: &str) -> bool {
+    reference == "#" || Definition::new(reference).is_some()
 }
 
 struct Rewriter<'a> {
@@ -124,8 +131,8 @@ impl Rewriter<'_> {
         let mut schema = self.flattened(schema, open, path)?;
         match (schema.shift_remove("anyOf"), schema.shift_remove("oneOf")) {
             (None, None) => self.value(schema, path),
-            (Some(Value::Array(branches)), None) => self.choice(branches, schema, &below(path, "anyOf")),
-            (None, Some(Value::Array(branches))) => self.choice(branches, schema, &below(path, "oneOf")),
+            (Some(Value::Array(branches)), None) => self.choice(branches, schema, &member(path, "anyOf")),
+            (None, Some(Value::Array(branches))) => self.choice(branches, schema, &member(path, "oneOf")),
             _ => Err(Refusal::new(path, "two choices at once")),
         }
     }
@@ -195,7 +202,7 @@ impl Rewriter<'_> {
         }
         let mut written = Vec::with_capacity(branches.len());
         for (position, branch) in branches.into_iter().enumerate() {
-            let path = below(path, position);
+            let path = member(path, position);
             let branch = match branch {
                 Value::Object(branch) if !common.is_empty() => merged(common.clone(), branch)
                     .map(Value::Object)
@@ -321,7 +328,7 @@ impl Rewriter<'_> {
         let is_required = |name: &str| required.is_some_and(|list| list.iter().any(|entry| entry == name));
         let mut written = Map::new();
         for (name, property) in properties.into_iter().flatten() {
-            let mut property = self.schema(property, &below(&below(path, "properties"), name))?;
+            let mut property = self.schema(property, &member(&member(path, "properties"), name))?;
             if self.rules.all_required && !is_required(name) {
                 property = nullable(self.root, property);
             }
@@ -342,7 +349,7 @@ impl Rewriter<'_> {
                 made.insert("additionalProperties".to_owned(), Value::Bool(false));
             }
             Some(others @ Value::Object(_)) => {
-                let others = self.schema(others, &below(path, "additionalProperties"))?;
+                let others = self.schema(others, &member(path, "additionalProperties"))?;
                 made.insert("additionalProperties".to_owned(), others);
             }
             Some(others @ Value::Bool(_)) => {
@@ -361,10 +368,10 @@ impl Rewriter<'_> {
         path: &str,
     ) -> Result<(), Refusal> {
         if let Some(Value::Array(first)) = schema.get("prefixItems") {
-            let path = below(path, "prefixItems");
+            let path = member(path, "prefixItems");
             let mut written = Vec::with_capacity(first.len());
             for (position, item) in first.iter().enumerate() {
-                written.push(self.schema(item, &below(&path, position))?);
+                written.push(self.schema(item, &member(&path, position))?);
             }
             if self.rules.tuples {
                 made.insert("prefixItems".to_owned(), Value::Array(written));
@@ -392,7 +399,7 @@ impl Rewriter<'_> {
         }
         match schema.get("items") {
             Some(items) if *items != Value::Bool(true) || !self.rules.open => {
-                let items = self.schema(items, &below(path, "items"))?;
+                let items = self.schema(items, &member(path, "items"))?;
                 made.insert("items".to_owned(), items);
             }
             None if !self.rules.open => return Err(Refusal::new(path, "an array of anything")),

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::{Dialect, for_wire};
+use super::{Dialect, check, for_wire};
 
 /// A name of a definition, one that is not there included.
 fn reference() -> impl Strategy<Value = Value> {
@@ -110,4 +110,15 @@ fn a_schema_that_grows_without_end_is_not_written_out() {
         let text = for_wire(&schema, dialect).unwrap().to_string();
         assert!(text.len() < 2_000_000, "{}", text.len());
     }
+}
+
+#[test]
+fn references_that_lead_nowhere_are_refused() {
+    let refusal = check(&json!({"properties": {"a": {"items": {"$ref": "#/$defs/None"}}}})).unwrap_err();
+    assert_eq!(
+        refusal.to_string(),
+        "a reference to nothing (#/$defs/None) at /properties/a/items"
+    );
+    // A property may have that name.
+    check(&json!({"properties": {"$ref": {"type": "string"}}})).unwrap();
 }
