@@ -7,6 +7,7 @@ use serde_json::Value;
 use crate::error::{ErrorKind, LlmError};
 use crate::prompt::Message;
 use crate::request::LlmRequest;
+use crate::schema::pointer::member;
 use crate::structured::{Fault, InvalidOutput};
 
 /// The last feedback of an item, and how many messages its prompt had before.
@@ -90,7 +91,7 @@ fn describe(faults: &[Fault], value: Option<&Value>) -> String {
     }
     let mut right = Vec::new();
     if let Some(value) = value {
-        collect_right(value, &mut String::new(), faults, &mut right);
+        collect_right(value, "", faults, &mut right);
     }
     if !right.is_empty() {
         text.push_str("What is right, to be kept as it is:\n");
@@ -103,26 +104,23 @@ fn describe(faults: &[Fault], value: Option<&Value>) -> String {
 }
 
 /// The paths of the largest parts of `value` that have no fault at them, above them or inside.
-fn collect_right(value: &Value, path: &mut String, faults: &[Fault], right: &mut Vec<String>) {
-    if faults.iter().any(|fault| fault.path == *path) {
+fn collect_right(value: &Value, path: &str, faults: &[Fault], right: &mut Vec<String>) {
+    if faults.iter().any(|fault| fault.path == path) {
         return;
     }
     if !path.is_empty() && !faults.iter().any(|fault| is_inside(&fault.path, path)) {
-        right.push(path.clone());
+        right.push(path.to_owned());
         return;
     }
-    let length = path.len();
-    let mut visit = |name: &str, part: &Value| {
-        path.push('/');
-        path.push_str(&name.replace('~', "~0").replace('/', "~1"));
-        collect_right(part, path, faults, right);
-        path.truncate(length);
-    };
     match value {
-        Value::Object(members) => members.iter().for_each(|(name, part)| visit(name, part)),
+        Value::Object(members) => {
+            for (name, part) in members {
+                collect_right(part, &member(path, name), faults, right);
+            }
+        }
         Value::Array(parts) => {
             for (index, part) in parts.iter().enumerate() {
-                visit(&index.to_string(), part);
+                collect_right(part, &member(path, index), faults, right);
             }
         }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}

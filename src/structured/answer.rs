@@ -7,7 +7,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use serde_path_to_error::Segment;
 
-use super::fault::{Fault, InvalidOutput, error_of, member};
+use super::fault::{Fault, InvalidOutput, error_of};
+use crate::schema::pointer::member;
 use super::schema::Schema;
 use super::text::{bare, only_json, strip_code_fence};
 use crate::error::{BoxError, ErrorKind, LlmError};

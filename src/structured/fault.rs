@@ -127,8 +127,3 @@ pub(super) fn error_of(error: BoxError) -> LlmError {
         Err(error) => InvalidOutput::whole(error.to_string()).into(),
     }
 }
-
-/// The pointer of a member.
-pub(super) fn member(path: &str, name: &str) -> String {
-    format!("{path}/{}", name.replace('~', "~0").replace('/', "~1"))
-}

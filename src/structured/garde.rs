@@ -4,7 +4,8 @@ use garde::Validate;
 use serde_json::Value;
 
 use super::Structured;
-use super::fault::{Fault, member};
+use super::fault::Fault;
+use crate::schema::pointer::member;
 
 impl<S, T> Structured<S, T>
 where

@@ -8,7 +8,9 @@ use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
-use super::fault::{Fault, member};
+use super::fault::Fault;
+use crate::schema::pointer::{member, unescaped};
+use crate::schema::reference::CONTAINERS;
 
 /// The property that holds an answer that is not an object itself.
 const VALUE: &str = "value";
@@ -168,7 +170,7 @@ fn wrapped(mut schema: Value) -> Value {
     }
     let reference = format!("#/$defs/{name}");
     let mut redirected = redirect(&mut schema, &reference);
-    for container in ["$defs", "definitions"] {
+    for container in CONTAINERS {
         let definitions = whole.get_mut(container);
         redirected += definitions.map_or(0, |definitions| redirect_each(definitions, &reference));
     }
@@ -213,7 +215,7 @@ fn take(value: &mut Value, path: &str) {
         return;
     };
     if let Some(Value::Object(fields)) = value.pointer_mut(parent) {
-        fields.shift_remove(&name.replace("~1", "/").replace("~0", "~"));
+        fields.shift_remove(&unescaped(name));
     }
 }
 

@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use super::schema::subset;
 use crate::prompt::{Message, Prompt};
+use crate::schema::pointer::unescaped;
 use crate::structured::{Fault, strip_code_fence};
 
 /// The good parts of the last answer, and the missing ones.
@@ -88,7 +89,7 @@ fn members(answer: &Map<String, Value>, pointer: &str) -> Vec<String> {
         if in_list {
             break;
         }
-        let name = name.replace("~1", "/").replace("~0", "~");
+        let name = unescaped(name);
         let value = at.and_then(|at| at.get(&name));
         in_list = value.is_some_and(Value::is_array);
         at = value.and_then(Value::as_object);

@@ -2,6 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::schema::reference::{CONTAINERS, reference_of, target};
+
 /// The number of references in a row that are followed.
 const REFERENCES: usize = 32;
 
@@ -10,7 +12,7 @@ const REFERENCES: usize = 32;
 pub(super) fn subset(schema: &Value, paths: &[&[String]]) -> Option<Value> {
     let mut picked = pick(schema, schema, paths)?;
     // Definitions stay where references look for them.
-    for name in ["$defs", "definitions"] {
+    for name in CONTAINERS {
         if let (Some(definitions), Some(picked)) = (schema.get(name), picked.as_object_mut()) {
             picked.insert(name.to_owned(), definitions.clone());
         }
@@ -48,8 +50,8 @@ fn object<'a>(root: &'a Value, mut node: &'a Value) -> Option<&'a Value> {
         if node.get("properties").is_some() {
             return Some(node);
         }
-        if let Some(reference) = node.get("$ref").and_then(Value::as_str) {
-            node = root.pointer(reference.strip_prefix('#')?)?;
+        if let Some(reference) = reference_of(node) {
+            node = target(root, reference)?;
             continue;
         }
         let variants = ["anyOf", "oneOf", "allOf"].iter().find_map(|name| node.get(name));
@@ -108,6 +110,18 @@ mod tests {
         let picked = subset_of(&schema, &["work", "age", "home/city", "work/zip"]);
         assert_eq!(picked, Some(expected));
         assert_eq!(subset_of(&schema, &["nothing"]), None);
+    }
+
+    #[test]
+    fn a_reference_may_be_percent_encoded() {
+        let place = json!({"properties": {"city": {"type": "string"}, "zip": {"type": "string"}}});
+        let schema =
+            json!({"properties": {"at": {"$ref": "#/$defs/Place%3CA%3E"}}, "$defs": {"Place<A>": place}});
+        let picked = subset_of(&schema, &["at/city"]).unwrap();
+        assert_eq!(
+            picked["properties"]["at"]["properties"],
+            json!({"city": {"type": "string"}})
+        );
     }
 
     #[test]

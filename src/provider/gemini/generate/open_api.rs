@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use crate::error::{Delivery, ErrorKind, LlmError};
+use crate::schema::reference::{reference_of, target};
 
 /// Deeper than any schema a person writes; a reference to itself is found by then.
 const MAX_DEPTH: usize = 32;
@@ -50,10 +51,8 @@ impl Converter<'_> {
             // `true`: anything.
             return Ok(Map::new());
         };
-        if let Some(Value::String(reference)) = fields.get("$ref") {
-            let target = reference
-                .strip_prefix('#')
-                .and_then(|pointer| self.root.pointer(pointer))
+        if let Some(reference) = reference_of(schema) {
+            let target = target(self.root, reference)
                 .ok_or_else(|| refused(path, &format!("{reference} leads nowhere")))?;
             let mut resolved = self.schema(target, path, depth + 1)?;
             for name in ["title", "description"] {

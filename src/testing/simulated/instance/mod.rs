@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use self::leaf::{allows_all, kind, number, strings, text};
 use self::merge::{merge, without};
+use crate::schema::reference::{reference_of, target};
 
 pub(super) use self::leaf::echo;
 
@@ -60,8 +61,8 @@ impl Maker<'_> {
             Value::Object(fields) => fields,
             _ => return Some(self.anything()),
         };
-        if let Some(Value::String(target)) = fields.get("$ref") {
-            return self.follow(target, fields, nth);
+        if let Some(reference) = reference_of(schema) {
+            return self.follow(reference, fields, nth);
         }
         if let Some(Value::Array(parts)) = fields.get("allOf") {
             let mut merged = without(fields, "allOf");
@@ -103,13 +104,13 @@ impl Maker<'_> {
         json!({ "answer": echo(self.question) })
     }
 
-    fn follow(&mut self, target: &str, fields: &Map<String, Value>, nth: usize) -> Option<Value> {
-        if self.open.iter().any(|open| open == target) {
+    fn follow(&mut self, reference: &str, fields: &Map<String, Value>, nth: usize) -> Option<Value> {
+        if self.open.iter().any(|open| open == reference) {
             return None;
         }
         let mut merged = without(fields, "$ref");
-        self.open.push(target.to_owned());
-        let made = match self.target(target) {
+        self.open.push(reference.to_owned());
+        let made = match self.target(reference) {
             Value::Object(fields) => {
                 merge(&mut merged, fields);
                 self.make(&Value::Object(merged), nth)
@@ -120,9 +121,8 @@ impl Maker<'_> {
         made
     }
 
-    fn target(&self, target: &str) -> Value {
-        let pointer = target.strip_prefix('#');
-        let found = pointer.and_then(|pointer| self.root.pointer(pointer));
+    fn target(&self, reference: &str) -> Value {
+        let found = target(self.root, reference);
         found.cloned().unwrap_or(Value::Bool(true))
     }
 
@@ -135,11 +135,11 @@ impl Maker<'_> {
         let Value::Object(fields) = part else {
             return (part != &Value::Bool(false)).then(Map::new);
         };
-        let Some(Value::String(target)) = fields.get("$ref") else {
+        let Some(reference) = reference_of(part) else {
             return Some(fields.clone());
         };
         let mut merged = without(fields, "$ref");
-        let target = self.target(target);
+        let target = self.target(reference);
         // References in a circle end by the depth, before the stack does.
         self.depth += 1;
         let target = self.resolved(&target);
@@ -319,6 +319,12 @@ mod tests {
         of(parts);
         let circle = json!({"$ref": "#/$defs/A"});
         of(json!({"allOf": [circle], "$defs": {"A": circle}}));
+    }
+
+    #[test]
+    fn a_reference_may_be_percent_encoded() {
+        let schema = json!({"$ref": "#/$defs/List%3CA%3E", "$defs": {"List<A>": {"type": "integer"}}});
+        assert_eq!(of(schema), json!(42));
     }
 
     #[test]
