@@ -8,11 +8,11 @@ use serde_json::Value;
 use serde_path_to_error::Segment;
 
 use super::fault::{Fault, InvalidOutput, error_of};
-use crate::schema::pointer::member;
 use super::schema::Schema;
 use super::text::{bare, only_json, strip_code_fence};
 use crate::error::{BoxError, ErrorKind, LlmError};
 use crate::response::{FinishReason, LlmResponse};
+use crate::schema::pointer::member;
 
 /// Makes a value of a text.
 pub(super) trait Read<T>: Send + Sync {

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::fault::Fault;
 use crate::schema::pointer::{member, unescaped};
-use crate::schema::reference::CONTAINERS;
+use crate::schema::walk::for_each_part_mut;
 
 /// The property that holds an answer that is not an object itself.
 const VALUE: &str = "value";
@@ -169,44 +169,25 @@ fn wrapped(mut schema: Value) -> Value {
         name.push('_');
     }
     let reference = format!("#/$defs/{name}");
-    let mut redirected = redirect(&mut schema, &reference);
-    for container in CONTAINERS {
-        let definitions = whole.get_mut(container);
-        redirected += definitions.map_or(0, |definitions| redirect_each(definitions, &reference));
-    }
-    if redirected > 0 {
-        let definitions = whole.entry("$defs").or_insert_with(|| json!({}));
-        definitions[&name] = std::mem::replace(&mut schema, json!({ "$ref": reference }));
-    }
     whole.insert("properties".to_owned(), json!({ VALUE: schema }));
-    Value::Object(whole)
+    let mut whole = Value::Object(whole);
+    if redirect(&mut whole, &reference) > 0 {
+        let inner = whole["properties"][VALUE].take();
+        whole["properties"][VALUE] = json!({ "$ref": reference });
+        whole["$defs"][&name] = inner;
+    }
+    whole
 }
 
 /// Points references to the whole to `reference`. Returns how many there are.
 fn redirect(schema: &mut Value, reference: &str) -> usize {
-    match schema {
-        Value::Object(keywords) => keywords
-            .iter_mut()
-            .map(|(keyword, value)| match keyword.as_str() {
-                "$ref" if value == "#" => {
-                    *value = reference.into();
-                    1
-                }
-                "const" | "enum" | "default" | "examples" => 0,
-                // By name, which may be that of a keyword.
-                "properties" | "patternProperties" | "dependentSchemas" => redirect_each(value, reference),
-                _ => redirect(value, reference),
-            })
-            .sum(),
-        Value::Array(values) => values.iter_mut().map(|value| redirect(value, reference)).sum(),
-        _ => 0,
+    let mut redirected = 0;
+    if let Some(own) = schema.get_mut("$ref").filter(|own| **own == "#") {
+        *own = reference.into();
+        redirected += 1;
     }
-}
-
-/// The same for schemas by name.
-fn redirect_each(schemas: &mut Value, reference: &str) -> usize {
-    let schemas = schemas.as_object_mut().into_iter().flatten();
-    schemas.map(|(_, schema)| redirect(schema, reference)).sum()
+    for_each_part_mut(schema, |part| redirected += redirect(part, reference));
+    redirected
 }
 
 /// Removes the field at a path.
