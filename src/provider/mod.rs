@@ -7,6 +7,8 @@
 #[cfg(feature = "anthropic")]
 #[cfg_attr(docsrs, doc(cfg(feature = "anthropic")))]
 pub mod anthropic;
+#[cfg(any(feature = "openai", feature = "anthropic", feature = "gemini"))]
+mod body;
 mod classifier;
 #[cfg(any(feature = "openai", feature = "anthropic", feature = "gemini"))]
 mod content;

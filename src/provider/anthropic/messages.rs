@@ -9,7 +9,6 @@ use super::options::Options;
 use super::{classification, pause, request, response, stream};
 use crate::error::LlmError;
 use crate::provider::http::Reply;
-use crate::provider::request::write;
 use crate::provider::settings::Client;
 use crate::provider::streaming::Assemble;
 use crate::provider::wire_format::{Ask, WireFormat};
@@ -63,7 +62,7 @@ impl WireFormat for Messages {
     }
 
     fn body(&self, ask: &Ask<'_>) -> Result<Vec<u8>, LlmError> {
-        write(&request::body(ask, &self.options)?)
+        request::body(ask, &self.options)
     }
 
     fn read(&self, reply: &Reply, ask: &Ask<'_>) -> Result<LlmResponse, LlmError> {

@@ -5,7 +5,8 @@ use serde_json::{Map, Value, json};
 use super::options::{CacheTtl, Options, Thinking};
 use crate::error::LlmError;
 use crate::prompt::{Message, Part, Role};
-use crate::provider::request::refuse;
+use crate::provider::body::RawBody;
+use crate::provider::request::{refuse, write};
 use crate::provider::wire::schema::{Dialect, for_wire};
 use crate::provider::wire_format::Ask;
 
@@ -16,10 +17,19 @@ const DEFAULT_MAX_TOKENS: u32 = 8_192;
 const WITHOUT_SAMPLING: &str = "2026-10-21";
 
 /// The body of a request.
-pub(super) fn body(ask: &Ask<'_>, options: &Options) -> Result<Map<String, Value>, LlmError> {
+pub(super) fn body(ask: &Ask<'_>, options: &Options) -> Result<Vec<u8>, LlmError> {
     match ask.prompt.raw_body() {
-        Some(raw) => Ok(raw_body(ask, raw)),
-        None => prompt_body(ask, options),
+        Some(raw) => write(&RawBody {
+            ask,
+            raw,
+            names_model: true,
+            added: if ask.streamed {
+                &[("stream", Value::Bool(true))]
+            } else {
+                &[]
+            },
+        }),
+        None => write(&prompt_body(ask, options)?),
     }
 }
 
@@ -35,22 +45,6 @@ pub(super) fn wants_nothing(ask: &Ask<'_>) -> bool {
             .or_else(|| defaults.max_output_tokens().map(u64::from)),
     };
     limit == Some(0)
-}
-
-/// The user's own body, unchanged but for what the prompt sets besides.
-fn raw_body(ask: &Ask<'_>, raw: &Map<String, Value>) -> Map<String, Value> {
-    let mut body = raw.clone();
-    if let Some(model) = ask.prompt.model() {
-        body.insert("model".to_owned(), model.into());
-    }
-    for (name, value) in ask.prompt.extra() {
-        body.insert(name.clone(), value.clone());
-    }
-    body.entry("model").or_insert_with(|| ask.model.into());
-    if ask.streamed {
-        body.entry("stream").or_insert(Value::Bool(true));
-    }
-    body
 }
 
 fn prompt_body(ask: &Ask<'_>, options: &Options) -> Result<Map<String, Value>, LlmError> {

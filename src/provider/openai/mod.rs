@@ -71,7 +71,6 @@
 //! # Ok::<(), llm_batch::LlmError>(())
 //! ```
 
-mod body;
 mod by_prompt;
 mod chat;
 mod classification;

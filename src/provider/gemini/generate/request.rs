@@ -1,12 +1,11 @@
 //! The request body.
 
-use serde::ser::SerializeMap as _;
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
 use super::open_api;
 use crate::error::LlmError;
-use crate::prompt::Prompt;
+use crate::provider::body::{Fields, RawBody};
 use crate::provider::gemini::content::{Contents, SystemInstruction};
 use crate::provider::gemini::options::{Options, SchemaForm};
 use crate::provider::wire::schema::{Dialect, for_wire};
@@ -44,36 +43,23 @@ pub(super) struct Body<'a> {
 impl Serialize for Body<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self.ask.prompt.raw_body() {
-            Some(raw) => self.serialize_raw(raw, serializer),
+            Some(raw) => {
+                let cache = self.ask.context_cache;
+                let cache = cache.map(|name| ("cachedContent", Value::from(name)));
+                RawBody {
+                    ask: &self.ask,
+                    raw,
+                    names_model: false,
+                    added: cache.as_slice(),
+                }
+                .serialize(serializer)
+            }
             None => self.serialize_prompt(serializer),
         }
     }
 }
 
 impl Body<'_> {
-    /// The user's own body, unchanged but for what the prompt sets besides.
-    fn serialize_raw<S: Serializer>(
-        &self,
-        raw: &Map<String, Value>,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        let extra = self.ask.prompt.extra();
-        let mut map = serializer.serialize_map(None)?;
-        for (name, value) in raw {
-            map.serialize_entry(name, extra.get(name).unwrap_or(value))?;
-        }
-        for (name, value) in extra.iter().filter(|(name, _)| !raw.contains_key(*name)) {
-            map.serialize_entry(name, value)?;
-        }
-        if let Some(cache) = self.ask.context_cache
-            && !raw.contains_key("cachedContent")
-            && !extra.contains_key("cachedContent")
-        {
-            map.serialize_entry("cachedContent", cache)?;
-        }
-        map.end()
-    }
-
     fn serialize_prompt<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let Ask {
             prompt,
@@ -81,11 +67,7 @@ impl Body<'_> {
             context_cache,
             ..
         } = self.ask;
-        let mut fields = Fields {
-            map: serializer.serialize_map(None)?,
-            prompt,
-            defaults,
-        };
+        let mut fields = Fields::new(serializer.serialize_map(None)?, &self.ask);
         fields.set("contents", Some(Contents(prompt)))?;
         let system = SystemInstruction::of(prompt, defaults.system());
         fields.set("systemInstruction", system.filter(|_| !self.without_shared))?;
@@ -93,11 +75,15 @@ impl Body<'_> {
         fields.set("safetySettings", safety)?;
         fields.set("cachedContent", context_cache)?;
         let left_out: &[&str] = if self.without_shared { &SHARED_FIELDS } else { &[] };
-        match self.generation_config() {
-            Ok(config) => fields.end(Some(&config).filter(|config| !config.is_empty()), left_out),
-            // Not an object: the user's word stands.
-            Err(NotAnObject) => fields.end(None, left_out),
+        // Not an object: the user's word stands.
+        let config = self.generation_config().ok();
+        if let Some(config) = config.as_ref().filter(|config| !config.is_empty()) {
+            fields.set_merged("generationConfig", config)?;
         }
+        fields.end(|name, value| {
+            let is_merged = name == "generationConfig" && (config.is_some() || value.is_object());
+            !is_merged && !left_out.contains(&name)
+        })
     }
 
     /// `generationConfig`, with the fields of the extra ones over ours.
@@ -137,35 +123,3 @@ impl Body<'_> {
 }
 
 struct NotAnObject;
-
-/// Writes fields, except those that an extra field of the same name replaces; these come last.
-struct Fields<'a, M> {
-    map: M,
-    prompt: &'a Prompt,
-    defaults: &'a Prompt,
-}
-
-impl<M: serde::ser::SerializeMap> Fields<'_, M> {
-    fn set(&mut self, name: &str, value: Option<impl Serialize>) -> Result<(), M::Error> {
-        let replaced = self.prompt.extra().contains_key(name) || self.defaults.extra().contains_key(name);
-        match value {
-            Some(value) if !replaced => self.map.serialize_entry(name, &value),
-            _ => Ok(()),
-        }
-    }
-
-    fn end(mut self, config: Option<&Map<String, Value>>, left_out: &[&str]) -> Result<M::Ok, M::Error> {
-        if let Some(config) = config {
-            self.map.serialize_entry("generationConfig", config)?;
-        }
-        let (extra, defaults) = (self.prompt.extra(), self.defaults.extra());
-        let defaults = defaults.iter().filter(|(name, _)| !extra.contains_key(*name));
-        for (name, value) in defaults.chain(extra) {
-            let merged = name == "generationConfig" && (config.is_some() || value.is_object());
-            if !merged && !left_out.contains(&name.as_str()) {
-                self.map.serialize_entry(name, value)?;
-            }
-        }
-        self.map.end()
-    }
-}

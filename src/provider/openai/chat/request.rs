@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
 use crate::prompt::{Message, Part, Prompt, Role};
-use crate::provider::openai::body::{Fields, serialize_raw};
+use crate::provider::body::{Fields, RawBody};
 use crate::provider::openai::presets::{Preset, TokenLimitField};
 use crate::provider::openai::schema::NamedSchema;
 use crate::provider::wire_format::Ask;
@@ -43,7 +43,17 @@ impl Serialize for Body<'_> {
             Some(raw) => {
                 let for_stream = [("stream", json!(true)), ("stream_options", stream_options())];
                 let asks_for_usage = usize::from(self.preset.stream_options);
-                serialize_raw(&self.ask, raw, &for_stream[..=asks_for_usage], serializer)
+                RawBody {
+                    ask: &self.ask,
+                    raw,
+                    names_model: true,
+                    added: if self.ask.streamed {
+                        &for_stream[..=asks_for_usage]
+                    } else {
+                        &[]
+                    },
+                }
+                .serialize(serializer)
             }
             None => self.serialize_prompt(serializer),
         }
@@ -90,7 +100,7 @@ impl Body<'_> {
             fields.set("stream", Some(true))?;
             fields.set("stream_options", self.preset.stream_options.then(stream_options))?;
         }
-        fields.end()
+        fields.end(|_, _| true)
     }
 
     /// The system text, which contains the schema where no field does.

@@ -1,10 +1,10 @@
 //! The request body.
 
 use serde::{Serialize, Serializer};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::prompt::{Message, Part, Role};
-use crate::provider::openai::body::{Fields, serialize_raw};
+use crate::provider::body::{Fields, RawBody};
 use crate::provider::openai::schema::NamedSchema;
 use crate::provider::wire_format::Ask;
 
@@ -17,7 +17,17 @@ pub(super) struct Body<'a> {
 impl Serialize for Body<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self.ask.prompt.raw_body() {
-            Some(raw) => serialize_raw(&self.ask, raw, &[("stream", json!(true))], serializer),
+            Some(raw) => RawBody {
+                ask: &self.ask,
+                raw,
+                names_model: true,
+                added: if self.ask.streamed {
+                    &[("stream", Value::Bool(true))]
+                } else {
+                    &[]
+                },
+            }
+            .serialize(serializer),
             None => self.serialize_prompt(serializer),
         }
     }
@@ -48,7 +58,7 @@ impl Body<'_> {
         if streamed {
             fields.set("stream", Some(true))?;
         }
-        fields.end()
+        fields.end(|_, _| true)
     }
 }
 

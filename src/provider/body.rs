@@ -1,0 +1,94 @@
+//! The common part of the request bodies of all wires: the user's own fields over those of a prompt.
+
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
+use serde_json::{Map, Value};
+
+use super::wire_format::Ask;
+use crate::prompt::Prompt;
+
+/// The user's own body, unchanged but for what the prompt sets besides: extra fields, the model, and the fields that the
+/// call needs.
+pub(super) struct RawBody<'a> {
+    pub(super) ask: &'a Ask<'a>,
+    pub(super) raw: &'a Map<String, Value>,
+    /// `true` if the body names the model. If not, the address does.
+    pub(super) names_model: bool,
+    /// The fields that are added where neither the body nor an extra field has them.
+    pub(super) added: &'a [(&'static str, Value)],
+}
+
+impl Serialize for RawBody<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self {
+            ask,
+            raw,
+            names_model,
+            added,
+        } = *self;
+        let extra = ask.prompt.extra();
+        let is_set = |name: &str| raw.contains_key(name) || extra.contains_key(name);
+        let model = ask.prompt.model().filter(|_| names_model);
+        let mut map = serializer.serialize_map(None)?;
+        for (name, value) in raw {
+            match (extra.get(name), model) {
+                (Some(value), _) => map.serialize_entry(name, value)?,
+                (None, Some(model)) if name == "model" => map.serialize_entry(name, model)?,
+                (None, _) => map.serialize_entry(name, value)?,
+            }
+        }
+        if names_model && !is_set("model") {
+            map.serialize_entry("model", model.unwrap_or(ask.model))?;
+        }
+        for (name, value) in extra.iter().filter(|(name, _)| !raw.contains_key(*name)) {
+            map.serialize_entry(name, value)?;
+        }
+        for (name, value) in added.iter().filter(|(name, _)| !is_set(name)) {
+            map.serialize_entry(name, value)?;
+        }
+        map.end()
+    }
+}
+
+/// Writes fields, except those that an extra field of the same name replaces; these come last.
+#[cfg(any(feature = "openai", feature = "gemini"))]
+pub(super) struct Fields<'a, M> {
+    map: M,
+    prompt: &'a Prompt,
+    defaults: &'a Prompt,
+}
+
+#[cfg(any(feature = "openai", feature = "gemini"))]
+impl<'a, M: SerializeMap> Fields<'a, M> {
+    pub(super) fn new(map: M, ask: &Ask<'a>) -> Self {
+        Self {
+            map,
+            prompt: ask.prompt,
+            defaults: ask.defaults,
+        }
+    }
+
+    pub(super) fn set(&mut self, name: &str, value: Option<impl Serialize>) -> Result<(), M::Error> {
+        let replaced = self.prompt.extra().contains_key(name) || self.defaults.extra().contains_key(name);
+        match value {
+            Some(value) if !replaced => self.map.serialize_entry(name, &value),
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes a field that the extra ones of the same name were merged into; `end` has to leave these out.
+    #[cfg(feature = "gemini")]
+    pub(super) fn set_merged(&mut self, name: &str, value: &impl Serialize) -> Result<(), M::Error> {
+        self.map.serialize_entry(name, value)
+    }
+
+    /// Writes the extra fields that are `wanted`.
+    pub(super) fn end(mut self, wanted: impl Fn(&str, &Value) -> bool) -> Result<M::Ok, M::Error> {
+        let (extra, defaults) = (self.prompt.extra(), self.defaults.extra());
+        let defaults = defaults.iter().filter(|(name, _)| !extra.contains_key(*name));
+        for (name, value) in defaults.chain(extra).filter(|(name, value)| wanted(name, value)) {
+            self.map.serialize_entry(name, value)?;
+        }
+        self.map.end()
+    }
+}
