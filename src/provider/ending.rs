@@ -27,7 +27,7 @@ impl Ending {
             | "max_length"
             | "model_length"
             | "model_context_window_exceeded" => Self::Cut,
-            // Zhipu's `sensitive`, Bedrock's `guardrail_intervened`, Cohere's `ERROR_TOXIC`.
+            // Zhipu's `sensitive`, Bedrock's `guardrail_intervened`, Cohere's `ERROR_TOXIC`. Gemini writes its own in capitals.
             "content_filter"
             | "content_filtered"
             | "guardrail_intervened"
@@ -36,6 +36,10 @@ impl Ending {
             | "prohibited_content"
             | "blocklist"
             | "spii"
+            | "model_armor"
+            | "jailbreak"
+            | "image_safety"
+            | "image_prohibited_content"
             | "error_toxic"
             | "refusal" => Self::Filtered,
             // DeepSeek's.
@@ -48,7 +52,18 @@ impl Ending {
     }
 }
 
+/// Returns the place at which an answer was cut, if it is of no use: it has nothing in it, or it should be JSON.
+pub(super) fn useless_cut(text: &str, is_empty: bool, structured: bool) -> Option<&'static str> {
+    let place = if text.trim().is_empty() {
+        "before any text came"
+    } else {
+        "inside the JSON"
+    };
+    (is_empty || structured).then_some(place)
+}
+
 /// The answer that a filter stopped.
+#[cfg(any(feature = "openai", feature = "anthropic"))]
 pub(super) fn filtered(output: String) -> LlmError {
     let message = "the provider's filter stopped the answer";
     LlmError::new(ErrorKind::ContentFilter, message).with_raw_output(output)
@@ -64,6 +79,7 @@ pub(super) fn broken(kind: ErrorKind, reason: &str, output: String) -> LlmError 
 }
 
 /// The end of an answer with nothing in it, for a reason that does not say that the model had finished.
+#[cfg(any(feature = "openai", feature = "anthropic"))]
 pub(super) fn nothing(reason: &str) -> LlmError {
     LlmError::new(
         ErrorKind::ModelFault,

@@ -12,7 +12,7 @@ mod body;
 mod classifier;
 #[cfg(any(feature = "openai", feature = "anthropic", feature = "gemini"))]
 mod content;
-#[cfg(any(feature = "openai", feature = "anthropic"))]
+#[cfg(any(feature = "openai", feature = "anthropic", feature = "gemini"))]
 mod ending;
 #[cfg(feature = "gemini")]
 #[cfg_attr(docsrs, doc(cfg(feature = "gemini")))]

@@ -2,6 +2,7 @@
 
 #[cfg(any(feature = "anthropic", feature = "gemini"))]
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::http::Reply;
 use super::wire;
@@ -37,11 +38,29 @@ pub(super) fn with_usage(error: LlmError, usage: Option<TokenUsage>) -> LlmError
 /// A count, also where a gateway writes it as a text or as `12.0`.
 #[cfg(any(feature = "anthropic", feature = "gemini"))]
 pub(super) fn number(value: &Value) -> Option<u64> {
-    value
-        .as_u64()
-        .or_else(|| {
-            let number = value.as_f64()?;
-            (number >= 0.0 && number.fract() == 0.0 && number < 1e15).then_some(number as u64)
-        })
-        .or_else(|| value.as_str()?.parse().ok())
+    count(value.as_u64(), value.as_f64(), value.as_str())
+}
+
+/// The count that a value is: a whole number, any number, or a text.
+pub(super) fn count(whole: Option<u64>, number: Option<f64>, text: Option<&str>) -> Option<u64> {
+    let is_count = |number: &f64| *number >= 0.0 && number.fract() == 0.0 && *number < 1e15;
+    whole
+        .or_else(|| number.filter(is_count).map(|number| number as u64))
+        .or_else(|| text?.parse().ok())
+}
+
+/// Returns `true` if a reply with a success status has an error in it all the same.
+#[cfg(any(feature = "anthropic", feature = "gemini"))]
+pub(super) fn has_error(reply: &Value) -> bool {
+    match reply.get("error") {
+        None | Some(Value::Null | Value::Bool(false)) => false,
+        Some(Value::String(text)) => !text.is_empty(),
+        Some(_) => true,
+    }
+}
+
+/// The body as it came, where it is to be kept.
+pub(super) fn raw_body(reply: &Reply, keep: bool) -> Option<Box<RawValue>> {
+    let body = || serde_json::from_slice(wire::trim(&reply.body)).ok();
+    keep.then(body).flatten()
 }

@@ -5,9 +5,9 @@ use serde_json::Value;
 use super::usage::{cache_writes, usage};
 use crate::error::{Delivery, ErrorKind, LlmError};
 use crate::provider::content::{add_passage, owned, source, text, unless_empty};
-use crate::provider::ending::{Ending, broken, filtered, nothing};
+use crate::provider::ending::{Ending, broken, filtered, nothing, useless_cut};
 use crate::provider::http::Reply;
-use crate::provider::reply::{unreadable, with_usage};
+use crate::provider::reply::{has_error, raw_body, unreadable, with_usage};
 use crate::provider::wire;
 use crate::response::{Citations, FinishReason, LlmResponse, Reasoning, ResponseMetadata};
 
@@ -48,20 +48,13 @@ pub(super) fn read(reply: &Reply, wanted: Wanted) -> Result<LlmResponse, LlmErro
         Fault::Failed(error) => with_usage(error.with_delivery(Delivery::MaybeBilled)),
     })?;
     response.usage = usage;
-    if wanted.keep_raw_body {
-        response.metadata.raw_body = serde_json::from_slice(body).ok();
-    }
+    response.metadata.raw_body = raw_body(reply, wanted.keep_raw_body);
     Ok(response)
 }
 
 /// Returns `true` if a reply with a success status is an error all the same.
 fn says_error(reply: &Value) -> bool {
-    let has_error = match reply.get("error") {
-        None | Some(Value::Null | Value::Bool(false)) => false,
-        Some(Value::String(text)) => !text.is_empty(),
-        Some(_) => true,
-    };
-    has_error || reply.get("type").is_some_and(|kind| kind == "error")
+    has_error(reply) || reply.get("type").is_some_and(|kind| kind == "error")
 }
 
 enum Fault {
@@ -91,12 +84,7 @@ fn answer(mut reply: Value, wanted: Wanted) -> Result<LlmResponse, Fault> {
         (_, None) => return Err(Fault::NoMessage),
     };
     let is_empty = output.trim().is_empty() && tool_calls.is_empty();
-    let useless = wanted.structured || (is_empty && !wanted.nothing);
-    let place = if output.trim().is_empty() {
-        "before any text came"
-    } else {
-        "inside the answer"
-    };
+    let cut = useless_cut(&output, is_empty && !wanted.nothing, wanted.structured);
     if is_empty && stop.is_none() && !wanted.nothing {
         return Err(Fault::NoMessage);
     }
@@ -104,20 +92,20 @@ fn answer(mut reply: Value, wanted: Wanted) -> Result<LlmResponse, Fault> {
     let ending = stop.as_deref().map(Ending::of);
     let failure = match stop.as_deref() {
         Some("refusal") => Some(refusal(&reply)),
-        Some("model_context_window_exceeded") if useless => Some(LlmError::new(
-            ErrorKind::ContextLength,
-            format!("the model's context was full {place}"),
-        )),
+        Some("model_context_window_exceeded") => cut.map(|place| {
+            let message = format!("the model's context was full {place}");
+            LlmError::new(ErrorKind::ContextLength, message)
+        }),
         // It was continued as long as that went.
         Some("pause_turn") => Some(LlmError::new(
             ErrorKind::Truncated,
             "the answer paused, and could not be continued to its end",
         )),
         Some(reason) => match &ending {
-            Some(Ending::Cut) if useless => Some(LlmError::new(
-                ErrorKind::Truncated,
-                format!("the output token limit was reached {place}"),
-            )),
+            Some(Ending::Cut) => cut.map(|place| {
+                let message = format!("the output token limit was reached {place}");
+                LlmError::new(ErrorKind::Truncated, message)
+            }),
             Some(Ending::Filtered) => Some(filtered(String::new())),
             Some(Ending::Broken(kind)) => Some(broken(*kind, reason, String::new())),
             Some(Ending::Whole(FinishReason::Other(_))) if is_empty && !wanted.nothing => {

@@ -1,15 +1,15 @@
 //! The common part of the replies of both wires.
 
 use serde_json::Value;
-use serde_json::value::RawValue;
 
 use super::classification::RULES;
 use super::json::Json;
 use super::server::Server;
 use super::usage::cost;
 use crate::error::{ErrorKind, LlmError, QuotaDimension};
+use crate::provider::ending::useless_cut;
 use crate::provider::http::Reply;
-use crate::provider::reply::unreadable;
+use crate::provider::reply::{raw_body, unreadable};
 use crate::provider::wire;
 use crate::response::ResponseMetadata;
 
@@ -61,32 +61,20 @@ impl<'a> Reading<'a> {
     /// Returns the metadata in the body beside the answer.
     pub(super) fn metadata(&self, body: &Json<'_>) -> ResponseMetadata {
         let text = |name| body.get(name).and_then(Json::as_str).map(str::to_owned);
-        let raw_body = || serde_json::from_slice::<Box<RawValue>>(wire::trim(&self.reply.body)).ok();
         ResponseMetadata {
             provider: Some(self.server.provider.clone()),
             model: text("model"),
             response_id: text("id"),
             cost: cost(body),
-            raw_body: if self.server.client.keep_raw_body {
-                raw_body()
-            } else {
-                None
-            },
+            raw_body: raw_body(self.reply, self.server.client.keep_raw_body),
             ..ResponseMetadata::default()
         }
     }
 
     /// Returns the error of an answer that reached its output token limit: none if it is of use as it is.
     pub(super) fn truncated(&self, output: &str, has_other_content: bool) -> Option<LlmError> {
-        let empty = output.trim().is_empty();
-        if !self.structured && (!empty || has_other_content) {
-            return None;
-        }
-        let place = if empty {
-            "before any text came"
-        } else {
-            "inside the JSON"
-        };
+        let is_empty = output.trim().is_empty() && !has_other_content;
+        let place = useless_cut(output, is_empty, self.structured)?;
         let message = format!("the output token limit was reached {place}");
         Some(LlmError::new(ErrorKind::Truncated, message).with_raw_output(output))
     }

@@ -1,6 +1,7 @@
 //! Token counts as the servers report them.
 
 use super::json::Json;
+use crate::provider::reply::count;
 use crate::usage::TokenUsage;
 
 /// The usage of a chat completion; none if it does not say, which is not zero.
@@ -87,12 +88,9 @@ pub(super) fn cost(reply: &Json<'_>) -> Option<f64> {
     (cost.is_finite() && cost >= 0.0).then_some(cost)
 }
 
-/// A count, also where a server writes it as `12.0`.
+/// A count, also where a server writes it as a text or as `12.0`.
 fn number(value: &Json<'_>) -> Option<u64> {
-    value.as_u64().or_else(|| {
-        let number = value.as_f64()?;
-        (number >= 0.0 && number.fract() == 0.0 && number < 1e15).then_some(number as u64)
-    })
+    count(value.as_u64(), value.as_f64(), value.as_str())
 }
 
 #[cfg(test)]
@@ -108,6 +106,15 @@ mod tests {
         );
         let usage = of_chat(&serde_json::from_str(&reply).unwrap()).unwrap();
         assert_eq!(usage.output, u64::MAX);
+    }
+
+    #[test]
+    fn counts_may_be_texts_and_floats() {
+        let reply = r#"{"usage": {"prompt_tokens": "10", "completion_tokens": 2.0}}"#;
+        let usage = of_chat(&serde_json::from_str(reply).unwrap()).unwrap();
+        assert_eq!((usage.input, usage.output), (10, 2));
+        let reply = r#"{"usage": {"input_tokens": "ten", "output_tokens": 2}}"#;
+        assert_eq!(of_response(&serde_json::from_str(reply).unwrap()), None);
     }
 
     #[test]

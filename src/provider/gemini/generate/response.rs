@@ -7,9 +7,10 @@ use super::stream::Chunks;
 use super::usage::usage;
 use crate::error::{ErrorKind, LlmError};
 use crate::provider::content::{file, file_at, owned, source, text, unless_empty};
+use crate::provider::ending::{Ending, broken, useless_cut};
 use crate::provider::gemini::classification;
 use crate::provider::http::Reply;
-use crate::provider::reply::{unreadable, with_usage};
+use crate::provider::reply::{has_error, raw_body, unreadable, with_usage};
 use crate::provider::streaming::{Assemble as _, Piece};
 use crate::provider::wire;
 use crate::provider::wire_format::Ask;
@@ -53,7 +54,7 @@ pub(super) fn read(reply: &Reply, ask: &Ask<'_>, keep_raw_body: bool) -> Result<
     };
     let usage = usage(&value);
     let with_usage = |error| with_usage(error, usage);
-    if value.get("error").is_some_and(|error| !error.is_null()) {
+    if has_error(&value) {
         let error = classification::error_in_success(reply, &value, ask);
         return Err(with_usage(error));
     }
@@ -77,11 +78,7 @@ pub(super) fn read(reply: &Reply, ask: &Ask<'_>, keep_raw_body: bool) -> Result<
         further_choices: unless_empty(FurtherChoices {
             choices: candidates.collect(),
         }),
-        raw_body: if keep_raw_body {
-            serde_json::from_slice(wire::trim(&reply.body)).ok()
-        } else {
-            None
-        },
+        raw_body: raw_body(reply, keep_raw_body),
         ..ResponseMetadata::default()
     };
     answer(candidate, metadata, usage, ask.output_schema().is_some()).map_err(with_usage)
@@ -99,30 +96,17 @@ fn blocked_prompt(reply: &Value) -> Option<LlmError> {
 }
 
 /// The meaning of a reason to stop for the answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Meaning {
-    Done,
-    Length,
-    Blocked,
+    /// One that other wires have too, or a gateway passes on.
+    Known(Ending),
     /// The model made something unusable.
     Fault,
     /// There is more, which was not requested.
     Part,
-    Unknown,
 }
 
 fn meaning(reason: &str) -> Meaning {
     match reason {
-        "" | "STOP" | "FINISH_REASON_UNSPECIFIED" => Meaning::Done,
-        "MAX_TOKENS" => Meaning::Length,
-        "SAFETY"
-        | "PROHIBITED_CONTENT"
-        | "BLOCKLIST"
-        | "SPII"
-        | "MODEL_ARMOR"
-        | "JAILBREAK"
-        | "IMAGE_SAFETY"
-        | "IMAGE_PROHIBITED_CONTENT" => Meaning::Blocked,
         "RECITATION"
         | "LANGUAGE"
         | "OTHER"
@@ -135,7 +119,9 @@ fn meaning(reason: &str) -> Meaning {
         | "IMAGE_OTHER"
         | "NO_IMAGE" => Meaning::Fault,
         CONTINUATION => Meaning::Part,
-        _ => Meaning::Unknown,
+        // The default of the field.
+        "FINISH_REASON_UNSPECIFIED" => Meaning::Known(Ending::of("")),
+        reason => Meaning::Known(Ending::of(reason)),
     }
 }
 
@@ -167,13 +153,8 @@ fn answer(
             .with_code(reason.clone())
             .with_raw_output(output.clone()))
     };
-    let finish_reason = match meaning(&reason) {
-        Meaning::Blocked => {
-            return fail(
-                ErrorKind::ContentFilter,
-                "the provider's filter stopped the answer",
-            );
-        }
+    let ending = match meaning(&reason) {
+        Meaning::Known(ending) => ending,
         Meaning::Fault => return fail(ErrorKind::ModelFault, "the model stopped without a usable answer"),
         Meaning::Part => {
             return fail(
@@ -181,30 +162,36 @@ fn answer(
                 "the answer is not complete and was not continued",
             );
         }
-        Meaning::Length if is_empty => {
+    };
+    let finish_reason = match ending {
+        Ending::Filtered => {
             return fail(
-                ErrorKind::Truncated,
-                "the output token limit was reached before any text came",
+                ErrorKind::ContentFilter,
+                "the provider's filter stopped the answer",
             );
         }
-        Meaning::Length if structured => {
-            return fail(
-                ErrorKind::Truncated,
-                "the output token limit was reached inside the JSON",
-            );
+        Ending::Broken(kind) => return Err(broken(kind, &reason, output)),
+        Ending::Cut => match useless_cut(&output, is_empty, structured) {
+            Some(place) => {
+                return fail(
+                    ErrorKind::Truncated,
+                    &format!("the output token limit was reached {place}"),
+                );
+            }
+            None => Some(FinishReason::Length),
+        },
+        Ending::Whole(FinishReason::Other(name)) if name.is_empty() => {
+            if is_empty {
+                let message = "the reply has neither an answer nor a reason to stop";
+                return Err(LlmError::new(ErrorKind::ServerError, message));
+            }
+            (!tool_calls.is_empty()).then_some(FinishReason::ToolCalls)
         }
-        Meaning::Unknown if is_empty => {
+        Ending::Whole(FinishReason::Other(_)) if is_empty => {
             return fail(ErrorKind::ModelFault, "the model stopped without an answer");
         }
-        Meaning::Length => Some(FinishReason::Length),
-        Meaning::Unknown => Some(FinishReason::Other(reason)),
-        Meaning::Done if is_empty && reason != "STOP" => {
-            let message = "the reply has neither an answer nor a reason to stop";
-            return Err(LlmError::new(ErrorKind::ServerError, message));
-        }
-        Meaning::Done if !tool_calls.is_empty() => Some(FinishReason::ToolCalls),
-        Meaning::Done if reason == "STOP" => Some(FinishReason::Stop),
-        Meaning::Done => None,
+        Ending::Whole(FinishReason::Stop) if !tool_calls.is_empty() => Some(FinishReason::ToolCalls),
+        Ending::Whole(reason) => Some(reason),
     };
     metadata.finish_reason = finish_reason;
     metadata.tool_calls = tool_calls;
