@@ -80,8 +80,8 @@ impl Body<'_> {
         if let Some(config) = config.as_ref().filter(|config| !config.is_empty()) {
             fields.set_merged("generationConfig", config)?;
         }
-        fields.end(|name, value| {
-            let is_merged = name == "generationConfig" && (config.is_some() || value.is_object());
+        fields.end(|name, _| {
+            let is_merged = name == "generationConfig" && config.is_some();
             !is_merged && !left_out.contains(&name)
         })
     }
@@ -111,12 +111,13 @@ impl Body<'_> {
         }
         let thinking = Some(self.options.thinking).filter(|thinking| thinking.is_set());
         set("thinkingConfig", thinking.map(|thinking| json!(thinking)));
-        for extra in [defaults.extra(), prompt.extra()] {
-            match extra.get("generationConfig") {
-                None => {}
-                Some(Value::Object(fields)) => config.extend(fields.clone()),
-                Some(_) => return Err(NotAnObject),
-            }
+        let default = defaults.extra().get("generationConfig");
+        let own = prompt.extra().get("generationConfig");
+        if own.or(default).is_some_and(|word| !word.is_object()) {
+            return Err(NotAnObject);
+        }
+        for fields in [default, own].into_iter().flatten().filter_map(Value::as_object) {
+            config.extend(fields.clone());
         }
         Ok(config)
     }
