@@ -247,6 +247,34 @@ fn help_teaches_by_examples() {
     }
 }
 
+/// The library's list of providers and the one in the help are the same.
+#[test]
+fn the_help_names_every_provider() {
+    let refused = run(["run", "-m", "nothing:m"], "");
+    refused.code(2);
+    let (_, known) = refused.stderr.split_once("providers are ").unwrap();
+    let (known, _) = known.split_once(", and sim:").unwrap();
+    let known: Vec<&str> = known
+        .split(", ")
+        .map(|prefix| prefix.trim_end_matches(':'))
+        .collect();
+    assert!(known.contains(&"openai"), "{known:?}");
+
+    let help = run(["run", "--help"], "").stdout;
+    let (_, listed) = help.split_once("Providers: ").unwrap();
+    let (listed, _) = listed.split_once("and sim:steady").unwrap();
+    let mut listed: Vec<&str> = listed
+        .split(|c: char| c.is_whitespace() || ",;()".contains(c))
+        .filter(|word| !word.is_empty())
+        .collect();
+    let others = "and both need --base-url on a machine of your own";
+    listed.retain(|word| !others.split(' ').any(|other| other == *word));
+    listed.sort_unstable();
+    let mut known = known;
+    known.sort_unstable();
+    assert_eq!(listed, known);
+}
+
 /// The files that a run reads beside its input are not overwritten either.
 #[test]
 fn the_files_of_options_are_not_overwritten() {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use llm_batch::layer::rate_limiter::{RateLimiter, RateLimiterBuilder, RateLimiterLayer};
+use llm_batch::layer::rate_limiter::{RateLimiter, RateLimiterLayer};
 use llm_batch::layer::retry::{RetryLayer, RetryPolicy};
 use llm_batch::layer::timeout::{CallTimeoutLayer, ItemTimeoutLayer};
 use llm_batch::layer::token_accounting::{TokenAccountingLayer, TokenLedger};
@@ -17,14 +17,11 @@ use serde_json::Value;
 use tower::util::{Either, option_layer};
 use tower::{ServiceBuilder, ServiceExt as _};
 
-use crate::args::{LimitArgs, RunArgs};
+use crate::args::{RunArgs};
 use crate::exit::UsageError;
 
 /// The strategy where the provider is simulated.
 const SIMULATED: &str = "openai-compatible:sim";
-
-/// Servers on a machine of one's own.
-const LOCAL: [&str; 4] = ["ollama", "vllm", "llamacpp", "lmstudio"];
 
 /// How long a call may take where nothing was set.
 const CALL_TIMEOUT: Duration = Duration::from_secs(600);
@@ -39,11 +36,7 @@ pub(crate) enum Model {
         stream: bool,
     },
     /// A server.
-    Server {
-        model: Box<Strategy>,
-        /// Whether it runs on a machine of one's own, with no quota to feel for.
-        local: bool,
-    },
+    Server(Box<Strategy>),
 }
 
 impl Model {
@@ -58,24 +51,21 @@ impl Model {
             });
         }
         let base_url = args.provider.base_url.as_deref();
-        Ok(Self::Server {
-            model: Box::new(strategy(args, text, base_url)?),
-            local: LOCAL.contains(&prefix),
-        })
+        Ok(Self::Server(Box::new(strategy(args, text, base_url)?)))
     }
 
     /// What replaces the model of ready request bodies.
     pub(crate) fn name_for_bodies(&self) -> Option<String> {
         match self {
             Self::Simulated { .. } => None,
-            Self::Server { model, .. } => Some(model.name().to_owned()),
+            Self::Server(model) => Some(model.name().to_owned()),
         }
     }
 
     /// Who is asked for a prompt, for the price of it: the provider and the model.
     pub(crate) fn asked<'a>(&'a self, prompt: &'a Prompt) -> (&'a str, &'a str) {
         match self {
-            Self::Server { model, .. } => (model.provider(), prompt.model().unwrap_or(model.name())),
+            Self::Server(model) => (model.provider(), prompt.model().unwrap_or(model.name())),
             Self::Simulated { .. } => SIMULATED.split_once(':').unwrap_or_default(),
         }
     }
@@ -100,7 +90,7 @@ impl Model {
     /// A client that is not used for calls.
     fn client(&self) -> Result<Strategy, LlmError> {
         match self {
-            Self::Server { model, .. } => Ok((**model).clone()),
+            Self::Server(model) => Ok((**model).clone()),
             Self::Simulated { stream, .. } => Strategy::builder(SIMULATED)
                 .base_url("http://127.0.0.1/v1")
                 .build()
@@ -118,16 +108,7 @@ impl Model {
     ) -> Result<(BoxStrategy<Prompt, Value>, Option<SimulatedServer>), UsageError> {
         let wrong = |error: LlmError| UsageError::new(error.message());
         match self {
-            Self::Server { model, local } => {
-                let mut limiter = RateLimiter::builder().name(args.model.as_str());
-                if local {
-                    limiter = limiter.without_start_ramp();
-                }
-                Ok((
-                    stack(*model, schema, &args.limits, limiter, prices, events)?,
-                    None,
-                ))
-            }
+            Self::Server(model) => Ok((stack(*model, schema, args, prices, events)?, None)),
             Self::Simulated { preset, .. } => {
                 let provider = SimulatedProvider::builder()
                     .preset(preset)
@@ -137,14 +118,7 @@ impl Model {
                     UsageError::new(format!("the simulated provider cannot be served: {error}"))
                 })?;
                 let model = strategy(args, SIMULATED, Some(&server.base_url()))?;
-                let strategy = stack(
-                    model,
-                    schema,
-                    &args.limits,
-                    RateLimiter::builder().name(args.model.as_str()),
-                    prices,
-                    events,
-                )?;
+                let strategy = stack(model, schema, args, prices, events)?;
                 Ok((strategy, Some(server)))
             }
         }
@@ -203,11 +177,11 @@ fn streamed(model: Strategy, stream: bool) -> Strategy {
 fn stack(
     model: Strategy,
     schema: Option<Value>,
-    limits: &LimitArgs,
-    limiter: RateLimiterBuilder,
+    args: &RunArgs,
     prices: Option<PriceTable>,
     events: &Events,
 ) -> Result<BoxStrategy<Prompt, Value>, UsageError> {
+    let limits = &args.limits;
     let as_text: fn(LlmResponse) -> LlmResponse<Value> = |response| response.map(Value::String);
     let model = match schema {
         Some(schema) => {
@@ -222,7 +196,7 @@ fn stack(
         .events(events)
         .on_error(feedback);
     let keep_going = limits.keep_going;
-    let gate = RateLimiterLayer::new(limiter_of(limits, limiter, events)?).classify_with(
+    let gate = RateLimiterLayer::new(limiter_of(args, events)?).classify_with(
         move |outcome: Result<&LlmResponse<Value>, &LlmError>| {
             let mut verdict = KindClassifier.classify(outcome);
             if keep_going && verdict.disposition == Disposition::ScopeFatal {
@@ -246,11 +220,9 @@ fn stack(
     Ok(strategy.boxed_strategy())
 }
 
-fn limiter_of(
-    limits: &LimitArgs,
-    mut builder: RateLimiterBuilder,
-    events: &Events,
-) -> Result<RateLimiter, UsageError> {
+fn limiter_of(args: &RunArgs, events: &Events) -> Result<RateLimiter, UsageError> {
+    let limits = &args.limits;
+    let mut builder = RateLimiter::builder().name(args.model.as_str());
     if let Some(requests) = limits.rpm {
         builder = builder.requests_per_minute(requests);
     }

@@ -1,4 +1,6 @@
 //! The servers that can be named in a line, and how they differ, as data.
+//!
+//! A new one is a row of [`PRESETS`]. The tests then name each text that lists the servers and lacks it.
 
 use reqwest::Url;
 
@@ -325,6 +327,43 @@ mod tests {
             for variable in [preset.base_url_variable, preset.key_variable] {
                 assert!(row[2].contains(&format!("`{variable}`")), "{variable}: {row:?}");
             }
+        }
+    }
+
+    #[test]
+    fn nothing_else_is_documented() {
+        let others = ["anthropic", "gemini"];
+        for docs in [
+            include_str!("../strategy.rs"),
+            include_str!("mod.rs"),
+            include_str!("../../../README.md"),
+        ] {
+            let mut listed = Vec::new();
+            for line in docs.lines() {
+                let line = line.trim_start_matches(['/', '!', ' ']);
+                let cell = line.strip_prefix("| ").and_then(|row| row.split(" | ").next());
+                let prefixes = cell.into_iter().flat_map(|cell| cell.split('`'));
+                listed.extend(prefixes.filter_map(|code| code.strip_suffix(':')));
+            }
+            for prefix in &listed {
+                assert!(is_prefix(prefix) || others.contains(prefix), "{prefix}");
+            }
+            assert!(listed.contains(&"lmstudio"), "{listed:?}");
+        }
+    }
+
+    #[test]
+    fn the_readme_lists_every_server() {
+        let readme = include_str!("../../../README.md");
+        let (_, table) = readme.split_once("| prefix | speaks |").unwrap();
+        let (table, _) = table.split_once("\n\n").unwrap();
+        for preset in PRESETS {
+            let row = table
+                .lines()
+                .find(|row| row.contains(&format!("`{}:`", preset.prefix)));
+            let row = row.unwrap_or_else(|| panic!("no row for {}", preset.prefix));
+            let is_local = row.contains("on a machine of your own");
+            assert_eq!(is_local, preset.is_local(), "{}", preset.prefix);
         }
     }
 

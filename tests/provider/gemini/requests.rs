@@ -273,6 +273,16 @@ async fn extra_fields_replace_and_the_config_is_merged() {
     .await
     .unwrap();
     assert_eq!(server.received()[1].json()["generationConfig"], Value::Null);
+    // The prompt's word replaces the defaults', which cannot be merged.
+    let model = model.with_defaults(Prompt::default().with_extra("generationConfig", Value::Null));
+    let prompt = Prompt::new("x")
+        .with_seed(1)
+        .with_extra("generationConfig", json!({"topK": 3}));
+    ask(&model, prompt).await.unwrap();
+    assert_eq!(
+        server.received()[2].json()["generationConfig"],
+        json!({"seed": 1, "topK": 3})
+    );
 }
 
 #[tokio::test]
