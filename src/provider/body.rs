@@ -5,6 +5,7 @@ use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use super::wire_format::Ask;
+#[cfg(any(feature = "openai", feature = "gemini"))]
 use crate::prompt::Prompt;
 
 /// The user's own body, unchanged but for what the prompt sets besides: extra fields, the model, and the fields that the

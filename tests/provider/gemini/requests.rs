@@ -281,7 +281,7 @@ async fn extra_fields_replace_and_the_config_is_merged() {
     ask(&model, prompt).await.unwrap();
     assert_eq!(
         server.received()[2].json()["generationConfig"],
-        json!({"seed": 1, "topK": 3})
+        json!({"seed": 1, "thinkingConfig": {"thinkingBudget": 5}, "topK": 3})
     );
 }
 
