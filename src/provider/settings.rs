@@ -1,6 +1,5 @@
 //! The settings of every client, whatever wire it speaks.
 
-use std::env;
 use std::fmt;
 use std::time::Duration;
 
@@ -8,7 +7,8 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::Url;
 
 use super::http::{Authentication, HttpClient, HttpConfig, Key};
-use crate::error::{ErrorKind, LlmError};
+use super::misconfigured::{Misconfigured, configuration, variable};
+use crate::error::LlmError;
 
 /// A reply of an LLM is some kilobytes; 32 MiB leaves room for embedded images and stops a runaway server.
 const DEFAULT_MAX_RESPONSE: usize = 32 * 1024 * 1024;
@@ -204,54 +204,6 @@ impl fmt::Debug for Client {
             .field("path", &self.base_url.path())
             .field("keep_raw_body", &self.keep_raw_body)
             .finish_non_exhaustive()
-    }
-}
-
-/// A mistake in the set-up. Its code is public: [`LlmError::code`] of errors of the kind `Configuration`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Misconfigured {
-    UnknownProvider,
-    MissingModel,
-    #[cfg(feature = "openai")]
-    MissingBaseUrl,
-    MalformedBaseUrl,
-    MissingApiKey,
-    MalformedVariable,
-    MalformedHeader,
-    #[cfg(feature = "anthropic")]
-    InvalidOption,
-}
-
-impl Misconfigured {
-    const fn code(self) -> &'static str {
-        match self {
-            Self::UnknownProvider => "unknown_provider",
-            Self::MissingModel => "missing_model",
-            #[cfg(feature = "openai")]
-            Self::MissingBaseUrl => "missing_base_url",
-            Self::MalformedBaseUrl => "malformed_base_url",
-            Self::MissingApiKey => "missing_api_key",
-            Self::MalformedVariable => "malformed_variable",
-            Self::MalformedHeader => "malformed_header",
-            #[cfg(feature = "anthropic")]
-            Self::InvalidOption => "invalid_option",
-        }
-    }
-}
-
-pub(crate) fn configuration(wrong: Misconfigured, message: impl Into<String>) -> LlmError {
-    LlmError::new(ErrorKind::Configuration, message.into()).with_code(wrong.code())
-}
-
-/// A variable's value; an empty one counts as not set.
-pub(crate) fn variable(name: &str) -> Result<Option<String>, LlmError> {
-    match env::var(name) {
-        Ok(value) => Ok(Some(value).filter(|value| !value.trim().is_empty())),
-        Err(env::VarError::NotPresent) => Ok(None),
-        Err(env::VarError::NotUnicode(_)) => Err(configuration(
-            Misconfigured::MalformedVariable,
-            format!("{name} is not valid Unicode"),
-        )),
     }
 }
 

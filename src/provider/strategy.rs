@@ -1,7 +1,8 @@
 //! Strategies from a line of text.
 
+use super::misconfigured::{Misconfigured, configuration};
 use super::model::Model;
-use super::settings::{Misconfigured, Settings, configuration, settings_methods};
+use super::settings::{Settings, settings_methods};
 use crate::error::LlmError;
 
 /// A strategy from `PROVIDER:MODEL`, set up by the environment: `Model::builder(name).build()`.

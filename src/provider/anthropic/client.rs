@@ -7,8 +7,9 @@ use super::messages::Messages;
 use super::options::{CacheTtl, Effort, Options, Thinking};
 use crate::error::LlmError;
 use crate::provider::http::Authentication;
+use crate::provider::misconfigured::{Misconfigured, configuration};
 use crate::provider::model::Model;
-use crate::provider::settings::{Misconfigured, Server, Settings, configuration, settings_methods};
+use crate::provider::settings::{Server, Settings, settings_methods};
 
 const DEFAULT_BASE_URL: &str = "https://api.anthropic.com";
 

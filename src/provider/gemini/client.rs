@@ -14,8 +14,9 @@ use super::server::{Server, Version};
 use crate::error::LlmError;
 use crate::prompt::Prompt;
 use crate::provider::http::Authentication;
+use crate::provider::misconfigured::{Misconfigured, configuration};
 use crate::provider::model::Model;
-use crate::provider::settings::{self, Misconfigured, Settings, configuration, settings_methods};
+use crate::provider::settings::{self, Settings, settings_methods};
 
 const DEFAULT_BASE_URL: &str = "https://generativelanguage.googleapis.com";
 const BASE_URL_VARIABLE: &str = "GEMINI_BASE_URL";

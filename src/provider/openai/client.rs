@@ -12,8 +12,9 @@ use super::responses::ResponsesFormat;
 use super::server::Server;
 use crate::error::LlmError;
 use crate::provider::http::Authentication;
+use crate::provider::misconfigured::{Misconfigured, configuration, variable};
 use crate::provider::model::Model;
-use crate::provider::settings::{self, Misconfigured, Settings, configuration, settings_methods, variable};
+use crate::provider::settings::{self, Settings, settings_methods};
 
 const DEFAULT_BASE_URL: &str = "https://api.openai.com/v1";
 

@@ -5,7 +5,7 @@
 use reqwest::Url;
 
 use crate::error::LlmError;
-use crate::provider::settings::{Misconfigured, configuration};
+use crate::provider::misconfigured::{Misconfigured, configuration};
 
 /// The wire that a strategy asks a server for unless the user says otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,6 +10,7 @@
 mod classification;
 mod duration;
 mod error_body;
+mod excerpt;
 mod headers;
 mod message;
 #[cfg(feature = "reqwest")]
@@ -23,7 +24,7 @@ pub(crate) use classification::{ANY, Facts, Row, error_in_success, error_of_repl
 #[cfg(fuzzing)]
 pub(crate) use duration::parse_wait;
 #[cfg(feature = "reqwest")]
-pub(crate) use error_body::{excerpt, trim};
+pub(crate) use excerpt::{excerpt, trim};
 #[cfg(feature = "reqwest")]
 pub(crate) use headers::reported_quota;
 #[cfg(feature = "gemini")]

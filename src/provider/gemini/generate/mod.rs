@@ -1,5 +1,6 @@
 //! The wire of `generateContent`.
 
+mod content;
 mod continuation;
 mod open_api;
 mod request;

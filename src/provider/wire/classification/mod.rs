@@ -9,9 +9,11 @@ use super::{headers, message};
 use crate::classify::Verdict;
 use crate::error::{Delivery, Disposition, ErrorKind, LlmError, QuotaDimension, ReportedQuota};
 
+mod facts;
 mod table;
 
-pub(crate) use table::{ANY, Facts, Row, judge};
+pub(crate) use facts::Facts;
+pub(crate) use table::{ANY, Row, judge};
 
 /// Returns whether the provider may have worked on a call that it answered with this status. Timeouts and broken gateways
 /// stand between us and a provider that may have gone on.
