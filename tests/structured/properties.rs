@@ -60,6 +60,11 @@ fn without_nulls(mut value: Value) -> Value {
     value
 }
 
+/// The text without white space and byte order marks around it, which are no part of an answer.
+fn without_marks(text: &str) -> &str {
+    text.trim_matches(|c: char| c.is_whitespace() || c == '\u{feff}')
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1_500))]
 
@@ -71,8 +76,9 @@ proptest! {
         }
         let model = Script::new([says(&text)]).structured::<Review>().recover_json(recover);
         let result = tokio_test::block_on(model.oneshot(LlmRequest::new("?".into())));
-        let inside = text.trim().strip_prefix("```json\n").and_then(|text| text.strip_suffix("\n```"));
-        let json = serde_json::from_str::<Value>(inside.unwrap_or(&text)).ok();
+        let bare = without_marks(&text);
+        let inside = bare.strip_prefix("```json\n").and_then(|text| text.strip_suffix("\n```"));
+        let json = serde_json::from_str::<Value>(inside.unwrap_or(bare)).ok();
         let by_serde = json.clone().and_then(|value| serde_json::from_value::<Review>(without_nulls(value)).ok());
         match result {
             Ok(response) => {
