@@ -6,7 +6,8 @@ use std::hint::black_box;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use serde_json::{Value, json};
 
-#[allow(dead_code)]
+// Its tests are not run here.
+#[allow(dead_code, unused_imports)]
 #[path = "../../../src/provider/openai/json.rs"]
 mod model;
 
