@@ -17,7 +17,7 @@ use serde_json::Value;
 use tower::util::{Either, option_layer};
 use tower::{ServiceBuilder, ServiceExt as _};
 
-use crate::args::{RunArgs};
+use crate::args::RunArgs;
 use crate::exit::UsageError;
 
 /// The strategy where the provider is simulated.
