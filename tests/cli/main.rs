@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod acceptance;
+mod directory;
 mod endings;
 mod files;
 mod input;

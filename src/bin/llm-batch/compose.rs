@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 use crate::args::PromptArgs;
 use crate::exit::UsageError;
 use crate::input::Content;
+use crate::output::OutputFormat;
 use crate::template::Template;
 
 /// Fields that are the prompt where no template is given: of lines and tables, and of folders.
@@ -24,6 +25,8 @@ pub(crate) struct Composer {
     extra: Map<String, Value>,
     model: Option<String>,
     has_schema: bool,
+    /// The output, if it has a place for one answer of an item only.
+    one_answer: Option<OutputFormat>,
 }
 
 impl Composer {
@@ -45,7 +48,14 @@ impl Composer {
             extra: args.extra.clone().map(|extra| extra.0).unwrap_or_default(),
             model,
             has_schema: args.schema.is_some(),
+            one_answer: None,
         })
+    }
+
+    /// Refuses prompts that ask for more answers than the output has a place for.
+    pub(crate) fn for_output(mut self, format: OutputFormat) -> Self {
+        self.one_answer = Some(format).filter(|format| !format.facts().keeps_choices);
+        self
     }
 
     /// Whether options are set that make no sense for ready request bodies.
@@ -90,7 +100,13 @@ impl Composer {
         for (name, value) in &self.extra {
             prompt = prompt.with_extra(name.as_str(), value.clone());
         }
-        Ok(prompt)
+        match self.one_answer {
+            Some(format) if asks_for_several(&prompt) => Err(format!(
+                "several answers are asked for (`n`, `candidateCount`), and {} has a place for one; use --output-format jsonl",
+                format.name()
+            )),
+            _ => Ok(prompt),
+        }
     }
 
     fn text(&self, mut fields: Map<String, Value>) -> Result<String, String> {
@@ -121,4 +137,14 @@ impl Composer {
             names.join(", ")
         ))
     }
+}
+
+/// Whether the body asks for more than one answer.
+fn asks_for_several(prompt: &Prompt) -> bool {
+    let body = prompt.raw_body();
+    let field = |name| (prompt.extra().get(name)).or_else(|| body.and_then(|body| body.get(name)));
+    let config = field("generationConfig");
+    let counts = [field("n"), config.and_then(|config| config.get("candidateCount"))];
+    let is_several = |count: &Value| count.as_f64().is_some_and(|count| count > 1.0);
+    counts.into_iter().flatten().any(is_several)
 }

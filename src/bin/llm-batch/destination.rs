@@ -6,19 +6,23 @@ use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
-use crate::args::OutputArgs;
+use crate::args::{InputArgs, OutputArgs};
 use crate::console::Console;
 use crate::exit::UsageError;
 use crate::lock;
-use crate::output::{Directory, Format, Output, Sink, has_answer};
+use crate::output::{Format, INDEX, Output, OutputFormat, Sink};
 use crate::resume::{self, Done};
 
 /// A checked place for the output. Nothing is changed before [`open`](Self::open).
 #[derive(Debug)]
 pub(crate) struct Destination {
     target: Target,
+    /// A folder that has to be there first.
+    folder: Option<PathBuf>,
     format: Box<dyn Format>,
     is_resumable: bool,
+    /// Whether the rows are for people.
+    is_shown: bool,
 }
 
 #[derive(Debug)]
@@ -32,7 +36,6 @@ enum Target {
     Append(PathBuf, File, u64),
     /// A locked file to replace by the rows that are kept of it.
     Replace(PathBuf, File, Box<Copied>),
-    Directory(PathBuf),
 }
 
 /// What stays of an output.
@@ -49,7 +52,6 @@ struct Copied {
 pub(crate) enum Earlier {
     Nothing,
     Rows(Done),
-    Files(PathBuf),
 }
 
 impl Earlier {
@@ -58,18 +60,22 @@ impl Earlier {
         match self {
             Self::Nothing => false,
             Self::Rows(done) => done.take(id, index),
-            Self::Files(root) => has_answer(root, id),
         }
     }
 }
 
 impl Destination {
     /// Checks the place, and reads what is there if the run is to be resumed.
-    pub(crate) fn new(args: &OutputArgs, keep: &[String]) -> Result<(Self, Earlier), UsageError> {
-        let format = args.output_format.with(keep);
-        let (target, earlier) = match (&args.output_dir, &args.output) {
-            (Some(folder), _) => directory(folder, args)?,
-            (None, Some(path)) if path != Path::new("-") => file(path, args, &*format)?,
+    pub(crate) fn new(args: &OutputArgs, input: &InputArgs) -> Result<(Self, Earlier), UsageError> {
+        let folder = args.output_dir.clone();
+        let root = folder.as_deref().unwrap_or(Path::new(""));
+        let mut format = args.format().with(&args.settings(input), root);
+        let (target, earlier) = match (&folder, &args.output) {
+            (Some(folder), _) => {
+                protect(folder, input)?;
+                directory(folder, args, &mut *format)?
+            }
+            (None, Some(path)) if path != Path::new("-") => file(path, args, &mut *format)?,
             (None, _) if args.resume || args.overwrite => {
                 return Err(UsageError::new(
                     "--resume and --overwrite are about a file: name it with -o FILE",
@@ -79,8 +85,10 @@ impl Destination {
         };
         let destination = Self {
             target,
+            folder,
             format,
-            is_resumable: args.output_format.facts().is_resumable,
+            is_resumable: args.format().facts().is_resumable,
+            is_shown: args.format() == OutputFormat::Terminal,
         };
         Ok((destination, earlier))
     }
@@ -92,7 +100,7 @@ impl Destination {
             | Target::New(path, _)
             | Target::Append(path, ..)
             | Target::Replace(path, ..) => Some(path),
-            Target::Stdout | Target::Directory(_) => None,
+            Target::Stdout => None,
         }
     }
 
@@ -100,18 +108,17 @@ impl Destination {
     pub(crate) fn is_resumable(&self) -> bool {
         match &self.target {
             Target::Stdout | Target::Device(_) => false,
-            Target::Directory(_) => true,
             Target::New(..) | Target::Append(..) | Target::Replace(..) => self.is_resumable,
         }
     }
 
     /// Opens it for writing. Only now is an old file changed.
     pub(crate) fn open(self, console: &Console) -> Result<Output, UsageError> {
+        if let Some(folder) = &self.folder {
+            std::fs::create_dir_all(folder).map_err(|error| named(folder, &error))?;
+        }
         let sink = match self.target {
-            Target::Directory(root) => {
-                std::fs::create_dir_all(&root).map_err(|error| named(&root, &error))?;
-                return Ok(Output::Directory(Directory::new(root)));
-            }
+            Target::Stdout if self.is_shown => Sink::terminal(),
             Target::Stdout => Sink::stdout(),
             Target::Device(path) => {
                 let file = File::options().append(true).open(&path);
@@ -126,7 +133,7 @@ impl Destination {
                 replace(&path, &old, copied.kept)?
             }
         };
-        Ok(Output::Rows {
+        Ok(Output {
             sink,
             format: self.format,
         })
@@ -137,23 +144,48 @@ fn named(path: &Path, error: &io::Error) -> UsageError {
     UsageError::new(format!("{}: {error}", path.display()))
 }
 
-fn directory(folder: &Path, args: &OutputArgs) -> Result<(Target, Earlier), UsageError> {
-    let target = Target::Directory(folder.to_owned());
-    if args.resume {
-        return Ok((target, Earlier::Files(folder.to_owned())));
+/// Refuses a folder whose files are the prompts: the answers have their names.
+fn protect(folder: &Path, input: &InputArgs) -> Result<(), UsageError> {
+    let Ok(real) = folder.canonicalize() else {
+        return Ok(());
+    };
+    let is_input = |path: &PathBuf| path.canonicalize().is_ok_and(|path| path == real);
+    if input.inputs.iter().any(is_input) {
+        return Err(UsageError::new(format!(
+            "{} is an input, and its files would be overwritten",
+            folder.display()
+        )));
     }
+    Ok(())
+}
+
+fn directory(
+    folder: &Path,
+    args: &OutputArgs,
+    format: &mut dyn Format,
+) -> Result<(Target, Earlier), UsageError> {
+    let index = folder.join(INDEX);
     let is_empty = match std::fs::read_dir(folder) {
         Ok(mut entries) => entries.next().is_none(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => true,
         Err(error) => return Err(named(folder, &error)),
     };
-    if !is_empty && !args.overwrite {
+    if is_empty || (args.overwrite && !index.is_file()) {
+        return Ok((Target::New(index, None), Earlier::Nothing));
+    }
+    if !args.resume && !args.overwrite {
         return Err(not_empty(folder));
     }
-    Ok((target, Earlier::Nothing))
+    if !index.is_file() {
+        return Err(UsageError::new(format!(
+            "{} cannot be resumed: it has no {INDEX}, so which answers are in it is not known; name another folder, or replace them with --overwrite",
+            folder.display()
+        )));
+    }
+    file(&index, args, format)
 }
 
-fn file(path: &Path, args: &OutputArgs, format: &dyn Format) -> Result<(Target, Earlier), UsageError> {
+fn file(path: &Path, args: &OutputArgs, format: &mut dyn Format) -> Result<(Target, Earlier), UsageError> {
     let metadata = match std::fs::metadata(path) {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -204,7 +236,7 @@ fn file(path: &Path, args: &OutputArgs, format: &dyn Format) -> Result<(Target, 
 }
 
 /// Copies what stays of an output, beside it.
-fn copy(path: &Path, format: &dyn Format, bad: u64) -> Result<Copied, UsageError> {
+fn copy(path: &Path, format: &mut dyn Format, bad: u64) -> Result<Copied, UsageError> {
     let folder = path.parent().unwrap_or(Path::new("/"));
     let temporary = || {
         let mut builder = tempfile::Builder::new();

@@ -4,11 +4,13 @@ use std::io;
 
 use llm_batch::batch::{Bottleneck, BottleneckCause};
 use llm_batch::{BatchSummary, Termination, Usd, WaitReason};
+use serde_json::Value;
 
-use crate::args;
+use crate::args::{self, ReportingArgs};
 use crate::console::Console;
 use crate::exit::Exit;
 use crate::stopping::Stop;
+use crate::tally::Tally;
 
 /// How a run ended.
 #[derive(Debug)]
@@ -99,24 +101,24 @@ const fn advice(cause: BottleneckCause, summary: &BatchSummary) -> &'static str 
     }
 }
 
-/// The closing account. With `priced` prices were given. `kept` rows were there before; `resume_hint` says how
+/// The closing account. `kept` rows were there before; `resume_hint` says how
 /// the run can be continued.
 pub(crate) fn print_summary(
     summary: &BatchSummary,
-    priced: bool,
-    form: args::Summary,
+    tally: &Tally,
+    reporting: &ReportingArgs,
     kept: u64,
     resume_hint: Option<&str>,
     source_failure: Option<&str>,
     console: &Console,
 ) {
-    match form {
+    match reporting.summary {
         args::Summary::Text => {
-            console.line(format_args!("{summary:#}"));
+            console.line(format_args!("{summary:#}{tally}"));
             if let Some(Bottleneck { cause, percent, .. }) = summary.bottleneck() {
                 console.line(format_args!("{percent} % {cause}: {}", advice(cause, summary)));
             }
-            if priced && summary.cost == Usd::ZERO && summary.unknown_cost_calls > 0 {
+            if reporting.prices.is_some() && summary.cost == Usd::ZERO && summary.unknown_cost_calls > 0 {
                 console.line("the cost is not known: --prices does not list the model");
             }
             if kept > 0 {
@@ -129,6 +131,11 @@ pub(crate) fn print_summary(
         args::Summary::Json => {
             let mut value = serde_json::to_value(summary).unwrap_or_default();
             if let Some(fields) = value.as_object_mut() {
+                if summary.cost == Usd::ZERO && summary.unknown_cost_calls > 0 {
+                    // Unknown, not nothing.
+                    fields.insert("cost".to_owned(), Value::Null);
+                }
+                fields.extend(tally.fields().map(|(name, value)| (name.to_owned(), value)));
                 fields.insert("kept".to_owned(), kept.into());
                 if let Some(failure) = source_failure {
                     fields.insert("termination".to_owned(), "input_unreadable".into());

@@ -20,7 +20,9 @@ mod signals;
 mod simulate;
 mod source;
 mod stopping;
+mod tally;
 mod template;
+mod times;
 mod writer;
 
 use std::process::ExitCode;

@@ -14,11 +14,12 @@ use llm_batch::{
     Model as Strategy, PriceTable, Prompt, StrategyExt as _, StructuredExt as _,
 };
 use serde_json::Value;
-use tower::util::{Either, option_layer};
+use tower::util::{Either, MapResultLayer, option_layer};
 use tower::{ServiceBuilder, ServiceExt as _};
 
 use crate::args::RunArgs;
 use crate::exit::UsageError;
+use crate::tally::require_complete;
 
 /// The strategy where the provider is simulated.
 const SIMULATED: &str = "openai-compatible:sim";
@@ -139,7 +140,7 @@ fn simulated(args: &RunArgs, name: &str) -> Result<Preset, UsageError> {
 }
 
 fn strategy(args: &RunArgs, name: &str, base_url: Option<&str>) -> Result<Strategy, UsageError> {
-    let keep_raw_body = args.output.output_format.facts().needs_raw_body;
+    let keep_raw_body = args.output.format().facts().needs_raw_body;
     let mut builder = Strategy::builder(name).keep_raw_body(keep_raw_body);
     if let Some(url) = base_url {
         builder = builder.base_url(url);
@@ -213,6 +214,11 @@ fn stack(
     let strategy = ServiceBuilder::new()
         .layer(option_layer(limits.item_timeout.map(ItemTimeoutLayer::new)))
         .layer(RetryLayer::new(retry))
+        .layer(option_layer(
+            args.output
+                .require_complete
+                .then(|| MapResultLayer::new(require_complete)),
+        ))
         .layer(gate)
         .layer(accounting)
         .layer(CallTimeoutLayer::new(limits.timeout.unwrap_or(CALL_TIMEOUT)))

@@ -121,7 +121,7 @@ impl Survey {
 }
 
 /// Reads an output, and changes nothing. An error is a message for the user.
-pub(crate) fn survey(path: &Path, format: &dyn Format) -> Result<Survey, String> {
+pub(crate) fn survey(path: &Path, format: &mut dyn Format) -> Result<Survey, String> {
     let mut survey = Survey::default();
     visit(path, format, &mut |found| {
         survey.note(found);
@@ -137,7 +137,7 @@ pub(crate) fn survey(path: &Path, format: &dyn Format) -> Result<Survey, String>
 /// Copies what stays of an output to `kept`, and what is not a row to `aside`.
 pub(crate) fn copy(
     path: &Path,
-    format: &dyn Format,
+    format: &mut dyn Format,
     kept: &mut dyn Write,
     aside: &mut dyn Write,
 ) -> Result<(), String> {
@@ -157,7 +157,7 @@ fn write_line(out: &mut dyn Write, line: &[u8]) -> io::Result<()> {
     }
 }
 
-fn visit(path: &Path, format: &dyn Format, visitor: &mut Visitor<'_>) -> Result<(), String> {
+fn visit(path: &Path, format: &mut dyn Format, visitor: &mut Visitor<'_>) -> Result<(), String> {
     let failed = |error: io::Error| format!("{}: {error}", path.display());
     let file = File::open(path).map_err(failed)?;
     format
@@ -177,7 +177,7 @@ fn foreign(path: &Path, what: &str) -> String {
 pub(crate) fn scan_lines(
     file: File,
     visitor: &mut Visitor<'_>,
-    parse: fn(&[u8]) -> Option<OldRow>,
+    mut parse: impl FnMut(&[u8]) -> Option<OldRow>,
 ) -> io::Result<Result<(), String>> {
     let mut reader = BufReader::new(file);
     let mut line = Vec::new();
@@ -210,7 +210,15 @@ pub(crate) fn scan_lines(
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::output::OutputFormat;
+    use crate::output::{OutputFormat, Settings};
+
+    fn with(format: OutputFormat, keep: &[String]) -> Box<dyn Format> {
+        let settings = Settings {
+            keep: keep.to_vec(),
+            ..Settings::default()
+        };
+        format.with(&settings, Path::new(""))
+    }
 
     /// Cuts an output behind each of its bytes. `rows` are what it is made of, and whether they are kept.
     fn cut_everywhere(format: OutputFormat, keep: &[String], head: &str, rows: &[(&str, bool)]) {
@@ -220,11 +228,11 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         for end in 1..=whole.len() {
             std::fs::write(file.path(), &whole.as_bytes()[..end]).unwrap();
-            let format = format.with(keep);
-            let survey = survey(file.path(), &*format).unwrap();
+            let mut format = with(format, keep);
+            let survey = survey(file.path(), &mut *format).unwrap();
             let mut kept = Vec::new();
             if survey.is_mixed {
-                copy(file.path(), &*format, &mut kept, &mut io::sink()).unwrap();
+                copy(file.path(), &mut *format, &mut kept, &mut io::sink()).unwrap();
             } else {
                 kept.extend_from_slice(&whole.as_bytes()[..usize::try_from(survey.keep_to).unwrap()]);
                 if kept.last().is_some_and(|last| *last != b'\n') {
@@ -272,14 +280,20 @@ mod tests {
     #[test]
     fn wherever_a_table_is_torn_the_whole_rows_are_kept() {
         let keep = ["note".to_owned()];
-        let head = String::from_utf8(OutputFormat::Csv.with(&keep).head().unwrap()).unwrap();
+        let head = String::from_utf8(with(OutputFormat::Csv, &keep).head().unwrap()).unwrap();
         let rows = [
             (
-                "a,0,true,\"n\n1\",\"out\n\"\"put\"\"\n\",,,,1,2,0,0,0,1,1,5,0.25,0,m,stop\n",
+                "a,0,true,\"n\n1\",\"out\n\"\"put\"\"\n\",,,,1,2,0,0,0,1,1,5,0.25,0,2026-01-01T00:00:00.000Z,r1,m,stop\n",
                 true,
             ),
-            ("b,1,false,,,other,\"a, b\",,0,0,0,0,0,1,1,5,,1,,\n", false),
-            ("c,2,true,,\"last\n\",,,,1,2,0,0,0,1,1,5,,,\"m, x\",stop\n", true),
+            (
+                "b,1,false,,,other,\"a, b\",,0,0,0,0,0,1,1,5,,1,2026-01-01T00:00:00.000Z,,,\n",
+                false,
+            ),
+            (
+                "c,2,true,,\"last\n\",,,,1,2,0,0,0,1,1,5,,,2026-01-01T00:00:00.000Z,r3,\"m, x\",stop\n",
+                true,
+            ),
         ];
         cut_everywhere(OutputFormat::Csv, &keep, &head, &rows);
     }

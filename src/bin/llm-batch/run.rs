@@ -19,11 +19,11 @@ use crate::events::{self, EventLog};
 use crate::exit::{Exit, UsageError};
 use crate::input::Inputs;
 use crate::model::Model;
-use crate::output::RESERVED;
 use crate::prices;
 use crate::schema;
 use crate::signals::{Interrupts, Signals};
 use crate::source::Source;
+use crate::times::Times;
 use crate::writer::{SHOWN, Writer};
 
 /// Inputs up to this size are read once more beforehand to know how many items there are, for the progress bar.
@@ -35,7 +35,7 @@ pub(crate) fn main(args: &RunArgs, console: &Console) -> Result<Exit, UsageError
     let mut inputs = Inputs::new(&args.input)?;
     let model = Model::new(args)?;
     let prices = prices::read(args.reporting.prices.as_deref())?;
-    let composer = Composer::new(&args.prompt, model.name_for_bodies())?;
+    let composer = Composer::new(&args.prompt, model.name_for_bodies())?.for_output(args.output.format());
     let schema = match &args.prompt.schema {
         Some(path) => {
             let schema = schema::read(path)?;
@@ -57,7 +57,7 @@ pub(crate) fn main(args: &RunArgs, console: &Console) -> Result<Exit, UsageError
     if args.dry_run {
         return dry_run::print(&inputs, &composer, &model, schema.as_ref(), prices.as_ref());
     }
-    let (destination, mut earlier) = Destination::new(&args.output, &args.input.keep)?;
+    let (destination, mut earlier) = Destination::new(&args.output, &args.input)?;
     protect_inputs(&inputs, args, destination.file())?;
     protect_inputs(&inputs, args, args.reporting.events.as_deref())?;
     if args.reporting.events.is_some() && args.reporting.events == args.output.output {
@@ -100,12 +100,7 @@ const SCHEMA_FIELDS: [&str; 6] = [
 
 /// Rejects contradictory options that clap cannot detect.
 fn check(args: &RunArgs) -> Result<(), UsageError> {
-    let keep = &args.input.keep;
-    if let Some(name) = keep.iter().find(|name| RESERVED.contains(&name.as_str())) {
-        return Err(UsageError::new(format!(
-            "--keep {name}: the output has a field `{name}` of its own"
-        )));
-    }
+    args.output.format().check(&args.output.settings(&args.input))?;
     let extra = args.prompt.extra.as_ref();
     if !args.provider.stream && extra.is_some_and(|extra| extra.0.get("stream") == Some(&Value::Bool(true))) {
         return Err(UsageError::new(
@@ -125,11 +120,6 @@ fn check(args: &RunArgs) -> Result<(), UsageError> {
                 place[1..].replace('/', ".")
             )));
         }
-    }
-    if !keep.is_empty() && !args.output.output_format.facts().keeps_fields {
-        return Err(UsageError::new(
-            "--keep needs a place for the fields: --output-format jsonl or csv",
-        ));
     }
     if let (Some(call), Some(item)) = (args.limits.timeout, args.limits.item_timeout)
         && call > item
@@ -248,11 +238,12 @@ impl Plan<'_> {
             .map_err(|error| UsageError::new(format!("the input cannot be read: {error}")))?;
         let source_state = source.state();
 
+        let times = Times::of(args, &events);
         let mut results = source
             .with_strategy(strategy)
             .llm_batch(args.limits.concurrency)
             .events(&events);
-        if args.output.in_order {
+        if args.output.is_in_order() {
             results = results
                 .in_order()
                 .reorder_buffer(args.limits.concurrency.saturating_mul(4));
@@ -269,7 +260,7 @@ impl Plan<'_> {
         }
         let interrupts = Interrupts::watch(signals, handle.clone(), console.clone());
 
-        let mut writer = Writer::new(output, args, console);
+        let mut writer = Writer::new(output, args, console).times(times);
         while let Some(outcome) = results.next().await {
             if !writer.write(&outcome) {
                 // What cannot be written is not worth paying for.
@@ -315,8 +306,8 @@ impl Plan<'_> {
             }
             print_summary(
                 &summary,
-                reporting.prices.is_some(),
-                reporting.summary,
+                &writer.tally,
+                reporting,
                 source_state.skipped,
                 resume_hint,
                 ending.source_failure.as_deref(),

@@ -2,7 +2,7 @@
 
 use std::io::{self, IsTerminal as _};
 
-use llm_batch::{ErrorKind, LlmError, LlmResponse, Outcome};
+use llm_batch::{LlmError, LlmResponse, Outcome};
 use serde_json::Value;
 
 use crate::args::RunArgs;
@@ -10,6 +10,8 @@ use crate::console::Console;
 use crate::output::{Output, Row};
 use crate::source::ItemContext;
 use crate::stopping::{Stop, StopRules};
+use crate::tally::Tally;
+use crate::times::Times;
 
 /// How many problems of one sort are shown.
 pub(crate) const SHOWN: u64 = 10;
@@ -22,12 +24,11 @@ pub(crate) struct Writer<'a> {
     quiet: bool,
     /// Whether rows appear where the progress bar is.
     on_terminal: bool,
-    /// Whether failures leave no row, so that they are reported here.
-    shows_failures: bool,
     /// Whether an unknown cost of items is reported.
     priced: bool,
+    times: Times,
+    pub(crate) tally: Tally,
     malformed: u64,
-    failures: u64,
     /// Why nothing more can be written.
     pub(crate) broken: Option<io::Error>,
     rules: StopRules,
@@ -40,25 +41,29 @@ impl<'a> Writer<'a> {
             console,
             quiet: args.reporting.quiet,
             on_terminal: io::stdout().is_terminal(),
-            shows_failures: args.output.output_dir.is_some()
-                || !args.output.output_format.facts().has_failures,
             priced: args.reporting.prices.is_some(),
+            times: Times::default(),
+            tally: Tally::default(),
             malformed: 0,
-            failures: 0,
             broken: None,
             rules: StopRules::new(&args.limits),
         }
+    }
+
+    /// Takes the times of outcomes from `times`.
+    pub(crate) fn times(mut self, times: Times) -> Self {
+        self.times = times;
+        self
     }
 
     /// Writes the row of an outcome. Returns whether the output can take more.
     pub(crate) fn write(&mut self, outcome: &Outcome<LlmResponse<Value>, LlmError, ItemContext>) -> bool {
         let context = &outcome.context;
         let id = outcome.id.to_string();
+        self.tally.note(&id, outcome.result.as_ref());
         self.rules
             .note(outcome.result.as_ref().map(drop), context.problem.is_some());
-        if let Err(error) = &outcome.result {
-            self.report(&id, context, error);
-        }
+        self.report(context);
         // After a failed write the output may end in the middle of a row; nothing may follow it.
         if self.broken.is_some() {
             return false;
@@ -69,6 +74,7 @@ impl<'a> Writer<'a> {
             kept: &context.kept,
             result: outcome.result.as_ref(),
             report: &outcome.report,
+            time: self.times.take(outcome.index),
             priced: self.priced,
         };
         let written = if self.on_terminal {
@@ -80,19 +86,13 @@ impl<'a> Writer<'a> {
         self.broken.is_none()
     }
 
-    fn report(&mut self, id: &str, context: &ItemContext, error: &LlmError) {
-        let count = match (&context.problem, self.shows_failures) {
-            (Some(_), _) => &mut self.malformed,
-            (None, true) if error.kind() != ErrorKind::Aborted => &mut self.failures,
-            (None, _) => return,
-        };
-        *count += 1;
-        if self.quiet || *count > SHOWN {
+    fn report(&mut self, context: &ItemContext) {
+        let Some((place, message)) = &context.problem else {
             return;
-        }
-        match &context.problem {
-            Some((place, message)) => self.console.line(format_args!("{place}: {message}")),
-            None => self.console.line(format_args!("item {id}: {error}")),
+        };
+        self.malformed += 1;
+        if !self.quiet && self.malformed <= SHOWN {
+            self.console.line(format_args!("{place}: {message}"));
         }
     }
 
@@ -103,14 +103,10 @@ impl<'a> Writer<'a> {
 
     /// Says how much was not reported.
     pub(crate) fn close(&self) {
-        for (count, what) in [
-            (self.malformed, "malformed items"),
-            (self.failures, "failed items"),
-        ] {
-            if count > SHOWN {
-                self.console
-                    .line(format_args!("... and {} more {what}", count - SHOWN));
-            }
+        if self.malformed > SHOWN {
+            let more = self.malformed - SHOWN;
+            self.console
+                .line(format_args!("... and {more} more malformed items"));
         }
     }
 }

@@ -2,14 +2,15 @@
 
 mod simulate;
 
-use std::path::PathBuf;
+use std::io::{self, IsTerminal as _};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use self::simulate::SimulateArgs;
-use crate::output::OutputFormat;
+use crate::output::{Include, OutputFormat, Settings};
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -63,14 +64,23 @@ Input:
 Output:
   One line of JSON for each item as it finishes:
     {\"id\":\"7\",\"index\":6,\"ok\":true,\"output\":\"...\",\"usage\":{\"input\":31,\"output\":12,...},
-     \"attempts\":1,\"calls\":1,\"latency_ms\":812,\"model\":\"...\",\"finish_reason\":\"stop\"}
+     \"attempts\":1,\"calls\":1,\"latency_ms\":812,\"model\":\"...\",\"response_id\":\"...\",
+     \"finish_reason\":\"stop\",\"time\":\"2026-01-31T09:30:00.000Z\"}
     {\"id\":\"8\",\"index\":7,\"ok\":false,\"error\":{\"kind\":\"...\",\"message\":\"...\",\"status\":400},
-     \"usage\":{...},\"attempts\":1,\"calls\":1}
+     \"usage\":{...},\"attempts\":1,\"calls\":1,\"time\":\"...\"}
   `usage` covers every call of the item, failed ones too; `unknown_usage_calls` appears where
   calls may have cost more than is known; `latency_ms` is the time inside calls, without waits.
   With --stream there is `first_token_ms`: from the start of the last call to its first token.
   With --prices, or a provider that reports it, there is `cost` in US dollars: null where it is not
-  known, with `unknown_cost_calls` where some calls are not in it.
+  known, with `unknown_cost_calls` where some calls are not in it. `time` is when the outcome came.
+  `choices` has the answers after the first where a request asks for several (`n`).
+  On a terminal, without --output-format, the answers are text to read.
+
+  --output-format text: line N is item N, so `paste prompts.txt answers.txt` fits. A line break, a
+  carriage return and a backslash inside an answer are written as \\n, \\r and \\\\; an item without an
+  answer is `\\error` and the reason. An answer waits for those before it, as with --in-order.
+  --output-dir: a file an answer, and in index.jsonl a row an item: its file or its error, and all
+  else that a line has. The index says what --resume leaves alone.
 
 Exit status:
   0  every item succeeded
@@ -217,17 +227,28 @@ pub(crate) struct OutputArgs {
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
 
-    /// How the answers are written. `text` writes the answers alone.
-    #[arg(long, value_enum, default_value_t = OutputFormat::Jsonl, value_name = "FORMAT")]
-    pub(crate) output_format: OutputFormat,
+    /// How the answers are written. Default: jsonl, or text to read where standard output is a terminal.
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    pub(crate) output_format: Option<OutputFormat>,
 
-    /// Write each answer to a file of its own under this folder, named after the item's id.
-    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["output", "output_format", "keep"])]
+    /// Write each answer to a file of its own under this folder, named after the item's id, and a row without the answer
+    /// for every item to its `index.jsonl`. What not every file system takes in a name is written as %3A and the like.
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["output", "output_format"])]
     pub(crate) output_dir: Option<PathBuf>,
 
-    /// Write the answers in the order of the input, not as they finish. With --resume, those that are kept come first.
-    /// A finished answer waits for those before it, in memory: a kill loses up to four times --concurrency of them, and so
-    /// does a power failure; Ctrl-C loses none.
+    /// Further parts to write: `reasoning` and `raw` in rows of jsonl and csv and in the index of --output-dir, `id` in text.
+    #[arg(long, value_enum, value_name = "PART,...", value_delimiter = ',')]
+    pub(crate) include: Vec<Include>,
+
+    /// An answer that is cut by the output token limit, or empty, is a failure. With --resume such answers of an earlier run
+    /// are asked for again.
+    #[arg(long)]
+    pub(crate) require_complete: bool,
+
+    /// Write the answers in the order of the input, not as they finish; --output-format text always does. With --resume, those
+    /// that are kept come first. A finished answer waits for those before it, in memory: up to four times --concurrency,
+    /// then no new item begins before the oldest one is done. A kill loses those that wait, and so does a power failure;
+    /// Ctrl-C loses none.
     #[arg(long)]
     pub(crate) in_order: bool,
 
@@ -238,6 +259,39 @@ pub(crate) struct OutputArgs {
     /// Keep the answers in the output, and run what is missing or failed.
     #[arg(long)]
     pub(crate) resume: bool,
+}
+
+impl OutputArgs {
+    /// The format of the rows.
+    pub(crate) fn format(&self) -> OutputFormat {
+        match (&self.output_dir, self.output_format) {
+            (Some(_), _) => OutputFormat::Directory,
+            (None, Some(format)) => format,
+            (None, None) if self.is_shown() => OutputFormat::Terminal,
+            (None, None) => OutputFormat::Jsonl,
+        }
+    }
+
+    /// Whether the answers go to a terminal.
+    fn is_shown(&self) -> bool {
+        let is_stdout = self.output.as_deref().is_none_or(|path| path == Path::new("-"));
+        is_stdout && io::stdout().is_terminal()
+    }
+
+    /// Whether the rows come in the order of the input.
+    pub(crate) fn is_in_order(&self) -> bool {
+        self.in_order || self.format().facts().is_in_order
+    }
+
+    /// What is set about the rows.
+    pub(crate) fn settings(&self, input: &InputArgs) -> Settings {
+        Settings {
+            keep: input.keep.clone(),
+            include: self.include.clone(),
+            require_complete: self.require_complete,
+            ids_are_paths: !input.inputs.is_empty() && input.inputs.iter().all(|path| path.is_dir()),
+        }
+    }
 }
 
 #[derive(Debug, Args)]

@@ -1,102 +1,152 @@
-//! A file for each answer.
+//! A file for each answer, and an index of all items.
 
 use std::collections::HashSet;
+use std::fs::File;
+use std::hash::{BuildHasher as _, RandomState};
 use std::io::{self, Write};
 use std::path::{Component, Path, PathBuf};
 
-use super::Row;
+use serde::Deserialize;
+
+use super::format::{Facts, Format, Include, Settings};
+use super::jsonl::{Place, line, old_row};
+use super::{Row, names};
+use crate::resume::{Visitor, scan_lines};
 use crate::schema::text_of;
 
-/// Writes each answer to a file of its own. A file is there only when it is whole.
+/// The name of the index inside the folder.
+pub(crate) const INDEX: &str = "index.jsonl";
+
+pub(super) const FACTS: Facts = Facts {
+    keeps_fields: true,
+    keeps_choices: true,
+    includes: &[Include::Reasoning, Include::Raw],
+    is_resumable: true,
+    is_in_order: false,
+    needs_raw_body: false,
+};
+
+/// Writes each answer to a file of its own, which is there only when it is whole. Its rows are those of the index.
 #[derive(Debug)]
-pub(crate) struct Directory {
+pub(super) struct Directory {
     root: PathBuf,
-    written: HashSet<PathBuf>,
+    settings: Settings,
+    /// Hashes of the names that have their item, as some file system takes them for the same.
+    taken: HashSet<u64>,
+    hasher: RandomState,
 }
 
 impl Directory {
-    pub(crate) fn new(root: PathBuf) -> Self {
-        Self {
+    pub(super) fn new(root: PathBuf, settings: Settings) -> Self {
+        let mut directory = Self {
             root,
-            written: HashSet::new(),
-        }
+            settings,
+            taken: HashSet::new(),
+            hasher: RandomState::new(),
+        };
+        directory.take(INDEX);
+        directory
     }
 
-    /// Failed items get no file; their row is not lost, as the run reports it.
-    pub(super) fn write(&mut self, row: &Row<'_>) -> io::Result<()> {
-        let Ok(response) = row.result else { return Ok(()) };
-        let mut path = self.root.join(name(row.id));
-        if !self.written.insert(path.clone()) {
-            let twin = path.file_stem().unwrap_or_default().to_string_lossy();
-            let twin = format!("{twin}~{}", row.index);
-            path = match path.extension() {
-                Some(extension) => path.with_file_name(twin).with_extension(extension),
-                None => path.with_file_name(twin),
-            };
+    /// Notes that a name is in use. Returns `false` if it was already.
+    fn take(&mut self, name: &str) -> bool {
+        self.taken.insert(self.hasher.hash_one(names::folded(name)))
+    }
+
+    /// A name that no other item has.
+    fn name(&mut self, row: &Row<'_>) -> String {
+        let name = if self.settings.ids_are_paths {
+            names::path(row.id)
+        } else {
+            names::flat(row.id)
+        };
+        // An id that comes again, or in capitals.
+        if self.take(&name) {
+            return name;
         }
+        let name = names::numbered(&name, row.index);
+        self.take(&name);
+        name
+    }
+
+    fn write_answer(&self, name: &str, text: &str) -> io::Result<()> {
+        let path = self.root.join(name);
         let folder = path.parent().unwrap_or(&self.root);
         std::fs::create_dir_all(folder)?;
         let mut file = tempfile::Builder::new()
             .prefix(".llm-batch-")
             .tempfile_in(folder)?;
-        file.write_all(text_of(&response.output).as_bytes())?;
+        file.write_all(text.as_bytes())?;
         make_readable(file.as_file())?;
         file.persist(&path)?;
         Ok(())
     }
 }
 
+impl Format for Directory {
+    /// The answer's file is there before its row says so.
+    fn row(&mut self, row: &Row<'_>) -> io::Result<Vec<u8>> {
+        let Ok(response) = row.result else {
+            return line(row, &self.settings, Place::File(None));
+        };
+        let mut name = self.name(row);
+        let text = text_of(&response.output);
+        if let Err(error) = self.write_answer(&name, &text) {
+            // A file stands where the path wants a folder, or the reverse.
+            if !matches!(
+                error.kind(),
+                io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory | io::ErrorKind::AlreadyExists
+            ) {
+                return Err(error);
+            }
+            name = names::numbered(&names::flat(row.id), row.index);
+            self.take(&name);
+            self.write_answer(&name, &text)?;
+        }
+        line(row, &self.settings, Place::File(Some(&name)))
+    }
+
+    fn scan(&mut self, file: File, visitor: &mut Visitor<'_>) -> io::Result<Result<(), String>> {
+        #[derive(Deserialize)]
+        struct Fields {
+            file: Option<String>,
+        }
+        scan_lines(file, visitor, |line| {
+            let mut row = old_row(line, &self.settings, false)?;
+            if !row.ok {
+                return Some(row);
+            }
+            let Fields { file } = serde_json::from_slice(line).ok()?;
+            let name = file?;
+            let is_inside = Path::new(&name)
+                .components()
+                .all(|part| matches!(part, Component::Normal(_)));
+            if !is_inside {
+                return None;
+            }
+            // Without its file it is not answered.
+            let path = self.root.join(&name);
+            row.ok = if self.settings.require_complete {
+                std::fs::read(&path).is_ok_and(|text| !text.trim_ascii().is_empty())
+            } else {
+                path.is_file()
+            };
+            if row.ok {
+                self.take(&name);
+            }
+            Some(row)
+        })
+    }
+}
+
 /// Temporary files are private; an answer is an ordinary file.
 #[cfg(unix)]
-fn make_readable(file: &std::fs::File) -> io::Result<()> {
+fn make_readable(file: &File) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
     file.set_permissions(std::fs::Permissions::from_mode(0o644))
 }
 
 #[cfg(not(unix))]
-fn make_readable(_: &std::fs::File) -> io::Result<()> {
+fn make_readable(_: &File) -> io::Result<()> {
     Ok(())
-}
-
-/// Whether the item's answer is there already.
-pub(crate) fn has_answer(root: &Path, id: &str) -> bool {
-    root.join(name(id)).is_file()
-}
-
-/// The file for an id: its path inside the folder, whatever the id says.
-fn name(id: &str) -> PathBuf {
-    let id = id.replace(['\0', '\\', ':'], "_");
-    let mut path: PathBuf = Path::new(&id)
-        .components()
-        .filter_map(|component| match component {
-            Component::Normal(part) => Some(part),
-            Component::Prefix(_) | Component::RootDir | Component::CurDir | Component::ParentDir => None,
-        })
-        .collect();
-    if path.as_os_str().is_empty() {
-        path.push("item");
-    }
-    if path.extension().is_none() {
-        path.set_extension("txt");
-    }
-    path
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_id_never_leaves_the_folder() {
-        for (id, file) in [
-            ("a/b.txt", "a/b.txt"),
-            ("7", "7.txt"),
-            ("../../etc/passwd", "etc/passwd.txt"),
-            ("/etc/x.md", "etc/x.md"),
-            ("..", "item.txt"),
-            ("a:b", "a_b.txt"),
-        ] {
-            assert_eq!(name(id), Path::new(file), "{id}");
-        }
-    }
 }

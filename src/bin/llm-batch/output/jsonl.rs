@@ -3,23 +3,25 @@
 use std::fs::File;
 use std::io;
 
-use llm_batch::TokenUsage;
+use llm_batch::{FinishReason, TokenUsage};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::Row;
-use super::format::{Facts, Format};
+use super::format::{Facts, Format, Include, Settings};
+use super::{Row, is_blank};
 use crate::resume::{OldRow, Visitor, scan_lines};
 
 pub(super) const FACTS: Facts = Facts {
     keeps_fields: true,
-    has_failures: true,
+    keeps_choices: true,
+    includes: &[Include::Reasoning, Include::Raw],
     is_resumable: true,
+    is_in_order: false,
     needs_raw_body: false,
 };
 
 /// The names of a row's own fields, which `--keep` cannot take.
-pub(crate) const RESERVED: [&str; 16] = [
+pub(crate) const RESERVED: [&str; 22] = [
     "id",
     "index",
     "ok",
@@ -34,8 +36,14 @@ pub(crate) const RESERVED: [&str; 16] = [
     "latency_ms",
     "first_token_ms",
     "model",
+    "response_id",
     "finish_reason",
     "tool_calls",
+    "choices",
+    "reasoning",
+    "raw_output",
+    "time",
+    "file",
 ];
 
 #[derive(Serialize)]
@@ -45,6 +53,8 @@ struct Line<'a> {
     ok: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     output: Option<&'a Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<Failure<'a>>,
     usage: Usage,
@@ -60,6 +70,9 @@ struct Line<'a> {
     first_token_ms: Option<u64>,
     #[serde(flatten)]
     answer: Option<Answer<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    raw_output: Option<&'a str>,
+    time: String,
     #[serde(flatten)]
     kept: &'a Map<String, Value>,
 }
@@ -75,9 +88,15 @@ struct Costs {
 #[derive(Serialize)]
 struct Answer<'a> {
     model: Option<&'a str>,
+    response_id: Option<&'a str>,
     finish_reason: Option<&'a str>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     tool_calls: &'a [Value],
+    /// Those after the first, which is the output.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    choices: &'a [Value],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -117,41 +136,65 @@ fn is_zero(count: &u32) -> bool {
 }
 
 #[derive(Debug)]
-pub(super) struct Jsonl;
+pub(super) struct Jsonl(pub(super) Settings);
 
 impl Format for Jsonl {
     fn row(&mut self, row: &Row<'_>) -> io::Result<Vec<u8>> {
-        line(row)
+        line(row, &self.0, Place::Row)
     }
 
-    fn scan(&self, file: File, visitor: &mut Visitor<'_>) -> io::Result<Result<(), String>> {
-        scan_lines(file, visitor, old_row)
+    fn scan(&mut self, file: File, visitor: &mut Visitor<'_>) -> io::Result<Result<(), String>> {
+        scan_lines(file, visitor, |line| old_row(line, &self.0, true))
     }
 }
 
-fn old_row(line: &[u8]) -> Option<OldRow> {
+/// A row of an earlier run. `has_output` says that its output must be in it.
+pub(super) fn old_row(line: &[u8], settings: &Settings, has_output: bool) -> Option<OldRow> {
     #[derive(Deserialize)]
     struct Fields {
         id: String,
         index: u64,
         ok: bool,
+        finish_reason: Option<String>,
+        #[serde(default)]
+        output: Value,
+        #[serde(default)]
+        tool_calls: Vec<serde::de::IgnoredAny>,
     }
-    let Fields { id, index, ok } = serde_json::from_slice(line).ok()?;
+    let fields: Fields = serde_json::from_slice(line).ok()?;
+    let is_cut = fields.finish_reason.as_deref() == Some(FinishReason::Length.as_str());
+    let is_empty = has_output && is_blank(&fields.output) && fields.tool_calls.is_empty();
     Some(OldRow {
-        id,
-        index: Some(index),
-        ok,
+        id: fields.id,
+        index: Some(fields.index),
+        ok: fields.ok && !(settings.require_complete && (is_cut || is_empty)),
     })
 }
 
+/// The place of an answer.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Place<'a> {
+    Row,
+    /// A file of its own, if there is an answer.
+    File(Option<&'a str>),
+}
+
 /// The row as a line.
-fn line(row: &Row<'_>) -> io::Result<Vec<u8>> {
+pub(super) fn line(row: &Row<'_>, settings: &Settings, place: Place<'_>) -> io::Result<Vec<u8>> {
     let message = row.result.err().map(ToString::to_string).unwrap_or_default();
+    let response = row.result.ok();
     let line = Line {
         id: row.id,
         index: row.index,
         ok: row.result.is_ok(),
-        output: row.result.ok().map(|response| &response.output),
+        output: match place {
+            Place::Row => response.map(|response| &response.output),
+            Place::File(_) => None,
+        },
+        file: match place {
+            Place::Row => None,
+            Place::File(name) => name,
+        },
         error: row.result.err().map(|error| Failure {
             kind: error.kind().as_str(),
             message: &message,
@@ -165,17 +208,24 @@ fn line(row: &Row<'_>) -> io::Result<Vec<u8>> {
         }),
         attempts: row.report.attempts,
         calls: row.report.calls,
-        latency_ms: row.result.is_ok().then(|| row.latency_ms()),
-        first_token_ms: row.result.ok().and_then(|_| row.first_token_ms()),
-        answer: row.result.ok().map(|response| Answer {
-            model: response.metadata.model.as_deref(),
-            finish_reason: response
-                .metadata
-                .finish_reason
-                .as_ref()
-                .map(|reason| reason.as_str()),
-            tool_calls: &response.metadata.tool_calls,
+        latency_ms: response.map(|_| row.latency_ms()),
+        first_token_ms: response.and_then(|_| row.first_token_ms()),
+        answer: response.map(|response| {
+            let metadata = &response.metadata;
+            Answer {
+                model: metadata.model.as_deref(),
+                response_id: metadata.response_id.as_deref(),
+                finish_reason: metadata.finish_reason.as_ref().map(|reason| reason.as_str()),
+                tool_calls: &metadata.tool_calls,
+                choices: metadata
+                    .further_choices
+                    .as_ref()
+                    .map_or(&[], |further| &further.choices),
+                reasoning: row.reasoning(settings),
+            }
         }),
+        raw_output: row.raw_output(settings),
+        time: row.time(),
         kept: row.kept,
     };
     let mut bytes = serde_json::to_vec(&line)?;

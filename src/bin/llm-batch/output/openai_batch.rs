@@ -3,36 +3,39 @@
 use std::fs::File;
 use std::io;
 
+use llm_batch::ErrorKind;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::Row;
-use super::format::{Facts, Format};
+use super::format::{Facts, Format, Settings};
+use super::{Row, is_blank};
 use crate::resume::{OldRow, Visitor, scan_lines};
 use crate::schema::text_of;
 
 pub(super) const FACTS: Facts = Facts {
     keeps_fields: false,
-    has_failures: true,
+    keeps_choices: true,
+    includes: &[],
     is_resumable: true,
+    is_in_order: false,
     needs_raw_body: true,
 };
 
 #[derive(Debug)]
-pub(super) struct OpenaiBatch;
+pub(super) struct OpenaiBatch(pub(super) Settings);
 
 impl Format for OpenaiBatch {
     fn row(&mut self, row: &Row<'_>) -> io::Result<Vec<u8>> {
         line(row)
     }
 
-    fn scan(&self, file: File, visitor: &mut Visitor<'_>) -> io::Result<Result<(), String>> {
-        scan_lines(file, visitor, old_row)
+    fn scan(&mut self, file: File, visitor: &mut Visitor<'_>) -> io::Result<Result<(), String>> {
+        scan_lines(file, visitor, |line| old_row(line, self.0.require_complete))
     }
 }
 
-fn old_row(line: &[u8]) -> Option<OldRow> {
+fn old_row(line: &[u8], require_complete: bool) -> Option<OldRow> {
     #[derive(Deserialize)]
     struct Fields {
         custom_id: String,
@@ -42,14 +45,29 @@ fn old_row(line: &[u8]) -> Option<OldRow> {
     #[derive(Deserialize)]
     struct OldResponse {
         status_code: u16,
+        #[serde(default)]
+        body: Value,
     }
     let fields: Fields = serde_json::from_slice(line).ok()?;
-    let status = fields.response.map(|response| response.status_code);
+    let is_answer = |response: &OldResponse| {
+        response.status_code == 200 && !(require_complete && is_incomplete(&response.body))
+    };
     Some(OldRow {
         id: fields.custom_id,
         index: None,
-        ok: status == Some(200) && fields.error.is_none(),
+        ok: fields.response.is_some_and(|response| is_answer(&response)) && fields.error.is_none(),
     })
+}
+
+/// Returns `true` if a body says, in the form of any provider, that the answer was cut, or if it has none.
+fn is_incomplete(body: &Value) -> bool {
+    let says = |place: &str, name: &str| body.pointer(place).is_some_and(|value| value == name);
+    let blank = |place: &str| body.pointer(place).is_some_and(is_blank);
+    says("/choices/0/finish_reason", "length")
+        || (blank("/choices/0/message/content") && body.pointer("/choices/0/message/tool_calls").is_none())
+        || says("/status", "incomplete")
+        || says("/stop_reason", "max_tokens")
+        || says("/candidates/0/finishReason", "MAX_TOKENS")
 }
 
 #[derive(Serialize)]
@@ -105,22 +123,25 @@ fn line(row: &Row<'_>) -> io::Result<Vec<u8>> {
         Err(error) => match error.status() {
             // An answer of the provider, if not the one that was hoped for.
             Some(status) if status != 200 => {
-                let response = Response {
-                    status_code: status,
-                    request_id: request_id(),
-                    body: Body::Made(json!({
+                let made = || {
+                    Body::Made(json!({
                         "error": {
                             "message": error.message(),
                             "type": error.kind(),
                             "param": null,
                             "code": error.code(),
                         }
-                    })),
+                    }))
+                };
+                let response = Response {
+                    status_code: status,
+                    request_id: request_id(),
+                    body: error.raw_body().map_or_else(made, Body::Raw),
                 };
                 (Some(response), None)
             }
             _ => {
-                let error = json!({ "code": error.kind(), "message": error.to_string() });
+                let error = json!({ "code": code(error.kind()), "message": error.to_string() });
                 (None, Some(error))
             }
         },
@@ -137,4 +158,13 @@ fn line(row: &Row<'_>) -> io::Result<Vec<u8>> {
     bytes.retain(|byte| !matches!(byte, b'\n' | b'\r'));
     bytes.push(b'\n');
     Ok(bytes)
+}
+
+/// The code of a failure that no reply of the provider stands behind: OpenAI's where it has one.
+fn code(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::Aborted => "batch_cancelled",
+        ErrorKind::TimedOut => "request_timeout",
+        other => other.as_str(),
+    }
 }

@@ -18,6 +18,14 @@ impl Sink {
         }
     }
 
+    /// Standard output, where it is a terminal: with colours, unless `NO_COLOR` or the terminal says otherwise.
+    pub(crate) fn terminal() -> Self {
+        Self {
+            out: Box::new(anstream::stdout()),
+            new: true,
+        }
+    }
+
     /// `new` says that nothing is in the file yet.
     pub(crate) fn file(file: File, new: bool) -> Self {
         Self {
