@@ -113,7 +113,7 @@ impl CallGuard {
     /// If it may not begin any more. Then send nothing.
     pub(crate) fn release(&self, at: Instant, hold: &mut Option<CallHold>) -> Result<(), CallRefused> {
         let mut record = self.item.record();
-        record.may_begin(at)?;
+        record.may_begin(|| at)?;
         if let Some(hold) = hold.take() {
             hold.end(&mut record);
         }

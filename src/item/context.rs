@@ -151,7 +151,7 @@ impl CallContext {
                 Some(call) if call.depth == joined.depth => {
                     let begins = call.held.then(&now);
                     let may = match begins {
-                        Some(now) => record.may_begin(now),
+                        Some(now) => record.may_begin(|| now),
                         // Begun further out, it is sent only now. In a final report it stands as sent.
                         None if record.closed => Ok(()),
                         None => record.may_go_on(),
@@ -201,27 +201,29 @@ impl CallContext {
         })
     }
 
-    /// For a layer that hands the request on at once: as [`hold`](Self::hold) and [`release`](CallHold::release) in one act.
+    /// For a layer that hands the request on at once: as [`hold`](Self::hold) and [`release`](CallHold::release) in one act. The
+    /// clock is not read again where the caller has `read` it.
     ///
     /// # Errors
     /// If no call may begin any more. Then the request must not be handed on.
-    pub(crate) fn pass(&mut self) -> Result<HandedOn, CallRefused> {
-        let within = self.surrounding();
+    pub(crate) fn pass(&mut self, read: Option<Instant>) -> Result<HandedOn, CallRefused> {
+        let now = || read.unwrap_or_else(Instant::now);
         let mut record = self.item.record();
         let from = self.origin.hand_over;
-        let is_passed_on = self.call.is_none() && record.is_entering(self.origin);
-        if is_passed_on && record.deadline.is_none() {
-            record.may_go_on()?;
-        } else {
-            record.may_begin(Instant::now())?;
-        }
-        if is_passed_on {
+        let entering = match self.call {
+            Some(_) => None,
+            None => record.entering(self.origin),
+        };
+        if let Some(entering) = entering {
+            record.may_begin(now)?;
             // Its time begins with the end of this very poll.
-            let id = record.pass_on(self.origin, self.item.requests_made());
+            let id = record.pass_on(entering, self.origin, self.item.requests_made());
             self.origin.hand_over = id;
             return Ok(HandedOn::Unwatched { id, from });
         }
-        let now = Instant::now();
+        let now = now();
+        record.may_begin(|| now)?;
+        let within = self.surrounding();
         record.take(self.origin);
         let id = record.next_hand_over();
         self.call = self.call.filter(|joined| {
@@ -249,7 +251,7 @@ impl CallContext {
         let from = self.origin.hand_over;
         let mut record = self.item.record();
         record.holds += 1;
-        let by_driver = record.is_entering(self.origin);
+        let by_driver = record.entering(self.origin).is_some();
         let id = record.next_hand_over();
         // Another clone of the request may have been sent as that call; then this will be a new one.
         self.call = self.call.filter(|joined| {
@@ -397,7 +399,7 @@ impl CallHold {
         self.released = true;
         let mut record = self.item.record();
         record.holds -= 1;
-        record.may_begin(now)?;
+        record.may_begin(|| now)?;
         match self.key.and_then(|key| record.call(key)) {
             Some(call) => {
                 call.held = false;

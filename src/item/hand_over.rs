@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use pin_project::pin_project;
+use tokio::time::Instant;
 use tower_service::Service;
 
 use super::{Abandoned, AtWork, CallContext, CallHold, CallRefused, HandedOn, Item, enter};
@@ -137,12 +138,14 @@ impl<S: Service<Req>, Req> HandOver<S, Req> {
     }
 
     /// For a layer that asked `service` in its own `poll_ready`: if it was `ready`, the request is handed over at once, by this very
-    /// instance. Otherwise the instance that waits for its turn is taken into the future, and replaced by a fresh one.
+    /// instance. Otherwise the instance that waits for its turn is taken into the future, and replaced by a fresh one. The clock is not
+    /// read again where the caller has `read` it.
     pub(crate) fn after_poll_ready<F>(
         service: &mut S,
         ready: bool,
         find: &F,
         mut request: Req,
+        read: Option<Instant>,
         refusal: fn(CallRefused) -> Option<S::Error>,
     ) -> Self
     where
@@ -152,7 +155,7 @@ impl<S: Service<Req>, Req> HandOver<S, Req> {
         let passed = match find.context_mut(&mut request) {
             _ if !ready => None,
             Some(context) => {
-                let passed = context.pass().ok();
+                let passed = context.pass(read).ok();
                 passed.map(|handed_on| Some(UnderWay::new(context.item(), handed_on)))
             }
             None => Some(None),

@@ -153,22 +153,20 @@ impl Record {
         self.position(origin).is_some()
     }
 
-    /// Returns `true` if the driver hands the request over in the poll that runs.
-    pub(super) fn is_entering(&self, origin: Origin) -> bool {
-        let position = self.position(origin);
-        position.is_some_and(|position| self.handed[position].state == Handed::Entering)
+    /// The position of the hand-over that the request came by, if the driver does that in the poll that runs.
+    pub(super) fn entering(&self, origin: Origin) -> Option<usize> {
+        let position = self.position(origin)?;
+        (self.handed[position].state == Handed::Entering).then_some(position)
     }
 
-    /// A layer hands the request on in the poll in which the driver handed it over. Returns the number that the hand-over has from now
-    /// on.
-    pub(super) fn pass_on(&mut self, origin: Origin, requests: u32) -> u32 {
+    /// A layer hands the request on in the poll in which the driver handed it over, `entering`. Returns the number that the hand-over
+    /// has from now on.
+    pub(super) fn pass_on(&mut self, entering: usize, origin: Origin, requests: u32) -> u32 {
         let id = self.next_hand_over();
-        if let Some(position) = self.position(origin) {
-            let handed = &mut self.handed[position];
-            handed.id = id;
-            handed.request = Some(origin.request);
-            handed.requests = requests;
-        }
+        let handed = &mut self.handed[entering];
+        handed.id = id;
+        handed.request = Some(origin.request);
+        handed.requests = requests;
         id
     }
 

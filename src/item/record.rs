@@ -138,10 +138,10 @@ impl Record {
         }
     }
 
-    /// Checks that a call may begin at `now`. If not, it notes that one was refused.
-    pub(super) fn may_begin(&mut self, now: Instant) -> Result<(), CallRefused> {
+    /// Checks that a call may begin `now`, which is asked only of an item with a deadline. If not, it notes that one was refused.
+    pub(super) fn may_begin(&mut self, now: impl FnOnce() -> Instant) -> Result<(), CallRefused> {
         self.may_go_on()?;
-        if self.deadline.is_some_and(|deadline| deadline <= now) {
+        if self.deadline.is_some_and(|deadline| deadline <= now()) {
             self.refused = true;
             self.deadline_missed = true;
             return Err(CallRefused::DeadlinePassed);
@@ -169,7 +169,7 @@ impl Record {
         // Refused or not: what is not begun here does not take place.
         self.watch(origin);
         self.begun = true;
-        self.may_begin(now)?;
+        self.may_begin(|| now)?;
         self.report.calls += 1;
         self.last_key = self.last_key.wrapping_add(1);
         let (key, number) = (self.last_key, self.report.calls);
@@ -259,7 +259,7 @@ impl Record {
 
     /// Returns `true` if a call is under way, or may be: a strategy that no layer watches is taken to be in one.
     pub(super) fn call_under_way(&self) -> bool {
-        self.is_unwatched() || self.open_calls().any(|call| !call.held)
+        self.is_unwatched() || self.open.iter().any(|call| !call.held)
     }
 
     /// Returns whether a call of another clone of the request with this number, begun in the same surroundings, or as the very call
@@ -289,7 +289,8 @@ impl Record {
                 return true;
             }
             within = self
-                .open_calls()
+                .open
+                .iter()
                 .find(|call| call.key == inner)
                 .and_then(|call| call.parent);
         }
@@ -299,7 +300,7 @@ impl Record {
     /// Returns `true` if a call is under way in which no abandoned future waits.
     fn is_at_work_beside_abandoned(&self) -> bool {
         self.is_unwatched()
-            || self.open_calls().any(|call| {
+            || self.open.iter().any(|call| {
                 let mut abandoned = self.abandoned.iter();
                 !call.held && !abandoned.any(|within| self.is_around(call.key, *within))
             })
@@ -360,7 +361,7 @@ impl Record {
         for _ in &self.handed {
             report.add_unwatched();
         }
-        for call in self.open_calls() {
+        for call in &self.open {
             if call.held {
                 report.calls -= 1;
             } else {
@@ -369,10 +370,6 @@ impl Record {
             }
         }
         report
-    }
-
-    fn open_calls(&self) -> impl Iterator<Item = &OpenCall> {
-        self.open.iter()
     }
 
     pub(super) fn call(&mut self, key: u32) -> Option<&mut OpenCall> {

@@ -122,7 +122,7 @@ impl Signals<'_> {
     /// # Errors
     /// If no call may begin any more.
     pub(crate) fn may_call(self) -> Result<(), CallRefused> {
-        self.item.record().may_begin(Instant::now())
+        self.item.record().may_begin(Instant::now)
     }
 
     /// For whatever hands the item's request to a service: the service may send it. Unless a layer that watches calls sees it, this
@@ -133,7 +133,7 @@ impl Signals<'_> {
     pub fn hand_over(self) -> Result<(), CallRefused> {
         let now = Instant::now();
         let mut record = self.item.record();
-        record.may_begin(now)?;
+        record.may_begin(|| now)?;
         record.hand_over_item(self.item.requests_made(), Some(now));
         Ok(())
     }
@@ -141,10 +141,7 @@ impl Signals<'_> {
     /// As [`hand_over`](Self::hand_over), by the driver.
     pub(crate) fn hand_over_by_driver(self) -> Result<(), CallRefused> {
         let mut record = self.item.record();
-        match record.deadline {
-            Some(_) => record.may_begin(Instant::now())?,
-            None => record.may_go_on()?,
-        }
+        record.may_begin(Instant::now)?;
         record.hand_over_item(self.item.requests_made(), None);
         Ok(())
     }

@@ -98,6 +98,6 @@ where
 
     fn call(&mut self, request: Req) -> Self::Future {
         let ready = std::mem::take(&mut self.ready);
-        HandOver::after_poll_ready(&mut self.inner, ready, &self.find, request, refusal)
+        HandOver::after_poll_ready(&mut self.inner, ready, &self.find, request, None, refusal)
     }
 }

@@ -157,7 +157,7 @@ where
         }
         // Without time left nothing may be sent.
         let ready = std::mem::take(&mut self.ready) && deadline.is_none_or(|deadline| deadline > now);
-        let run = HandOver::after_poll_ready(&mut self.inner, ready, &self.find, request, refusal);
+        let run = HandOver::after_poll_ready(&mut self.inner, ready, &self.find, request, Some(now), refusal);
         ItemTimeoutFuture {
             run: Some(run),
             polled: false,
