@@ -97,15 +97,20 @@ impl<B: BatchItem, T: Tasks<B>> Driver<B, T> {
         }
     }
 
-    /// Returns `true` if another item may start: in flight and finished-but-not-taken together stay within the limit.
-    fn has_room(&self) -> bool {
+    /// Returns `true` if another item may start while `untaken` have finished and were not taken.
+    fn may_start(&self, untaken: usize) -> bool {
+        self.has_room(untaken) && !self.shared.is_paused()
+    }
+
+    /// Returns `true` if those in flight and the `untaken` ones together stay within the limit with one more.
+    fn has_room(&self, untaken: usize) -> bool {
         let limit = self.shared.concurrency();
         let parked = if self.options.in_order {
             self.options.reorder_buffer
         } else {
             0
         };
-        self.slots.len < limit && self.slots.len + self.finished.len < limit.saturating_add(parked)
+        self.slots.len < limit && self.slots.len + untaken < limit.saturating_add(parked)
     }
 }
 
@@ -210,7 +215,7 @@ where
         let mut intake_over = false;
         loop {
             self.leave_source(source.as_mut());
-            while !intake_over && source.is_some() && self.has_room() && !self.shared.is_paused() {
+            while !intake_over && source.is_some() && self.may_start(self.finished.len) {
                 if starts == STARTS_PER_POLL {
                     intake_over = true;
                     cx.waker().wake_by_ref();
@@ -240,9 +245,22 @@ where
                 return Poll::Ready(outcome);
             }
             let (slot, ended) = ready!(self.tasks.poll_ended(cx));
-            if let Some(Slot { item, context }) = self.slots.remove(slot) {
-                self.finish(slot, &item, context, ended);
+            let Some(Slot { item, context }) = self.slots.remove(slot) else {
+                continue;
+            };
+            let at = ended.at;
+            let outcome = self.finish(slot, &item, context, ended);
+            self.leave_source(source.as_mut());
+            // As a rule nothing starts before it is taken, and it takes no place among the others.
+            let starts = !intake_over && source.is_some() && self.may_start(1);
+            if self.options.in_order || starts {
+                self.finished.put(outcome.index, outcome, at);
+                continue;
             }
+            if !T::END_IN_POLL {
+                self.shared.taken_after(at.elapsed());
+            }
+            return Poll::Ready(outcome);
         }
     }
 
@@ -299,14 +317,10 @@ where
                     kind: ErrorKind::Source,
                     message: Some(caught_text(&error)),
                 };
-                self.publish(
-                    None,
-                    &item,
-                    context,
-                    Err(Unanswered::Driver(BatchError::Source(error))),
-                    Some(failure),
-                    Instant::now(),
-                );
+                let at = Instant::now();
+                let result = Err(Unanswered::Driver(BatchError::Source(error)));
+                let outcome = self.publish(None, &item, context, result, Some(failure), at);
+                self.finished.put(outcome.index, outcome, at);
                 if let Some(fail_fast) = &self.fail_fast {
                     fail_fast.see(ErrorKind::Source);
                 }
@@ -315,7 +329,7 @@ where
     }
 
     /// Makes the outcome of an item that ran.
-    fn finish(&mut self, slot: usize, item: &Item, context: B::Context, ended: EndedOf<B>) {
+    fn finish(&self, slot: usize, item: &Item, context: B::Context, ended: EndedOf<B>) -> OutcomeOf<B> {
         let of_driver = |error: BatchError| {
             let failure = Failure {
                 kind: error.kind(),
@@ -354,38 +368,36 @@ where
                 of_driver(BatchError::Aborted { reason })
             }
         };
-        self.publish(Some(slot), item, context, result, failure, ended.at);
+        self.publish(Some(slot), item, context, result, failure, ended.at)
     }
 
-    /// Closes an item's accounts and puts its outcome where the consumer takes it.
+    /// Closes an item's accounts, reports its end and makes its outcome.
     fn publish(
-        &mut self,
+        &self,
         slot: Option<usize>,
         item: &Item,
         context: B::Context,
         result: Result<B::Response, Unanswered<B::Error>>,
         failure: Option<Failure>,
         at: Instant,
-    ) {
+    ) -> OutcomeOf<B> {
         let kind = failure.as_ref().map(|failure| failure.kind);
         let report = self.shared.finish(slot, item, at, kind);
-        report_end(&self.options, item, at, report, failure, || match &result {
+        report_end(&self.options, item, at, &report, failure, || match &result {
             Err(Unanswered::Strategy(error)) => text_of(error),
             _ => None,
         });
-        let result = result.map_err(|unanswered| match unanswered {
-            Unanswered::Strategy(error) => error,
-            // Last, as it may be code of the user's.
-            Unanswered::Driver(error) => error.into(),
-        });
-        let outcome = Outcome {
+        Outcome {
             index: item.index(),
             id: item.id().clone(),
             context,
-            result,
+            result: result.map_err(|unanswered| match unanswered {
+                Unanswered::Strategy(error) => error,
+                // Last, as it may be code of the user's.
+                Unanswered::Driver(error) => error.into(),
+            }),
             report,
-        };
-        self.finished.put(outcome.index, outcome, at);
+        }
     }
 }
 
@@ -438,7 +450,7 @@ impl<B: BatchItem, T: Tasks<B>> Drop for Driver<B, T> {
                     kind,
                     message: Some(reason.clone()),
                 };
-                report_end(&self.options, &item, at, report, Some(failure), || None);
+                report_end(&self.options, &item, at, &report, Some(failure), || None);
             }
             self.shared.end_batch(at, Termination::Dropped);
             self.emit(None, || EventKind::BatchAborted { reason });

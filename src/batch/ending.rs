@@ -44,7 +44,7 @@ pub(super) fn report_end(
     options: &Options,
     item: &Item,
     at: Instant,
-    report: ItemReport,
+    report: &ItemReport,
     failure: Option<Failure>,
     text: impl FnOnce() -> Option<String>,
 ) {
@@ -56,7 +56,7 @@ pub(super) fn report_end(
     options.meter.item_ended(end, report.total_time);
     let Some(events) = &options.events else { return };
     match failure {
-        None => events.emit_at(at, Some(item), || EventKind::ItemCompleted { report }),
+        None => events.emit_at(at, Some(item), || EventKind::ItemCompleted { report: *report }),
         Some(Failure { kind, message }) => {
             let out_of_time =
                 item.signals().deadline_missed() || item.deadline().is_some_and(|deadline| deadline <= at);
@@ -66,7 +66,7 @@ pub(super) fn report_end(
             events.emit_at(at, Some(item), || EventKind::ItemFailed {
                 kind,
                 message: message.or_else(text).unwrap_or_else(|| kind.to_string()),
-                report,
+                report: *report,
             });
         }
     }

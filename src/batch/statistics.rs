@@ -138,12 +138,15 @@ impl Statistics {
         self.usage += report.usage;
         self.cost += report.cost;
         self.unknown_cost_calls += u64::from(report.unknown_cost_calls);
-        for (reason, time) in report.waits.iter() {
-            self.waits.add(reason, time);
+        let waited = report.waits.total();
+        if !waited.is_zero() {
+            for (reason, time) in report.waits.iter() {
+                self.waits.add(reason, time);
+            }
         }
         self.call_time = self.call_time.saturating_add(report.call_time);
         self.item_time = self.item_time.saturating_add(report.total_time);
-        self.wait_times.record(report.waits.total());
+        self.wait_times.record(waited);
         let mut timed = false;
         for time in closed.call_times() {
             timed = true;

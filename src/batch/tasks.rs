@@ -57,6 +57,8 @@ impl<B: BatchItem<Error: 'static>> Placement<B> for InPlace {
 /// The items in flight, each in a slot.
 #[doc(hidden)]
 pub trait Tasks<B: BatchItem> {
+    /// Items end in the poll that finds them ended.
+    const END_IN_POLL: bool;
     fn new() -> Self;
     fn start(&mut self, slot: usize, future: Running<B>);
     /// The next item that has ended. Every started one ends once.
@@ -88,6 +90,8 @@ where
     B::Response: Send + 'static,
     B::Error: Send + 'static,
 {
+    const END_IN_POLL: bool = false;
+
     fn new() -> Self {
         // Bounded by the slots: the driver starts an item only into a free one.
         let (sender, ended) = unbounded_channel();
@@ -226,6 +230,8 @@ where
 }
 
 impl<B: BatchItem<Error: 'static>> Tasks<B> for InPlaceTasks<B> {
+    const END_IN_POLL: bool = true;
+
     fn new() -> Self {
         Self {
             running: FuturesUnordered::new(),
