@@ -206,14 +206,13 @@ impl<I, S, F, R, E> PinnedDrop for Reporting<I, S, F, R, E> {
 #[doc(hidden)]
 #[allow(missing_debug_implementations)]
 pub struct InPlaceTasks<B: BatchItem> {
+    // Each in a box, as it would be moved several times on its way into the set.
     running: FuturesUnordered<Slotted<B::Input, B::Strategy, B::Future>>,
     item: PhantomData<fn() -> B>,
 }
 
-#[pin_project]
 struct Slotted<I, S, F> {
-    #[pin]
-    future: ItemFuture<I, S, F>,
+    future: Pin<Box<ItemFuture<I, S, F>>>,
     slot: usize,
 }
 
@@ -223,9 +222,9 @@ where
 {
     type Output = (usize, Ended<R, E>);
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        this.future.poll(cx).map(|ended| (*this.slot, ended))
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let slot = self.slot;
+        self.future.as_mut().poll(cx).map(|ended| (slot, ended))
     }
 }
 
@@ -240,6 +239,7 @@ impl<B: BatchItem<Error: 'static>> Tasks<B> for InPlaceTasks<B> {
     }
 
     fn start(&mut self, slot: usize, future: Running<B>) {
+        let future = Box::pin(future);
         self.running.push(Slotted { future, slot });
     }
 
@@ -258,7 +258,7 @@ impl<B: BatchItem<Error: 'static>> Tasks<B> for InPlaceTasks<B> {
 
     fn leave(&mut self, work: Option<BoxFuture>) {
         for task in Pin::new(&mut self.running).iter_pin_mut() {
-            task.project().future.cancel();
+            task.get_mut().future.as_mut().cancel();
         }
         self.running.clear();
         match (work, Handle::try_current()) {
