@@ -37,22 +37,29 @@ use crate::request::FindItem;
 #[must_use = "futures do nothing unless polled"]
 pub struct HandOver<S: Service<Req>, Req> {
     #[pin]
-    step: Step<S, Req, S::Future>,
-    refusal: fn(CallRefused) -> Option<S::Error>,
+    step: Step<S, Req>,
 }
 
 #[pin_project(project = StepProjection)]
-enum Step<S, Req, Fut> {
+enum Step<S: Service<Req>, Req> {
     /// Empty once the request is on its way, or refused.
-    Waiting(Option<(S, Req, Option<CallHold>)>),
+    Waiting(Option<Waiting<S, Req>>),
     Calling {
         #[pin]
-        call: Fut,
+        call: S::Future,
         // Dropped after the call, so that what the service reports at its end still counts.
         under_way: Option<UnderWay>,
     },
     /// Refused, without an error type that can say so: waits until the driver or a time limit further out ends the item.
     Refused(#[allow(dead_code, reason = "says by its existence that this waits")] Abandoned),
+}
+
+/// A request that waits for its service.
+struct Waiting<S: Service<Req>, Req> {
+    service: S,
+    request: Req,
+    hold: Option<CallHold>,
+    refusal: fn(CallRefused) -> Option<S::Error>,
 }
 
 /// A request in the hands of a service. Dropped without [`end`](Self::end) it was cut, or the service panicked.
@@ -63,6 +70,7 @@ struct UnderWay {
 }
 
 impl UnderWay {
+    #[inline]
     fn new(item: &Arc<Item>, handed_on: HandedOn) -> Self {
         Self {
             item: Arc::clone(item),
@@ -72,6 +80,7 @@ impl UnderWay {
     }
 
     /// The request is polled.
+    #[inline]
     fn enter(&self) -> AtWork {
         self.item.signals().note_poll(self.handed_on);
         let hand_over = match self.handed_on {
@@ -112,8 +121,12 @@ impl<S: Service<Req>, Req> HandOver<S, Req> {
         refusal: fn(CallRefused) -> Option<S::Error>,
     ) -> Self {
         Self {
-            step: Step::Waiting(Some((service, request, hold))),
-            refusal,
+            step: Step::Waiting(Some(Waiting {
+                service,
+                request,
+                hold,
+                refusal,
+            })),
         }
     }
 
@@ -140,6 +153,7 @@ impl<S: Service<Req>, Req> HandOver<S, Req> {
     /// For a layer that asked `service` in its own `poll_ready`: if it was `ready`, the request is handed over at once, by this very
     /// instance. Otherwise the instance that waits for its turn is taken into the future, and replaced by a fresh one. The clock is not
     /// read again where the caller has `read` it.
+    #[inline]
     pub(crate) fn after_poll_ready<F>(
         service: &mut S,
         ready: bool,
@@ -170,7 +184,6 @@ impl<S: Service<Req>, Req> HandOver<S, Req> {
         drop(at_work);
         Self {
             step: Step::Calling { call, under_way },
-            refusal,
         }
     }
 }
@@ -198,7 +211,7 @@ where
                 }
                 StepProjection::Refused(_) => return Poll::Pending,
             };
-            let Some((service, _, hold)) = waiting else {
+            let Some(Waiting { service, hold, .. }) = waiting else {
                 panic!("`HandOver` polled after completion");
             };
             if let Some(hold) = hold
@@ -219,7 +232,13 @@ where
                 Poll::Pending => Ok(()),
                 Poll::Ready(ready) => ready,
             };
-            let Some((mut service, request, hold)) = waiting.take() else {
+            let Some(Waiting {
+                mut service,
+                request,
+                hold,
+                refusal,
+            }) = waiting.take()
+            else {
                 panic!("`HandOver` polled after completion");
             };
             if let Err(error) = ready {
@@ -230,7 +249,7 @@ where
                 Some(hold) => {
                     let item = Arc::clone(hold.item());
                     let (handed_on, within) = (hold.handed_on(), hold.within());
-                    match hold.release().map_err(*this.refusal) {
+                    match hold.release().map_err(refusal) {
                         Ok(()) => Some(UnderWay::new(&item, handed_on)),
                         Err(Some(error)) => return Poll::Ready(Err(error)),
                         Err(None) => {
