@@ -29,6 +29,7 @@ pub struct CallGuard {
 
 impl CallGuard {
     /// The item whose call it is.
+    #[inline]
     pub fn item(&self) -> &Arc<Item> {
         &self.item
     }
@@ -125,6 +126,7 @@ impl CallGuard {
     }
 
     /// For layers that begin calls, at each poll: a refused call beside it waits as long as it is polled.
+    #[inline]
     pub(crate) fn note_poll(&self) {
         if self.item.signals().stop_requested()
             && let Some(call) = self.item.record().call(self.key)

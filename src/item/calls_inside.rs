@@ -29,11 +29,13 @@ impl CallsInside {
     }
 
     /// Returns `true` if a call was seen that began inside.
+    #[inline]
     pub(crate) fn begin(&self) -> bool {
         self.begun.load(Ordering::Relaxed)
     }
 
     /// A call has begun inside.
+    #[inline]
     pub(crate) fn saw_begun(&self) {
         if !self.begin() {
             self.begun.store(true, Ordering::Relaxed);

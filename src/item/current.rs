@@ -10,6 +10,7 @@ thread_local! {
     static CURRENT: Cell<Option<(usize, u32)>> = const { Cell::new(None) };
 }
 
+#[inline]
 fn address(item: &Item) -> usize {
     std::ptr::from_ref(item).addr()
 }
@@ -23,6 +24,7 @@ pub(crate) struct AtWork {
 }
 
 /// This thread begins to work on a hand-over of the item.
+#[inline]
 pub(crate) fn enter(item: &Item, hand_over: u32) -> AtWork {
     AtWork {
         before: CURRENT.replace(Some((address(item), hand_over))),
@@ -31,6 +33,7 @@ pub(crate) fn enter(item: &Item, hand_over: u32) -> AtWork {
 }
 
 impl Drop for AtWork {
+    #[inline]
     fn drop(&mut self) {
         CURRENT.set(self.before);
     }

@@ -74,17 +74,20 @@ impl Item {
     }
 
     /// For the driver: the task that runs the item, to be woken by a stop.
+    #[inline]
     pub(crate) fn run_by(&self, waker: &Waker) {
         self.driver.register(waker);
     }
 
     /// For the driver: whether the item ends now, because of a stop, because its stream is gone, or because nothing is left of it
     /// but futures that cannot end.
+    #[inline]
     pub(crate) fn must_end(&self) -> bool {
         self.may_end.load(Ordering::Acquire) && self.record().must_end()
     }
 
     /// For the driver: the item's future has ended.
+    #[inline]
     pub(crate) fn set_ended(&self) {
         self.ended.store(true, Ordering::Release);
     }

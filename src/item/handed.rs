@@ -178,6 +178,9 @@ impl Record {
         }
         if let Some(position) = self.position(origin) {
             self.handed.remove(position);
+            if self.handed.is_empty() {
+                return;
+            }
         }
         while let Some(position) = self
             .handed

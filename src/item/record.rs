@@ -128,14 +128,11 @@ impl OpenCall {
 }
 
 impl Record {
+    #[inline]
     pub(super) fn new() -> Self {
-        Self {
-            report: ItemReport {
-                attempts: 1,
-                ..ItemReport::default()
-            },
-            ..Self::default()
-        }
+        let mut record = Self::default();
+        record.report.attempts = 1;
+        record
     }
 
     /// Checks that a call may begin `now`, which is asked only of an item with a deadline. If not, it notes that one was refused.

@@ -19,6 +19,7 @@ pub struct Signals<'a> {
 
 impl Item {
     /// For authors of layers: the notes that layers and the driver leave for each other.
+    #[inline]
     pub const fn signals(&self) -> Signals<'_> {
         Signals { item: self }
     }
@@ -86,6 +87,7 @@ impl Signals<'_> {
     }
 
     /// For gates: whether a call went to a server on a machine of the user's own.
+    #[inline]
     pub(crate) fn asks_local_server(self) -> bool {
         self.item.local_server.load(Ordering::Relaxed)
     }
@@ -102,6 +104,7 @@ impl Signals<'_> {
     }
 
     /// Returns `true` if the batch is stopping: the item must not begin another call, and its outcome is what it has by now.
+    #[inline]
     pub fn stop_requested(self) -> bool {
         self.item.stopped.load(Ordering::Acquire)
     }
@@ -168,6 +171,7 @@ impl Signals<'_> {
     }
 
     /// For layers that hand requests on, at each poll: a refused call beside it waits as long as it is polled.
+    #[inline]
     pub(crate) fn note_poll(self, handed_on: HandedOn) {
         if self.stop_requested() {
             self.item.record().note_poll(handed_on);

@@ -354,11 +354,13 @@ impl ActiveCall {
         self.started.call.estimate
     }
 
+    #[inline]
     pub(super) fn gate(&self) -> &Gate {
         &self.gate
     }
 
     /// Its call has been polled, and may have found a local server.
+    #[inline]
     pub(super) fn look_for_local_server(&self) {
         if let Some(guard) = &self.guard {
             self.gate.look_for_local_server(guard.item());
@@ -369,6 +371,7 @@ impl ActiveCall {
         self.guard = guard;
     }
 
+    #[inline]
     pub(super) const fn guard(&self) -> Option<&CallGuard> {
         self.guard.as_ref()
     }

@@ -44,6 +44,7 @@ impl Call {
     }
 
     /// Sends the event of the call's start, unless it has been sent, or a layer inside holds the call back.
+    #[inline]
     pub(super) fn announce(&self) {
         let (Some(events), Some(guard)) = (&self.shared.events, &self.guard) else {
             return;
@@ -56,12 +57,14 @@ impl Call {
         }
     }
 
+    #[inline]
     pub(super) fn note_poll(&self) {
         if let Some(guard) = &self.guard {
             guard.note_poll();
         }
     }
 
+    #[inline]
     pub(super) fn enter(&self) -> tracing::span::Entered<'_> {
         self.span.enter()
     }

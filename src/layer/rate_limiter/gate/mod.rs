@@ -206,6 +206,7 @@ impl Gate {
         }
     }
 
+    #[inline]
     pub(super) const fn has_events(&self) -> bool {
         self.events.is_some()
     }
@@ -369,6 +370,7 @@ impl Gate {
     }
 
     /// A call of this item is under way: one to a local server ends the default start ramp.
+    #[inline]
     pub(super) fn look_for_local_server(self: &Arc<Self>, item: &Item) {
         if self.default_ramp.load(Ordering::Relaxed)
             && item.signals().asks_local_server()
