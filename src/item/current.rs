@@ -1,13 +1,17 @@
 //! The hand-over in which this thread is at work, so that a request that is made for the item belongs to it.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::marker::PhantomData;
 
 use super::Item;
 
+/// The address of an item, and the number of its hand-over: 0 for the driver's.
+type Work = (usize, u32);
+
 thread_local! {
-    /// The address of an item, and the number of its hand-over: 0 for the driver's.
-    static CURRENT: Cell<Option<(usize, u32)>> = const { Cell::new(None) };
+    static CURRENT: Cell<Option<Work>> = const { Cell::new(None) };
+    /// The work on other items in which this thread came to the current one, the innermost last: a batch in an item's own work.
+    static AROUND: RefCell<Vec<Work>> = const { RefCell::new(Vec::new()) };
 }
 
 #[inline]
@@ -18,7 +22,9 @@ fn address(item: &Item) -> usize {
 /// While it exists, this thread is at work on the hand-over.
 #[must_use = "dropping it ends the work"]
 pub(crate) struct AtWork {
-    before: Option<(usize, u32)>,
+    before: Option<Work>,
+    /// What was before is of another item.
+    nested: bool,
     /// Not `Send`: it must not be held over an await.
     thread: PhantomData<*const ()>,
 }
@@ -26,8 +32,15 @@ pub(crate) struct AtWork {
 /// This thread begins to work on a hand-over of the item.
 #[inline]
 pub(crate) fn enter(item: &Item, hand_over: u32) -> AtWork {
+    let address = address(item);
+    let before = CURRENT.replace(Some((address, hand_over)));
+    let other = before.filter(|(at, _)| *at != address);
+    if let Some(work) = other {
+        surround(work);
+    }
     AtWork {
-        before: CURRENT.replace(Some((address(item), hand_over))),
+        before,
+        nested: other.is_some(),
         thread: PhantomData,
     }
 }
@@ -36,11 +49,59 @@ impl Drop for AtWork {
     #[inline]
     fn drop(&mut self) {
         CURRENT.set(self.before);
+        if self.nested {
+            leave();
+        }
     }
+}
+
+// A thread that ends has left all work, so that there is nothing to be noted.
+
+#[cold]
+fn surround(work: Work) {
+    let _ = AROUND.try_with(|around| around.borrow_mut().push(work));
+}
+
+#[cold]
+fn leave() {
+    let _ = AROUND.try_with(|around| around.borrow_mut().pop());
 }
 
 /// The innermost hand-over of the item in which this thread is at work; `None` in a task that the item's work has spawned.
 pub(super) fn of(item: &Item) -> Option<u32> {
+    let address = address(item);
     let (at, hand_over) = CURRENT.get()?;
-    (at == address(item)).then_some(hand_over)
+    if at == address {
+        return Some(hand_over);
+    }
+    let found = AROUND.try_with(|around| {
+        let around = around.borrow();
+        let work = around.iter().rev().find(|(at, _)| *at == address);
+        work.map(|(_, hand_over)| *hand_over)
+    });
+    found.ok().flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::item::ItemId;
+
+    #[test]
+    fn work_on_another_item_does_not_hide_the_item_around_it() {
+        let (outer, inner) = (Item::new(ItemId::Index(0), 0), Item::new(ItemId::Index(1), 1));
+        let at_outer = enter(&outer, 3);
+        let at_inner = enter(&inner, 5);
+        let deeper = enter(&inner, 6);
+        assert_eq!((of(&outer), of(&inner)), (Some(3), Some(6)));
+        let back = enter(&outer, 4);
+        assert_eq!((of(&outer), of(&inner)), (Some(4), Some(6)));
+        drop(back);
+        drop(deeper);
+        assert_eq!((of(&outer), of(&inner)), (Some(3), Some(5)));
+        drop(at_inner);
+        assert_eq!((of(&outer), of(&inner)), (Some(3), None));
+        drop(at_outer);
+        assert_eq!(of(&outer), None);
+    }
 }
