@@ -18,7 +18,7 @@ pub(crate) struct Abandoned {
 impl Abandoned {
     /// Of a future that waits in the call `within`.
     pub(crate) fn new(item: &Arc<Item>, within: Option<Within>) -> Self {
-        item.record().abandoned.push(within);
+        item.record().seldom().abandoned.push(within);
         item.may_end.store(true, Ordering::Release);
         item.driver.wake();
         Self {
@@ -30,7 +30,8 @@ impl Abandoned {
 
 impl Drop for Abandoned {
     fn drop(&mut self) {
-        let abandoned = &mut self.item.record().abandoned;
+        let mut record = self.item.record();
+        let abandoned = &mut record.seldom().abandoned;
         if let Some(position) = abandoned.iter().position(|within| *within == self.within) {
             abandoned.swap_remove(position);
         }

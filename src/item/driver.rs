@@ -108,7 +108,10 @@ impl Item {
         ClosedItem {
             report,
             call_times: std::mem::take(&mut record.call_times),
-            cooldowns: std::mem::take(&mut record.cooldowns),
+            cooldowns: record
+                .seldom_if_any()
+                .map(|seldom| std::mem::take(&mut seldom.cooldowns))
+                .unwrap_or_default(),
         }
     }
 }

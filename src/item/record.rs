@@ -18,10 +18,7 @@ pub(super) struct Record {
     pub(super) report: ItemReport,
     pub(super) deadline: Option<Instant>,
     pub(super) deadline_missed: bool,
-    /// Until when a gate holds the next call, and which one: its mark, or 0 if it did not say.
-    pub(super) throttled_until: Option<(Instant, u64)>,
     pub(super) last_failure: Option<LlmError>,
-    pub(super) cooldowns: Vec<(Instant, Instant)>,
     /// The total of the waits in the report.
     pub(super) waited: Duration,
 
@@ -33,9 +30,6 @@ pub(super) struct Record {
     pub(super) closed: bool,
     /// A call did not begin because of a stop, a deadline or the end of the item.
     pub(super) refused: bool,
-    /// Futures that were refused and wait for ever, as they have no error to fail with, each with the call around it: the driver
-    /// ends the item.
-    pub(super) abandoned: Vec<Option<Within>>,
     /// A call was answered, so that the item may still be at work on what is paid for.
     pub(super) answered: bool,
     /// Layers that hold the request back until they may let a call begin.
@@ -56,10 +50,22 @@ pub(super) struct Record {
     pub(super) open: SmallVec<[OpenCall; 1]>,
     /// How long each ended call took.
     pub(super) call_times: SmallVec<[Duration; 1]>,
-    /// The ledgers that have calls of which a layer outlives the end.
-    outlived: Vec<(u32, usize)>,
     /// Distinguishes the calls, also those that are not counted in the end.
     last_key: u32,
+    seldom: Option<Box<Seldom>>,
+}
+
+/// The part of a record that few items need, so that the others are smaller.
+#[derive(Default)]
+pub(super) struct Seldom {
+    /// Until when a gate holds the next call, and which one: its mark, or 0 if it did not say.
+    pub(super) throttled_until: Option<(Instant, u64)>,
+    pub(super) cooldowns: Vec<(Instant, Instant)>,
+    /// Futures that were refused and wait for ever, as they have no error to fail with, each with the call around it: the driver
+    /// ends the item.
+    pub(super) abandoned: Vec<Option<Within>>,
+    /// The ledgers that have calls of which a layer outlives the end.
+    outlived: Vec<(u32, usize)>,
 }
 
 /// The call around a request, and the number of layers of it that are around the request, too.
@@ -133,6 +139,21 @@ impl Record {
         let mut record = Self::default();
         record.report.attempts = 1;
         record
+    }
+
+    /// What is seldom there, to add to it.
+    pub(super) fn seldom(&mut self) -> &mut Seldom {
+        self.seldom.get_or_insert_default()
+    }
+
+    /// What is seldom there, if it is.
+    pub(super) fn seldom_if_any(&mut self) -> Option<&mut Seldom> {
+        self.seldom.as_deref_mut()
+    }
+
+    /// The futures that were refused and wait for ever.
+    fn abandoned(&self) -> &[Option<Within>] {
+        self.seldom.as_deref().map_or(&[], |seldom| &seldom.abandoned)
     }
 
     /// Checks that a call may begin `now`, which is asked only of an item with a deadline. If not, it notes that one was refused.
@@ -224,8 +245,9 @@ impl Record {
             self.answered |= call.answered || paid;
         }
         if call.accounting > 0 {
-            self.outlived
-                .extend(call.ledgers.iter().map(|ledger| (key, *ledger)));
+            let ledgers = call.ledgers.iter().map(|ledger| (key, *ledger));
+            let seldom = self.seldom.get_or_insert_default();
+            seldom.outlived.extend(ledgers);
         }
         if self.open.len() == 1 {
             self.open.clear();
@@ -237,9 +259,10 @@ impl Record {
     /// Enters the call with this key, whose opener's guard was dropped before, for `ledger`. Returns `false` if that ledger has it.
     pub(super) fn enters_outlived(&mut self, key: u32, ledger: usize) -> bool {
         let entry = (key, ledger);
-        let enters = !self.outlived.contains(&entry);
+        let outlived = &mut self.seldom().outlived;
+        let enters = !outlived.contains(&entry);
         if enters {
-            self.outlived.push(entry);
+            outlived.push(entry);
         }
         enters
     }
@@ -298,7 +321,7 @@ impl Record {
     fn is_at_work_beside_abandoned(&self) -> bool {
         self.is_unwatched()
             || self.open.iter().any(|call| {
-                let mut abandoned = self.abandoned.iter();
+                let mut abandoned = self.abandoned().iter();
                 !call.held && !abandoned.any(|within| self.is_around(call.key, *within))
             })
     }
@@ -309,7 +332,7 @@ impl Record {
         if self.closed {
             return true;
         }
-        if !self.abandoned.is_empty() && (self.stopped || self.deadline_missed) {
+        if !self.abandoned().is_empty() && (self.stopped || self.deadline_missed) {
             return self.cancelled || !self.is_at_work_beside_abandoned();
         }
         let idle = (self.handed.is_empty() && !self.watched) || self.holds > 0 || self.refused;

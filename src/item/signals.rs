@@ -59,7 +59,7 @@ impl Signals<'_> {
         record.report.waits.add(reason, time);
         record.waited = record.waited.saturating_add(time);
         if reason == WaitReason::Cooldown {
-            record.cooldowns.push((since, until));
+            record.seldom().cooldowns.push((since, until));
         }
     }
 
@@ -70,14 +70,19 @@ impl Signals<'_> {
 
     /// As [`set_throttled_until`](Self::set_throttled_until), by the gate with this mark: no other one holds the call.
     pub(crate) fn set_held_by(self, gate: u64, until: Instant) {
-        self.item.record().throttled_until = Some((until, gate));
+        self.item.record().seldom().throttled_until = Some((until, gate));
     }
 
     /// As [`take_throttled_until`](Self::take_throttled_until), at the gate with this mark: the note of another gate is
     /// dropped.
     pub(crate) fn take_held_by(self, gate: u64) -> Option<Instant> {
-        let (until, by) = self.item.record().throttled_until.take()?;
+        let (until, by) = self.take_throttle()?;
         (by == gate || by == 0).then_some(until)
+    }
+
+    fn take_throttle(self) -> Option<(Instant, u64)> {
+        let mut record = self.item.record();
+        record.seldom_if_any()?.throttled_until.take()
     }
 
     /// For providers, when a call begins: it goes to a server on a machine of the user's own, which needs no start ramp.
@@ -95,12 +100,14 @@ impl Signals<'_> {
     /// For retry policies: until when a gate will hold the item's next call after the throttle it just met. `None`
     /// means that no gate will, and the policy has to wait itself.
     pub fn throttled_until(self) -> Option<Instant> {
-        self.item.record().throttled_until.map(|(until, _)| until)
+        let mut record = self.item.record();
+        let (until, _) = record.seldom_if_any()?.throttled_until?;
+        Some(until)
     }
 
     /// For gates, when the item comes back: takes what [`set_throttled_until`](Self::set_throttled_until) noted.
     pub fn take_throttled_until(self) -> Option<Instant> {
-        self.item.record().throttled_until.take().map(|(until, _)| until)
+        self.take_throttle().map(|(until, _)| until)
     }
 
     /// Returns `true` if the batch is stopping: the item must not begin another call, and its outcome is what it has by now.
@@ -207,7 +214,9 @@ impl Signals<'_> {
     pub fn start_over(self) {
         let mut record = self.item.record();
         record.report.attempts = 1;
-        record.throttled_until = None;
+        if let Some(seldom) = record.seldom_if_any() {
+            seldom.throttled_until = None;
+        }
         record.deadline_missed = false;
         let failure = record.last_failure.take();
         drop(record);
