@@ -124,18 +124,18 @@ async fn every_parameter_reaches_the_wire() {
             "model": "override",
             "instructions": "Be brief.",
             "input": [
-                {"role": "system", "content": "Stay calm."},
-                {"role": "user", "content": [
+                {"type": "message", "role": "system", "content": "Stay calm."},
+                {"type": "message", "role": "user", "content": [
                     {"type": "input_text", "text": "What is this?"},
                     {"type": "input_image", "image_url": "data:image/png;base64,AA=="},
                     {"type": "input_file", "file_id": "f"},
                 ]},
-                {"role": "assistant", "content": [
+                {"type": "message", "role": "assistant", "content": [
                     {"type": "output_text", "text": "A "},
                     {"type": "output_text", "text": "cat."},
                 ]},
-                {"role": "assistant", "content": "Or a dog."},
-                {"role": "user", "content": "Sure?"},
+                {"type": "message", "role": "assistant", "content": "Or a dog."},
+                {"type": "message", "role": "user", "content": "Sure?"},
             ],
             "temperature": 0.5,
             "top_p": 0.25,

@@ -108,6 +108,8 @@ impl Serialize for Input<'_> {
 
 #[derive(Serialize)]
 struct Item<'a> {
+    /// OpenAI does without it; llama.cpp's server takes no words of the assistant that lack it.
+    r#type: &'static str,
     role: &'static str,
     content: Content<'a>,
 }
@@ -120,6 +122,7 @@ fn item(Message { role, content }: &Message) -> Item<'_> {
         Role::Assistant => ("assistant", "output_text"),
     };
     Item {
+        r#type: "message",
         role,
         content: Content(content, text_type),
     }
