@@ -81,8 +81,6 @@ pub(crate) struct Server<'a> {
     pub(crate) authentication: Authentication,
     /// Headers of its own. The user's replace those of the same name.
     pub(crate) headers: Vec<(&'static str, String)>,
-    /// It closes the connection after each streamed reply, whatever it announces.
-    pub(crate) closes_streams: bool,
 }
 
 impl Settings {
@@ -117,7 +115,6 @@ impl Settings {
             base_url: default,
             authentication,
             headers: own,
-            closes_streams,
         } = server;
         let base_url = base_url(self.base_url.as_deref().unwrap_or(default))?;
         let key = match &self.key_variable {
@@ -162,7 +159,6 @@ impl Settings {
                 .unwrap_or_else(|| concat!("llm-batch/", env!("CARGO_PKG_VERSION")).to_owned()),
             system_proxy: !is_this_machine(&base_url),
             max_connections: self.max_connections,
-            closes_streams,
         })?;
         Ok(Client {
             http,

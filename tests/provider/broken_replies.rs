@@ -5,7 +5,7 @@ use llm_batch::{Delivery, ErrorKind, LlmError, LlmRequest, LlmResponse};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
-use crate::server::{After, Received, Reply, Server};
+use crate::server::{After, Reply, Server};
 
 async fn ask(prefix: &str, streamed: bool, reply: Reply) -> Result<LlmResponse, LlmError> {
     let server = Server::start(move |_| reply.clone()).await;
@@ -284,9 +284,64 @@ async fn each_run_of_a_model_is_billed_and_the_one_that_answered_is_named() {
     assert_eq!(answer.metadata.model.as_deref(), Some("answered"));
 }
 
-/// llama.cpp's server closes after each streamed reply, though it announces to keep the connection.
+/// llama.cpp's server closes after each streamed reply on every wire, though it announces to keep the connection. Its name is known
+/// from the first reply on.
 #[tokio::test]
 async fn a_server_that_closes_after_each_stream_loses_no_call() {
+    let chat = [
+        format!("data: {}\n\n", chat_piece("hi")),
+        format!("data: {CHAT_END}\n\n"),
+    ];
+    let response = json!({"type": "response.completed", "response": {"status": "completed", "output": [
+        {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "hi"}]},
+    ]}});
+    let message = [
+        json!({"type": "message_start", "message": {"id": "m", "type": "message", "role": "assistant", "content": []}}),
+        json!({"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": "hi"}}),
+        json!({"type": "content_block_stop", "index": 0}),
+        json!({"type": "message_delta", "delta": {"stop_reason": "end_turn"}}),
+        json!({"type": "message_stop"}),
+    ];
+    for (prefix, version, pieces) in [
+        ("llamacpp", "/v1", chat.to_vec()),
+        ("openai-compatible", "/v1", chat.to_vec()),
+        ("openai-responses", "/v1", vec![format!("data: {response}\n\n")]),
+        (
+            "anthropic",
+            "",
+            message.map(|event| format!("data: {event}\n\n")).to_vec(),
+        ),
+    ] {
+        let server = Server::start(move |_| {
+            let stream = Reply::events(&pieces).ended();
+            stream.with_header("server", "llama.cpp").after(After::Close)
+        })
+        .await;
+        let model = Model::builder(format!("{prefix}:m"))
+            .base_url(format!("http://{}{version}", server.address))
+            .api_key("key")
+            .build()
+            .unwrap()
+            .with_streaming(Streaming::new());
+        for round in 0..10 {
+            let calls = (0..8).map(|_| model.clone().oneshot(LlmRequest::prompt("question")));
+            for answer in futures::future::join_all(calls).await {
+                let answer = answer.unwrap_or_else(|error| panic!("{prefix}, round {round}: {error}"));
+                assert_eq!(answer.output, "hi", "{prefix}");
+            }
+        }
+        let received = server.received();
+        assert_eq!(received.len(), 80, "{prefix}");
+        for call in received {
+            assert_eq!(call.header("connection"), Some("close"), "{prefix}");
+            assert_eq!(call.header("accept-encoding"), Some("identity"), "{prefix}");
+        }
+    }
+}
+
+/// A server of another name that closes all the same is found out.
+#[tokio::test]
+async fn a_server_that_closes_streams_unknown_of_it_loses_no_call() {
     let server = Server::start(|_| {
         Reply::events(&[
             format!("data: {}\n\n", chat_piece("hi")),
@@ -296,26 +351,15 @@ async fn a_server_that_closes_after_each_stream_loses_no_call() {
         .after(After::Close)
     })
     .await;
-    for prefix in ["llamacpp", "openai-compatible"] {
-        let model = Model::builder(format!("{prefix}:m"))
-            .base_url(format!("http://{}/v1", server.address))
-            .api_key("key")
-            .build()
-            .unwrap()
-            .with_streaming(Streaming::new());
-        for call in 0..40 {
-            let answer = model.clone().oneshot(LlmRequest::prompt("question")).await;
-            assert_eq!(answer.unwrap().output, "hi", "{prefix}, call {call}");
-        }
+    let model = Model::builder("openai-compatible:m")
+        .base_url(format!("http://{}/v1", server.address))
+        .build()
+        .unwrap()
+        .with_streaming(Streaming::new());
+    for call in 0..40 {
+        let answer = model.clone().oneshot(LlmRequest::prompt("question")).await;
+        assert_eq!(answer.unwrap().output, "hi", "call {call}");
     }
-    let received = server.received();
-    let closing = |call: &&Received| call.header("connection") == Some("close");
-    assert_eq!(received[..40].iter().filter(closing).count(), 40);
-    assert!(
-        received
-            .iter()
-            .all(|call| call.header("accept-encoding") == Some("identity"))
-    );
 }
 
 #[tokio::test]

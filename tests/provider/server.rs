@@ -113,6 +113,14 @@ impl Reply {
         self
     }
 
+    /// Another header in the head.
+    pub(crate) fn with_header(mut self, name: &str, value: &str) -> Self {
+        let line = format!("{name}: {value}\r\n");
+        let first = self.bytes.windows(2).position(|pair| pair == b"\r\n").unwrap() + 2;
+        self.bytes.splice(first..first, line.into_bytes());
+        self
+    }
+
     pub(crate) fn wait(mut self, wait: Duration) -> Self {
         self.wait = wait;
         self

@@ -213,7 +213,6 @@ impl AnthropicBuilder {
             base_url: DEFAULT_BASE_URL,
             authentication: self.authentication,
             headers,
-            closes_streams: false,
         })?;
         if !client.has_key && client.base_url.host_str() == Some("api.anthropic.com") {
             return Err(configuration(

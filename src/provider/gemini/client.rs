@@ -191,7 +191,6 @@ impl GeminiBuilder {
             base_url: DEFAULT_BASE_URL,
             authentication: Authentication::Header("x-goog-api-key"),
             headers: Vec::new(),
-            closes_streams: false,
         })?;
         let host = client.base_url.host_str().unwrap_or_default();
         if !client.has_key && host.ends_with("googleapis.com") {

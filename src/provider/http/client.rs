@@ -42,8 +42,6 @@ pub(crate) struct HttpConfig {
     /// Off for a server on this machine, which no proxy can reach.
     pub(crate) system_proxy: bool,
     pub(crate) max_connections: Option<usize>,
-    /// The server closes the connection after each streamed reply, whatever it announces.
-    pub(crate) closes_streams: bool,
 }
 
 /// Posts bodies and reads bounded replies.
@@ -60,7 +58,6 @@ pub(crate) struct HttpClient {
     max_response_bytes: usize,
     connections: Arc<Connections>,
     reachable: Reachable,
-    closes_streams: bool,
 }
 
 impl HttpClient {
@@ -114,7 +111,6 @@ impl HttpClient {
             max_response_bytes: config.max_response_bytes,
             connections: Connections::new(config.max_connections),
             reachable: Reachable::default(),
-            closes_streams: config.closes_streams,
         })
     }
 
@@ -186,9 +182,9 @@ impl HttpClient {
     }
 
     /// Returns `true` if the connection of a streamed call is closed after it: where the server does so itself, a request that
-    /// crosses the close would be lost. What a server was seen to do is learned where a connection costs next to nothing.
+    /// crosses the close would be lost.
     fn closes_after_stream(&self, url: &Url) -> bool {
-        self.closes_streams || (url.scheme() == "http" && self.connections.is_unsteady())
+        self.connections.closes_after_stream(url.scheme() == "http")
     }
 
     /// Sends a request to where it belongs, redirects within the host included. `close` asks the server to close the connection
@@ -234,9 +230,10 @@ impl HttpClient {
                     }
                     return Err(self.reachable.judge(error, url));
                 }
-                Ok(response) => {
+                Ok(reply) => {
                     self.reachable.answered();
-                    return Ok(response);
+                    self.connections.set_known(reply.0.headers());
+                    return Ok(reply);
                 }
             }
         }

@@ -13,6 +13,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use http::HeaderMap;
+use http::header::SERVER;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tower::ServiceExt as _;
@@ -41,6 +43,10 @@ const PATIENCE: Duration = Duration::from_millis(10);
 /// An idle connection younger than this was in use a moment ago. Servers close idle ones after a second at the least.
 const FRESH: Duration = Duration::from_millis(500);
 
+/// The name of llama.cpp's server in its replies. It announces to keep the connection after a stream, and closes it up to half
+/// a second later.
+const CLOSES_STREAMS: &str = "llama.cpp";
+
 tokio::task_local! {
     /// The call that a connection would be opened for.
     pub(super) static CALL: Arc<Call>;
@@ -56,6 +62,10 @@ pub(super) struct Connections {
     broke: AtomicBool,
     /// `true` if the server was seen to close kept connections without saying so.
     closes_unasked: AtomicBool,
+    /// `true` if there was a reply.
+    known: AtomicBool,
+    /// `true` if the server is one that closes the connection after each streamed reply, whatever it announces.
+    closes_streams: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -115,9 +125,23 @@ impl Connections {
         self.closes_unasked.store(true, Ordering::Relaxed);
     }
 
-    /// Returns `true` if a connection broke, or was closed unasked.
-    pub(super) fn is_unsteady(&self) -> bool {
-        self.broke.load(Ordering::Relaxed) || self.closes_unasked.load(Ordering::Relaxed)
+    /// Notes the server that a reply is from.
+    pub(super) fn set_known(&self, headers: &HeaderMap) {
+        if headers.get(SERVER).is_some_and(|name| name == CLOSES_STREAMS) {
+            self.closes_streams.store(true, Ordering::Relaxed);
+        }
+        self.known.store(true, Ordering::Release);
+    }
+
+    /// Returns `true` if the server closes the connection after a streamed reply. Where a connection costs next to nothing
+    /// (`is_cheap`), also if it may: it is not known yet, or connections broke or were closed unasked.
+    pub(super) fn closes_after_stream(&self, is_cheap: bool) -> bool {
+        if !self.known.load(Ordering::Acquire) {
+            return is_cheap;
+        }
+        let is_unsteady =
+            || self.broke.load(Ordering::Relaxed) || self.closes_unasked.load(Ordering::Relaxed);
+        self.closes_streams.load(Ordering::Relaxed) || (is_cheap && is_unsteady())
     }
 
     /// Returns `true` if a call should let the runtime look at its sockets before it takes a connection, so that those

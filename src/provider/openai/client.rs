@@ -271,7 +271,6 @@ impl OpenAiBuilder {
                 .into_iter()
                 .filter_map(|(name, value)| Some((name, value?)))
                 .collect(),
-            closes_streams: preset.closes_streams,
         })?;
         if !client.has_key && told.is_some_and(|preset| preset.needs_key) {
             return Err(configuration(

@@ -61,8 +61,6 @@ pub(super) struct Preset {
     pub(super) any_schema: bool,
     /// `true` if the server limits calls at the same time, not their rate.
     pub(super) limits_concurrency: bool,
-    /// `true` if it closes the connection after each streamed reply, whatever it announces.
-    pub(super) closes_streams: bool,
 }
 
 impl Preset {
@@ -90,7 +88,6 @@ const HOSTED: Preset = Preset {
     json_schema: true,
     any_schema: false,
     limits_concurrency: false,
-    closes_streams: false,
 };
 
 /// A server on a machine of one's own, which wants no key, though it takes one.
@@ -226,7 +223,6 @@ pub(super) const PRESETS: &[Preset] = &[
         base_url: Some("http://localhost:8080/v1"),
         base_url_variable: "LLAMACPP_BASE_URL",
         key_variable: "LLAMACPP_API_KEY",
-        closes_streams: true,
         ..LOCAL
     },
     Preset {
