@@ -131,7 +131,7 @@ def run_program(binary, folder, address, wire, options=(), key="sk-unlimited", n
     started = time.monotonic()
     done = subprocess.run(
         [str(word) for word in command],
-        env={**environment, KEY: key, "NO_PROXY": "127.0.0.1"},
+        env={**environment, KEY: key, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
