@@ -7,7 +7,7 @@ use crate::args::PromptArgs;
 use crate::exit::UsageError;
 use crate::input::Content;
 use crate::output::OutputFormat;
-use crate::template::Template;
+use crate::template::{Template, in_template};
 
 /// Fields that are the prompt where no template is given: of lines and tables, and of folders.
 const PROMPT_FIELDS: [&str; 2] = ["prompt", "text"];
@@ -20,6 +20,10 @@ pub(crate) const WHOLE_REQUEST: &str = "to which --prompt, --system, --temperatu
 pub(crate) struct Composer {
     template: Option<Template>,
     system: Option<String>,
+    /// The field with an item's own system prompt.
+    system_field: Option<String>,
+    /// Whether an option names that field.
+    names_system: bool,
     temperature: Option<f64>,
     max_output_tokens: Option<u32>,
     extra: Map<String, Value>,
@@ -40,9 +44,13 @@ impl Composer {
             ),
             (None, None) => None,
         };
+        // With a template the fields are the template's, and one by the name `system` may be about something else.
+        let default = source.is_none().then(|| "system".to_owned());
         Ok(Self {
             template: source.map(Template::new).transpose()?,
             system: args.system.clone(),
+            system_field: args.system_field.clone().or(default),
+            names_system: args.system_field.is_some(),
             temperature: args.temperature,
             max_output_tokens: args.max_output_tokens,
             extra: args.extra.clone().map(|extra| extra.0).unwrap_or_default(),
@@ -62,6 +70,7 @@ impl Composer {
     pub(crate) fn shapes_prompts(&self) -> bool {
         self.template.is_some()
             || self.system.is_some()
+            || self.names_system
             || self.temperature.is_some()
             || self.max_output_tokens.is_some()
             || self.has_schema
@@ -71,11 +80,12 @@ impl Composer {
     pub(crate) fn prompt(&self, content: Content) -> Result<Prompt, String> {
         let mut prompt = match content {
             Content::Fields(fields) => {
-                let mut prompt = Prompt::new(self.text(fields)?);
-                if let Some(system) = &self.system {
-                    prompt = prompt.with_system(system.as_str());
+                let system = self.system(&fields)?;
+                let prompt = Prompt::new(self.text(fields)?);
+                match system {
+                    Some(system) => prompt.with_system(system),
+                    None => prompt,
                 }
-                prompt
             }
             Content::Body(_) if self.shapes_prompts() => {
                 return Err(
@@ -109,6 +119,18 @@ impl Composer {
         }
     }
 
+    /// The system prompt of an item: its own, or that of all.
+    fn system(&self, fields: &Map<String, Value>) -> Result<Option<String>, String> {
+        let named = self.system_field.as_ref();
+        match named.and_then(|field| Some((field, fields.get(field)?))) {
+            Some((_, Value::String(text))) if !text.is_empty() => Ok(Some(text.clone())),
+            None | Some((_, Value::Null | Value::String(_))) => Ok(self.system.clone()),
+            Some((field, _)) => Err(format!(
+                "field `{field}` is the system prompt, so it must be text"
+            )),
+        }
+    }
+
     fn text(&self, mut fields: Map<String, Value>) -> Result<String, String> {
         if let Some(template) = &self.template {
             return template.render(&fields);
@@ -133,7 +155,8 @@ impl Composer {
             return Err("there is no field `prompt`".to_owned());
         };
         Err(format!(
-            "there is no field `prompt`; name the one to use, such as --prompt '{{{{{first}}}}}' (the fields are: {})",
+            "there is no field `prompt`; name the one to use, such as --prompt '{}' (the fields are: {})",
+            in_template(first),
             names.join(", ")
         ))
     }

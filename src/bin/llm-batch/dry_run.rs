@@ -42,11 +42,13 @@ fn write(
 ) -> io::Result<Result<Exit, UsageError>> {
     let (mut good, mut wrong, mut tokens) = (0_u64, 0_u64, 0_u64);
     let (mut cost, mut unpriced) = (Usd::ZERO, 0_u64);
+    let mut unseen = inputs.unseen();
     for item in inputs.items() {
         let item = match item {
             Ok(item) => item,
             Err(message) => return Ok(Err(UsageError::new(message))),
         };
+        unseen.note(&item);
         let Item {
             id, place, content, ..
         } = item;
@@ -87,6 +89,9 @@ fn write(
                 wrong += 1;
             }
         }
+    }
+    for warning in unseen.warnings() {
+        eprintln!("{warning}");
     }
     writeln!(out, "items:            {good}")?;
     writeln!(out, "malformed:        {wrong}")?;

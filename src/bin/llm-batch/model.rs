@@ -147,7 +147,10 @@ fn strategy(args: &RunArgs, name: &str, base_url: Option<&str>) -> Result<Strate
     }
     for header in &args.provider.header {
         let (name, value) = header.parse()?;
-        builder = builder.header(name, value);
+        // Like the key, what is in the environment is not needed where nothing is called.
+        if !(args.dry_run && value.is_variable()) {
+            builder = builder.header(name, value.read(name)?);
+        }
     }
     if args.dry_run {
         // No provider is called, so no key is needed.

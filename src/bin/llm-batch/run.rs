@@ -32,7 +32,7 @@ const COUNTED: u64 = 256 << 20;
 /// Runs the command to its end.
 pub(crate) fn main(args: &RunArgs, console: &Console) -> Result<Exit, UsageError> {
     check(args)?;
-    let mut inputs = Inputs::new(&args.input)?;
+    let mut inputs = Inputs::new(&args.input, args.named_fields())?;
     let model = Model::new(args)?;
     let prices = prices::read(args.reporting.prices.as_deref())?;
     let composer = Composer::new(&args.prompt, model.name_for_bodies())?.for_output(args.output.format());
@@ -60,6 +60,9 @@ pub(crate) fn main(args: &RunArgs, console: &Console) -> Result<Exit, UsageError
     let (destination, mut earlier) = Destination::new(&args.output, &args.input)?;
     protect_inputs(&inputs, args, destination.file())?;
     protect_inputs(&inputs, args, args.reporting.events.as_deref())?;
+    keep_apart(&inputs, args.output.output_dir.as_deref(), true)?;
+    keep_apart(&inputs, destination.file(), false)?;
+    keep_apart(&inputs, args.reporting.events.as_deref(), false)?;
     if args.reporting.events.is_some() && args.reporting.events == args.output.output {
         return Err(UsageError::new("--events and --output name the same file"));
     }
@@ -155,6 +158,19 @@ fn protect_inputs(inputs: &Inputs, args: &RunArgs, output: Option<&Path>) -> Res
         )));
     }
     Ok(())
+}
+
+/// An output inside an input folder would be an item: of the next run, if not of this one.
+fn keep_apart(inputs: &Inputs, output: Option<&Path>, is_folder: bool) -> Result<(), UsageError> {
+    let Some(output) = output else { return Ok(()) };
+    match inputs.folder_around(output, is_folder) {
+        None => Ok(()),
+        Some(folder) => Err(UsageError::new(format!(
+            "{} is inside the input folder {}, so that answers would be read as prompts; write them elsewhere",
+            output.display(),
+            folder.display()
+        ))),
+    }
 }
 
 /// Whether both are one file, by whichever name or hard link.
@@ -303,6 +319,9 @@ impl Plan<'_> {
                 console.line(format_args!(
                     "warning: several items have the same id, such as `{id}`; their rows differ in `index` alone"
                 ));
+            }
+            for warning in &source_state.warnings {
+                console.line(warning);
             }
             print_summary(
                 &summary,

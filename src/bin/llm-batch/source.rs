@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 use crate::compose::Composer;
 use crate::destination::Earlier;
-use crate::input::{Inputs, Item, Place};
+use crate::input::{Inputs, Item, Place, Unseen};
 
 /// How many items are read ahead. They are in memory, so they are few.
 const AHEAD: usize = 32;
@@ -23,9 +23,11 @@ const AHEAD: usize = 32;
 #[derive(Debug)]
 pub(crate) struct ItemContext {
     pub(crate) index: u64,
+    /// Where the item stands.
+    pub(crate) place: Place,
     pub(crate) kept: Map<String, Value>,
-    /// Where the item stands and what is wrong with it, if something is.
-    pub(crate) problem: Option<(Place, String)>,
+    /// What is wrong with it, if something is.
+    pub(crate) problem: Option<String>,
 }
 
 /// Work from the input.
@@ -44,6 +46,8 @@ pub(crate) struct SourceState {
     pub(crate) skipped: u64,
     /// An id that several items have.
     pub(crate) repeated: Option<Arc<str>>,
+    /// What the user should know about fields that options name.
+    pub(crate) warnings: Vec<String>,
     /// Why the input could not be read to its end.
     pub(crate) failure: Option<String>,
 }
@@ -63,6 +67,7 @@ impl Source {
             earlier,
             sender,
             state: Arc::clone(&state),
+            unseen: inputs.unseen(),
         };
         let items = inputs.items();
         // Not a task: a read of standard input cannot be called off, and must not hold up the end of the program.
@@ -104,6 +109,7 @@ struct Reader {
     earlier: Earlier,
     sender: mpsc::Sender<WorkItem<Prompt, ItemContext>>,
     state: Arc<Mutex<SourceState>>,
+    unseen: Unseen,
 }
 
 impl Reader {
@@ -119,6 +125,7 @@ impl Reader {
                     return;
                 }
             };
+            self.unseen.note(&item);
             if !ids.insert(hasher.hash_one(&item.id)) {
                 self.note(|state| {
                     state.repeated.get_or_insert_with(|| Arc::clone(&item.id));
@@ -133,6 +140,8 @@ impl Reader {
                 return;
             }
         }
+        let warnings = self.unseen.warnings();
+        self.note(|state| state.warnings = warnings);
     }
 
     fn note(&self, change: impl FnOnce(&mut SourceState)) {
@@ -148,12 +157,16 @@ impl Reader {
             content,
         } = item;
         let made = content.and_then(|content| self.composer.prompt(content));
-        let problem = made.as_ref().err().map(|message| (place, message.clone()));
+        let problem = made.as_ref().err().cloned();
         let work = match made {
             Ok(prompt) => WorkItem::new(prompt),
             Err(message) => WorkItem::failed(message),
         };
-        work.with_id(id)
-            .with_context(ItemContext { index, kept, problem })
+        work.with_id(id).with_context(ItemContext {
+            index,
+            place,
+            kept,
+            problem,
+        })
     }
 }

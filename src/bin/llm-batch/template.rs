@@ -1,5 +1,6 @@
 //! Templates: `{{field}}` in a prompt.
 
+use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Serde, ValueKind};
 use minijinja::{Environment, ErrorKind, UndefinedBehavior, Value};
 use serde_json::Map;
@@ -7,6 +8,12 @@ use serde_json::Map;
 use crate::exit::UsageError;
 
 const NAME: &str = "prompt";
+
+/// The name of the whole item in a template.
+const ROW: &str = "row";
+
+/// The help for whom a brace was text.
+const LITERAL: &str = "to write braces as they are, put the text between {% raw %} and {% endraw %}";
 
 /// A prompt with places for the fields of an item.
 #[derive(Debug)]
@@ -18,7 +25,10 @@ impl Template {
     /// Reads a template. One line break at its end is dropped.
     pub(crate) fn new(source: String) -> Result<Self, UsageError> {
         let mut environment = Environment::new();
+        // So that errors name the field.
+        environment.set_debug(true);
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
+        environment.set_syntax(without_comments()?);
         // Text stays as it is, everything else is written as JSON; nothing is escaped for HTML.
         environment.set_formatter(|out, _, value| match value.kind() {
             ValueKind::None | ValueKind::Seq | ValueKind::Map | ValueKind::Iterable => {
@@ -29,7 +39,11 @@ impl Template {
         });
         environment.add_filter("tojson", |value: Value| to_json(&value));
         environment.add_template_owned(NAME, source).map_err(|error| {
-            UsageError::new(format!("the prompt's template is wrong: {}", describe(&error)))
+            UsageError::new(format!(
+                "the prompt's template is wrong: {}; {{{{ and {{% begin a place for a field and a statement: {LITERAL}. \
+                 A field whose name is not one word is written as {{{{ row[\"its name\"] }}}}",
+                describe(&error)
+            ))
         })?;
         Ok(Self { environment })
     }
@@ -38,21 +52,39 @@ impl Template {
     pub(crate) fn render(&self, fields: &Map<String, serde_json::Value>) -> Result<String, String> {
         let failed = |error: minijinja::Error| {
             let message = match error.kind() {
-                ErrorKind::UndefinedError => {
-                    "the template names a field that the item does not have".to_owned()
-                }
-                _ => "the template cannot be filled in".to_owned(),
+                ErrorKind::UndefinedError => "the template names a field that the item does not have",
+                _ => "the template cannot be filled in",
             };
             let names: Vec<_> = fields.keys().map(String::as_str).collect();
+            let meant = error
+                .detail()
+                .and_then(missing_field)
+                .and_then(|name| nearest(name, &names));
+            let meant = meant.map_or_else(String::new, |name| format!("; is {} meant?", in_template(name)));
             format!(
-                "{message}: {} (its fields are: {})",
+                "{message}: {}{meant} (its fields are: {})",
                 describe(&error),
                 names.join(", ")
             )
         };
         let template = self.environment.get_template(NAME).map_err(failed)?;
-        template.render(Value::from(Serde(fields))).map_err(failed)
+        let item = Value::from(Serde(fields));
+        // A field of this name is there under its name; the whole item is not.
+        let context = if fields.contains_key(ROW) {
+            item
+        } else {
+            minijinja::context! { row => item.clone(), ..item }
+        };
+        template.render(context).map_err(failed)
     }
+}
+
+/// Comments do not exist: `{#` is ordinary text, as it is in LaTeX, CSS and Markdown.
+fn without_comments() -> Result<SyntaxConfig, UsageError> {
+    SyntaxConfig::builder()
+        .comment_delimiters("{\0#", "#\0}")
+        .build()
+        .map_err(|error| UsageError::new(error.to_string()))
 }
 
 fn to_json(value: &Value) -> Result<String, minijinja::Error> {
@@ -70,5 +102,35 @@ fn describe(error: &minijinja::Error) -> String {
     match error.line() {
         Some(line) if line > 1 => format!("{what}, line {line} of the template"),
         _ => what,
+    }
+}
+
+/// The name of the field in a message about an undefined one, if it is a field of the item itself.
+fn missing_field(detail: &str) -> Option<&str> {
+    let expression = detail.split('`').nth(1)?;
+    let name = expression
+        .strip_prefix("row.")
+        .or_else(|| expression.strip_prefix("row[")?.strip_suffix(']'))
+        .unwrap_or(expression);
+    Some(name.trim_matches(['"', '\'']))
+}
+
+/// The name that is most like another one, if it is like it.
+fn nearest<'a>(name: &str, names: &[&'a str]) -> Option<&'a str> {
+    let plain = |text: &str| text.to_lowercase().replace([' ', '-', '.', '_'], "");
+    let alike = |candidate: &str| strsim::jaro_winkler(&plain(name), &plain(candidate));
+    let best = names.iter().max_by(|a, b| alike(a).total_cmp(&alike(b)))?;
+    (alike(best) > 0.8).then_some(*best)
+}
+
+/// A field as a template names it.
+pub(crate) fn in_template(name: &str) -> String {
+    let is_word = name.chars().all(|c| c == '_' || c.is_ascii_alphanumeric())
+        && !name.starts_with(|c: char| c.is_ascii_digit())
+        && !name.is_empty();
+    if is_word {
+        format!("{{{{{name}}}}}")
+    } else {
+        format!("{{{{ row[{}] }}}}", serde_json::Value::from(name))
     }
 }

@@ -87,12 +87,12 @@ impl<'a> Writer<'a> {
     }
 
     fn report(&mut self, context: &ItemContext) {
-        let Some((place, message)) = &context.problem else {
+        let Some(message) = &context.problem else {
             return;
         };
         self.malformed += 1;
         if !self.quiet && self.malformed <= SHOWN {
-            self.console.line(format_args!("{place}: {message}"));
+            self.console.line(format_args!("{}: {message}", context.place));
         }
     }
 

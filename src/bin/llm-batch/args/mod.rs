@@ -1,5 +1,6 @@
 //! The command line's words.
 
+mod header;
 mod simulate;
 
 use std::io::{self, IsTerminal as _};
@@ -9,7 +10,9 @@ use std::time::Duration;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(crate) use self::header::Header;
 pub(crate) use self::simulate::SimulateArgs;
+use crate::input::NamedField;
 use crate::output::{Include, OutputFormat, Settings};
 
 const STYLES: Styles = Styles::styled()
@@ -133,6 +136,21 @@ pub(crate) struct RunArgs {
     pub(crate) reporting: ReportingArgs,
 }
 
+impl RunArgs {
+    /// The fields of the input that options name.
+    pub(crate) fn named_fields(&self) -> Vec<NamedField> {
+        let named = |option, field: &String| NamedField {
+            option,
+            field: field.clone(),
+        };
+        let keep = self.input.keep.iter().map(|field| named("--keep", field));
+        let id = self.input.id_field.iter().map(|field| named("--id-field", field));
+        let system = self.prompt.system_field.iter();
+        let system = system.map(|field| named("--system-field", field));
+        keep.chain(id).chain(system).collect()
+    }
+}
+
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Input")]
 pub(crate) struct InputArgs {
@@ -148,9 +166,10 @@ pub(crate) struct InputArgs {
     #[arg(long, value_name = "PATTERN")]
     pub(crate) glob: Vec<String>,
 
-    /// The field that names an item. Without it the id is the line number.
-    #[arg(long, default_value = "id", value_name = "FIELD")]
-    pub(crate) id_field: String,
+    /// The field that names an item. Default: `id`. An item without it gets an id from what it holds, which stays the same
+    /// wherever the item stands; equal items are numbered: `-2`, `-3` and so on.
+    #[arg(long, value_name = "FIELD")]
+    pub(crate) id_field: Option<String>,
 
     /// Input fields to copy to the output.
     #[arg(long, value_name = "FIELD,...", value_delimiter = ',')]
@@ -159,6 +178,20 @@ pub(crate) struct InputArgs {
     /// Take only the first N items of the input.
     #[arg(long, value_name = "N")]
     pub(crate) limit: Option<u64>,
+
+    /// Take N items at random, of those within --limit. They are in memory, and nothing is sent before the input was read.
+    /// The same input gives the same sample, also with --resume, and ids decide, not positions.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) sample: Option<u64>,
+
+    /// Take the items in a random order, which is the same each time. They wait in a temporary file, and nothing is
+    /// sent before the input was read.
+    #[arg(long)]
+    pub(crate) shuffle: bool,
+
+    /// Another number gives another --sample and another order of --shuffle.
+    #[arg(long, default_value_t = 0, value_name = "NUMBER")]
+    pub(crate) sample_seed: u64,
 
     /// Check the whole input first, and call the provider only if every line is valid.
     #[arg(long)]
@@ -177,9 +210,14 @@ pub(crate) struct PromptArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) prompt_file: Option<PathBuf>,
 
-    /// The system prompt.
+    /// The system prompt, for items that have none of their own.
     #[arg(long, value_name = "TEXT")]
     pub(crate) system: Option<String>,
+
+    /// The field with an item's own system prompt, which outranks --system; where it is missing or empty, --system holds.
+    /// Default: `system`, but with --prompt none.
+    #[arg(long, value_name = "FIELD")]
+    pub(crate) system_field: Option<String>,
 
     /// The sampling temperature.
     #[arg(long, value_name = "NUMBER", value_parser = temperature, allow_negative_numbers = true)]
@@ -210,7 +248,8 @@ pub(crate) struct ProviderArgs {
     #[arg(long, value_name = "NAME")]
     pub(crate) api_key_env: Option<String>,
 
-    /// A header for every request; may be given several times. Its value is never shown.
+    /// A header for every request; may be given several times. `NAME=env:VARIABLE` takes its value from an environment
+    /// variable. It is never shown.
     #[arg(long, value_name = "NAME: VALUE")]
     pub(crate) header: Vec<Header>,
 
@@ -383,6 +422,8 @@ pub(crate) enum InputFormat {
     Auto,
     /// A JSON object or string a line
     Jsonl,
+    /// One JSON array of items, or values one behind the other, over any number of lines
+    Json,
     /// OpenAI's batch lines: custom_id, method, url, body
     OpenaiBatch,
     /// A table with a header, separated by commas
@@ -421,33 +462,6 @@ pub(crate) enum MaxFailures {
 /// A JSON object; a type of its own, as clap would read a map as several values.
 #[derive(Clone, Debug)]
 pub(crate) struct JsonObject(pub(crate) serde_json::Map<String, serde_json::Value>);
-
-/// A header as typed: checked later, as clap would show a wrong one, and its value may be a secret.
-#[derive(Clone)]
-pub(crate) struct Header(String);
-
-impl Header {
-    /// The name and the value. The client checks them.
-    pub(crate) fn parse(&self) -> Result<(&str, &str), String> {
-        let (name, value) = self
-            .0
-            .split_once(':')
-            .ok_or("--header: write a header as 'Name: value'")?;
-        Ok((name.trim(), value.trim()))
-    }
-}
-
-impl From<String> for Header {
-    fn from(text: String) -> Self {
-        Self(text)
-    }
-}
-
-impl std::fmt::Debug for Header {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Header(***)")
-    }
-}
 
 fn duration(text: &str) -> Result<Duration, String> {
     if text.bytes().all(|byte| byte.is_ascii_digit()) {

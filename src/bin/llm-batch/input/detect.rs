@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use super::compressed::{unpack, without_ending};
 use super::lines::ITEM_LIMIT;
 use super::openai_batch;
 use crate::args::InputFormat;
@@ -16,32 +17,61 @@ pub(crate) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Format {
     Jsonl,
+    /// An array of items, or values over any number of lines.
+    Json,
     OpenAiBatch,
-    Table { delimiter: u8 },
+    Table {
+        delimiter: u8,
+    },
     Text,
 }
 
 /// An input with its beginning put back.
 pub(crate) type Opened = BufReader<io::Chain<Cursor<Vec<u8>>, Box<dyn Read + Send>>>;
 
-/// Reads up to the end of the first line that is not blank, and says what the input is.
+/// Files that hold no text, by their first bytes, and what to do about it.
+const FOREIGN: [(&[u8], &str); 9] = [
+    (
+        b"\xff\xfe",
+        "is UTF-16; convert it first: iconv -f UTF-16 -t UTF-8",
+    ),
+    (
+        b"\xfe\xff",
+        "is UTF-16; convert it first: iconv -f UTF-16 -t UTF-8",
+    ),
+    (b"\x1f\x8b", "is compressed twice; unpack it once"),
+    (b"\x28\xb5\x2f\xfd", "is compressed twice; unpack it once"),
+    (
+        b"BZh91AY&SY",
+        "is compressed by bzip2; unpack it first: bunzip2 -c FILE | llm-batch run ...",
+    ),
+    (
+        b"\xfd7zXZ\0",
+        "is compressed by xz; unpack it first: xz -dc FILE | llm-batch run ...",
+    ),
+    (
+        b"PK\x03\x04",
+        "is a ZIP archive or a spreadsheet; unpack it, or save the spreadsheet as CSV",
+    ),
+    (
+        b"PAR1\x15",
+        "is a Parquet file; write it as JSON lines or CSV first",
+    ),
+    (b"%PDF-", "is a PDF file; take the text out of it first"),
+];
+
+/// Unpacks the input, reads up to the end of the first line that is not blank, and detects what the input is.
 ///
 /// The inner error is for the user: the format cannot be detected, or cannot be read.
 pub(crate) fn detect(
-    mut reader: Box<dyn Read + Send>,
+    reader: Box<dyn Read + Send>,
     path: Option<&Path>,
     asked: InputFormat,
 ) -> io::Result<Result<(Format, Opened), String>> {
+    let (mut reader, _) = unpack(reader)?;
     let prefix = read_first_line(&mut reader)?;
-    if prefix.starts_with(&[0xff, 0xfe]) || prefix.starts_with(&[0xfe, 0xff]) {
-        return Ok(Err(
-            "is UTF-16; convert it first: iconv -f UTF-16 -t UTF-8".to_owned()
-        ));
-    }
-    if prefix.starts_with(&[0x1f, 0x8b]) {
-        return Ok(Err(
-            "is compressed by gzip; unpack it first: gunzip -c FILE | llm-batch run ...".to_owned(),
-        ));
+    if let Some((_, message)) = FOREIGN.iter().find(|(start, _)| prefix.starts_with(start)) {
+        return Ok(Err((*message).to_owned()));
     }
     let mark = if prefix.starts_with(BYTE_ORDER_MARK) {
         BYTE_ORDER_MARK.len()
@@ -50,7 +80,8 @@ pub(crate) fn detect(
     };
     let text = String::from_utf8_lossy(&prefix[mark..]);
     let first = text.lines().find(|line| !line.trim().is_empty()).unwrap_or("");
-    let format = match decide(path, asked, first) {
+    let path = path.map(without_ending);
+    let format = match decide(path.as_deref(), asked, first) {
         Ok(format) => format,
         Err(message) => return Ok(Err(message)),
     };
@@ -62,9 +93,9 @@ pub(crate) fn detect(
     )))
 }
 
-/// Reads to the end of the first line that is not blank, or a little further.
+/// Reads to the end of the first line that is not blank, or a little further. Of an array the beginning is enough.
 fn read_first_line(reader: &mut impl Read) -> io::Result<Vec<u8>> {
-    let (mut prefix, mut has_text) = (Vec::new(), false);
+    let (mut prefix, mut first) = (Vec::new(), None);
     let mut chunk = vec![0; 16 << 10];
     while prefix.len() < ITEM_LIMIT {
         let count = match reader.read(&mut chunk) {
@@ -75,10 +106,12 @@ fn read_first_line(reader: &mut impl Read) -> io::Result<Vec<u8>> {
         };
         prefix.extend_from_slice(&chunk[..count]);
         let ends = chunk[..count].iter().any(|byte| {
-            has_text |= !byte.is_ascii_whitespace();
-            has_text && *byte == b'\n'
+            if !byte.is_ascii_whitespace() {
+                first.get_or_insert(*byte);
+            }
+            first.is_some() && *byte == b'\n'
         });
-        if ends {
+        if ends || first == Some(b'[') {
             break;
         }
     }
@@ -89,6 +122,7 @@ fn decide(path: Option<&Path>, asked: InputFormat, first: &str) -> Result<Format
     let table = |delimiter| Ok(Format::Table { delimiter });
     match asked {
         InputFormat::Jsonl => return Ok(Format::Jsonl),
+        InputFormat::Json => return Ok(Format::Json),
         InputFormat::OpenaiBatch => return Ok(Format::OpenAiBatch),
         InputFormat::Csv => return table(b','),
         InputFormat::Tsv => return table(b'\t'),
@@ -98,23 +132,23 @@ fn decide(path: Option<&Path>, asked: InputFormat, first: &str) -> Result<Format
     let extension = path
         .and_then(Path::extension)
         .map(|extension| extension.to_string_lossy().to_ascii_lowercase());
+    let start = first.trim_start();
     match extension.as_deref() {
+        Some("jsonl" | "ndjson") if matches!(first.trim(), "{" | "[" | "[{") => Ok(Format::Json),
         Some("jsonl" | "ndjson") => Ok(json_lines(first)),
-        Some("json") => {
-            if first.trim_start().starts_with('[') {
-                return Err("is one JSON array; make lines of it first: jq -c '.[]' FILE".to_owned());
-            }
-            Ok(json_lines(first))
-        }
+        Some("json") if start.starts_with('[') || has_more_lines(start) => Ok(Format::Json),
+        Some("json") => Ok(json_lines(first)),
         Some("csv") => table(header_delimiter(first).unwrap_or(b',')),
         Some("tsv") => table(b'\t'),
         extension => {
-            let start = first.trim_start();
-            if matches!(
+            if is_array(start) || has_more_lines(start) {
+                return Ok(Format::Json);
+            }
+            let is_json = matches!(
                 serde_json::from_str(start),
                 Ok(Value::Object(_) | Value::String(_))
-            ) || start.starts_with("{\"")
-            {
+            );
+            if is_json || start.starts_with("{\"") {
                 return Ok(json_lines(first));
             }
             match (header_delimiter(first), extension) {
@@ -127,6 +161,31 @@ fn decide(path: Option<&Path>, asked: InputFormat, first: &str) -> Result<Format
                 (None, _) => Ok(Format::Text),
             }
         }
+    }
+}
+
+/// Whether a line is the beginning of an array of items, and not of a text.
+fn is_array(start: &str) -> bool {
+    let Some(rest) = start.strip_prefix('[') else {
+        return false;
+    };
+    let (rest, line) = (rest.trim(), start.trim_end());
+    rest.is_empty() || rest.starts_with('{') || (rest.starts_with('"') && line.ends_with([',', ']']))
+}
+
+/// Whether a line is an object that goes on in the next line, or several of them.
+fn has_more_lines(start: &str) -> bool {
+    if !start.starts_with('{') {
+        return false;
+    }
+    let mut values = serde_json::Deserializer::from_str(start).into_iter::<Value>();
+    match values.next() {
+        Some(Ok(_)) => values
+            .next()
+            .is_some_and(|next| matches!(next, Ok(Value::Object(_)))),
+        // Not inside a text, which has no line break.
+        Some(Err(error)) => error.is_eof() && !error.to_string().contains("string"),
+        None => false,
     }
 }
 
@@ -154,7 +213,9 @@ fn header_delimiter(line: &str) -> Option<u8> {
                 && !cell.ends_with(['.', '?', '!', ':', ','])
                 && !cell.starts_with(|first: char| first.is_ascii_digit())
         };
-        cells.len() >= 2 && cells.iter().all(name)
+        // The first one may have no name, as in an exported index.
+        let named = cells.iter().skip(usize::from(cells.get(0) == Some("")));
+        cells.len() >= 2 && named.clone().next().is_some() && named.clone().all(name)
     })
 }
 
@@ -192,7 +253,24 @@ mod tests {
             ("", "Hello, how are you", Format::Text),
             ("", "I have 1,000 apples.", Format::Text),
             ("a.txt", "Tell me a joke", Format::Text),
+            ("", ",question", csv),
+            ("", ", and so on", Format::Text),
             ("", "", Format::Text),
+            ("a.json", "[", Format::Json),
+            ("a.json", r#"[{"prompt":"x"},"#, Format::Json),
+            ("a.json", "{", Format::Json),
+            ("a.json", r#"{"prompt":"x"}"#, Format::Jsonl),
+            ("a.jsonl", "[", Format::Json),
+            ("a.jsonl", "[1]", Format::Jsonl),
+            ("", "[", Format::Json),
+            ("", r#"[{"prompt":"x"}]"#, Format::Json),
+            ("", r#"["one", "two"]"#, Format::Json),
+            ("", "[INST] a text", Format::Text),
+            ("", "{", Format::Json),
+            ("", r#"{"a": {"#, Format::Json),
+            ("", r#"{"a": 1, "b":"#, Format::Json),
+            ("", r#"{"a":1}{"a":2}"#, Format::Json),
+            ("", r#"{"prompt": "torn"#, Format::Jsonl),
         ] {
             assert_eq!(auto(name, first), Ok(format), "{name:?} {first:?}");
         }
@@ -201,8 +279,7 @@ mod tests {
     #[test]
     fn what_cannot_be_told_is_refused() {
         assert!(auto("a.txt", "id,question").unwrap_err().contains("--format"));
-        assert!(auto("a.json", "[").unwrap_err().contains("jq"));
-        for start in [&b"\xff\xfea\0"[..], &b"\x1f\x8b\x08"[..]] {
+        for start in [&b"\xff\xfea\0"[..], &b"PK\x03\x04\0"[..]] {
             assert!(detect(Box::new(start), None, InputFormat::Auto).unwrap().is_err());
         }
     }

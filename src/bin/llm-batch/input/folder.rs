@@ -1,5 +1,6 @@
 //! Folders: every file is an item.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -9,10 +10,15 @@ use globset::{Glob, GlobSet, GlobSetBuilder};
 use serde_json::Map;
 use walkdir::WalkDir;
 
+use super::compressed::{unpack, without_ending};
 use super::detect::BYTE_ORDER_MARK;
+use super::identity::Identity;
+use super::item::{Content, Row};
 use super::lines::ITEM_LIMIT;
-use super::{Content, Row};
 use crate::exit::UsageError;
+
+/// The fields of a file.
+pub(super) const FIELDS: [&str; 2] = ["text", "path"];
 
 /// Which files of a folder are taken: all, or those that match.
 #[derive(Debug)]
@@ -31,25 +37,31 @@ impl Selection {
         Ok(Self(Some(set.build().map_err(wrong)?)))
     }
 
-    fn takes(&self, path: &Path) -> bool {
+    /// Whether the file of this path inside the folder is taken.
+    pub(super) fn takes(&self, path: &Path) -> bool {
+        if path.iter().any(is_hidden) {
+            return false;
+        }
         let Some(set) = &self.0 else { return true };
         set.is_match(path) || path.file_name().is_some_and(|name| set.is_match(name))
     }
 }
 
+fn is_hidden(name: &OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(b".")
+}
+
 /// The files under `folder` by name, without hidden ones. `prefix` is put before their ids.
-pub(crate) fn rows(
+pub(super) fn rows(
     folder: PathBuf,
     prefix: String,
     selection: Arc<Selection>,
 ) -> impl Iterator<Item = io::Result<Row>> {
-    let hidden =
-        |entry: &walkdir::DirEntry| entry.depth() > 0 && entry.file_name().to_string_lossy().starts_with('.');
     let files = WalkDir::new(&folder)
         .follow_links(true)
         .sort_by_file_name()
         .into_iter()
-        .filter_entry(move |entry| !hidden(entry));
+        .filter_entry(|entry| entry.depth() == 0 || !is_hidden(entry.file_name()));
     files.filter_map(move |entry| {
         let entry = match entry {
             Ok(entry) => entry,
@@ -59,7 +71,6 @@ pub(crate) fn rows(
                 let Some(path) = path.and_then(|path| path.strip_prefix(&folder).ok()) else {
                     return Some(Err(error.into()));
                 };
-                let is_hidden = |name: &std::ffi::OsStr| name.to_string_lossy().starts_with('.');
                 if path.file_name().is_some_and(is_hidden) {
                     return None;
                 }
@@ -68,7 +79,7 @@ pub(crate) fn rows(
                 return (is_folder || selection.takes(path)).then(|| {
                     Ok(Row {
                         line: 0,
-                        id: Some(format!("{prefix}{}", joined(path))),
+                        identity: Identity::Named(format!("{prefix}{}", name(path).0)),
                         content: Err(match error.io_error() {
                             Some(error) => format!("cannot be read: {error}"),
                             None => format!("cannot be read: {error}"),
@@ -81,35 +92,88 @@ pub(crate) fn rows(
         if !entry.file_type().is_file() || !selection.takes(path) {
             return None;
         }
-        let id = format!("{prefix}{}", joined(path));
-        let content = read(entry.path()).map(|text| {
-            let mut fields = Map::new();
-            fields.insert("text".to_owned(), text.into());
-            fields.insert("path".to_owned(), id.as_str().into());
-            Content::Fields(fields)
+        let (name, is_sound) = name(path);
+        let mut id = format!("{prefix}{name}");
+        let path = id.clone();
+        let content = read(entry.path()).and_then(|(text, was_compressed)| {
+            if was_compressed {
+                // What becomes of it is not compressed: the answer's file is named after the id.
+                id = without_ending(Path::new(&path)).to_string_lossy().into_owned();
+            }
+            if !is_sound {
+                return Err("has a name with characters that no id can have; rename it".to_owned());
+            }
+            Ok(Content::Fields(Map::from_iter([
+                ("text".to_owned(), text.into()),
+                ("path".to_owned(), path.into()),
+            ])))
         });
         Some(Ok(Row {
             line: 0,
-            id: Some(id),
+            identity: Identity::Named(id),
             content,
         }))
     })
 }
 
-fn joined(path: &Path) -> String {
-    let parts: Vec<_> = path.iter().map(|part| part.to_string_lossy()).collect();
-    parts.join("/")
+/// The path as text with `/` between its parts, and whether it is one: bytes that are no UTF-8 and control characters are
+/// written as escapes.
+fn name(path: &Path) -> (String, bool) {
+    let (mut name, mut is_sound) = (String::new(), true);
+    for part in path {
+        if !name.is_empty() {
+            name.push('/');
+        }
+        for chunk in part.as_encoded_bytes().utf8_chunks() {
+            for character in chunk.valid().chars() {
+                if character.is_control() {
+                    is_sound = false;
+                    name.extend(character.escape_default());
+                } else {
+                    name.push(character);
+                }
+            }
+            if !chunk.invalid().is_empty() {
+                is_sound = false;
+                name.push_str(&chunk.invalid().escape_ascii().to_string());
+            }
+        }
+    }
+    (name, is_sound)
 }
 
-fn read(path: &Path) -> Result<String, String> {
+/// The text of a file, and whether it was compressed.
+fn read(path: &Path) -> Result<(String, bool), String> {
+    let failed = |error: io::Error| format!("cannot be read: {error}");
+    let (reader, was_compressed) = unpack(Box::new(File::open(path).map_err(failed)?)).map_err(failed)?;
     let mut bytes = Vec::new();
-    let read = |bytes: &mut Vec<u8>| File::open(path)?.take(ITEM_LIMIT as u64 + 1).read_to_end(bytes);
-    read(&mut bytes).map_err(|error| format!("cannot be read: {error}"))?;
+    reader
+        .take(ITEM_LIMIT as u64 + 1)
+        .read_to_end(&mut bytes)
+        .map_err(failed)?;
     if bytes.len() > ITEM_LIMIT {
         return Err(format!("is larger than {} MiB", ITEM_LIMIT >> 20));
     }
     if bytes.starts_with(BYTE_ORDER_MARK) {
         bytes.drain(..BYTE_ORDER_MARK.len());
     }
-    String::from_utf8(bytes).map_err(|_| "is not UTF-8 text".to_owned())
+    let text = String::from_utf8(bytes).map_err(|_| "is not UTF-8 text".to_owned())?;
+    Ok((text, was_compressed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_is_no_text_is_escaped() {
+        assert_eq!(name(Path::new("a/é b.txt")), ("a/é b.txt".to_owned(), true));
+        assert_eq!(name(Path::new("a\n.txt")), ("a\\n.txt".to_owned(), false));
+        #[cfg(unix)]
+        {
+            use std::os::unix::ffi::OsStrExt as _;
+            let path = Path::new(OsStr::from_bytes(b"a\xff.txt"));
+            assert_eq!(name(path), ("a\\xff.txt".to_owned(), false));
+        }
+    }
 }

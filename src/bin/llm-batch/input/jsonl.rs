@@ -1,4 +1,4 @@
-//! JSON lines: an object, or a string that is the prompt.
+//! JSON: an object, or a string that is the prompt; one a line, or over any number of lines.
 
 use std::collections::HashMap;
 use std::io::{self, BufRead};
@@ -6,78 +6,147 @@ use std::io::{self, BufRead};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
+use super::identity::{Digest, Identity};
+use super::item::{Content, Row};
 use super::lines::Lines;
-use super::{Content, Row, not_json, openai_batch};
+use super::values::Values;
+use super::{not_json, openai_batch};
 
-/// The rows of JSON lines; blank lines are skipped.
-pub(crate) fn rows(reader: impl BufRead) -> impl Iterator<Item = io::Result<Row>> {
-    lines(reader, |text| (None, parse(text)))
+/// The rows of JSON lines; blank lines are skipped. `id_field` keeps the digits of a number as they are written.
+pub(super) fn rows(reader: impl BufRead, id_field: String) -> impl Iterator<Item = io::Result<Row>> {
+    lines(reader, move |text| fields(text, &id_field))
 }
 
 /// The rows of OpenAI batch lines; blank lines are skipped.
-pub(crate) fn batch_rows(reader: impl BufRead) -> impl Iterator<Item = io::Result<Row>> {
-    lines(reader, |text| match openai_batch::parse(text) {
-        Ok(line) => (Some(line.custom_id), Ok(Content::Body(line.body))),
-        Err((id, message)) => (id, Err(message)),
+pub(super) fn batch_rows(reader: impl BufRead) -> impl Iterator<Item = io::Result<Row>> {
+    lines(reader, batch_line)
+}
+
+/// The items of a JSON array, or of values one behind the other. If the first one is an OpenAI batch line, all are.
+pub(super) fn value_rows(reader: impl BufRead, id_field: String) -> impl Iterator<Item = io::Result<Row>> {
+    let mut is_batch = None;
+    Values::new(reader).map(move |value| {
+        let value = value?;
+        let text = match (&value.fault, str::from_utf8(&value.bytes)) {
+            (Some(fault), _) => Err(fault.clone()),
+            (None, Ok(text)) => Ok(text),
+            (None, Err(_)) => Err("the value is not UTF-8 text".to_owned()),
+        };
+        let (identity, content) = match text {
+            Ok(text) => {
+                let is_batch = *is_batch.get_or_insert_with(
+                    || matches!(serde_json::from_str(text), Ok(Value::Object(fields)) if openai_batch::is_line(&fields)),
+                );
+                if is_batch {
+                    batch_line(text)
+                } else {
+                    fields(text, &id_field)
+                }
+            }
+            Err(message) => (malformed(&value.bytes), Err(message)),
+        };
+        Ok(Row {
+            line: value.line,
+            identity,
+            content,
+        })
     })
 }
 
-fn lines(
-    reader: impl BufRead,
-    parse: impl Fn(&str) -> (Option<String>, Result<Content, String>),
-) -> impl Iterator<Item = io::Result<Row>> {
+type Parsed = (Identity, Result<Content, String>);
+
+fn lines(reader: impl BufRead, parse: impl Fn(&str) -> Parsed) -> impl Iterator<Item = io::Result<Row>> {
     Lines::new(reader).filter_map(move |line| {
         let line = match line {
             Ok(line) => line,
             Err(error) => return Some(Err(error)),
         };
-        let (id, content) = match line.text {
+        let (identity, content) = match line.text {
             Ok(text) if text.trim().is_empty() => return None,
             Ok(text) => parse(&text),
-            Err(message) => (None, Err(message)),
+            Err(fault) => (Identity::Malformed(fault.digest), Err(fault.message)),
         };
         Some(Ok(Row {
             line: line.number,
-            id,
+            identity,
             content,
         }))
     })
 }
 
-fn parse(text: &str) -> Result<Content, String> {
-    match serde_json::from_str(text) {
-        Ok(Value::Object(mut fields)) => {
-            if fields.values().any(Value::is_f64) {
-                keep_digits(text, &mut fields);
-            }
-            Ok(Content::Fields(fields))
-        }
-        Ok(Value::String(prompt)) => {
-            let mut fields = Map::new();
-            fields.insert("prompt".to_owned(), prompt.into());
-            Ok(Content::Fields(fields))
-        }
-        Ok(_) => Err("neither a JSON object nor a string".to_owned()),
-        Err(error) => Err(not_json(&error)),
+fn malformed(bytes: &[u8]) -> Identity {
+    Identity::Malformed(Digest::of_malformed(bytes))
+}
+
+fn batch_line(text: &str) -> Parsed {
+    match openai_batch::parse(text) {
+        Ok(line) => (Identity::Named(line.custom_id), Ok(Content::Body(line.body))),
+        Err((Some(id), message)) => (Identity::Named(id), Err(message)),
+        Err((None, message)) => (malformed(text.as_bytes()), Err(message)),
     }
 }
 
-/// Integers beyond 64 bits, as ids often are, stay what they are: as text, since JSON's reader would round them.
-fn keep_digits(text: &str, fields: &mut Map<String, Value>) {
+fn fields(text: &str, id_field: &str) -> Parsed {
+    let fields = match serde_json::from_str(text) {
+        Ok(Value::Object(mut fields)) => {
+            keep_digits(text, &mut fields, Some(id_field));
+            Ok(fields)
+        }
+        Ok(Value::String(prompt)) => Ok(Map::from_iter([("prompt".to_owned(), prompt.into())])),
+        Ok(Value::Array(_)) => Err("an array, where an object or a string should be; a file that is one array is read with --format json".to_owned()),
+        Ok(_) => Err("neither a JSON object nor a string".to_owned()),
+        Err(error) => Err(not_json(&error)),
+    };
+    match fields {
+        Ok(fields) => (Identity::Fields, Ok(Content::Fields(fields))),
+        Err(message) => (malformed(text.as_bytes()), Err(message)),
+    }
+}
+
+/// JSON's reader rounds integers beyond 64 bits, and writes `1e3` as `1000.0`. Such integers, as ids often are, stay what they
+/// are: as text. So does any number that is the id.
+fn keep_digits(text: &str, fields: &mut Map<String, Value>, id_field: Option<&str>) {
+    if !fields.values().any(has_float) {
+        return;
+    }
     let Ok(raw) = serde_json::from_str::<HashMap<String, &RawValue>>(text) else {
         return;
     };
-    for (name, value) in fields.iter_mut().filter(|(_, value)| value.is_f64()) {
-        let digits = raw.get(name).map(|raw| raw.get()).unwrap_or_default();
-        let fits = digits.parse::<i64>().is_ok();
-        if !fits
-            && !digits.is_empty()
-            && digits
-                .trim_start_matches('-')
-                .bytes()
-                .all(|byte| byte.is_ascii_digit())
-        {
-            *value = digits.into();
+    for (name, value) in fields.iter_mut() {
+        match raw.get(name).map(|raw| raw.get()) {
+            Some(raw) if value.is_f64() && id_field == Some(name) => *value = raw.into(),
+            Some(raw) => keep_integer(raw, value),
+            None => {}
         }
+    }
+}
+
+fn keep_integer(raw: &str, value: &mut Value) {
+    match value {
+        Value::Number(number) if number.is_f64() => {
+            let digits = raw.trim_start_matches('-');
+            let is_zero = digits == "0";
+            if !is_zero && digits.bytes().all(|byte| byte.is_ascii_digit()) {
+                *value = raw.into();
+            }
+        }
+        Value::Array(items) if items.iter().any(has_float) => {
+            if let Ok(raw) = serde_json::from_str::<Vec<&RawValue>>(raw) {
+                for (raw, item) in raw.iter().zip(items) {
+                    keep_integer(raw.get(), item);
+                }
+            }
+        }
+        Value::Object(fields) => keep_digits(raw, fields, None),
+        _ => {}
+    }
+}
+
+fn has_float(value: &Value) -> bool {
+    match value {
+        Value::Number(number) => number.is_f64(),
+        Value::Array(items) => items.iter().any(has_float),
+        Value::Object(fields) => fields.values().any(has_float),
+        _ => false,
     }
 }

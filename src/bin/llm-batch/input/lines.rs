@@ -2,6 +2,8 @@
 
 use std::io::{self, BufRead, Read};
 
+use super::identity::Digest;
+
 /// The longest line, table row or file that is taken as an item: 64 MiB.
 pub(crate) const ITEM_LIMIT: usize = 64 << 20;
 
@@ -11,7 +13,22 @@ pub(crate) struct Line {
     /// Its number, from 1.
     pub(crate) number: u64,
     /// Its text, or why it is none.
-    pub(crate) text: Result<String, String>,
+    pub(crate) text: Result<String, Fault>,
+}
+
+/// A line that is no text.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Fault {
+    pub(crate) message: String,
+    /// Of as much of it as was read.
+    pub(crate) digest: Digest,
+}
+
+impl Fault {
+    fn new(message: String, bytes: &[u8]) -> Self {
+        let digest = Digest::of_malformed(bytes);
+        Self { message, digest }
+    }
 }
 
 /// Splits at `\n` only, as other line separators may stand inside JSON; a `\r` before it is dropped.
@@ -46,12 +63,14 @@ impl<R: BufRead> Lines<R> {
             }
         } else if bytes.len() > self.limit {
             self.reader.skip_until(b'\n')?;
-            let text = Err(format!("the line is longer than {} MiB", self.limit >> 20));
+            let message = format!("the line is longer than {} MiB", self.limit >> 20);
+            let text = Err(Fault::new(message, &bytes));
             return Ok(Some(Line { number, text }));
         }
         let text = String::from_utf8(bytes).map_err(|error| {
             let position = error.utf8_error().valid_up_to() + 1;
-            format!("the line is not UTF-8 text (byte {position})")
+            let message = format!("the line is not UTF-8 text (byte {position})");
+            Fault::new(message, error.as_bytes())
         });
         Ok(Some(Line { number, text }))
     }
@@ -70,7 +89,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn lines(text: &[u8], limit: usize) -> Vec<(u64, Result<String, String>)> {
+    fn lines(text: &[u8], limit: usize) -> Vec<(u64, Result<String, Fault>)> {
         let lines = Lines {
             reader: text,
             number: 0,
@@ -107,7 +126,7 @@ mod tests {
     #[test]
     fn bytes_that_are_no_text_are_said_so() {
         let found = lines(b"a\xffb\nc\n", 100);
-        assert!(found[0].1.as_ref().unwrap_err().contains("byte 2"));
+        assert!(found[0].1.as_ref().unwrap_err().message.contains("byte 2"));
         assert_eq!(found[1], (2, Ok("c".to_owned())));
     }
 }

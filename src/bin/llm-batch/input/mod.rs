@@ -1,14 +1,18 @@
 //! The input: from files, folders and standard input to items, one at a time.
 
+mod compressed;
 mod detect;
 mod folder;
+mod identity;
+mod item;
 mod jsonl;
 mod lines;
 mod openai_batch;
+mod order;
 mod table;
 mod text;
+mod values;
 
-use std::fmt;
 use std::fs::File;
 use std::io::{self, IsTerminal, Read};
 use std::path::{Path, PathBuf};
@@ -19,70 +23,38 @@ use serde_json::{Map, Value};
 pub(crate) use self::detect::BYTE_ORDER_MARK;
 use self::detect::{Format, Opened, detect};
 use self::folder::Selection;
+use self::identity::{Digest, Identity, Ids};
+use self::item::Row;
+pub(crate) use self::item::{Content, Item, Place};
+use self::order::{Items, Order};
+use self::table::Table;
 use crate::args::{InputArgs, InputFormat};
 use crate::exit::UsageError;
 
-/// One entry of the input.
-#[derive(Debug)]
-struct Row {
-    /// Its line, from 1; 0 where the id says enough.
-    line: u64,
-    /// Its id, where the format has one of its own.
-    id: Option<String>,
-    /// What it holds, or what is wrong with it.
-    content: Result<Content, String>,
-}
-
-/// What an entry holds.
-#[derive(Debug)]
-pub(crate) enum Content {
-    /// Fields for a template.
-    Fields(Map<String, Value>),
-    /// A request body in the provider's own dialect.
-    Body(Map<String, Value>),
-}
-
-/// An item of the run.
-#[derive(Debug)]
-pub(crate) struct Item {
-    pub(crate) id: Arc<str>,
-    /// Its position in the input, from 0.
-    pub(crate) index: u64,
-    pub(crate) place: Place,
-    /// Fields to copy to the output.
-    pub(crate) kept: Map<String, Value>,
-    /// What it holds, or what is wrong with it.
-    pub(crate) content: Result<Content, String>,
-}
-
-/// Where in the input an item stands.
-#[derive(Clone, Debug)]
-pub(crate) struct Place {
-    /// The file's name, where there are several.
-    name: Option<Arc<str>>,
-    line: u64,
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (&self.name, self.line) {
-            (Some(name), 0) => f.write_str(name),
-            (None, 0) => f.write_str("input"),
-            (Some(name), line) => write!(f, "{name}, line {line}"),
-            (None, line) => write!(f, "line {line}"),
-        }
-    }
-}
-
 type Rows = Box<dyn Iterator<Item = io::Result<Row>> + Send>;
+
+/// A field of the input that an option names.
+#[derive(Clone, Debug)]
+pub(crate) struct NamedField {
+    pub(crate) option: &'static str,
+    pub(crate) field: String,
+}
 
 #[derive(Clone, Debug)]
 enum Input {
     Stdin,
     /// Something that can be read once.
     Pipe(PathBuf),
-    File(PathBuf, Format),
+    File(RegularFile),
     Folder(PathBuf),
+}
+
+#[derive(Clone, Debug)]
+struct RegularFile {
+    path: PathBuf,
+    format: Format,
+    /// The fields of every item, where the format says so.
+    columns: Option<Vec<String>>,
 }
 
 /// The inputs, looked at but not yet read.
@@ -93,14 +65,19 @@ pub(crate) struct Inputs {
     selection: Arc<Selection>,
     id_field: String,
     keep: Vec<String>,
+    /// The fields that options name.
+    named: Vec<NamedField>,
     limit: Option<u64>,
+    order: Order,
     /// Standard input, copied to a file that vanishes with the last clone of this.
     spooled: Option<Arc<tempfile::NamedTempFile>>,
 }
 
 impl Inputs {
     /// Checks that every input is there and of a format that can be read.
-    pub(crate) fn new(args: &InputArgs) -> Result<Self, UsageError> {
+    ///
+    /// `named` are the fields that have to be somewhere.
+    pub(crate) fn new(args: &InputArgs, named: Vec<NamedField>) -> Result<Self, UsageError> {
         let selection = Selection::new(&args.glob)?;
         let mut inputs = Vec::new();
         for path in &args.inputs {
@@ -122,15 +99,64 @@ impl Inputs {
                 "--glob chooses files of a folder, but no INPUT is a folder",
             ));
         }
-        Ok(Self {
+        let inputs = Self {
             inputs,
             format: args.format,
             selection: Arc::new(selection),
-            id_field: args.id_field.clone(),
+            id_field: args.id_field.clone().unwrap_or_else(|| "id".to_owned()),
             keep: args.keep.clone(),
+            named,
             limit: args.limit,
+            order: Order {
+                sample: args
+                    .sample
+                    .map(|count| usize::try_from(count).unwrap_or(usize::MAX)),
+                shuffle: args.shuffle,
+                seed: args.sample_seed,
+            },
             spooled: None,
-        })
+        };
+        inputs.check_named()?;
+        Ok(inputs)
+    }
+
+    /// Rejects an option that names a field which no item can have.
+    fn check_named(&self) -> Result<(), UsageError> {
+        let mut known = Vec::new();
+        for input in &self.inputs {
+            match input {
+                Input::Stdin | Input::Pipe(_) | Input::File(RegularFile { columns: None, .. }) => {
+                    return Ok(());
+                }
+                Input::File(RegularFile {
+                    columns: Some(columns),
+                    ..
+                }) => known.extend(columns.iter().map(String::as_str)),
+                Input::Folder(_) => known.extend(folder::FIELDS),
+            }
+        }
+        match self
+            .named
+            .iter()
+            .find(|named| !known.contains(&named.field.as_str()))
+        {
+            None => Ok(()),
+            Some(NamedField { option, field }) if known.is_empty() => Err(UsageError::new(format!(
+                "{option} {field}: the input holds whole requests, which have no fields"
+            ))),
+            Some(NamedField { option, field }) => Err(UsageError::new(format!(
+                "{option} {field}: the input has no field `{field}`; it has {}",
+                known.join(", ")
+            ))),
+        }
+    }
+
+    /// The fields that options name, to note which of them no item has.
+    pub(crate) fn unseen(&self) -> Unseen {
+        Unseen {
+            left: self.named.clone(),
+            any: false,
+        }
     }
 
     /// Whether a person is about to type the input.
@@ -142,7 +168,7 @@ impl Inputs {
     pub(crate) fn is_rereadable(&self) -> bool {
         self.inputs
             .iter()
-            .all(|input| matches!(input, Input::File(..) | Input::Folder(_)))
+            .all(|input| matches!(input, Input::File(_) | Input::Folder(_)))
     }
 
     /// Whether an input is known to hold request bodies, to which no template applies.
@@ -151,22 +177,32 @@ impl Inputs {
             || self
                 .inputs
                 .iter()
-                .any(|input| matches!(input, Input::File(_, Format::OpenAiBatch)))
+                .any(|input| matches!(input, Input::File(file) if file.format == Format::OpenAiBatch))
     }
 
     /// The regular files, for a check that no output replaces one. Standard input may be one, too.
     pub(crate) fn files(&self) -> impl Iterator<Item = &Path> {
         self.inputs.iter().filter_map(|input| match input {
-            Input::File(path, _) => Some(path.as_path()),
+            Input::File(file) => Some(file.path.as_path()),
             Input::Stdin if cfg!(unix) => Some(Path::new("/dev/stdin")),
             Input::Stdin | Input::Pipe(_) | Input::Folder(_) => None,
+        })
+    }
+
+    /// The input folder that would read an output as an item, if there is one.
+    pub(crate) fn folder_around(&self, output: &Path, is_folder: bool) -> Option<&Path> {
+        let output = real_path(output);
+        self.inputs.iter().find_map(|input| {
+            let Input::Folder(folder) = input else { return None };
+            let inside = output.strip_prefix(folder.canonicalize().ok()?).ok()?;
+            (is_folder || self.selection.takes(inside)).then_some(folder.as_path())
         })
     }
 
     /// Bytes of all regular files, if there is nothing else.
     pub(crate) fn bytes(&self) -> Option<u64> {
         let sizes = self.inputs.iter().map(|input| match input {
-            Input::File(path, _) => std::fs::metadata(path).ok().map(|metadata| metadata.len()),
+            Input::File(file) => std::fs::metadata(&file.path).ok().map(|metadata| metadata.len()),
             Input::Stdin | Input::Pipe(_) | Input::Folder(_) => None,
         });
         sizes.sum()
@@ -179,12 +215,12 @@ impl Inputs {
             let reader: Box<dyn Read + Send> = match input {
                 Input::Stdin => Box::new(io::stdin()),
                 Input::Pipe(path) => Box::new(open(path)?),
-                Input::File(..) | Input::Folder(_) => continue,
+                Input::File(_) | Input::Folder(_) => continue,
             };
             *input = self.copy(reader)?;
         }
         self.inputs = inputs;
-        Ok(())
+        self.check_named()
     }
 
     fn copy(&mut self, mut reader: Box<dyn Read + Send>) -> Result<Input, UsageError> {
@@ -193,31 +229,35 @@ impl Inputs {
         let mut file = tempfile::NamedTempFile::new().map_err(failed)?;
         io::copy(&mut reader, &mut file).map_err(failed)?;
         let copy = file.reopen().map_err(failed)?;
-        let (format, _) = detect(Box::new(copy), None, self.format)
+        let path = file.path().to_owned();
+        let (format, columns) = look_inside(copy, None, self.format)
             .map_err(failed)?
             .map_err(|message| UsageError::new(format!("the input {message}")))?;
-        let path = file.path().to_owned();
         self.spooled = Some(Arc::new(file));
-        Ok(Input::File(path, format))
+        Ok(Input::File(RegularFile {
+            path,
+            format,
+            columns,
+        }))
     }
 
     /// Reads the items. An error is a message for the user, and the last thing that comes.
-    pub(crate) fn items(&self) -> impl Iterator<Item = Result<Item, String>> + Send + use<> {
+    pub(crate) fn items(&self) -> Items {
         let all = self.clone();
-        let several = all.inputs.len() > 1;
         let inputs = all.inputs.clone();
+        let several = inputs.len() > 1;
         let rows = inputs.into_iter().flat_map({
             let all = all.clone();
             move |input| {
                 let name = all.name(&input).filter(|_| several);
                 let path = name.clone().unwrap_or_else(|| "the input".into());
-                let rows: Rows = match all.rows(input, several) {
+                let rows: Rows = match all.rows(input) {
                     Ok(rows) => rows,
                     Err(error) => Box::new(std::iter::once(Err(error))),
                 };
                 rows.map(move |row| match row {
                     Ok(row) => Ok((name.clone(), row)),
-                    Err(error) => Err(format!("{path} cannot be read any further: {error}")),
+                    Err(error) => Err(format!("{path} could not be read to its end: {error}")),
                 })
             }
         });
@@ -225,20 +265,23 @@ impl Inputs {
             .limit
             .and_then(|limit| usize::try_from(limit).ok())
             .unwrap_or(usize::MAX);
-        let mut failed = false;
-        rows.take_while(move |row| !std::mem::replace(&mut failed, row.is_err()))
+        let order = all.order;
+        let (mut failed, mut ids) = (false, Ids::default());
+        let items = rows
+            .take_while(move |row| !std::mem::replace(&mut failed, row.is_err()))
             .take(limit)
             .zip(0..)
-            .map(move |(row, index)| row.map(|(name, row)| all.item(name, index, row)))
+            .map(move |(row, index)| row.map(|(name, row)| all.item(&mut ids, name, index, row)));
+        order.apply(Box::new(items))
     }
 
     fn name(&self, input: &Input) -> Option<Arc<str>> {
         match input {
-            Input::File(path, _) | Input::Pipe(path) if !self.is_spooled(path) => {
+            Input::File(RegularFile { path, .. }) | Input::Pipe(path) if !self.is_spooled(path) => {
                 Some(path.to_string_lossy().into())
             }
             Input::Folder(path) => Some(path.to_string_lossy().into()),
-            Input::Stdin | Input::File(..) | Input::Pipe(_) => Some("standard input".into()),
+            Input::Stdin | Input::File(_) | Input::Pipe(_) => Some("standard input".into()),
         }
     }
 
@@ -246,10 +289,14 @@ impl Inputs {
         self.spooled.as_ref().is_some_and(|file| file.path() == path)
     }
 
-    fn rows(&self, input: Input, several: bool) -> io::Result<Rows> {
+    fn rows(&self, input: Input) -> io::Result<Rows> {
         let (format, opened) = match input {
             Input::Folder(path) => {
-                let prefix = if several {
+                let folders = self
+                    .inputs
+                    .iter()
+                    .filter(|input| matches!(input, Input::Folder(_)));
+                let prefix = if folders.count() > 1 {
                     format!("{}/", path.to_string_lossy().trim_end_matches('/'))
                 } else {
                     String::new()
@@ -258,37 +305,44 @@ impl Inputs {
             }
             Input::Stdin => detected(detect(Box::new(io::stdin()), None, self.format)?)?,
             Input::Pipe(path) => detected(detect(Box::new(File::open(&path)?), Some(&path), self.format)?)?,
-            Input::File(path, format) => {
+            Input::File(RegularFile { path, format, .. }) => {
                 let name = (!self.is_spooled(&path)).then_some(&*path);
                 let (_, opened) = detected(detect(Box::new(File::open(&path)?), name, self.format)?)?;
                 (format, opened)
             }
         };
+        let id_field = self.id_field.clone();
         Ok(match format {
-            Format::Jsonl => Box::new(jsonl::rows(opened)),
+            Format::Jsonl => Box::new(jsonl::rows(opened, id_field)),
+            Format::Json => Box::new(jsonl::value_rows(opened, id_field)),
             Format::OpenAiBatch => Box::new(jsonl::batch_rows(opened)),
             Format::Text => Box::new(text::rows(opened)),
             Format::Table { delimiter } => {
-                Box::new(table::rows(opened, delimiter)?.map_err(io::Error::other)?)
+                Box::new(Table::new(opened, delimiter)?.map_err(io::Error::other)?)
             }
         })
     }
 
-    fn item(&self, name: Option<Arc<str>>, index: u64, row: Row) -> Item {
-        let Row { line, id, content } = row;
-        let (id, content) = match (id, content) {
-            (Some(id), content) => (Some(id), content),
-            (None, Ok(Content::Fields(fields))) => match id_of(fields.get(&self.id_field)) {
-                Ok(id) => (id, Ok(Content::Fields(fields))),
-                Err(message) => (None, Err(format!("field `{}` {message}", self.id_field))),
+    fn item(&self, ids: &mut Ids, name: Option<Arc<str>>, index: u64, row: Row) -> Item {
+        let Row {
+            line,
+            identity,
+            content,
+        } = row;
+        let (id, content) = match (identity, content) {
+            (Identity::Named(id), content) => (id, content),
+            (Identity::Malformed(digest), content) => (ids.of_malformed(digest), content),
+            (Identity::Fields, Ok(Content::Fields(fields))) => match id_of(fields.get(&self.id_field)) {
+                Ok(Some(id)) => (id, Ok(Content::Fields(fields))),
+                Ok(None) => (ids.of_fields(&fields), Ok(Content::Fields(fields))),
+                Err(message) => (
+                    ids.of_malformed(Digest::of_fields(&fields)),
+                    Err(format!("field `{}` {message}", self.id_field)),
+                ),
             },
-            (None, content) => (None, content),
+            (Identity::Fields, content) => (ids.of_malformed(Digest::of_malformed(b"")), content),
         };
-        let id = match (id, &name) {
-            (Some(id), _) => id.into(),
-            (None, Some(name)) => format!("{name}:{line}").into(),
-            (None, None) => line.to_string().into(),
-        };
+        let id: Arc<str> = id.into();
         let kept = match &content {
             Ok(Content::Fields(fields)) => {
                 let keep = self.keep.iter();
@@ -307,6 +361,34 @@ impl Inputs {
             kept,
             content,
         }
+    }
+}
+
+/// Fields that options name and no item had so far.
+#[derive(Debug)]
+pub(crate) struct Unseen {
+    left: Vec<NamedField>,
+    any: bool,
+}
+
+impl Unseen {
+    /// Takes note of an item's fields.
+    pub(crate) fn note(&mut self, item: &Item) {
+        if let Ok(content) = &item.content {
+            self.any = true;
+            if let Content::Fields(fields) = content {
+                self.left.retain(|named| !fields.contains_key(&named.field));
+            }
+        }
+    }
+
+    /// A warning for each field that no item had, if there was any item to have it.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        let left = self.left.iter().filter(|_| self.any);
+        left.map(|NamedField { option, field }| {
+            format!("warning: {option} {field}: no item has a field `{field}`")
+        })
+        .collect()
     }
 }
 
@@ -348,21 +430,53 @@ fn look(path: &Path, format: InputFormat) -> Result<Input, UsageError> {
     if !metadata.is_file() {
         return Ok(Input::Pipe(path.to_owned()));
     }
-    let (found, opened) = detect(Box::new(open(path)?), Some(path), format)
+    let (format, columns) = look_inside(open(path)?, Some(path), format)
         .map_err(failed)?
         .map_err(|message| UsageError::new(format!("{name} {message}")))?;
-    if let Format::Table { delimiter } = found {
-        // For the header only.
-        let _rows = table::rows(opened, delimiter)
-            .map_err(failed)?
-            .map_err(|message| UsageError::new(format!("{name} {message}")))?;
-    }
-    Ok(Input::File(path.to_owned(), found))
+    Ok(Input::File(RegularFile {
+        path: path.to_owned(),
+        format,
+        columns,
+    }))
 }
 
-/// The fault of a line. Its number is reported elsewhere.
+type Looked = (Format, Option<Vec<String>>);
+
+/// The format of a file, and the fields of every item, where the format says so.
+fn look_inside(file: File, path: Option<&Path>, asked: InputFormat) -> io::Result<Result<Looked, String>> {
+    let (format, opened) = match detect(Box::new(file), path, asked)? {
+        Ok(detected) => detected,
+        Err(message) => return Ok(Err(message)),
+    };
+    let columns = match format {
+        Format::Table { delimiter } => match Table::new(opened, delimiter)? {
+            Ok(table) => Some(table.columns),
+            Err(message) => return Ok(Err(message)),
+        },
+        Format::Text => Some(text::FIELDS.map(str::to_owned).to_vec()),
+        Format::OpenAiBatch => Some(Vec::new()),
+        Format::Jsonl | Format::Json => None,
+    };
+    Ok(Ok((format, columns)))
+}
+
+/// The path without links, also of what is not there yet.
+fn real_path(path: &Path) -> PathBuf {
+    let whole = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    for folder in whole.ancestors() {
+        if let (Ok(real), Ok(rest)) = (folder.canonicalize(), whole.strip_prefix(folder)) {
+            return real.join(rest);
+        }
+    }
+    whole
+}
+
+/// The fault of a value, and where in it: its own line is reported elsewhere.
 fn not_json(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let what = text.split(" at line ").next().unwrap_or_default();
-    format!("not JSON: {what} (column {})", error.column())
+    match error.line() {
+        0 | 1 => format!("not JSON: {what} (column {})", error.column()),
+        line => format!("not JSON: {what} (its line {line}, column {})", error.column()),
+    }
 }

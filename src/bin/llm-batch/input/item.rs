@@ -1,0 +1,60 @@
+//! Items, and the rows of an input that they come from.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::identity::Identity;
+
+/// One entry of the input.
+#[derive(Debug)]
+pub(super) struct Row {
+    /// Its line, from 1; 0 where the id says enough.
+    pub(super) line: u64,
+    pub(super) identity: Identity,
+    /// What it holds, or what is wrong with it.
+    pub(super) content: Result<Content, String>,
+}
+
+/// What an entry holds.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) enum Content {
+    /// Fields for a template.
+    Fields(Map<String, Value>),
+    /// A request body in the provider's own dialect.
+    Body(Map<String, Value>),
+}
+
+/// An item of the run.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct Item {
+    pub(crate) id: Arc<str>,
+    /// Its position in the input, from 0.
+    pub(crate) index: u64,
+    pub(crate) place: Place,
+    /// Fields to copy to the output.
+    pub(crate) kept: Map<String, Value>,
+    /// What it holds, or what is wrong with it.
+    pub(crate) content: Result<Content, String>,
+}
+
+/// Where in the input an item stands.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct Place {
+    /// The file's name, where there are several.
+    pub(super) name: Option<Arc<str>>,
+    pub(super) line: u64,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.name, self.line) {
+            (Some(name), 0) => f.write_str(name),
+            (None, 0) => f.write_str("input"),
+            (Some(name), line) => write!(f, "{name}, line {line}"),
+            (None, line) => write!(f, "line {line}"),
+        }
+    }
+}
