@@ -1,135 +1,407 @@
-//! The files that a run writes: who else may write them, and what stays in them.
+//! Files: compressed ones, JSON over many lines, tables, and folders with things in them that are no prompts.
 
 use std::fs;
+use std::io::Write as _;
 
-use llm_batch::testing::Latency;
-use serde_json::Value;
+use flate2::write::GzEncoder;
+use ruzstd::encoding::{CompressionLevel, compress_to_vec};
 
-use crate::support::{Provider, finish, lines_of, rows, run, signal, start, wait_until};
+use crate::support::{Finished, Provider, finish, ids, program, run};
 
-fn slow() -> Provider {
-    Provider::start(|builder| builder.latency("100ms".parse::<Latency>().unwrap()))
-}
-
-fn prompts(count: usize) -> String {
-    (0..count).map(|number| format!("prompt {number}\n")).collect()
-}
-
-/// Two runs of one output would pay for every answer twice and tear each other's rows.
-#[test]
-fn a_second_run_of_an_output_is_refused_while_the_first_goes_on() {
-    let provider = slow();
-    let folder = tempfile::tempdir().unwrap();
-    let (out, events) = (
-        folder.path().join("out.jsonl"),
-        folder.path().join("events.jsonl"),
-    );
-    let name = out.to_str().unwrap();
-    let events_name = events.to_str().unwrap();
-    let first = start(
-        provider.arguments(["-o", name, "--events", events_name, "-c", "4"]),
-        Some(&prompts(400)),
-    );
-    wait_until("rows", || lines_of(&out) >= 8);
-    let begun = provider.ledger().received;
-    for more in ["--resume", "--overwrite"] {
-        run(provider.arguments(["-o", name, more]), &prompts(400))
-            .code(2)
-            .says("out.jsonl is being written by another process");
-    }
-    let other = folder.path().join("other.jsonl");
+fn dry(arguments: &[&str], stdin: &str) -> Finished {
     run(
-        provider.arguments(["-o", other.to_str().unwrap(), "--events", events_name]),
-        &prompts(3),
+        ["run", "--model", "sim:steady", "--dry-run"]
+            .iter()
+            .chain(arguments),
+        stdin,
     )
-    .code(2)
-    .says("events.jsonl is being written by another process");
-    assert!(lines_of(&out) >= 8, "the output was changed");
-    signal(&first, "KILL");
-    finish(first);
-    assert!(provider.ledger().received >= begun);
-
-    // The lock ends with its process. What was torn is dropped, the rest is kept.
-    let input = prompts(60);
-    let second = run(provider.arguments(["-o", name, "--resume", "-c", "20"]), &input);
-    second.code(0);
-    assert!(rows(&fs::read_to_string(&out).unwrap()).len() >= 60);
 }
 
-/// As a scheduler starts them: at the same moment, for an output that is not there yet.
+fn gzip(text: &str) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(text.as_bytes()).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn zstd(text: &str) -> Vec<u8> {
+    compress_to_vec(text.as_bytes(), CompressionLevel::Fastest)
+}
+
 #[test]
-fn of_several_runs_that_begin_at_once_one_writes() {
-    let provider = slow();
+fn compressed_inputs_are_read_by_their_content() {
     let folder = tempfile::tempdir().unwrap();
-    for round in 0..5 {
-        let out = folder.path().join(format!("out-{round}.jsonl"));
-        let name = out.to_str().unwrap();
-        let before = provider.ledger().received;
-        let children: Vec<_> = (0..4)
-            .map(|_| start(provider.arguments(["-o", name, "-c", "20"]), Some(&prompts(20))))
-            .collect();
-        let codes: Vec<_> = children
-            .into_iter()
-            .map(|child| finish(child).status.code())
-            .collect();
-        let written = codes.iter().filter(|code| **code == Some(0)).count();
-        let refused = codes.iter().filter(|code| **code == Some(2)).count();
-        assert_eq!((written, refused), (1, 3), "{codes:?}");
-        assert_eq!(rows(&fs::read_to_string(&out).unwrap()).len(), 20);
-        assert_eq!(provider.ledger().received - before, 20);
+    let table = "id,question\n1,why\n2,how\n";
+    for (name, bytes) in [
+        ("a.csv.gz", gzip(table)),
+        ("b.csv.zst", zstd(table)),
+        ("c.csv", gzip(table)),
+        ("d", zstd(table)),
+        ("e.csv.gz", table.as_bytes().to_vec()),
+        (
+            "f.csv.gz",
+            [gzip("id,question\n1,why\n"), gzip("2,how\n")].concat(),
+        ),
+    ] {
+        let path = folder.path().join(name);
+        fs::write(&path, &bytes).unwrap();
+        let shown = dry(&[path.to_str().unwrap(), "--prompt", "Q: {{question}}"], "");
+        assert!(
+            shown.code(0).stdout.contains("\"Q: how\""),
+            "{name}: {}",
+            shown.stdout
+        );
+        assert!(shown.stdout.contains("id 2 (line 3)"), "{name}: {}", shown.stdout);
+        // The same from standard input.
+        let mut command = program();
+        command
+            .args(["run", "-m", "sim:steady", "--dry-run", "--prompt", "{{question}}"])
+            .stdin(fs::File::open(&path).unwrap())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped());
+        let shown = finish(command.spawn().unwrap());
+        assert!(shown.code(0).stdout.contains("items:            2"), "{name}");
+    }
+    for (name, bytes, message) in [
+        (
+            "twice.gz",
+            {
+                let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::default());
+                encoder.write_all(&gzip(table)).unwrap();
+                encoder.finish().unwrap()
+            },
+            "is compressed twice",
+        ),
+        (
+            "t.xlsx",
+            b"PK\x03\x04rest".to_vec(),
+            "save the spreadsheet as CSV",
+        ),
+    ] {
+        let path = folder.path().join(name);
+        fs::write(&path, bytes).unwrap();
+        let shown = dry(&[path.to_str().unwrap()], "");
+        shown.code(2).says(message);
     }
 }
 
 #[test]
-fn events_of_several_runs_stand_in_one_file() {
+fn a_compressed_input_that_is_cut_off_does_not_end_in_silence() {
     let folder = tempfile::tempdir().unwrap();
-    let events = folder.path().join("events.jsonl");
-    let arguments = |limit: &str| {
-        let fixed = [
+    // Items that are not sent: what matters is the end.
+    let lines: String = (0..40_000)
+        .map(|number| format!("{{\"a\":\"{}\"}}\n", number * 7919))
+        .collect();
+    let provider = Provider::start(|builder| builder);
+    for (name, bytes) in [("a.jsonl.gz", gzip(&lines)), ("a.jsonl.zst", zstd(&lines))] {
+        let path = folder.path().join(name);
+        fs::write(&path, &bytes[..bytes.len() - 3]).unwrap();
+        let arguments = [path.to_str().unwrap(), "-o", "/dev/null", "--summary", "json"];
+        let finished = run(provider.arguments(arguments), "");
+        finished
+            .code(3)
+            .says("the input could not be read to its end: its")
+            .says("damaged or cut off");
+        assert_eq!(finished.summary()["termination"], "input_unreadable");
+        run(
+            provider.arguments([path.to_str().unwrap(), "--strict", "--prompt", "{{a}}"]),
+            "",
+        )
+        .code(2)
+        .says("cut off");
+        dry(&[path.to_str().unwrap()], "").code(2).says("cut off");
+    }
+}
+
+#[test]
+fn arrays_and_objects_over_many_lines_are_items() {
+    let folder = tempfile::tempdir().unwrap();
+    let array = "[\n  {\"id\": \"a\",\n   \"prompt\": \"one\"},\n  {\"id\": 2.50, \"prompt\": tru},\n  \"three\",\n  {\"id\": 2.50, \"prompt\": \"four\"}, 5\n]\n";
+    let objects = "{\n  \"id\": \"a\",\n  \"prompt\": \"one\"\n}\n{ \"id\": \"b\", \"prompt\":\n  \"x\" y }\n\"three\" {\"prompt\":\"four\"}{\"prompt\":\"five\"}";
+    let provider = Provider::start(|builder| builder);
+    for (name, text, good, bad) in [
+        (
+            "a.json",
+            array,
+            3,
+            ["line 4: not JSON", "line 6: neither a JSON object nor a string"],
+        ),
+        (
+            "b.jsonl",
+            objects,
+            4,
+            ["line 5: not JSON: expected `,` or `}` (its line 2, column 7)", ""],
+        ),
+        ("c", objects, 4, ["line 5: not JSON", ""]),
+    ] {
+        let path = folder.path().join(name);
+        fs::write(&path, text).unwrap();
+        for arguments in [vec![path.to_str().unwrap()], vec!["--format", "json"]] {
+            let finished = run(provider.arguments(arguments), text);
+            finished.code(1).says(bad[0]).says(bad[1]);
+            let rows = finished.rows();
+            assert_eq!(
+                rows.iter().filter(|row| row["ok"] == true).count(),
+                good,
+                "{name}"
+            );
+            assert!(ids(&rows).contains(&"a".to_owned()));
+        }
+    }
+    let one_line = dry(&[], "[\"one\", \"two\"]");
+    assert!(one_line.code(0).stdout.contains("items:            2"));
+    // An item is the same one, however it is laid out.
+    let id = |text: &str| dry(&[], text).code(0).stdout.split(", id ").nth(1).unwrap()[..16].to_owned();
+    assert_eq!(
+        id("{\"prompt\":\"x\",\"n\":1}\n"),
+        id("[\n{\"n\": 1,\n\"prompt\": \"x\"}\n]")
+    );
+
+    run(
+        provider.arguments([]),
+        "[{\"prompt\":\"x\"}]\n[{\"prompt\":\"y\"}]",
+    )
+    .code(3)
+    .says("line 2: something follows the array");
+    run(provider.arguments([]), "{\n\"prompt\": {\n")
+        .code(3)
+        .says("line 1: the value that begins here does not end");
+    let batch = "[{\"custom_id\":\"r1\",\"method\":\"POST\",\"url\":\"/v1/chat/completions\",\"body\":{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}}]";
+    assert_eq!(ids(&run(provider.arguments([]), batch).code(0).rows()), ["r1"]);
+}
+
+/// An array on one line, as programs write it, is not held in memory.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_large_array_takes_no_memory() {
+    let mut child = crate::support::start(
+        [
             "run",
             "-m",
             "sim:steady",
-            "--events",
-            events.to_str().unwrap(),
-            "--limit",
-            limit,
-        ];
-        fixed.map(str::to_owned)
-    };
-    run(arguments("2"), &prompts(5)).code(0);
-    let first = lines_of(&events);
-    assert!(first > 2);
-    // What a kill in the middle of a line leaves spoils that line alone.
-    fs::write(
-        &events,
-        fs::read_to_string(&events).unwrap() + r#"{"event":"torn"#,
-    )
-    .unwrap();
-    run(arguments("2"), &prompts(5)).code(0);
-    let text = fs::read_to_string(&events).unwrap();
-    let whole = text
-        .lines()
-        .filter(|line| serde_json::from_str::<Value>(line).is_ok())
-        .count();
-    assert_eq!(text.lines().count(), whole + 1);
-    assert!(whole >= 2 * first - 2, "{whole} of {first} a run");
+            "-o",
+            "/dev/null",
+            "-q",
+            "--format",
+            "json",
+        ],
+        None,
+    );
+    let mut pipe = child.stdin.take().unwrap();
+    let item = format!("{{\"a\":\"{}\"}},", "x".repeat(1 << 20));
+    let mut peak = 0;
+    pipe.write_all(b"[").unwrap();
+    for _ in 0..150 {
+        pipe.write_all(item.as_bytes()).unwrap();
+        let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+        let line = status.lines().find(|line| line.starts_with("VmHWM"));
+        let now: u64 = line
+            .and_then(|line| line.split_whitespace().nth(1)?.parse().ok())
+            .unwrap_or(0);
+        peak = peak.max(now);
+    }
+    pipe.write_all(b"\"end\"]").unwrap();
+    drop(pipe);
+    finish(child).code(1);
+    assert!(peak > 1_000 && peak < 120_000, "{peak} KiB");
 }
 
-/// `llm-batch run < all.jsonl -o all.jsonl` would empty its own input.
-#[cfg(unix)]
 #[test]
-fn standard_input_is_not_overwritten_either() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("all.jsonl");
-    fs::write(&file, "{\"prompt\":\"one\"}\n").unwrap();
-    for more in ["--overwrite", "--resume"] {
-        let output = crate::support::program()
-            .args(["run", "-m", "sim:steady", "-o", file.to_str().unwrap(), more])
-            .stdin(fs::File::open(&file).unwrap())
-            .output()
-            .unwrap();
-        let text = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(2), "{text}");
-        assert_eq!(fs::read_to_string(&file).unwrap(), "{\"prompt\":\"one\"}\n");
+fn columns_of_any_name_can_be_used() {
+    let table = ",first name,prompt-text,a.b,\n0,Ada,Say hello,x,y\n";
+    let template = "{{ row[\"first name\"] }}: {{ row[\"prompt-text\"] }} {{ row[\"a.b\"] }} {{ row[\"column 1\"] }} {{ row[\"column 5\"] }}";
+    let shown = dry(&["--prompt", template, "--keep", "first name"], table);
+    assert!(
+        shown.code(0).stdout.contains("\"Ada: Say hello x 0 y\""),
+        "{}",
+        shown.stdout
+    );
+    dry(&["--format", "csv"], "a,b,a\n1,2,3\n")
+        .code(2)
+        .says("has two columns with the name `a`, the 1. and the 3.");
+    // A field of that name stays what it is.
+    let shown = dry(
+        &["--prompt", "{{row}} {{other}}"],
+        "{\"row\":\"r\",\"other\":1}\n",
+    );
+    assert!(shown.code(0).stdout.contains("\"r 1\""));
+    for (template, message) in [
+        ("{{first_name}}", "is {{ row[\"first name\"] }} meant?"),
+        ("{{ row[\"first nam\"] }}", "is {{ row[\"first name\"] }} meant?"),
+        ("{{prompt-text}}", "is {{ row[\"prompt-text\"] }} meant?"),
+        ("{{Prompt_text}}", "`Prompt_text` is undefined"),
+        (
+            "{{zzz}}",
+            "`zzz` is undefined (its fields are: column 1, first name,",
+        ),
+    ] {
+        dry(&["--prompt", template], table)
+            .code(1)
+            .says("line 2: ")
+            .says(message);
     }
+    dry(&[], table)
+        .code(1)
+        .says("such as --prompt '{{ row[\"column 1\"] }}'");
+}
+
+#[test]
+fn braces_of_other_languages_are_text_or_explained() {
+    let input = "{\"question\":\"why\"}\n";
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("prompt.txt");
+    for text in [
+        "p {#id} and {# this #} stay {{question}}",
+        "}} %} #} { } {{question}}",
+        "{% raw %}{{ x }} {% y %}{% endraw %} {{question}}",
+    ] {
+        fs::write(&file, text).unwrap();
+        let expected = text
+            .replace("{% raw %}", "")
+            .replace("{% endraw %}", "")
+            .replace("{{question}}", "why");
+        for option in [["--prompt", text], ["--prompt-file", file.to_str().unwrap()]] {
+            let shown = dry(&option, input);
+            assert!(shown.code(0).stdout.contains(&expected), "{}", shown.stdout);
+        }
+    }
+    for text in [
+        "a {{ b",
+        "a {% b",
+        "{{ }}",
+        "{% nothing %}",
+        "{{ two words }}",
+        "{{{{ x }}}}",
+    ] {
+        fs::write(&file, text).unwrap();
+        for option in [["--prompt", text], ["--prompt-file", file.to_str().unwrap()]] {
+            dry(&option, input)
+                .code(2)
+                .says("put the text between {% raw %} and {% endraw %}")
+                .says("{{ row[\"its name\"] }}");
+        }
+    }
+}
+
+#[test]
+fn a_row_of_the_wrong_width_names_its_line_with_every_line_break() {
+    for end in ["\n", "\r\n", "\r"] {
+        let table = ["id,prompt", "1,a", "", "2,b,c", "3", "\"4", "\",d", "5,e,f"].join(end);
+        let finished = dry(&["--format", "csv"], &table);
+        finished
+            .code(1)
+            .says("line 4: the row has 3 cells, the header 2")
+            .says("line 5: the row has 1 cells")
+            .says("line 8: the row has 3 cells");
+    }
+}
+
+#[test]
+fn an_output_inside_an_input_folder_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let texts = folder.path().join("texts");
+    fs::create_dir(&texts).unwrap();
+    fs::write(texts.join("1.txt"), "one").unwrap();
+    let path = |name: &str| texts.join(name).to_str().unwrap().to_owned();
+    let provider = Provider::start(|builder| builder);
+    let input = texts.to_str().unwrap();
+    let (out, new, file, same) = (path("out"), path("deep/new/out"), path("out.jsonl"), path("."));
+    for arguments in [
+        ["--output-dir", &out].as_slice(),
+        &["--output-dir", &new],
+        &["--output-dir", &same, "--overwrite"],
+        &["--output-dir", &out, "--glob", "*.md"],
+        &["-o", &file],
+        &["--events", &file],
+    ] {
+        let arguments = [input].into_iter().chain(arguments.iter().copied());
+        run(provider.arguments(arguments), "")
+            .code(2)
+            .says("is inside the input folder");
+    }
+    #[cfg(unix)]
+    {
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(&texts, &link).unwrap();
+        let out = link.join("out");
+        run(
+            provider.arguments([input, "--output-dir", out.to_str().unwrap()]),
+            "",
+        )
+        .code(2);
+    }
+    assert_eq!(provider.ledger().received, 0);
+    assert_eq!(fs::read_dir(&texts).unwrap().count(), 1);
+    // A file that is not taken as an input does no harm, and neither does a folder beside it.
+    run(provider.arguments([input, "-o", &file, "--glob", "*.txt"]), "").code(0);
+    let beside = folder.path().join("texts-out");
+    run(
+        provider.arguments([input, "--glob", "*.txt", "--output-dir", beside.to_str().unwrap()]),
+        "",
+    )
+    .code(0);
+    assert_eq!(provider.ledger().received, 2);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_file_name_that_no_id_can_have_costs_its_own_item() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let folder = tempfile::tempdir().unwrap();
+    let texts = folder.path();
+    fs::write(texts.join("a.txt"), "one").unwrap();
+    for name in [&b"b\xff.txt"[..], b"b\xfe.txt", b"c\n.txt"] {
+        fs::write(texts.join(std::ffi::OsStr::from_bytes(name)), "two").unwrap();
+    }
+    fs::write(texts.join("d.txt.gz"), gzip("three")).unwrap();
+    fs::write(texts.join("e.txt.gz"), &gzip("four")[..9]).unwrap();
+    std::os::unix::fs::symlink("nowhere", texts.join("f.txt")).unwrap();
+    let provider = Provider::start(|builder| builder);
+    let finished = run(provider.arguments([texts.to_str().unwrap()]), "");
+    finished
+        .code(1)
+        .says("b\\xff.txt: has a name with characters that no id can have")
+        .says("c\\n.txt: has a name")
+        .says("e.txt.gz: cannot be read: its gzip data are damaged or cut off");
+    let rows = finished.rows();
+    assert_eq!(
+        ids(&rows),
+        [
+            "a.txt",
+            "b\\xfe.txt",
+            "b\\xff.txt",
+            "c\\n.txt",
+            "d.txt",
+            "e.txt",
+            "f.txt"
+        ]
+    );
+    assert_eq!(rows.iter().filter(|row| row["ok"] == true).count(), 2);
+}
+
+/// A second input does not change the ids of a folder's files.
+#[test]
+fn a_file_beside_a_folder_leaves_its_ids_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let (texts, more) = (folder.path().join("texts"), folder.path().join("more"));
+    for folder in [&texts, &more] {
+        fs::create_dir(folder).unwrap();
+        fs::write(folder.join("1.txt"), "one").unwrap();
+    }
+    let list = folder.path().join("list.jsonl");
+    fs::write(&list, "{\"id\":\"x\",\"text\":\"y\"}\n").unwrap();
+    let provider = Provider::start(|builder| builder);
+    let (texts, more, list) = (
+        texts.to_str().unwrap(),
+        more.to_str().unwrap(),
+        list.to_str().unwrap(),
+    );
+    let found = |inputs: &[&str]| {
+        let arguments = inputs.iter().copied().chain(["--prompt", "{{text}}"]);
+        ids(&run(provider.arguments(arguments), "").code(0).rows())
+    };
+    assert_eq!(found(&[texts]), ["1.txt"]);
+    assert_eq!(found(&[texts, list]), ["1.txt", "x"]);
+    let mut both = [format!("{texts}/1.txt"), format!("{more}/1.txt")];
+    both.sort();
+    assert_eq!(found(&[texts, more]), both);
 }

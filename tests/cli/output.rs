@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::support::{COMPLETION, Provider, Recorder, ids, rows, run};
+use crate::support::{COMPLETION, Provider, Recorder, rows, run};
 
 #[test]
 fn a_row_has_the_documented_shape() {
@@ -74,7 +74,11 @@ fn a_table_has_one_header_and_quotes_what_needs_it() {
         "-o",
         file.to_str().unwrap(),
     ];
-    run(arguments, "{\"prompt\":\"one\",\"note\":\"a, b\"}\n{broken\n").code(1);
+    run(
+        arguments,
+        "{\"id\":1,\"prompt\":\"one\",\"note\":\"a, b\"}\n{broken\n",
+    )
+    .code(1);
     let text = fs::read_to_string(&file).unwrap();
     let mut lines = text.lines();
     assert!(
@@ -87,7 +91,10 @@ fn a_table_has_one_header_and_quotes_what_needs_it() {
         text.contains("1,0,true,\"a, b\",,\"line one\nline \"\"two\"\"\",,,,9,4,3,0,0,1,1,"),
         "{text}"
     );
-    assert!(text.contains("\n2,1,false,,,,source,"), "{text}");
+    assert!(
+        text.contains("\nmalformed-") && text.contains(",1,false,,,,source,"),
+        "{text}"
+    );
     assert_eq!(text.matches("error_kind").count(), 1);
 }
 
@@ -317,7 +324,7 @@ fn a_file_that_is_not_empty_is_refused_or_replaced() {
     assert_eq!(fs::read_to_string(&file).unwrap(), before);
     assert_eq!(provider.ledger().received, 1);
     run(provider.arguments(["-o", out, "--overwrite"]), "two\nthree\n").code(0);
-    assert_eq!(ids(&rows(&fs::read_to_string(&file).unwrap())), ["1", "2"]);
+    assert_eq!(rows(&fs::read_to_string(&file).unwrap()).len(), 2);
     // Not even with --overwrite does an output replace an input.
     let finished = run(provider.arguments([out, "-o", out, "--overwrite"]), "");
     finished.code(2).says("is an input");

@@ -27,14 +27,14 @@ fn a_killed_run_goes_on_where_it_was() {
             .seed(5)
     });
     let folder = tempfile::tempdir().unwrap();
-    let (input, out) = (folder.path().join("in.txt"), folder.path().join("out.jsonl"));
-    fs::write(
-        &input,
-        (0..150)
-            .map(|number| format!("prompt {number}\n"))
-            .collect::<String>(),
-    )
-    .unwrap();
+    let (input, out) = (folder.path().join("in.jsonl"), folder.path().join("out.jsonl"));
+    let line = |number| {
+        format!(
+            "{}\n",
+            json!({"id": number, "prompt": format!("prompt {number}")})
+        )
+    };
+    fs::write(&input, (1..=150).map(line).collect::<String>()).unwrap();
     let arguments = || {
         let more = [
             input.to_str().unwrap(),
@@ -121,7 +121,7 @@ fn tables_and_results_of_openai_are_resumed_too() {
         };
         run(
             arguments(""),
-            "{\"prompt\":\"one\"}\n{broken\n{\"prompt\":\"three\"}\n",
+            "{\"id\":1,\"prompt\":\"one\"}\n{broken\n{\"id\":3,\"prompt\":\"three\"}\n",
         )
         .code(1);
         let before = fs::read_to_string(&out).unwrap();
@@ -129,7 +129,8 @@ fn tables_and_results_of_openai_are_resumed_too() {
         let torn = before.trim_end().len() - 3;
         fs::write(&out, &before[..torn]).unwrap();
         let calls = recorder.bodies().len();
-        let input = "{\"prompt\":\"one\"}\n{\"prompt\":\"two\"}\n{\"prompt\":\"three\"}\n";
+        let input =
+            "{\"id\":1,\"prompt\":\"one\"}\n{\"id\":2,\"prompt\":\"two\"}\n{\"id\":3,\"prompt\":\"three\"}\n";
         run(arguments("--resume"), input).code(0);
         let after = fs::read_to_string(&out).unwrap();
         if format == "csv" {
@@ -180,6 +181,84 @@ fn an_id_is_found_again_in_a_changed_input() {
     run(arguments(), "").code(0);
     assert_eq!(provider.ledger().received, 3);
     assert_eq!(ids(&read(&out)), ["a", "b", "new"]);
+}
+
+/// Without ids of their own, too: a line on top, another order and another file before it change no item's identity.
+#[test]
+fn an_item_without_an_id_is_found_again_in_a_changed_input() {
+    let recorder = Recorder::answering(|body| {
+        let prompt = body["messages"][0]["content"].as_str().unwrap();
+        (200, COMPLETION.replace("line one", &format!("to {prompt}:")))
+    });
+    let folder = tempfile::tempdir().unwrap();
+    for (name, format) in [
+        ("in.txt", (|text: &str| format!("{text}\n")) as fn(&str) -> String),
+        ("in.jsonl", |text| format!("{}\n", json!({"prompt": text}))),
+        ("in.csv", |text| {
+            if text == "prompt" {
+                "prompt,n\n".to_owned()
+            } else {
+                format!("{text},1\n")
+            }
+        }),
+    ] {
+        let head = if name == "in.csv" {
+            format("prompt")
+        } else {
+            String::new()
+        };
+        let (input, other) = (folder.path().join(name), folder.path().join(format!("0-{name}")));
+        let out = folder.path().join(format!("{name}.out"));
+        let run_with = |inputs: &[&Path]| {
+            let mut arguments = [
+                "run",
+                "-m",
+                "openai-compatible:m",
+                "--base-url",
+                &recorder.url,
+                "--resume",
+                "-o",
+            ]
+            .map(str::to_owned)
+            .to_vec();
+            arguments.push(out.to_str().unwrap().to_owned());
+            arguments.extend(inputs.iter().map(|path| path.to_str().unwrap().to_owned()));
+            let before = recorder.bodies().len();
+            run(arguments, "").code(0);
+            recorder.bodies().len() - before
+        };
+        fs::write(
+            &input,
+            head.clone() + &format("alpha") + &format("beta") + &format("alpha"),
+        )
+        .unwrap();
+        assert_eq!(run_with(&[&input]), 3, "{name}");
+        let changed = head.clone() + &format("NEW") + &format("alpha") + &format("alpha") + &format("beta");
+        fs::write(&input, changed).unwrap();
+        assert_eq!(run_with(&[&input]), 1, "{name}");
+        fs::write(&other, head + &format("gamma") + &format("beta")).unwrap();
+        // The second `beta` is an item of its own.
+        assert_eq!(run_with(&[&other, &input]), 2, "{name}");
+        let rows = read(&out);
+        let ids: std::collections::HashSet<_> = rows.iter().map(|row| row["id"].to_string()).collect();
+        assert_eq!((rows.len(), ids.len()), (6, 6), "{name}");
+        let of = |text: &str| {
+            let rows = rows.iter().filter(|row| {
+                row["output"]
+                    .as_str()
+                    .unwrap()
+                    .starts_with(&format!("to {text}:"))
+            });
+            rows.map(|row| row["id"].as_str().unwrap().to_owned())
+                .collect::<Vec<_>>()
+        };
+        for (text, count) in [("alpha", 2), ("beta", 2), ("gamma", 1), ("NEW", 1)] {
+            let ids = of(text);
+            assert_eq!(ids.len(), count, "{name} {text}");
+            // Equal rows share the hash, and no others do.
+            assert!(ids.iter().all(|id| id[..16] == ids[0][..16]), "{ids:?}");
+        }
+    }
 }
 
 #[test]
@@ -237,9 +316,10 @@ fn a_resumed_run_that_is_killed_at_once_loses_nothing() {
         )
     };
     fs::write(&out, row(1, true) + &row(2, false) + &row(3, true)).unwrap();
+    let input = "{\"id\":1,\"prompt\":\"a\"}\n{\"id\":2,\"prompt\":\"b\"}\n{\"id\":3,\"prompt\":\"c\"}\n{\"id\":4,\"prompt\":\"d\"}\n";
     let mut child = start(
         provider.arguments(["-o", out.to_str().unwrap(), "--resume"]),
-        Some("a\nb\nc\nd\n"),
+        Some(input),
     );
     wait_until("a call", || provider.ledger().received > 0);
     signal(&child, "KILL");
@@ -247,7 +327,7 @@ fn a_resumed_run_that_is_killed_at_once_loses_nothing() {
     assert_eq!(ids(&read(&out)), ["1", "3"]);
     finish(start(
         provider.arguments(["-o", out.to_str().unwrap(), "--resume"]),
-        Some("a\nb\nc\nd\n"),
+        Some(input),
     ))
     .code(0);
     assert_eq!(ids(&read(&out)), numbers(4));

@@ -29,6 +29,9 @@ pub(crate) enum Format {
 /// An input with its beginning put back.
 pub(crate) type Opened = BufReader<io::Chain<Cursor<Vec<u8>>, Box<dyn Read + Send>>>;
 
+/// So much of an array shows that it is one.
+const ENOUGH: usize = 16 << 10;
+
 /// Files that hold no text, by their first bytes, and what to do about it.
 const FOREIGN: [(&[u8], &str); 9] = [
     (
@@ -96,7 +99,7 @@ pub(crate) fn detect(
 /// Reads to the end of the first line that is not blank, or a little further. Of an array the beginning is enough.
 fn read_first_line(reader: &mut impl Read) -> io::Result<Vec<u8>> {
     let (mut prefix, mut first) = (Vec::new(), None);
-    let mut chunk = vec![0; 16 << 10];
+    let mut chunk = vec![0; ENOUGH];
     while prefix.len() < ITEM_LIMIT {
         let count = match reader.read(&mut chunk) {
             Ok(0) => break,
@@ -106,12 +109,13 @@ fn read_first_line(reader: &mut impl Read) -> io::Result<Vec<u8>> {
         };
         prefix.extend_from_slice(&chunk[..count]);
         let ends = chunk[..count].iter().any(|byte| {
-            if !byte.is_ascii_whitespace() {
+            // Neither white space nor a part of the mark.
+            if !byte.is_ascii_whitespace() && !BYTE_ORDER_MARK.contains(byte) {
                 first.get_or_insert(*byte);
             }
             first.is_some() && *byte == b'\n'
         });
-        if ends || first == Some(b'[') {
+        if ends || (first == Some(b'[') && prefix.len() >= ENOUGH) {
             break;
         }
     }
@@ -169,8 +173,9 @@ fn is_array(start: &str) -> bool {
     let Some(rest) = start.strip_prefix('[') else {
         return false;
     };
-    let (rest, line) = (rest.trim(), start.trim_end());
-    rest.is_empty() || rest.starts_with('{') || (rest.starts_with('"') && line.ends_with([',', ']']))
+    let rest = rest.trim();
+    let ends = rest.ends_with([',', ']']) || start.len() >= ENOUGH;
+    rest.is_empty() || rest.starts_with('{') || (rest.starts_with('"') && ends)
 }
 
 /// Whether a line is an object that goes on in the next line, or several of them.
@@ -213,9 +218,11 @@ fn header_delimiter(line: &str) -> Option<u8> {
                 && !cell.ends_with(['.', '?', '!', ':', ','])
                 && !cell.starts_with(|first: char| first.is_ascii_digit())
         };
-        // The first one may have no name, as in an exported index.
-        let named = cells.iter().skip(usize::from(cells.get(0) == Some("")));
-        cells.len() >= 2 && named.clone().next().is_some() && named.clone().all(name)
+        // The first one may have no name, as in an exported index, and neither may those at the end.
+        let mut cells: Vec<_> = cells.iter().collect();
+        while cells.pop_if(|cell| cell.is_empty()).is_some() {}
+        let begin = usize::from(cells.first() == Some(&""));
+        cells.len() >= 2 && cells[begin..].iter().all(|cell| name(cell))
     })
 }
 
@@ -254,6 +261,9 @@ mod tests {
             ("", "I have 1,000 apples.", Format::Text),
             ("a.txt", "Tell me a joke", Format::Text),
             ("", ",question", csv),
+            ("", "id,question,,", csv),
+            ("", "Hello,", Format::Text),
+            ("", ",", Format::Text),
             ("", ", and so on", Format::Text),
             ("", "", Format::Text),
             ("a.json", "[", Format::Json),

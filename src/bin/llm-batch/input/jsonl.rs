@@ -93,7 +93,10 @@ fn fields(text: &str, id_field: &str) -> Parsed {
             Ok(fields)
         }
         Ok(Value::String(prompt)) => Ok(Map::from_iter([("prompt".to_owned(), prompt.into())])),
-        Ok(Value::Array(_)) => Err("an array, where an object or a string should be; a file that is one array is read with --format json".to_owned()),
+        Ok(Value::Array(_)) => Err(
+            "neither a JSON object nor a string, but an array; --format json reads a file that is one array"
+                .to_owned(),
+        ),
         Ok(_) => Err("neither a JSON object nor a string".to_owned()),
         Err(error) => Err(not_json(&error)),
     };
