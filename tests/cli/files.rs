@@ -313,7 +313,8 @@ fn an_output_inside_an_input_folder_is_refused() {
         &["-o", &file],
         &["--events", &file],
     ] {
-        let arguments = [input].into_iter().chain(arguments.iter().copied());
+        let arguments: Vec<_> = [input].into_iter().chain(arguments.iter().copied()).collect();
+        dry(&arguments, "").code(2).says("is inside the input folder");
         run(provider.arguments(arguments), "")
             .code(2)
             .says("is inside the input folder");
@@ -371,7 +372,7 @@ fn a_file_name_that_no_id_can_have_costs_its_own_item() {
             "b\\xff.txt",
             "c\\n.txt",
             "d.txt",
-            "e.txt",
+            "e.txt.gz",
             "f.txt"
         ]
     );

@@ -51,6 +51,9 @@ pub(crate) fn main(args: &RunArgs, console: &Console) -> Result<Exit, UsageError
             "the input holds whole requests (OpenAI batch lines), {WHOLE_REQUEST}"
         )));
     }
+    keep_apart(&inputs, args.output.output_dir.as_deref(), true)?;
+    keep_apart(&inputs, args.output.output.as_deref(), false)?;
+    keep_apart(&inputs, args.reporting.events.as_deref(), false)?;
     if inputs.is_typed() && !args.reporting.quiet {
         console.line("reading prompts from the terminal, one a line; end with Ctrl-D");
     }
@@ -60,9 +63,6 @@ pub(crate) fn main(args: &RunArgs, console: &Console) -> Result<Exit, UsageError
     let (destination, mut earlier) = Destination::new(&args.output, &args.input)?;
     protect_inputs(&inputs, args, destination.file())?;
     protect_inputs(&inputs, args, args.reporting.events.as_deref())?;
-    keep_apart(&inputs, args.output.output_dir.as_deref(), true)?;
-    keep_apart(&inputs, destination.file(), false)?;
-    keep_apart(&inputs, args.reporting.events.as_deref(), false)?;
     if args.reporting.events.is_some() && args.reporting.events == args.output.output {
         return Err(UsageError::new("--events and --output name the same file"));
     }
@@ -71,7 +71,7 @@ pub(crate) fn main(args: &RunArgs, console: &Console) -> Result<Exit, UsageError
         check_items(&inputs, &composer, console)?;
     }
     if let (Earlier::Rows(done), true) = (&mut earlier, inputs.is_rereadable()) {
-        done.note_repeated(inputs.items().map_while(Result::ok).map(|item| item.id));
+        done.note_repeated(inputs.all_items().map_while(Result::ok).map(|item| item.id));
     }
     let plan = Plan {
         args,
@@ -162,7 +162,9 @@ fn protect_inputs(inputs: &Inputs, args: &RunArgs, output: Option<&Path>) -> Res
 
 /// An output inside an input folder would be an item: of the next run, if not of this one.
 fn keep_apart(inputs: &Inputs, output: Option<&Path>, is_folder: bool) -> Result<(), UsageError> {
-    let Some(output) = output else { return Ok(()) };
+    let Some(output) = output.filter(|path| *path != Path::new("-")) else {
+        return Ok(());
+    };
     match inputs.folder_around(output, is_folder) {
         None => Ok(()),
         Some(folder) => Err(UsageError::new(format!(

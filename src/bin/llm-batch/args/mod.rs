@@ -60,9 +60,17 @@ Examples:
   llm-batch run -m vllm:my-model --base-url http://gpu:8000/v1 -c 64 prompts.txt -o answers.jsonl
 
 Input:
-  JSON lines (objects, or strings as prompts), OpenAI batch lines, CSV and TSV with a header,
-  plain text (a prompt a line), folders (a prompt a file, with the fields `text` and `path`).
+  JSON lines (objects, or strings as prompts), one JSON array or JSON values over many lines,
+  OpenAI batch lines, CSV and TSV with a header, plain text (a prompt a line), folders (a prompt a
+  file, with the fields `text` and `path`). gzip and Zstandard are unpacked, whatever their name.
   Without INPUT, or with `-`, standard input. It is read as it is needed: its size does not matter.
+  An item is known by its field `id`, or else by a hash of what it holds: --resume finds its answer
+  again when lines are added or moved. A changed item is a new one. Files go by their names.
+
+Templates:
+  {{question}} is a field, {{ row[\"first name\"] }} one of any name, {{ row }} the whole item as JSON.
+  {% if note %}Note: {{note}}{% endif %} and the like are statements of Jinja; comments do not exist.
+  Braces that are text stand between {% raw %} and {% endraw %}; { and {# need nothing.
 
 Output:
   One line of JSON for each item as it finishes:
@@ -201,8 +209,9 @@ pub(crate) struct InputArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Prompt")]
 pub(crate) struct PromptArgs {
-    /// The prompt's template: `{{field}}` stands for a field of the input. Single braces are ordinary text. A field
-    /// that an item does not have fails that item unsent. Default: the field `prompt` (of a folder: `text`).
+    /// The prompt's template: `{{field}}` stands for a field of the input, `{{ row["any name"] }}` for one whose name is
+    /// not one word. Single braces are ordinary text. A field that an item does not have fails that item unsent.
+    /// Default: the field `prompt` (of a folder: `text`).
     #[arg(long, value_name = "TEMPLATE", conflicts_with = "prompt_file")]
     pub(crate) prompt: Option<String>,
 

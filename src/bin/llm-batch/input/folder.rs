@@ -95,17 +95,18 @@ pub(super) fn rows(
         let (name, is_sound) = name(path);
         let mut id = format!("{prefix}{name}");
         let path = id.clone();
-        let (text, was_compressed) = read(entry.path());
-        if was_compressed {
-            // What becomes of it is not compressed: the answer's file is named after the id.
-            id = without_ending(Path::new(&path)).to_string_lossy().into_owned();
-        }
-        let content = match text {
+        let content = match read(entry.path()) {
             Ok(_) if !is_sound => Err("has a name with characters that no id can have; rename it".to_owned()),
-            Ok(text) => Ok(Content::Fields(Map::from_iter([
-                ("text".to_owned(), text.into()),
-                ("path".to_owned(), path.into()),
-            ]))),
+            Ok((text, was_compressed)) => {
+                if was_compressed {
+                    // What becomes of it is not compressed: the answer's file is named after the id.
+                    id = without_ending(Path::new(&path)).to_string_lossy().into_owned();
+                }
+                Ok(Content::Fields(Map::from_iter([
+                    ("text".to_owned(), text.into()),
+                    ("path".to_owned(), path.into()),
+                ])))
+            }
             Err(message) => Err(message),
         };
         Some(Ok(Row {
@@ -143,30 +144,24 @@ fn name(path: &Path) -> (String, bool) {
 }
 
 /// The text of a file, and whether it was compressed.
-fn read(path: &Path) -> (Result<String, String>, bool) {
-    match File::open(path).and_then(|file| unpack(Box::new(file))) {
-        Ok((reader, was_compressed)) => (text(reader), was_compressed),
-        Err(error) => (Err(unreadable(&error)), false),
-    }
-}
-
-fn text(reader: impl Read) -> Result<String, String> {
+fn read(path: &Path) -> Result<(String, bool), String> {
+    let failed = |error: io::Error| format!("cannot be read: {error}");
+    let (reader, was_compressed) = File::open(path)
+        .and_then(|file| unpack(Box::new(file)))
+        .map_err(failed)?;
     let mut bytes = Vec::new();
     reader
         .take(ITEM_LIMIT as u64 + 1)
         .read_to_end(&mut bytes)
-        .map_err(|error| unreadable(&error))?;
+        .map_err(failed)?;
     if bytes.len() > ITEM_LIMIT {
         return Err(format!("is larger than {} MiB", ITEM_LIMIT >> 20));
     }
     if bytes.starts_with(BYTE_ORDER_MARK) {
         bytes.drain(..BYTE_ORDER_MARK.len());
     }
-    String::from_utf8(bytes).map_err(|_| "is not UTF-8 text".to_owned())
-}
-
-fn unreadable(error: &io::Error) -> String {
-    format!("cannot be read: {error}")
+    let text = String::from_utf8(bytes).map_err(|_| "is not UTF-8 text".to_owned())?;
+    Ok((text, was_compressed))
 }
 
 #[cfg(test)]

@@ -241,8 +241,14 @@ impl Inputs {
         }))
     }
 
-    /// Reads the items. An error is a message for the user, and the last thing that comes.
+    /// Reads the items that are asked for, in the order asked for. An error is a message for the user, and the last thing
+    /// that comes.
     pub(crate) fn items(&self) -> Items {
+        self.order.apply(self.all_items())
+    }
+
+    /// Reads the items within the limit.
+    pub(crate) fn all_items(&self) -> Items {
         let all = self.clone();
         let inputs = all.inputs.clone();
         let several = inputs.len() > 1;
@@ -265,14 +271,13 @@ impl Inputs {
             .limit
             .and_then(|limit| usize::try_from(limit).ok())
             .unwrap_or(usize::MAX);
-        let order = all.order;
         let (mut failed, mut ids) = (false, Ids::default());
         let items = rows
             .take_while(move |row| !std::mem::replace(&mut failed, row.is_err()))
             .take(limit)
             .zip(0..)
             .map(move |(row, index)| row.map(|(name, row)| all.item(&mut ids, name, index, row)));
-        order.apply(Box::new(items))
+        Box::new(items)
     }
 
     fn name(&self, input: &Input) -> Option<Arc<str>> {
