@@ -7,6 +7,7 @@ mod identity;
 mod item;
 mod jsonl;
 mod lines;
+mod named;
 mod openai_batch;
 mod order;
 mod table;
@@ -26,19 +27,13 @@ use self::folder::Selection;
 use self::identity::{Digest, Identity, Ids};
 use self::item::Row;
 pub(crate) use self::item::{Content, Item, Place};
+pub(crate) use self::named::{NamedField, Unseen};
 use self::order::{Items, Order};
 use self::table::Table;
 use crate::args::{InputArgs, InputFormat};
 use crate::exit::UsageError;
 
 type Rows = Box<dyn Iterator<Item = io::Result<Row>> + Send>;
-
-/// A field of the input that an option names.
-#[derive(Clone, Debug)]
-pub(crate) struct NamedField {
-    pub(crate) option: &'static str,
-    pub(crate) field: String,
-}
 
 #[derive(Clone, Debug)]
 enum Input {
@@ -153,10 +148,7 @@ impl Inputs {
 
     /// The fields that options name, to note which of them no item has.
     pub(crate) fn unseen(&self) -> Unseen {
-        Unseen {
-            left: self.named.clone(),
-            any: false,
-        }
+        Unseen::new(self.named.clone())
     }
 
     /// Whether a person is about to type the input.
@@ -366,34 +358,6 @@ impl Inputs {
             kept,
             content,
         }
-    }
-}
-
-/// Fields that options name and no item had so far.
-#[derive(Debug)]
-pub(crate) struct Unseen {
-    left: Vec<NamedField>,
-    any: bool,
-}
-
-impl Unseen {
-    /// Takes note of an item's fields.
-    pub(crate) fn note(&mut self, item: &Item) {
-        if let Ok(content) = &item.content {
-            self.any = true;
-            if let Content::Fields(fields) = content {
-                self.left.retain(|named| !fields.contains_key(&named.field));
-            }
-        }
-    }
-
-    /// A warning for each field that no item had, if there was any item to have it.
-    pub(crate) fn warnings(&self) -> Vec<String> {
-        let left = self.left.iter().filter(|_| self.any);
-        left.map(|NamedField { option, field }| {
-            format!("warning: {option} {field}: no item has a field `{field}`")
-        })
-        .collect()
     }
 }
 
