@@ -8,7 +8,7 @@ use futures::{StreamExt, stream};
 use llm_batch::testing::SimulatedProvider;
 use llm_batch::{
     BoxError, ItemTimeoutLayer, LlmError, LlmRequest, LlmResponse, LlmStreamExt, Message, Part, Prompt,
-    RateLimiter, RateLimiterLayer, RetryLayer, RetryPolicy, TokenAccountingLayer, TokenLedger,
+    RateLimiter, RateLimiterLayer, RetryLayer, RetryPolicy, TokenAccountingLayer, TokenLedger, Tool,
 };
 use serde_json::{Value, json};
 use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
@@ -35,23 +35,29 @@ where
         // A clone of the request is another call of the same item: its accounts are the item's.
         let next = request.clone().map_input(|_| conversation.clone());
         let answer = model.clone().oneshot(next).await?;
-        let Some(call) = answer.metadata.tool_calls.first() else {
+        let calls = answer.tool_calls();
+        if calls.is_empty() {
             return Ok(answer);
-        };
-        let arguments = serde_json::from_str(call["function"]["arguments"].as_str().unwrap_or_default())
-            .map_err(|error| LlmError::validation(format!("the tool's arguments are no JSON: {error}")))?;
-        conversation = conversation
-            .with_message(Message::assistant(format!("price_of({arguments})")))
-            .with_message(Message::user(format!("price_of says: {}", price_of(&arguments))));
+        }
+        conversation = conversation.with_message(Message::from(&answer));
+        for call in calls {
+            let price = price_of(&call.parse()?);
+            conversation = conversation.with_message(Message::tool_result(call.id, price));
+        }
     }
     Err(LlmError::fatal("the model went on calling tools"))
 }
 
-/// What the last message says.
-fn last_text(prompt: &Prompt) -> &str {
-    match prompt.messages().last().map(|message| &message.content[..]) {
-        Some([Part::Text { text }]) => text,
-        _ => "",
+/// What the last message asks, or what the tool says in it.
+fn last(prompt: &Prompt) -> (&str, bool) {
+    let parts = prompt.messages().last().map(|message| &message.content[..]);
+    match parts {
+        Some([Part::Text { text }]) => (text, false),
+        Some([Part::ToolResult { content, .. }]) => match &content[..] {
+            [Part::Text { text }] => (text, true),
+            _ => ("", true),
+        },
+        _ => ("", false),
     }
 }
 
@@ -67,16 +73,17 @@ async fn main() -> Result<(), BoxError> {
     let model = service_fn(move |request: LlmRequest| {
         let service = service.clone();
         async move {
-            let text = last_text(request.input()).to_owned();
+            let (text, is_price) = last(request.input());
+            let text = text.to_owned();
             let mut answer = service.oneshot(request).await?;
-            match text.strip_prefix("price_of says: ") {
-                Some(price) => answer.output = format!("It costs {price} dollars."),
-                None => {
-                    let product = text.trim_end_matches('?').rsplit(' ').next().unwrap_or_default();
-                    let arguments = json!({ "product": product }).to_string();
-                    answer.metadata.tool_calls =
-                        vec![json!({"function": {"name": "price_of", "arguments": arguments}})];
-                }
+            if is_price {
+                answer.output = format!("It costs {text} dollars.");
+            } else {
+                let product = text.trim_end_matches('?').rsplit(' ').next().unwrap_or_default();
+                let arguments = json!({ "product": product }).to_string();
+                answer.output.clear();
+                answer.metadata.tool_calls =
+                    vec![json!({"id": "call_1", "function": {"name": "price_of", "arguments": arguments}})];
             }
             Ok::<_, LlmError>(answer)
         }
@@ -95,10 +102,10 @@ async fn main() -> Result<(), BoxError> {
     let agent = ServiceBuilder::new()
         .layer(ItemTimeoutLayer::new(Duration::from_secs(60)))
         .service(service_fn(move |request: LlmRequest| {
-            let prompt = request
-                .input()
-                .clone()
-                .with_system("Find out what a thing costs with price_of.");
+            let prompt = request.input().clone().with_tool(Tool::new(
+                "price_of",
+                json!({"type": "object", "properties": {"product": {"type": "string"}}}),
+            ));
             run(model.clone(), prompt, request)
         }));
 

@@ -201,7 +201,9 @@ pub use lazy::{Lazy, LazyFuture, lazy};
 #[doc(inline)]
 pub use price::PriceTable;
 #[doc(inline)]
-pub use prompt::{Message, Part, Prompt, Role};
+pub use prompt::{
+    CacheTtl, ImageDetail, Message, Part, Prompt, ReasoningEffort, Role, Tool, ToolCall, ToolChoice,
+};
 #[doc(inline)]
 pub use provider::HttpClassifier;
 #[cfg(feature = "anthropic")]

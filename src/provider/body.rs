@@ -4,6 +4,9 @@ use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
+#[cfg(any(feature = "openai", feature = "gemini"))]
+use smallvec::SmallVec;
+
 use super::wire_format::Ask;
 #[cfg(any(feature = "openai", feature = "gemini"))]
 use crate::prompt::Prompt;
@@ -57,6 +60,8 @@ pub(super) struct Fields<'a, M> {
     map: M,
     prompt: &'a Prompt,
     defaults: &'a Prompt,
+    /// The fields that have what the extra ones of their names say.
+    merged: SmallVec<[&'static str; 2]>,
 }
 
 #[cfg(any(feature = "openai", feature = "gemini"))]
@@ -66,6 +71,7 @@ impl<'a, M: SerializeMap> Fields<'a, M> {
             map,
             prompt: ask.prompt,
             defaults: ask.defaults,
+            merged: SmallVec::new(),
         }
     }
 
@@ -77,17 +83,42 @@ impl<'a, M: SerializeMap> Fields<'a, M> {
         }
     }
 
-    /// Writes a field that the extra ones of the same name were merged into; `end` has to leave these out.
-    #[cfg(feature = "gemini")]
-    pub(super) fn set_merged(&mut self, name: &str, value: &impl Serialize) -> Result<(), M::Error> {
-        self.map.serialize_entry(name, value)
+    /// Writes an object over which the fields of the extra objects of the same name are laid, so that all count. Where such a
+    /// field is not an object, the user's word stands.
+    pub(super) fn merge(&mut self, name: &'static str, mut ours: Map<String, Value>) -> Result<(), M::Error> {
+        let default = self.defaults.extra().get(name);
+        let own = self.prompt.extra().get(name);
+        if own.or(default).is_some_and(|word| !word.is_object()) {
+            return Ok(());
+        }
+        for fields in [default, own].into_iter().flatten().filter_map(Value::as_object) {
+            ours.extend(fields.clone());
+        }
+        if !ours.is_empty() {
+            self.map.serialize_entry(name, &ours)?;
+        }
+        self.merged.push(name);
+        Ok(())
+    }
+
+    /// Writes the fields of a chat completion that a prompt has no word for, as far as the wire has them.
+    #[cfg(feature = "openai")]
+    pub(super) fn chat_fields(&mut self, sent: impl Fn(&str) -> bool) -> Result<(), M::Error> {
+        let (own, defaults) = (self.prompt.chat_fields(), self.defaults.chat_fields());
+        let defaults = defaults.iter().filter(|(name, _)| !own.contains_key(*name));
+        for (name, value) in defaults.chain(own).filter(|(name, _)| sent(name)) {
+            self.set(name, Some(value))?;
+        }
+        Ok(())
     }
 
     /// Writes the extra fields that are `wanted`.
-    pub(super) fn end(mut self, wanted: impl Fn(&str, &Value) -> bool) -> Result<M::Ok, M::Error> {
+    pub(super) fn end(mut self, wanted: impl Fn(&str) -> bool) -> Result<M::Ok, M::Error> {
         let (extra, defaults) = (self.prompt.extra(), self.defaults.extra());
         let defaults = defaults.iter().filter(|(name, _)| !extra.contains_key(*name));
-        for (name, value) in defaults.chain(extra).filter(|(name, value)| wanted(name, value)) {
+        let all = defaults.chain(extra);
+        let wanted = |name: &str| !self.merged.contains(&name) && wanted(name);
+        for (name, value) in all.filter(|(name, _)| wanted(name)) {
             self.map.serialize_entry(name, value)?;
         }
         self.map.end()

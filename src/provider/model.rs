@@ -8,11 +8,12 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use http::HeaderMap;
 use reqwest::Url;
 use tower_service::Service;
 
 use super::http::Reply;
-use super::request::refuse;
+use super::request::{check, refuse};
 use super::streaming::Streaming;
 use super::wire;
 use super::wire_format::{Ask, WireFormat};
@@ -74,8 +75,8 @@ impl Model {
         }
     }
 
-    /// Takes system text, sampling parameters, output schema and extra fields from `defaults` wherever a prompt does not
-    /// set its own. Messages and model of `defaults` are not used, and nothing of it in a [raw](Prompt::raw) prompt.
+    /// Takes system text, tools, sampling parameters, reasoning effort, output schema, headers and extra fields from `defaults`
+    /// wherever a prompt does not set its own. Messages and model of `defaults` are not used, and nothing of it in a [raw](Prompt::raw) prompt.
     ///
     /// ```
     /// use llm_batch::Prompt;
@@ -173,6 +174,7 @@ impl Model {
             let message = "several answers are asked for (`n`, `candidateCount`), and a stream is read for one; ask for one, or do not stream";
             return Err(refuse(message));
         }
+        check(ask)?;
         self.wire.body(ask)
     }
 
@@ -227,15 +229,18 @@ impl Model {
 
     /// Asks, and asks on while the provider has only said a part.
     async fn exchange(&self, ask: &Ask<'_>, call: &CallGuard) -> Answer {
-        let question = self.wire.endpoint(ask).and_then(|url| Ok((url, self.body(ask)?)));
-        let (url, mut body) = match question {
-            Ok((url, body)) => (url, Bytes::from(body)),
+        let question = self
+            .wire
+            .endpoint(ask)
+            .and_then(|url| Ok((url, self.body(ask)?, self.headers(ask)?)));
+        let (url, mut body, mut headers) = match question {
+            Ok((url, body, headers)) => (url, Bytes::from(body), headers),
             Err(error) => return (Err(error), None),
         };
         let mut before: Option<Reply> = None;
         let mut continuations = 0;
         loop {
-            let mut reply = match self.post(&url, body.clone(), call).await {
+            let mut reply = match self.post(&url, body.clone(), call, &headers).await {
                 Ok(reply) => reply,
                 Err(error) => return (Err(self.after(before.as_ref(), error, ask)), None),
             };
@@ -252,6 +257,8 @@ impl Model {
                     body = next.into();
                     before = Some(reply);
                     continuations += 1;
+                    // The next part is another request.
+                    headers.remove("idempotency-key");
                 }
                 _ => return (self.read(&reply, ask), quota),
             }
@@ -298,14 +305,26 @@ impl Model {
         }
     }
 
-    async fn post(&self, url: &Url, body: Bytes, call: &CallGuard) -> Result<Reply, LlmError> {
+    /// The headers of the prompt, and those of the defaults that it does not set.
+    fn headers(&self, ask: &Ask<'_>) -> Result<HeaderMap, LlmError> {
+        let headers = ask.defaults.headers().iter().chain(ask.prompt.headers().iter());
+        self.wire.client().http.own_headers(headers)
+    }
+
+    async fn post(
+        &self,
+        url: &Url,
+        body: Bytes,
+        call: &CallGuard,
+        headers: &HeaderMap,
+    ) -> Result<Reply, LlmError> {
         let http = &self.wire.client().http;
         match &self.streaming {
-            None => http.post(url, body).await,
+            None => http.post(url, body, headers).await,
             Some(streaming) => {
                 let assembler = self.wire.assembler();
                 // Boxed for the same reason.
-                Box::pin(http.post_streamed(url, body, streaming, assembler, call)).await
+                Box::pin(http.post_streamed(url, body, streaming, assembler, call, headers)).await
             }
         }
     }
@@ -341,7 +360,11 @@ fn asks_for_several(ask: &Ask<'_>) -> bool {
     let own = ask.prompt.raw_body().unwrap_or(ask.defaults.extra());
     let field = |name| ask.prompt.extra().get(name).or_else(|| own.get(name));
     let config = field("generationConfig");
-    let counts = [field("n"), config.and_then(|config| config.get("candidateCount"))];
+    let chat = ask.prompt.chat_fields().get("n");
+    let counts = [
+        field("n").or(chat),
+        config.and_then(|config| config.get("candidateCount")),
+    ];
     let is_several = |count: &serde_json::Value| count.as_f64().is_some_and(|count| count > 1.0);
     counts.into_iter().flatten().any(is_several)
 }

@@ -1,8 +1,19 @@
 //! The common part of the requests of all wires.
+//!
+//! A prompt that no wire could carry is refused here, before its wire looks at it.
 
 use serde::Serialize;
 
+#[cfg(any(feature = "anthropic", feature = "gemini"))]
+use serde_json::value::RawValue;
+
+use super::wire_format::Ask;
 use crate::error::{Delivery, ErrorKind, LlmError};
+#[cfg(any(feature = "anthropic", feature = "gemini"))]
+use crate::prompt::ToolCall;
+#[cfg(any(feature = "openai", feature = "anthropic", feature = "gemini"))]
+use crate::prompt::says_nothing;
+use crate::prompt::{Message, Part, Prompt, Role, ToolChoice};
 
 /// The body as JSON.
 pub(super) fn write(body: &impl Serialize) -> Result<Vec<u8>, LlmError> {
@@ -12,4 +23,91 @@ pub(super) fn write(body: &impl Serialize) -> Result<Vec<u8>, LlmError> {
 /// A prompt that cannot be sent.
 pub(super) fn refuse(message: impl Into<String>) -> LlmError {
     LlmError::new(ErrorKind::InvalidRequest, message.into()).with_delivery(Delivery::NotSent)
+}
+
+/// Refuses what makes sense on no wire.
+pub(super) fn check(ask: &Ask<'_>) -> Result<(), LlmError> {
+    if ask.prompt.raw_body().is_some() {
+        return check_raw(ask.prompt);
+    }
+    ask.prompt.messages().iter().try_for_each(check_message)?;
+    let Some(ToolChoice::Tool(name)) = ask.tool_choice() else {
+        return Ok(());
+    };
+    let tools = ask.tools();
+    // Those of an extra field or a context cache are not known here.
+    if tools.is_empty() || tools.iter().any(|tool| tool.name == *name) {
+        return Ok(());
+    }
+    Err(refuse(format!(
+        "the tool choice is {name:?}, but the prompt has no tool of that name"
+    )))
+}
+
+/// A raw body has its own fields for these.
+fn check_raw(prompt: &Prompt) -> Result<(), LlmError> {
+    let set = [
+        ("tools", !prompt.tools().is_empty()),
+        ("a tool choice", prompt.tool_choice().is_some()),
+        ("parallel tool calls", prompt.parallel_tool_calls().is_some()),
+        ("a reasoning effort", prompt.reasoning_effort().is_some()),
+    ];
+    match set.into_iter().find(|(_, is_set)| *is_set) {
+        None => Ok(()),
+        Some((what, _)) => Err(refuse(format!(
+            "{what} cannot be set beside a raw body; put it into the body, or set an extra field"
+        ))),
+    }
+}
+
+fn check_message(message: &Message) -> Result<(), LlmError> {
+    let wrong = |what: &str| Err(refuse(what));
+    for part in &message.content {
+        match (message.role, part) {
+            (Role::Tool, Part::ToolResult { id, .. }) if id.is_empty() => {
+                return wrong("a tool result has no identifier; give it that of its call");
+            }
+            (Role::Tool, Part::ToolResult { .. }) => {}
+            (Role::Tool, _) => return wrong("a message of the tools may hold tool results alone"),
+            (_, Part::ToolResult { .. }) => {
+                return wrong("a tool result stands in a message of another role; use Message::tool_result");
+            }
+            (Role::Assistant, _) => {}
+            (_, Part::ToolCall(_) | Part::Reasoning { .. }) => {
+                return wrong("tool calls and reasoning stand in messages of the assistant alone");
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The arguments of a call as the object that a wire wants them to be, with all digits.
+#[cfg(any(feature = "anthropic", feature = "gemini"))]
+pub(super) fn arguments(call: &ToolCall) -> Result<&RawValue, LlmError> {
+    let arguments = call.arguments_or_empty();
+    serde_json::from_str::<&RawValue>(arguments)
+        .ok()
+        .filter(|_| arguments.starts_with('{'))
+        .ok_or_else(|| {
+            refuse(format!(
+                "the arguments of the tool call {:?} are not a JSON object, which this provider takes alone",
+                call.id
+            ))
+        })
+}
+
+/// Refuses the fields of a chat completion that another wire does not have, but for those that say nothing.
+#[cfg(any(feature = "openai", feature = "anthropic", feature = "gemini"))]
+pub(super) fn check_chat_fields(ask: &Ask<'_>, shared: &[&str], provider: &str) -> Result<(), LlmError> {
+    let fields = [ask.prompt.chat_fields(), ask.defaults.chat_fields()];
+    let is_lost = |name: &str, value| !shared.contains(&name) && !says_nothing(name, value);
+    let mut fields = fields.into_iter().flatten();
+    match fields.find(|(name, value)| is_lost(name, value)) {
+        None => Ok(()),
+        Some((name, _)) => Err(refuse(format!(
+            "`{name}` is a field of chat completions, for which {provider} has no word; leave it out, or ask a model by \
+             chat completions"
+        ))),
+    }
 }

@@ -28,6 +28,7 @@ pub(crate) struct Settings {
     pub(crate) user_agent: Option<String>,
     pub(crate) keep_raw_body: bool,
     pub(crate) max_connections: Option<usize>,
+    pub(crate) root_certificates: Vec<Vec<u8>>,
 }
 
 /// A header's value, which may be a key.
@@ -52,6 +53,7 @@ impl Default for Settings {
             user_agent: None,
             keep_raw_body: false,
             max_connections: None,
+            root_certificates: Vec::new(),
         }
     }
 }
@@ -159,6 +161,7 @@ impl Settings {
                 .unwrap_or_else(|| concat!("llm-batch/", env!("CARGO_PKG_VERSION")).to_owned()),
             system_proxy: !is_this_machine(&base_url),
             max_connections: self.max_connections,
+            root_certificates: self.root_certificates,
         })?;
         Ok(Client {
             http,
@@ -291,6 +294,25 @@ macro_rules! settings_methods {
                 name.into(),
                 crate::provider::settings::SecretHeader(value.into()),
             ));
+            self
+        }
+
+        /// Trusts the certificates in this PEM text beside those of the platform: for a server or a proxy with a certificate
+        /// authority of its own. May be called for several.
+        ///
+        /// ```no_run
+        /// use llm_batch::provider::Model;
+        ///
+        /// let authority = std::fs::read("authority.pem")?;
+        /// let model = Model::builder("vllm:qwen3-8b")
+        ///     .base_url("https://gpu.example.internal/v1")
+        ///     .root_certificate(authority)
+        ///     .build()?;
+        /// # let _ = model;
+        /// # Ok::<(), Box<dyn std::error::Error>>(())
+        /// ```
+        pub fn root_certificate(mut self, pem: impl Into<Vec<u8>>) -> Self {
+            self.settings.root_certificates.push(pem.into());
             self
         }
 

@@ -11,7 +11,9 @@ use super::http::Reply;
 use super::settings::Client;
 use super::streaming::Assemble;
 use crate::error::LlmError;
-use crate::prompt::Prompt;
+#[cfg(feature = "openai")]
+use crate::prompt::OutputFormat;
+use crate::prompt::{Prompt, ReasoningEffort, Tool, ToolChoice};
 use crate::response::LlmResponse;
 
 /// A question: the prompt, and the defaults that fill its gaps.
@@ -37,6 +39,44 @@ impl<'a> Ask<'a> {
             Some(_) => None,
             None => self.prompt.output_schema().or(self.defaults.output_schema()),
         }
+    }
+
+    /// What the user says of that schema beside it, for OpenAI's wires.
+    #[cfg(feature = "openai")]
+    pub(crate) fn output_format(&self) -> Option<&'a OutputFormat> {
+        match self.prompt.output_schema() {
+            Some(_) => self.prompt.output_format(),
+            None => self.defaults.output_format(),
+        }
+    }
+
+    /// The tools; the prompt's own in place of all of the defaults'.
+    pub(crate) fn tools(&self) -> &'a [Tool] {
+        match self.prompt.tools() {
+            [] => self.defaults.tools(),
+            own => own,
+        }
+    }
+
+    pub(crate) fn tool_choice(&self) -> Option<&'a ToolChoice> {
+        self.prompt.tool_choice().or(self.defaults.tool_choice())
+    }
+
+    pub(crate) fn parallel_tool_calls(&self) -> Option<bool> {
+        let own = self.prompt.parallel_tool_calls();
+        own.or(self.defaults.parallel_tool_calls())
+    }
+
+    pub(crate) fn reasoning_effort(&self) -> Option<ReasoningEffort> {
+        self.prompt
+            .reasoning_effort()
+            .or(self.defaults.reasoning_effort())
+    }
+
+    /// Returns `true` if a field of a chat completion has this name.
+    #[cfg(feature = "openai")]
+    pub(crate) fn has_chat_field(&self, name: &str) -> bool {
+        self.prompt.chat_fields().contains_key(name) || self.defaults.chat_fields().contains_key(name)
     }
 }
 

@@ -27,7 +27,11 @@ pub struct ResponseMetadata {
     /// The cost of the call as the provider reports it, in US dollars.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cost: Option<f64>,
-    /// The model's tool calls, in the provider's form.
+    /// The model's tool calls, in the provider's form; [`LlmResponse::tool_calls`](crate::LlmResponse::tool_calls) has them in
+    /// one form for all.
+    ///
+    /// Arguments that the provider sends as an object (Anthropic's `input`, Gemini's `args`) are JSON text in place of the
+    /// object if they have an integer beyond 64 bits, so that it keeps its digits.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tool_calls: Vec<Value>,
     /// The model's reasoning, where the provider reveals it.

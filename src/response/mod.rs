@@ -9,6 +9,7 @@ pub use content::{Citation, Citations, FurtherChoices, Logprobs, Media, MediaFil
 pub use metadata::{FinishReason, ResponseMetadata};
 
 use crate::error::{BoxError, LlmError};
+use crate::prompt::ToolCall;
 use crate::usage::TokenUsage;
 
 /// The response of a strategy: output, usage and metadata.
@@ -55,6 +56,20 @@ impl<O> LlmResponse<O> {
     pub fn with_metadata(mut self, metadata: ResponseMetadata) -> Self {
         self.metadata = metadata;
         self
+    }
+
+    /// The model's tool calls, in the form of this crate. [`Message::from`](crate::Message) makes the turn of them, and
+    /// [`Message::tool_result`](crate::Message::tool_result) answers each by its identifier.
+    ///
+    /// The provider's own form is in [`ResponseMetadata::tool_calls`]. A call without a name, which no provider
+    /// documents, has an empty one here.
+    pub fn tool_calls(&self) -> Vec<ToolCall> {
+        let calls = self.metadata.tool_calls.iter().enumerate();
+        calls
+            .map(|(number, value)| {
+                ToolCall::from_wire(value, number).unwrap_or_else(|| ToolCall::new("", "", value.to_string()))
+            })
+            .collect()
     }
 
     /// Maps the output.

@@ -248,7 +248,10 @@ fn bodies_of_batch_lines_reach_the_wire_unchanged() {
         arguments.iter().chain(&["--output-format", "openai-batch"]),
         &input,
     );
-    finished.code(1).says("line 2: `method`").says("line 3: `url`");
+    finished
+        .code(1)
+        .says("line 2: `method`")
+        .says("line 3: the line is for /v1/responses");
 
     let mut expected = body.clone();
     expected["model"] = json!("new-model");

@@ -265,3 +265,15 @@ fn agent() {
     // Two questions of two calls each, and some that failed.
     assert!(calls == in_ledger && calls > 4, "{printed}");
 }
+
+#[test]
+fn tools() {
+    let printed = output_of("tools");
+    let lines: Vec<_> = printed.lines().collect();
+    let [call, last, calls] = lines[..] else {
+        panic!("{printed}")
+    };
+    assert!(call.starts_with(r#"state_of({"order":"#), "{printed}");
+    assert!(call.ends_with(" is on its way"), "{printed}");
+    assert_eq!((last, calls), ("the model has the last word: true", "calls: 2"));
+}

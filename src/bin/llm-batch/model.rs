@@ -27,6 +27,22 @@ const SIMULATED: &str = "openai-compatible:sim";
 /// How long a call may take where nothing was set.
 const CALL_TIMEOUT: Duration = Duration::from_secs(600);
 
+/// The request bodies of OpenAI's that a model is sent as they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Bodies {
+    pub(crate) chat: bool,
+    pub(crate) responses: bool,
+}
+
+impl Bodies {
+    /// By the provider of `--model`.
+    fn of(prefix: &str) -> Self {
+        let responses = matches!(prefix, "openai" | "openai-responses");
+        let chat = !matches!(prefix, "openai-responses" | "anthropic" | "gemini");
+        Self { chat, responses }
+    }
+}
+
 /// Who answers.
 #[derive(Debug)]
 pub(crate) enum Model {
@@ -37,7 +53,7 @@ pub(crate) enum Model {
         stream: bool,
     },
     /// A server.
-    Server(Box<Strategy>),
+    Server { model: Box<Strategy>, bodies: Bodies },
 }
 
 impl Model {
@@ -52,21 +68,32 @@ impl Model {
             });
         }
         let base_url = args.provider.base_url.as_deref();
-        Ok(Self::Server(Box::new(strategy(args, text, base_url)?)))
+        Ok(Self::Server {
+            model: Box::new(strategy(args, text, base_url)?),
+            bodies: Bodies::of(prefix),
+        })
     }
 
     /// What replaces the model of ready request bodies.
     pub(crate) fn name_for_bodies(&self) -> Option<String> {
         match self {
             Self::Simulated { .. } => None,
-            Self::Server(model) => Some(model.name().to_owned()),
+            Self::Server { model, .. } => Some(model.name().to_owned()),
+        }
+    }
+
+    /// The request bodies that are sent as they are.
+    pub(crate) fn bodies(&self) -> Bodies {
+        match self {
+            Self::Simulated { .. } => Bodies::of(""),
+            Self::Server { bodies, .. } => *bodies,
         }
     }
 
     /// Who is asked for a prompt, for the price of it: the provider and the model.
     pub(crate) fn asked<'a>(&'a self, prompt: &'a Prompt) -> (&'a str, &'a str) {
         match self {
-            Self::Server(model) => (model.provider(), prompt.model().unwrap_or(model.name())),
+            Self::Server { model, .. } => (model.provider(), prompt.model().unwrap_or(model.name())),
             Self::Simulated { .. } => SIMULATED.split_once(':').unwrap_or_default(),
         }
     }
@@ -91,7 +118,7 @@ impl Model {
     /// A client that is not used for calls.
     fn client(&self) -> Result<Strategy, LlmError> {
         match self {
-            Self::Server(model) => Ok((**model).clone()),
+            Self::Server { model, .. } => Ok((**model).clone()),
             Self::Simulated { stream, .. } => Strategy::builder(SIMULATED)
                 .base_url("http://127.0.0.1/v1")
                 .build()
@@ -109,7 +136,7 @@ impl Model {
     ) -> Result<(BoxStrategy<Prompt, Value>, Option<SimulatedServer>), UsageError> {
         let wrong = |error: LlmError| UsageError::new(error.message());
         match self {
-            Self::Server(model) => Ok((stack(*model, schema, args, prices, events)?, None)),
+            Self::Server { model, .. } => Ok((stack(*model, schema, args, prices, events)?, None)),
             Self::Simulated { preset, .. } => {
                 let provider = SimulatedProvider::builder()
                     .preset(preset)

@@ -10,14 +10,14 @@ use llm_batch::{Disposition, ErrorKind, Events, LlmStreamExt as _, PriceTable, P
 use serde_json::Value;
 
 use crate::args::{self, RunArgs};
-use crate::compose::{Composer, WHOLE_REQUEST};
+use crate::compose::{Composer, FOR_RESPONSES, WHOLE_REQUEST};
 use crate::console::Console;
 use crate::destination::{Destination, Earlier};
 use crate::dry_run;
 use crate::ending::{Ending, print_summary};
 use crate::events::{self, EventLog};
 use crate::exit::{Exit, UsageError};
-use crate::input::Inputs;
+use crate::input::{Endpoint, Inputs};
 use crate::model::Model;
 use crate::prices;
 use crate::schema;
@@ -35,7 +35,8 @@ pub(crate) fn main(args: &RunArgs, console: &Console) -> Result<Exit, UsageError
     let mut inputs = Inputs::new(&args.input, args.named_fields())?;
     let model = Model::new(args)?;
     let prices = prices::read(args.reporting.prices.as_deref())?;
-    let composer = Composer::new(&args.prompt, model.name_for_bodies())?.for_output(args.output.format());
+    let composer = Composer::new(&args.prompt, model.name_for_bodies(), model.bodies())?
+        .for_output(args.output.format());
     let schema = match &args.prompt.schema {
         Some(path) => {
             let schema = schema::read(path)?;
@@ -50,6 +51,15 @@ pub(crate) fn main(args: &RunArgs, console: &Console) -> Result<Exit, UsageError
         return Err(UsageError::new(format!(
             "the input holds whole requests (OpenAI batch lines), {WHOLE_REQUEST}"
         )));
+    }
+    if composer.shapes_prompts() {
+        // What the provider takes of no prompt is not worth a try of every one.
+        model
+            .request_body(&composer.sample(), None)
+            .map_err(|error| UsageError::new(error.message()))?;
+    }
+    if !model.bodies().responses && inputs.first_endpoint() == Some(Endpoint::Responses) {
+        return Err(UsageError::new(format!("the input {FOR_RESPONSES}")));
     }
     keep_apart(&inputs, args.output.output_dir.as_deref(), true)?;
     keep_apart(&inputs, args.output.output.as_deref(), false)?;

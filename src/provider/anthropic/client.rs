@@ -4,8 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::messages::Messages;
-use super::options::{CacheTtl, Effort, Options, Thinking};
+use super::options::{Effort, Options, SMALLEST_THINKING_BUDGET, Thinking};
 use crate::error::LlmError;
+use crate::prompt::CacheTtl;
 use crate::provider::http::Authentication;
 use crate::provider::misconfigured::{Misconfigured, configuration};
 use crate::provider::model::Model;
@@ -15,9 +16,6 @@ const DEFAULT_BASE_URL: &str = "https://api.anthropic.com";
 
 /// The newest version of the API in November 2026.
 const DEFAULT_VERSION: &str = "2026-10-21";
-
-/// The least that Anthropic takes.
-const SMALLEST_THINKING_BUDGET: u32 = 1_024;
 
 /// A client for Anthropic or a server that speaks its Messages: address, key, and connections. Cheap to clone.
 ///
@@ -77,7 +75,8 @@ impl Anthropic {
 /// Sets up an [`Anthropic`] client. Made by [`Anthropic::builder`].
 ///
 /// Options about the answers hold for every model of the client. One prompt, or the
-/// [defaults](Model::with_defaults) of one strategy, can say otherwise by an extra field (`thinking`, `cache_control`,
+/// [defaults](Model::with_defaults) of one strategy, can say otherwise by its
+/// [reasoning effort](crate::Prompt::with_reasoning_effort) or by an extra field (`thinking`, `cache_control`,
 /// `output_config`).
 ///
 /// ```
@@ -156,7 +155,7 @@ impl AnthropicBuilder {
     /// Marks the end of the system text for the provider's prompt cache, so that what comes up to there is read from it
     /// by later calls. A prefix below the model's smallest cacheable length, 1,024 tokens or more, is not cached.
     ///
-    /// A part of a message is marked by a raw part with a `cache_control` of its own.
+    /// A message is marked by [`Message::with_cache`](crate::Message::with_cache).
     pub fn cache_system(mut self, ttl: CacheTtl) -> Self {
         self.options.system_cache = Some(ttl);
         self

@@ -18,6 +18,12 @@
 //! |---|---|
 //! | system text | `system` |
 //! | messages | `messages`, system turns among them; a last turn of the assistant is a prefill, which newer models refuse |
+//! | system and developer messages before the first turn | `system`, after the system text |
+//! | tools, tool choice, parallel calls | `tools`, `tool_choice` with `disable_parallel_tool_use` |
+//! | tool calls and results | `tool_use` blocks, `tool_result` blocks of one user turn |
+//! | reasoning of an earlier answer | its signed `thinking` blocks |
+//! | mark of a message for the cache | `cache_control` of its last block |
+//! | reasoning effort | `thinking` and `output_config.effort`; see [`ReasoningEffort`](crate::ReasoningEffort) |
 //! | image | a `data:` URL as `base64` source, an `https:` one as `url` source |
 //! | raw part | as it is, a `cache_control` of its own too |
 //! | output token limit | `max_tokens`, 8,192 unless set; see [`Anthropic::model`] |
@@ -25,7 +31,7 @@
 //! | stop sequences | `stop_sequences` |
 //! | seed | an error: Anthropic has no counterpart |
 //! | output schema | `output_config.format` |
-//! | extra field | as it is, in place of a field of that name: `metadata`, `tools`, `thinking`, ... |
+//! | extra field | as it is, in place of a field of that name: `metadata`, `thinking`, ... |
 //!
 //! An error here is [`ErrorKind::InvalidRequest`](crate::ErrorKind::InvalidRequest), and nothing is sent. Extra fields and
 //! [raw](crate::Prompt::raw) bodies are not looked into.
@@ -47,8 +53,11 @@ mod pause;
 mod request;
 mod response;
 mod stream;
+mod turns;
 mod usage;
 
+#[doc(no_inline)]
+pub use crate::prompt::CacheTtl;
 pub use client::{Anthropic, AnthropicBuilder};
-pub use options::{CacheTtl, Effort, Thinking};
+pub use options::{Effort, Thinking};
 pub use usage::CacheWrites;

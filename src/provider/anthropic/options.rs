@@ -2,21 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-/// The time for which the provider's prompt cache keeps a prefix; every use starts the time anew.
-///
-/// Writing costs 1.25 times the price of input for five minutes and twice that price for an hour; reading a tenth
-/// (Anthropic's price page, November 2026).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[non_exhaustive]
-pub enum CacheTtl {
-    /// Five minutes, Anthropic's default.
-    #[default]
-    #[serde(rename = "5m")]
-    FiveMinutes,
-    /// One hour.
-    #[serde(rename = "1h")]
-    OneHour,
-}
+use crate::prompt::CacheTtl;
+
+/// The least that Anthropic takes.
+pub(super) const SMALLEST_THINKING_BUDGET: u32 = 1_024;
 
 /// The extent to which the model thinks before it answers, if at all. Thoughts are billed as output and count towards the
 /// output token limit.

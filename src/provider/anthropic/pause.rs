@@ -1,9 +1,16 @@
 //! Answers in several parts: Anthropic's own tools pause after some rounds (`pause_turn`), and go on when what came is
 //! sent back.
 
-use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::Value;
+use serde_json::value::{RawValue, to_raw_value};
 
 use crate::provider::wire;
+
+/// The fields of an object as JSON text, in which the inputs of tools keep their digits.
+type Fields = BTreeMap<String, Box<RawValue>>;
 
 /// The request that continues a paused answer: the same one with what came so far as the last turn.
 pub(super) fn continuation(request: &[u8], reply: &[u8]) -> Option<Vec<u8>> {
@@ -12,49 +19,63 @@ pub(super) fn continuation(request: &[u8], reply: &[u8]) -> Option<Vec<u8>> {
     if !text.contains("\"pause_turn\"") {
         return None;
     }
-    let mut reply: Value = serde_json::from_str(text).ok()?;
-    if reply.get("stop_reason")? != "pause_turn" {
+    let reply = fields(reply)?;
+    let stop: String = read(reply.get("stop_reason")?)?;
+    let content: Vec<&RawValue> = read(reply.get("content")?)?;
+    if stop != "pause_turn" || content.is_empty() {
         return None;
     }
-    let content = reply.get_mut("content")?.take();
-    if content.as_array()?.is_empty() {
-        return None;
-    }
-    let mut request: Value = serde_json::from_slice(request).ok()?;
-    let messages = request.get_mut("messages")?.as_array_mut()?;
+    let mut request = fields(request)?;
+    let mut messages: Vec<Box<RawValue>> = read(request.get("messages")?)?;
     // The part before came after a pause, too: the turn goes on.
     match messages.last_mut() {
-        Some(last) if last.get("role").is_some_and(|role| role == "assistant") => {
-            let turn = last.get_mut("content")?;
-            if let Some(text) = turn.as_str() {
-                *turn = json!([{ "type": "text", "text": text }]);
-            }
-            turn.as_array_mut()?.extend(content.as_array()?.iter().cloned());
+        Some(last) if read::<Turn<'_>>(last)?.role == "assistant" => {
+            let mut turn: Fields = read(last)?;
+            let before = turn.get("content")?;
+            let mut whole: Vec<Box<RawValue>> = match read::<String>(before) {
+                Some(text) => vec![to_raw_value(&serde_json::json!({ "type": "text", "text": text })).ok()?],
+                None => read(before)?,
+            };
+            whole.extend(content.into_iter().map(ToOwned::to_owned));
+            turn.insert("content".to_owned(), to_raw_value(&whole).ok()?);
+            *last = to_raw_value(&turn).ok()?;
         }
-        _ => messages.push(json!({ "role": "assistant", "content": content })),
+        _ => {
+            let mut turn = Fields::new();
+            turn.insert("role".to_owned(), to_raw_value("assistant").ok()?);
+            turn.insert("content".to_owned(), to_raw_value(&content).ok()?);
+            messages.push(to_raw_value(&turn).ok()?);
+        }
     }
+    request.insert("messages".to_owned(), to_raw_value(&messages).ok()?);
     serde_json::to_vec(&request).ok()
+}
+
+/// The speaker of a turn.
+#[derive(Deserialize)]
+struct Turn<'a> {
+    #[serde(borrow)]
+    role: std::borrow::Cow<'a, str>,
 }
 
 /// Both parts as one body: the content of both, and what they used together. None if the second is no part of an answer.
 pub(super) fn join(first: &[u8], second: &[u8]) -> Option<Vec<u8>> {
-    let (mut before, mut whole) = (object(first)?, object(second)?);
-    let (Some(Value::Array(mut content)), Some(Value::Array(more))) =
-        (before.remove("content"), whole.get_mut("content"))
-    else {
-        return None;
-    };
-    content.append(more);
-    *more = content;
+    let (before, mut whole) = (fields(first)?, fields(second)?);
+    let mut content: Vec<&RawValue> = read(before.get("content")?)?;
+    content.extend(read::<Vec<&RawValue>>(whole.get("content")?)?);
+    let content = to_raw_value(&content).ok()?;
     // Where one part does not say what it used, the sum is unknown.
-    let used = whole.remove("usage").filter(|used| !used.is_null());
-    if let (Some(before), Some(used)) = (before.remove("usage"), used) {
+    let used = |fields: &Fields| read::<Value>(fields.get("usage")?).filter(|used| !used.is_null());
+    let (first_used, second_used) = (used(&before), used(&whole));
+    whole.remove("usage");
+    whole.insert("content".to_owned(), content);
+    if let (Some(before), Some(used)) = (first_used, second_used) {
         let iterations = iterations(&before, &used);
         let mut used = sum(before, used);
         if let (Some(iterations), Some(used)) = (iterations, used.as_object_mut()) {
             used.insert("iterations".to_owned(), iterations);
         }
-        whole.insert("usage".to_owned(), used);
+        whole.insert("usage".to_owned(), to_raw_value(&used).ok()?);
     }
     serde_json::to_vec(&whole).ok()
 }
@@ -73,8 +94,12 @@ fn iterations(first: &Value, second: &Value) -> Option<Value> {
     Some(all.collect())
 }
 
-fn object(body: &[u8]) -> Option<Map<String, Value>> {
+fn fields(body: &[u8]) -> Option<Fields> {
     serde_json::from_slice(wire::trim(body)).ok()
+}
+
+fn read<'a, T: Deserialize<'a>>(raw: &'a RawValue) -> Option<T> {
+    serde_json::from_str(raw.get()).ok()
 }
 
 /// Two usages, count by count; of what is no count the second.
@@ -98,6 +123,8 @@ fn sum(first: Value, second: Value) -> Value {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use serde_json::json;
+
     use super::*;
 
     const REQUEST: &str = r#"{"model":"m","messages":[{"role":"user","content":"x"}]}"#;

@@ -2,11 +2,16 @@
 
 use serde_json::{Map, Value, json};
 
-use super::options::{CacheTtl, Options, Thinking};
+use serde::ser::SerializeMap as _;
+use serde::{Serialize, Serializer};
+use serde_json::value::RawValue;
+
+use super::options::{Options, SMALLEST_THINKING_BUDGET, Thinking};
+use super::turns;
 use crate::error::LlmError;
-use crate::prompt::{Message, Part, Role};
+use crate::prompt::{Message, ReasoningEffort, Role, Tool, ToolChoice};
 use crate::provider::body::RawBody;
-use crate::provider::request::{refuse, write};
+use crate::provider::request::{check_chat_fields, refuse, write};
 use crate::provider::wire::schema::{Dialect, for_wire};
 use crate::provider::wire_format::Ask;
 
@@ -15,6 +20,26 @@ const DEFAULT_MAX_TOKENS: u32 = 8_192;
 
 /// The version since which the API refuses sampling parameters. Versions are dates, so they compare as text.
 const WITHOUT_SAMPLING: &str = "2026-10-21";
+
+/// The body of a request of a prompt.
+struct Body {
+    fields: Map<String, Value>,
+    /// The messages of a prompt, for which `fields` has a place.
+    messages: Option<Box<RawValue>>,
+}
+
+impl Serialize for Body {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.fields.len()))?;
+        for (name, value) in &self.fields {
+            match &self.messages {
+                Some(messages) if name == "messages" => map.serialize_entry(name, messages)?,
+                _ => map.serialize_entry(name, value)?,
+            }
+        }
+        map.end()
+    }
+}
 
 /// The body of a request.
 pub(super) fn body(ask: &Ask<'_>, options: &Options) -> Result<Vec<u8>, LlmError> {
@@ -47,24 +72,35 @@ pub(super) fn wants_nothing(ask: &Ask<'_>) -> bool {
     limit == Some(0)
 }
 
-fn prompt_body(ask: &Ask<'_>, options: &Options) -> Result<Map<String, Value>, LlmError> {
+fn prompt_body(ask: &Ask<'_>, options: &Options) -> Result<Body, LlmError> {
+    check_chat_fields(ask, &[], "Anthropic")?;
     let (prompt, defaults) = (ask.prompt, ask.defaults);
     let mut body = Map::new();
     let mut set = |name: &str, value: Value| body.insert(name.to_owned(), value);
 
     set("model", ask.model.into());
     let max_tokens = prompt.max_output_tokens().or(defaults.max_output_tokens());
-    let budget = match options.thinking {
+    let reasoning = reasoning(ask, options)?;
+    let budget = match reasoning.thinking {
         Some(Thinking::Enabled { budget_tokens }) => budget_tokens,
         _ => 0,
     };
+    if let (Some(limit), Some(ReasoningEffort::Tokens(tokens))) = (max_tokens, ask.reasoning_effort())
+        && limit <= tokens
+    {
+        return Err(refuse(format!(
+            "the limit of {limit} output tokens leaves no room beside {tokens} tokens for reasoning; raise it"
+        )));
+    }
     let max_tokens = max_tokens.unwrap_or_else(|| DEFAULT_MAX_TOKENS.saturating_add(budget));
     set("max_tokens", max_tokens.into());
-    if let Some(text) = prompt.system().or(defaults.system()) {
-        set("system", system(text, options.system_cache));
+    let (first, messages) = leading(prompt.messages());
+    let text = prompt.system().or(defaults.system());
+    if let Some(system) = turns::system(text, options.system_cache, first)? {
+        set("system", system);
     }
-    let messages: Vec<_> = prompt.messages().iter().map(message).collect::<Result<_, _>>()?;
-    set("messages", messages.into());
+    set("messages", Value::Null);
+    let messages = turns::turns(messages)?;
 
     let sampling = [
         ("temperature", prompt.temperature().or(defaults.temperature())),
@@ -89,14 +125,21 @@ fn prompt_body(ask: &Ask<'_>, options: &Options) -> Result<Map<String, Value>, L
     if let Some(stop) = stop {
         set("stop_sequences", stop.into());
     }
-    if let Some(thinking) = options.thinking {
+    if let Some(thinking) = reasoning.thinking {
         set("thinking", json!(thinking));
     }
-    if let Some(config) = output_config(ask, options)? {
+    if let Some(config) = output_config(ask, reasoning.effort)? {
         set("output_config", config);
     }
+    if !ask.tools().is_empty() {
+        let tools: Result<Vec<_>, _> = ask.tools().iter().map(tool).collect();
+        set("tools", tools?.into());
+    }
+    if let Some(choice) = tool_choice(ask) {
+        set("tool_choice", choice);
+    }
     if let Some(ttl) = options.prefix_cache {
-        set("cache_control", cache_control(ttl));
+        set("cache_control", ttl.mark());
     }
     if ask.streamed {
         set("stream", true.into());
@@ -112,10 +155,97 @@ fn prompt_body(ask: &Ask<'_>, options: &Options) -> Result<Map<String, Value>, L
             }
         }
     }
-    Ok(body)
+    let is_replaced = prompt.extra().contains_key("messages") || defaults.extra().contains_key("messages");
+    Ok(Body {
+        fields: body,
+        messages: (!is_replaced).then_some(messages),
+    })
 }
 
-fn output_config(ask: &Ask<'_>, options: &Options) -> Result<Option<Value>, LlmError> {
+/// The application's messages before the first turn of another speaker, and the rest.
+fn leading(messages: &[Message]) -> (&[Message], &[Message]) {
+    let is_application = |message: &Message| matches!(message.role, Role::System | Role::Developer);
+    let count = messages
+        .iter()
+        .take_while(|message| is_application(message))
+        .count();
+    messages.split_at(count)
+}
+
+/// How much the model reasons: two settings of this wire.
+struct Reasoning {
+    thinking: Option<Thinking>,
+    effort: Option<Value>,
+}
+
+/// The client's settings, unless the prompt has one of its own.
+fn reasoning(ask: &Ask<'_>, options: &Options) -> Result<Reasoning, LlmError> {
+    let own_effort = options.effort.map(|effort| json!(effort));
+    Ok(match ask.reasoning_effort() {
+        None => Reasoning {
+            thinking: options.thinking,
+            effort: own_effort,
+        },
+        Some(ReasoningEffort::None) => Reasoning {
+            thinking: Some(Thinking::Disabled),
+            effort: None,
+        },
+        Some(ReasoningEffort::Minimal) => {
+            return Err(refuse(
+                "Anthropic has no reasoning effort `minimal`; the least is `low`, and `none` turns reasoning off",
+            ));
+        }
+        Some(ReasoningEffort::Tokens(tokens)) if tokens < SMALLEST_THINKING_BUDGET => {
+            return Err(refuse(format!(
+                "{tokens} tokens for reasoning are too few; Anthropic wants {SMALLEST_THINKING_BUDGET} at least, and `none` \
+                 turns reasoning off"
+            )));
+        }
+        Some(ReasoningEffort::Tokens(budget_tokens)) => Reasoning {
+            thinking: Some(Thinking::Enabled { budget_tokens }),
+            effort: own_effort,
+        },
+        Some(effort) => Reasoning {
+            thinking: Some(options.thinking.unwrap_or(Thinking::Adaptive)),
+            effort: effort.name().map(Value::from),
+        },
+    })
+}
+
+fn tool(tool: &Tool) -> Result<Value, LlmError> {
+    let mut wire = json!({ "name": tool.name });
+    if let Some(description) = &tool.description {
+        wire["description"] = description.as_str().into();
+    }
+    wire["input_schema"] = match &tool.parameters {
+        Some(schema) if tool.strict == Some(true) => for_wire(schema, Dialect::Anthropic)?.into_owned(),
+        Some(schema) => schema.clone(),
+        None => json!({ "type": "object", "properties": {}, "additionalProperties": false }),
+    };
+    if let Some(strict) = tool.strict {
+        wire["strict"] = strict.into();
+    }
+    Ok(wire)
+}
+
+/// The choice of a tool, which also says whether several may be called at once.
+fn tool_choice(ask: &Ask<'_>) -> Option<Value> {
+    let one_at_a_time = ask.parallel_tool_calls() == Some(false);
+    let mut choice = match ask.tool_choice() {
+        Some(ToolChoice::Auto) => json!({ "type": "auto" }),
+        Some(ToolChoice::None) => return Some(json!({ "type": "none" })),
+        Some(ToolChoice::Required) => json!({ "type": "any" }),
+        Some(ToolChoice::Tool(name)) => json!({ "type": "tool", "name": name }),
+        None if one_at_a_time && !ask.tools().is_empty() => json!({ "type": "auto" }),
+        None => return None,
+    };
+    if one_at_a_time {
+        choice["disable_parallel_tool_use"] = true.into();
+    }
+    Some(choice)
+}
+
+fn output_config(ask: &Ask<'_>, effort: Option<Value>) -> Result<Option<Value>, LlmError> {
     let mut config = Map::new();
     if let Some(schema) = ask.output_schema() {
         let schema = for_wire(schema, Dialect::Anthropic)?;
@@ -124,77 +254,8 @@ fn output_config(ask: &Ask<'_>, options: &Options) -> Result<Option<Value>, LlmE
             json!({ "type": "json_schema", "schema": schema }),
         );
     }
-    if let Some(effort) = options.effort {
-        config.insert("effort".to_owned(), json!(effort));
+    if let Some(effort) = effort {
+        config.insert("effort".to_owned(), effort);
     }
     Ok((!config.is_empty()).then_some(Value::Object(config)))
-}
-
-fn system(text: &str, cache: Option<CacheTtl>) -> Value {
-    match cache {
-        None => text.into(),
-        Some(ttl) => json!([{ "type": "text", "text": text, "cache_control": cache_control(ttl) }]),
-    }
-}
-
-/// A mark for the prompt cache. Five minutes is what is meant without a time.
-fn cache_control(ttl: CacheTtl) -> Value {
-    match ttl {
-        CacheTtl::FiveMinutes => json!({ "type": "ephemeral" }),
-        CacheTtl::OneHour => json!({ "type": "ephemeral", "ttl": ttl }),
-    }
-}
-
-fn message(message: &Message) -> Result<Value, LlmError> {
-    let role = match message.role {
-        Role::System => "system",
-        Role::User => "user",
-        Role::Assistant => "assistant",
-    };
-    let content: Value = match message.content.as_slice() {
-        [Part::Text { text }] => text.as_str().into(),
-        parts => parts.iter().map(part).collect::<Result<Vec<_>, _>>()?.into(),
-    };
-    Ok(json!({ "role": role, "content": content }))
-}
-
-fn part(part: &Part) -> Result<Value, LlmError> {
-    match part {
-        Part::Text { text } => Ok(json!({ "type": "text", "text": text })),
-        Part::Image { url } => Ok(json!({ "type": "image", "source": image_source(url)? })),
-        Part::Json { value } => Ok(value.clone()),
-    }
-}
-
-fn image_source(url: &str) -> Result<Value, LlmError> {
-    // Nothing of the URL goes into a message: it is long, or may be signed.
-    let malformed = |what: &str| refuse(format!("an image {what}"));
-    let scheme = url.split(':').next().unwrap_or_default();
-    if scheme.eq_ignore_ascii_case("https") || scheme.eq_ignore_ascii_case("http") {
-        return Ok(json!({ "type": "url", "url": url }));
-    }
-    if !scheme.eq_ignore_ascii_case("data") {
-        return Err(malformed("is neither an https: nor a data: URL"));
-    }
-    // `data:image/png;base64,AAAA`
-    let rest = url.get("data:".len()..).unwrap_or_default();
-    let (kind, data) = rest
-        .split_once(',')
-        .ok_or_else(|| malformed("is a data: URL without data"))?;
-    let (media_type, encoding) = kind.split_once(';').unwrap_or((kind, ""));
-    if !encoding
-        .rsplit(';')
-        .next()
-        .is_some_and(|word| word.trim().eq_ignore_ascii_case("base64"))
-    {
-        return Err(malformed(
-            "is a data: URL that is not in base64; write data:image/png;base64,...",
-        ));
-    }
-    if media_type.trim().is_empty() {
-        return Err(malformed(
-            "is a data: URL without a media type; write data:image/png;base64,...",
-        ));
-    }
-    Ok(json!({ "type": "base64", "media_type": media_type.trim(), "data": data }))
 }

@@ -35,7 +35,8 @@ pub(super) fn read(reply: &Reply, wanted: Wanted) -> Result<LlmResponse, LlmErro
         let error = wire::error_of_reply(wanted.rules, reply.status, &reply.headers, &reply.body);
         return Err(with_usage(error));
     }
-    let value = parsed.map_err(|error| unreadable(reply, WHAT, &error.to_string()))?;
+    let mut value = parsed.map_err(|error| unreadable(reply, WHAT, &error.to_string()))?;
+    wire::digits::keep(&mut value, body, &["input"]);
     if says_error(&value) {
         let error = wire::error_in_success(wanted.rules, &reply.headers, &value);
         return Err(with_usage(error));

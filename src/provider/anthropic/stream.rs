@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use crate::provider::streaming::{Assemble, Piece};
+use crate::provider::wire::digits::value_or_text;
 
 /// A message that comes in events.
 #[derive(Debug, Default)]
@@ -160,8 +161,7 @@ impl Block {
     fn into_value(mut self) -> Value {
         if !self.input.is_empty() {
             // Cut by a limit it is not JSON, and stays the text that came.
-            let input = serde_json::from_str(&self.input).unwrap_or_else(|_| self.input.into());
-            self.fields.insert("input".to_owned(), input);
+            self.fields.insert("input".to_owned(), value_or_text(self.input));
         }
         self.fields.into()
     }

@@ -72,7 +72,7 @@ impl Gemini {
         )
     }
 
-    /// A context cache of `content` (system text, messages, and the extra fields `tools` and `toolConfig`) for `model`, made at
+    /// A context cache of `content` (system text, messages, tools, and the extra field `toolConfig`) for `model`, made at
     /// its first use; see [`ContextCache`].
     ///
     /// # Errors

@@ -1,15 +1,20 @@
 //! The system text and the messages of a prompt, as requests and context caches carry them.
 
+use std::collections::HashMap;
+
 use serde::ser::{Error as _, SerializeSeq as _};
 use serde::{Serialize, Serializer};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
+use super::options::SchemaForm;
+use super::tools;
 use crate::error::LlmError;
-use crate::prompt::{Message, Part, Prompt, Role};
-use crate::provider::request::refuse;
+use crate::prompt::{ImageDetail, Message, Part, Prompt, Role, ToolCall};
+use crate::provider::request::{arguments, refuse};
 
 /// Returns the parts of a context cache: the fields of its content.
-pub(super) fn content_fields(content: &Prompt) -> Result<Map<String, Value>, LlmError> {
+pub(super) fn content_fields(content: &Prompt, form: SchemaForm) -> Result<Map<String, Value>, LlmError> {
     let failed = |error| {
         refuse(format!(
             "the content of the context cache cannot be written as JSON: {error}"
@@ -24,30 +29,56 @@ pub(super) fn content_fields(content: &Prompt) -> Result<Map<String, Value>, Llm
         let system = serde_json::to_value(system).map_err(failed)?;
         fields.insert("systemInstruction".to_owned(), system);
     }
+    if let Some(tools) = tools::tools(content.tools(), form)? {
+        fields.insert("tools".to_owned(), tools);
+    }
     fields.extend(content.extra().clone());
     Ok(fields)
 }
 
-/// The turns of user and model.
+/// The turns of user and model. Results of tools in a row are one turn, as the provider wants as many as there were calls.
 pub(super) struct Contents<'a>(pub(super) &'a Prompt);
 
 impl Serialize for Contents<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let calls = called(self.0.messages());
+        let is_application = |message: &&Message| matches!(message.role, Role::System | Role::Developer);
+        // Those are part of the system instruction.
+        let messages: Vec<_> = self
+            .0
+            .messages()
+            .iter()
+            .filter(|message| !is_application(message))
+            .collect();
         let mut list = serializer.serialize_seq(None)?;
-        for Message { role, content } in self.0.messages() {
-            let role = match role {
-                Role::User => "user",
-                Role::Assistant => "model",
-                // Part of the system instruction.
-                Role::System => continue,
+        let are_results = |a: &&Message, b: &&Message| a.role == Role::Tool && b.role == Role::Tool;
+        for turn in messages.chunk_by(are_results) {
+            let role = if turn[0].role == Role::Assistant {
+                "model"
+            } else {
+                "user"
             };
-            list.serialize_element(&Turn {
-                parts: Parts(content),
-                role,
-            })?;
+            let parts = turn.iter().flat_map(|message| &message.content);
+            let parts = parts_of(parts, &calls).map_err(S::Error::custom)?;
+            list.serialize_element(&Turn { parts, role })?;
         }
         list.end()
     }
+}
+
+/// The names of the tools that were called, by the identifiers of the calls.
+fn called(messages: &[Message]) -> HashMap<&str, &str> {
+    let parts = messages.iter().flat_map(|message| &message.content);
+    parts
+        .filter_map(|part| match part {
+            Part::ToolCall(call) => Some((call.id.as_str(), call.name.as_str())),
+            Part::Json { value } => {
+                let call = value.get("functionCall")?;
+                Some((call.get("id")?.as_str()?, call.get("name")?.as_str()?))
+            }
+            _ => None,
+        })
+        .collect()
 }
 
 /// The system text, and the messages of the application: this wire has one place for both.
@@ -68,7 +99,7 @@ impl<'a> SystemInstruction<'a> {
 
     fn messages(&self) -> impl Iterator<Item = &'a Message> + use<'a> {
         let messages = self.prompt.messages().iter();
-        messages.filter(|message| message.role == Role::System)
+        messages.filter(|message| matches!(message.role, Role::System | Role::Developer))
     }
 }
 
@@ -76,34 +107,16 @@ impl Serialize for SystemInstruction<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let text = self.text.map(Part::text);
         let messages = self.messages().flat_map(|message| &message.content);
-        let parts: Vec<&Part> = text.iter().chain(messages).collect();
+        let parts = parts_of(text.iter().chain(messages), &HashMap::new()).map_err(S::Error::custom)?;
         // Google's clients send this role, which means nothing here.
-        Turn {
-            parts: Parts(&parts),
-            role: "user",
-        }
-        .serialize(serializer)
+        Turn { parts, role: "user" }.serialize(serializer)
     }
 }
 
 #[derive(Serialize)]
-#[serde(bound = "P: std::borrow::Borrow<Part>")]
-struct Turn<'a, P> {
-    parts: Parts<'a, P>,
+struct Turn<'a> {
+    parts: Vec<WirePart<'a>>,
     role: &'static str,
-}
-
-struct Parts<'a, P>(&'a [P]);
-
-impl<P: std::borrow::Borrow<Part>> Serialize for Parts<'_, P> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut list = serializer.serialize_seq(Some(self.0.len()))?;
-        for item in self.0 {
-            let wire = part(std::borrow::Borrow::borrow(item)).map_err(S::Error::custom)?;
-            list.serialize_element(&wire)?;
-        }
-        list.end()
-    }
 }
 
 #[derive(Serialize)]
@@ -120,7 +133,49 @@ enum WirePart<'a> {
     File {
         file_data: FileData<'a>,
     },
+    #[serde(rename_all = "camelCase")]
+    Call {
+        function_call: FunctionCall<'a>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        thought_signature: Option<&'a str>,
+    },
+    #[serde(rename_all = "camelCase")]
+    Response {
+        function_response: FunctionResponse<'a>,
+    },
     Json(&'a Value),
+}
+
+#[derive(Serialize)]
+struct FunctionCall<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<&'a str>,
+    name: &'a str,
+    args: &'a RawValue,
+}
+
+#[derive(Serialize)]
+struct FunctionResponse<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<&'a str>,
+    name: &'a str,
+    response: Response<'a>,
+}
+
+/// The result of a function, which has to be an object.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Response<'a> {
+    Object(&'a RawValue),
+    Output { output: Output<'a> },
+    Error { error: Output<'a> },
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Output<'a> {
+    Text(&'a str),
+    Texts(Vec<&'a str>),
 }
 
 #[derive(Serialize)]
@@ -138,10 +193,83 @@ struct FileData<'a> {
     file_uri: &'a str,
 }
 
-fn part(part: &Part) -> Result<WirePart<'_>, &'static str> {
+/// The parts of a turn. `calls` has the names of the tools by the calls' identifiers.
+fn parts_of<'a>(
+    parts: impl Iterator<Item = &'a Part>,
+    calls: &HashMap<&'a str, &'a str>,
+) -> Result<Vec<WirePart<'a>>, String> {
+    let mut wire = Vec::new();
+    for item in parts {
+        match item {
+            Part::Reasoning { parts, .. } => {
+                let own = parts.iter().filter(|part| part.get("thought").is_some());
+                wire.extend(own.map(WirePart::Json));
+            }
+            Part::ToolResult {
+                id,
+                content,
+                is_error,
+            } => {
+                let name = calls.get(id.as_str()).ok_or_else(|| {
+                    format!("the tool result {id:?} answers no call of the prompt; Gemini needs the name of its tool")
+                })?;
+                wire.push(WirePart::Response {
+                    function_response: FunctionResponse {
+                        id: ToolCall::given_id(id),
+                        name,
+                        response: response(content, *is_error)?,
+                    },
+                });
+            }
+            item => wire.push(part(item)?),
+        }
+    }
+    Ok(wire)
+}
+
+fn response(content: &[Part], is_error: bool) -> Result<Response<'_>, &'static str> {
+    let mut texts = Vec::new();
+    for part in content {
+        match part {
+            Part::Text { text } => texts.push(text.as_str()),
+            _ => {
+                return Err(
+                    "a tool result has a part that is not text, which is all that Gemini takes there",
+                );
+            }
+        }
+    }
+    let output = match texts.as_slice() {
+        [text] => {
+            let object = serde_json::from_str::<&RawValue>(text.trim());
+            if let (Ok(object), true, false) = (object, text.trim().starts_with('{'), is_error) {
+                return Ok(Response::Object(object));
+            }
+            Output::Text(text)
+        }
+        _ => Output::Texts(texts),
+    };
+    Ok(if is_error {
+        Response::Error { error: output }
+    } else {
+        Response::Output { output }
+    })
+}
+
+fn part(part: &Part) -> Result<WirePart<'_>, String> {
     Ok(match part {
         Part::Text { text } => WirePart::Text { text },
-        Part::Image { url } => match url.strip_prefix("data:") {
+        Part::Image {
+            detail: Some(ImageDetail::Low),
+            ..
+        } => {
+            return Err(
+                "Gemini has no detail of one image, so it cannot be low; leave the detail out, or set \
+                 generationConfig.mediaResolution for all of them"
+                    .to_owned(),
+            );
+        }
+        Part::Image { url, .. } => match url.strip_prefix("data:") {
             Some(data) => {
                 let (head, data) = data.split_once(',').ok_or("an image's data URL has no data")?;
                 let head = head
@@ -162,7 +290,18 @@ fn part(part: &Part) -> Result<WirePart<'_>, &'static str> {
                 },
             },
         },
+        Part::ToolCall(call) => WirePart::Call {
+            function_call: FunctionCall {
+                id: ToolCall::given_id(&call.id),
+                name: &call.name,
+                args: arguments(call).map_err(|error| error.message().to_owned())?,
+            },
+            thought_signature: call.signature.as_deref(),
+        },
         Part::Json { value } => WirePart::Json(value),
+        Part::ToolResult { .. } | Part::Reasoning { .. } => {
+            return Err("a system text may hold texts and images alone".to_owned());
+        }
     })
 }
 

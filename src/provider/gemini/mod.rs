@@ -13,9 +13,12 @@
 //! ```
 //!
 //! # Requests
-//! System text, and messages of [`Role::System`](crate::Role::System), become `systemInstruction`. An image with a `data:` URL becomes
+//! System text, and messages of [`Role::System`](crate::Role::System) or [`Role::Developer`](crate::Role::Developer), become `systemInstruction`. An image with a `data:` URL becomes
 //! `inlineData`; one with an `https:` or `gs:` address becomes `fileData`. Sampling parameters and schema go into
-//! `generationConfig`. An [extra](crate::Prompt::with_extra) field is a field of the body; `generationConfig` as an extra field is laid
+//! `generationConfig`, and so does the reasoning effort, as `thinkingConfig`. Tools become `functionDeclarations`, a choice
+//! among them `toolConfig`; calls and results `functionCall` and `functionResponse` parts, with the signature that came with
+//! a call. A result that is a JSON object is sent as it is, other text as the field `output`, and that of a failure as
+//! `error`. An [extra](crate::Prompt::with_extra) field is a field of the body; `generationConfig` as an extra field is laid
 //! over the one that is sent, field by field:
 //!
 //! ```
@@ -31,8 +34,7 @@
 //!
 //! # Replies
 //! The text is that of the first candidate, without thoughts, which count as output in the usage. Function calls are in
-//! [`ResponseMetadata::tool_calls`](crate::ResponseMetadata::tool_calls), each as the part that it came in, so that it can be sent back as
-//! [`Part::json`](crate::Part::json). Parts marked as `thought` are
+//! [`ResponseMetadata::tool_calls`](crate::ResponseMetadata::tool_calls), each as the part that it came in. Parts marked as `thought` are
 //! [`ResponseMetadata::reasoning`](crate::ResponseMetadata::reasoning); a `thoughtSignature` on any other part is only in the
 //! raw body. Grounding, recitation and URL metadata are [`ResponseMetadata::citations`](crate::ResponseMetadata::citations),
 //! `inlineData` and `fileData` [`ResponseMetadata::media`](crate::ResponseMetadata::media), `logprobsResult` and `avgLogprobs`
@@ -48,6 +50,7 @@ mod context_cache;
 mod generate;
 mod options;
 mod server;
+mod tools;
 
 pub use client::{Gemini, GeminiBuilder};
 pub use context_cache::ContextCache;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{ACCEPT, ACCEPT_ENCODING, CONNECTION, CONTENT_TYPE};
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, Request, Url};
 use secrecy::SecretString;
 
@@ -18,8 +18,10 @@ use super::reachable::Reachable;
 use super::redirect::same_host_redirect;
 use super::reply::Reply;
 use super::send_error::{SendError, cause};
+use super::tls::with_tls;
 use crate::error::{Delivery, ErrorKind, LlmError};
 use crate::item;
+use crate::provider::request::refuse;
 use crate::provider::streaming::{Assemble, Streaming};
 
 /// The number of closed connections in a row that a call meets before it gives up.
@@ -27,6 +29,39 @@ const MAX_STALE_CONNECTIONS: usize = 4;
 
 /// The number of redirects within the same host that a call follows.
 const MAX_REDIRECTS: usize = 3;
+
+/// The number of headers that a reply may have. hyper's own limit of 100 fails replies that gateways pass through.
+const MAX_HEADERS: usize = 1_000;
+
+/// Headers that a prompt cannot set: those of authentication, wherever a server takes it, and those that belong to the
+/// connection and the body.
+const RESERVED: [&str; 16] = [
+    "accept",
+    "accept-encoding",
+    "api-key",
+    "authorization",
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "cookie",
+    "expect",
+    "host",
+    "proxy-authorization",
+    "te",
+    "transfer-encoding",
+    "x-api-key",
+    "x-goog-api-key",
+];
+
+/// What one request has beside those before it.
+#[derive(Clone, Copy)]
+struct Extra<'a> {
+    /// The headers of the prompt.
+    own: &'a HeaderMap,
+    /// Asks the server to close the connection after it.
+    close: bool,
+}
 
 /// The configuration of a client.
 #[derive(Debug)]
@@ -42,6 +77,8 @@ pub(crate) struct HttpConfig {
     /// Off for a server on this machine, which no proxy can reach.
     pub(crate) system_proxy: bool,
     pub(crate) max_connections: Option<usize>,
+    /// Certificates to trust beside the platform's, as PEM.
+    pub(crate) root_certificates: Vec<Vec<u8>>,
 }
 
 /// Posts bodies and reads bounded replies.
@@ -66,6 +103,7 @@ impl HttpClient {
             // One connection per call in flight. Over HTTP/2 reqwest would put all calls on one connection, and what
             // exceeds the server's stream limit (mostly 100) would wait unseen while its call clock runs.
             .http1_only()
+            .http1_max_headers(MAX_HEADERS)
             // Not asked for. Another crate may have switched reqwest's decoding on.
             .no_gzip()
             .no_brotli()
@@ -87,10 +125,7 @@ impl HttpClient {
         if !config.system_proxy {
             builder = builder.no_proxy();
         }
-        #[cfg(all(feature = "ring", not(feature = "rustls"), not(feature = "native-tls")))]
-        {
-            builder = builder.tls_backend_preconfigured(tls_with_ring()?);
-        }
+        builder = with_tls(builder, &config.root_certificates)?;
         let client = builder.build().map_err(|error| {
             LlmError::new(
                 ErrorKind::Configuration,
@@ -117,16 +152,57 @@ impl HttpClient {
     /// Posts a JSON body, and reads the reply to its end.
     ///
     /// An error says how far the call got. A reply with an error status is not an error here.
-    pub(crate) async fn post(&self, url: &Url, body: Bytes) -> Result<Reply, LlmError> {
-        self.request(&Method::POST, url, body).await
+    pub(crate) async fn post(&self, url: &Url, body: Bytes, own: &HeaderMap) -> Result<Reply, LlmError> {
+        self.exchange(&Method::POST, url, body, own).await
     }
 
     /// As [`post`](Self::post), by any method. An empty body is none, and such a request is repeated if its connection
     /// breaks.
+    #[cfg_attr(not(feature = "gemini"), allow(dead_code))]
     pub(crate) async fn request(&self, method: &Method, url: &Url, body: Bytes) -> Result<Reply, LlmError> {
+        self.exchange(method, url, body, &HeaderMap::new()).await
+    }
+
+    async fn exchange(
+        &self,
+        method: &Method,
+        url: &Url,
+        body: Bytes,
+        own: &HeaderMap,
+    ) -> Result<Reply, LlmError> {
         let key = self.key().await?;
-        let (response, call) = self.follow(method, url, body, key.as_deref(), false).await?;
-        self.read(response, call, key).await
+        let extra = Extra { own, close: false };
+        let (response, call) = self.follow(method, url, body, key.as_deref(), extra).await?;
+        self.read(response, call, key, own).await
+    }
+
+    /// The secrets that a reply may echo.
+    fn secrets(&self, own: &HeaderMap) -> Arc<[SecretString]> {
+        if own.is_empty() {
+            return Arc::clone(&self.secrets);
+        }
+        self.secrets.iter().cloned().chain(secret_headers(own)).collect()
+    }
+
+    /// The headers of one prompt. They add to those of the client, and replace none of them.
+    pub(crate) fn own_headers<'h>(
+        &self,
+        headers: impl Iterator<Item = (&'h str, &'h str)>,
+    ) -> Result<HeaderMap, LlmError> {
+        let mut own = HeaderMap::new();
+        for (name, value) in headers {
+            let wrong = |what: &str| refuse(format!("the header {name:?} of the prompt {what}"));
+            let key = HeaderName::try_from(name).map_err(|_| wrong("has a malformed name"))?;
+            if RESERVED.contains(&key.as_str()) || self.headers.contains_key(&key) {
+                return Err(wrong(
+                    "is one that the client sends itself; set it on the client's builder",
+                ));
+            }
+            let mut value = HeaderValue::try_from(value).map_err(|_| wrong("has a malformed value"))?;
+            value.set_sensitive(true);
+            own.insert(key, value);
+        }
+        Ok(own)
     }
 
     /// Posts a JSON body, and puts the reply together if it comes as a stream of events; a reply that comes whole, as
@@ -138,14 +214,16 @@ impl HttpClient {
         streaming: &Streaming,
         assembler: Box<dyn Assemble>,
         item_call: &item::CallGuard,
+        own: &HeaderMap,
     ) -> Result<Reply, LlmError> {
         let key = self.key().await?;
         let close = self.closes_after_stream(url);
+        let extra = Extra { own, close };
         let (mut response, mut call) = self
-            .follow(&Method::POST, url, body, key.as_deref(), close)
+            .follow(&Method::POST, url, body, key.as_deref(), extra)
             .await?;
         if !(response.status().is_success() && events::are_in(response.headers())) {
-            return self.read(response, call, key).await;
+            return self.read(response, call, key, own).await;
         }
         let status = response.status().as_u16();
         let reusable = !close && keeps_alive(response.version(), response.headers());
@@ -169,7 +247,7 @@ impl HttpClient {
             body,
             streamed: true,
             key,
-            secrets: Arc::clone(&self.secrets),
+            secrets: self.secrets(own),
         })
     }
 
@@ -187,19 +265,18 @@ impl HttpClient {
         self.connections.closes_after_stream(url.scheme() == "http")
     }
 
-    /// Sends a request to where it belongs, redirects within the host included. `close` asks the server to close the connection
-    /// after it.
+    /// Sends a request to where it belongs, redirects within the host included.
     async fn follow(
         &self,
         method: &Method,
         url: &Url,
         body: Bytes,
         key: Option<&KeyHeader>,
-        close: bool,
+        extra: Extra<'_>,
     ) -> Result<(reqwest::Response, CallGuard), LlmError> {
         let mut url = Cow::Borrowed(url);
         for _ in 0..MAX_REDIRECTS {
-            let (response, call) = self.send(method, &url, &body, key, close).await?;
+            let (response, call) = self.send(method, &url, &body, key, extra).await?;
             match same_host_redirect(&url, &response)? {
                 Some(next) => url = Cow::Owned(next),
                 None => return Ok((response, call)),
@@ -219,10 +296,10 @@ impl HttpClient {
         url: &Url,
         body: &Bytes,
         key: Option<&KeyHeader>,
-        close: bool,
+        extra: Extra<'_>,
     ) -> Result<(reqwest::Response, CallGuard), LlmError> {
         for _ in 0..MAX_STALE_CONNECTIONS {
-            match self.send_once(method, url, body, key, close).await {
+            match self.send_once(method, url, body, key, extra).await {
                 Err(SendError::Stale) => self.connections.set_closes_unasked(),
                 Err(SendError::Failed(error)) => {
                     if error.delivery() == Delivery::MaybeBilled {
@@ -247,7 +324,7 @@ impl HttpClient {
         url: &Url,
         body: &Bytes,
         key: Option<&KeyHeader>,
-        close: bool,
+        extra: Extra<'_>,
     ) -> Result<(reqwest::Response, CallGuard), SendError> {
         let mut request = Request::new(method.clone(), url.clone());
         let headers = request.headers_mut();
@@ -255,14 +332,14 @@ impl HttpClient {
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
         // Without it a server may choose any coding.
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        if close {
+        if extra.close {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         if let Some(key) = key {
             let (name, value) = key.header().map_err(SendError::Failed)?;
             headers.insert(name, value);
         }
-        for (name, value) in &self.headers {
+        for (name, value) in self.headers.iter().chain(extra.own) {
             headers.insert(name, value.clone());
         }
         if self.connections.should_look_first() {
@@ -284,6 +361,7 @@ impl HttpClient {
         mut response: reqwest::Response,
         mut call: CallGuard,
         key: Option<Arc<KeyHeader>>,
+        own: &HeaderMap,
     ) -> Result<Reply, LlmError> {
         let status = response.status().as_u16();
         let too_large = || {
@@ -331,18 +409,25 @@ impl HttpClient {
             body,
             streamed: false,
             key,
-            secrets: Arc::clone(&self.secrets),
+            secrets: self.secrets(own),
         })
     }
 }
 
-fn secrets_in(headers: &HeaderMap, base_url: &Url) -> Arc<[SecretString]> {
+/// Returns `true` if a header or parameter of this name carries a key of its own.
+fn is_secret(name: &str) -> bool {
     const WORDS: [&str; 6] = ["key", "token", "secret", "auth", "cookie", "sig"];
-    let is_secret = |name: &str| WORDS.iter().any(|word| name.to_ascii_lowercase().contains(word));
-    let headers = headers
+    WORDS.iter().any(|word| name.to_ascii_lowercase().contains(word))
+}
+
+fn secret_headers(headers: &HeaderMap) -> impl Iterator<Item = SecretString> {
+    headers
         .iter()
         .filter(|(name, _)| is_secret(name.as_str()))
-        .filter_map(|(_, value)| Some(value.to_str().ok()?.into()));
+        .filter_map(|(_, value)| Some(value.to_str().ok()?.into()))
+}
+
+fn secrets_in(headers: &HeaderMap, base_url: &Url) -> Arc<[SecretString]> {
     // As a server reads them, and as they stand in the address.
     let raw = base_url.query().unwrap_or_default().split('&');
     let raw = raw.filter_map(|pair| pair.split_once('='));
@@ -351,7 +436,7 @@ fn secrets_in(headers: &HeaderMap, base_url: &Url) -> Arc<[SecretString]> {
         .chain(raw.map(|(name, value)| (name.into(), value.into())))
         .filter(|(name, _)| is_secret(name))
         .map(|(_, value)| value.into_owned().into());
-    headers.chain(parameters).collect()
+    secret_headers(headers).chain(parameters).collect()
 }
 
 /// Returns `true` if the server leaves the connection open after the reply, as far as it says.
@@ -371,34 +456,5 @@ fn keeps_alive(version: http::Version, headers: &HeaderMap) -> bool {
         said("keep-alive")
     } else {
         !said("close")
-    }
-}
-
-/// The platform's certificates, checked with ring. A library installs no provider for the whole process.
-#[cfg(all(feature = "ring", not(feature = "rustls"), not(feature = "native-tls")))]
-fn tls_with_ring() -> Result<rustls::ClientConfig, LlmError> {
-    use rustls_platform_verifier::BuilderVerifierExt as _;
-
-    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
-    rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .and_then(|config| config.with_platform_verifier())
-        .map(|config| config.with_no_client_auth())
-        .map_err(|error| LlmError::new(ErrorKind::Configuration, format!("no TLS: {error}")))
-}
-
-#[cfg(all(test, feature = "ring", not(feature = "rustls"), not(feature = "native-tls")))]
-mod tests {
-    /// Without a provider for the whole process, which reqwest alone would ask for and panic.
-    #[test]
-    fn a_client_is_built_with_ring() {
-        assert!(super::tls_with_ring().is_ok());
-        assert!(
-            crate::OpenAi::builder()
-                .base_url("https://127.0.0.1:9/v1")
-                .api_key("none needed")
-                .build()
-                .is_ok()
-        );
     }
 }

@@ -10,6 +10,7 @@ mod reachable;
 mod redirect;
 mod reply;
 mod send_error;
+mod tls;
 
 pub(crate) use client::{HttpClient, HttpConfig};
 #[cfg(fuzzing)]

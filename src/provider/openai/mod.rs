@@ -19,20 +19,20 @@
 //!
 //! | prefix | provider's name | wire | output token limit | what else |
 //! |---|---|---|---|---|
-//! | `openai:` | `openai` | Responses at OpenAI, else chat | `max_completion_tokens` | |
-//! | `openai-chat:` | `openai` | chat | `max_completion_tokens` | |
-//! | `openai-responses:` | `openai` | Responses | `max_completion_tokens` | |
-//! | `openai-compatible:` | `openai-compatible` | chat | `max_tokens` | |
-//! | `azure:` | `azure.ai.openai` | chat | `max_completion_tokens` | the key in the header `api-key`; a base URL without a path gets `/openai/v1`; the model is the deployment's name |
-//! | `openrouter:` | `openrouter` | chat | `max_tokens` | |
-//! | `deepseek:` | `deepseek` | chat | `max_tokens` | no JSON Schema: `json_object` is asked for, and the schema put into the system text; limits calls at the same time, not their rate |
+//! | `openai:` | `openai` | Responses at OpenAI, else chat | `max_completion_tokens` | knows the role `developer` |
+//! | `openai-chat:` | `openai` | chat | `max_completion_tokens` | knows the role `developer` |
+//! | `openai-responses:` | `openai` | Responses | `max_completion_tokens` | knows the role `developer` |
+//! | `openai-compatible:` | `openai-compatible` | chat | `max_tokens` | takes `reasoning_content` back |
+//! | `azure:` | `azure.ai.openai` | chat | `max_completion_tokens` | knows the role `developer`; the key in the header `api-key`; a base URL without a path gets `/openai/v1`; the model is the deployment's name |
+//! | `openrouter:` | `openrouter` | chat | `max_tokens` | takes `cache_control` marks |
+//! | `deepseek:` | `deepseek` | chat | `max_tokens` | takes `reasoning_content` back; no JSON Schema: `json_object` is asked for, and the schema put into the system text; limits calls at the same time, not their rate |
 //! | `groq:` | `groq` | chat | `max_completion_tokens` | |
 //! | `mistral:` | `mistral_ai` | chat | `max_tokens` | `random_seed` in place of `seed`; no `stream_options` |
 //! | `xai:` | `x_ai` | chat | `max_completion_tokens` | |
-//! | `ollama:` | `ollama` | chat | `max_tokens` | |
-//! | `vllm:` | `vllm` | chat | `max_tokens` | |
-//! | `llamacpp:` | `llamacpp` | chat | `max_tokens` | |
-//! | `lmstudio:` | `lmstudio` | chat | `max_tokens` | |
+//! | `ollama:` | `ollama` | chat | `max_tokens` | takes `reasoning_content` back |
+//! | `vllm:` | `vllm` | chat | `max_tokens` | takes `reasoning_content` back |
+//! | `llamacpp:` | `llamacpp` | chat | `max_tokens` | takes `reasoning_content` back |
+//! | `lmstudio:` | `lmstudio` | chat | `max_tokens` | takes `reasoning_content` back |
 //!
 //! Azure's dated versions are a base URL with their path and query:
 //! `https://NAME.openai.azure.com/openai/deployments/DEPLOYMENT?api-version=2024-10-21`. Several of the others have
@@ -82,6 +82,7 @@ mod reply;
 mod responses;
 mod schema;
 mod server;
+mod tools;
 mod usage;
 
 pub use client::{OpenAi, OpenAiBuilder};

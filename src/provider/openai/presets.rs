@@ -59,6 +59,12 @@ pub(super) struct Preset {
     pub(super) json_schema: bool,
     /// `true` if it takes a JSON Schema as it is, by a grammar, and not only OpenAI's strict subset.
     pub(super) any_schema: bool,
+    /// `true` if it knows the role `developer`.
+    pub(super) developer_role: bool,
+    /// `true` if it passes marks for the prompt cache on to the provider.
+    pub(super) cache_marks: bool,
+    /// `true` if it takes the reasoning of an earlier turn back in `reasoning_content`.
+    pub(super) reasoning_content: bool,
     /// `true` if the server limits calls at the same time, not their rate.
     pub(super) limits_concurrency: bool,
 }
@@ -87,6 +93,9 @@ const HOSTED: Preset = Preset {
     stream_options: true,
     json_schema: true,
     any_schema: false,
+    developer_role: false,
+    cache_marks: false,
+    reasoning_content: false,
     limits_concurrency: false,
 };
 
@@ -94,6 +103,7 @@ const HOSTED: Preset = Preset {
 const LOCAL: Preset = Preset {
     needs_key: false,
     any_schema: true,
+    reasoning_content: true,
     ..HOSTED
 };
 
@@ -108,6 +118,7 @@ pub(super) const OPENAI: Preset = Preset {
     wire: Wire::ByHost,
     // Its reasoning models reject the older field.
     token_limit: TokenLimitField::MaxCompletionTokens,
+    developer_role: true,
     ..HOSTED
 };
 
@@ -146,6 +157,7 @@ pub(super) const PRESETS: &[Preset] = &[
         base_url_variable: "AZURE_OPENAI_ENDPOINT",
         key_variable: "AZURE_OPENAI_API_KEY",
         key_header: Some("api-key"),
+        developer_role: true,
         token_limit: TokenLimitField::MaxCompletionTokens,
         ..HOSTED
     },
@@ -156,6 +168,7 @@ pub(super) const PRESETS: &[Preset] = &[
         domains: &["openrouter.ai"],
         base_url_variable: "OPENROUTER_BASE_URL",
         key_variable: "OPENROUTER_API_KEY",
+        cache_marks: true,
         ..HOSTED
     },
     Preset {
@@ -166,6 +179,7 @@ pub(super) const PRESETS: &[Preset] = &[
         base_url_variable: "DEEPSEEK_BASE_URL",
         key_variable: "DEEPSEEK_API_KEY",
         json_schema: false,
+        reasoning_content: true,
         limits_concurrency: true,
         ..HOSTED
     },
@@ -387,6 +401,9 @@ mod tests {
                 (!preset.json_schema, "`json_object`"),
                 (preset.limits_concurrency, "at the same time"),
                 (preset.path.is_some(), "`/openai/v1`"),
+                (preset.developer_role, "`developer`"),
+                (preset.cache_marks, "`cache_control`"),
+                (preset.reasoning_content, "`reasoning_content`"),
             ] {
                 assert_eq!(row[4].contains(word), differs, "{word}: {row:?}");
             }

@@ -8,6 +8,8 @@
 )]
 
 mod classification;
+#[cfg(feature = "reqwest")]
+pub(crate) mod digits;
 mod duration;
 mod error_body;
 mod excerpt;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use llm_batch::ReasoningEffort;
 
 pub(crate) use self::header::Header;
 pub(crate) use self::simulate::SimulateArgs;
@@ -63,6 +64,13 @@ Input:
   JSON lines (objects, or strings as prompts), one JSON array or JSON values over many lines,
   OpenAI batch lines, CSV and TSV with a header, plain text (a prompt a line), folders (a prompt a
   file, with the fields `text` and `path`). gzip and Zstandard are unpacked, whatever their name.
+  An item with `messages` (OpenAI's form: every role, images, tool calls and results) is a prompt by
+  itself. Beside it are taken, over the options: temperature, top_p, max_completion_tokens or
+  max_tokens, stop, seed, tools, tool_choice, parallel_tool_calls, response_format, reasoning_effort.
+  OpenAI batch lines for /v1/chat/completions are sent as they are to models that have chat
+  completions, and converted for anthropic:, gemini: and openai-responses: models; a field without a
+  counterpart there fails the line unsent. Lines for /v1/responses need an openai-responses: or
+  openai: model.
   Without INPUT, or with `-`, standard input. It is read as it is needed: its size does not matter.
   An item is known by its field `id`, or else by a hash of what it holds: --resume finds its answer
   again when lines are added or moved. A changed item is a new one. Files go by their names.
@@ -231,6 +239,28 @@ pub(crate) struct PromptArgs {
     /// The sampling temperature.
     #[arg(long, value_name = "NUMBER", value_parser = temperature, allow_negative_numbers = true)]
     pub(crate) temperature: Option<f64>,
+
+    /// Nucleus sampling: the share of the likeliest tokens that are sampled from.
+    #[arg(long, value_name = "NUMBER", value_parser = share, allow_negative_numbers = true)]
+    pub(crate) top_p: Option<f64>,
+
+    /// The sampling seed.
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+    pub(crate) seed: Option<i64>,
+
+    /// A text at which the model stops; may be given several times.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) stop: Vec<String>,
+
+    /// How much the model reasons before it answers: none, minimal, low, medium, high, xhigh, max, or a number of
+    /// tokens. What the provider has no word for is an error before anything is sent.
+    #[arg(long, value_name = "EFFORT")]
+    pub(crate) reasoning_effort: Option<ReasoningEffort>,
+
+    /// Tools that the model may call: a JSON array of OpenAI's form, or of objects with name, description, parameters
+    /// and strict. The calls are in the field `tool_calls` of the output.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tools: Option<PathBuf>,
 
     /// How many tokens an answer may have, reasoning included.
     #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
@@ -508,6 +538,14 @@ fn temperature(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(number) if number.is_finite() && number >= 0.0 => Ok(number),
         Ok(_) => Err("must be a number of at least 0".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if (0.0..=1.0).contains(&number) => Ok(number),
+        Ok(_) => Err("must be a number from 0 to 1".to_owned()),
         Err(error) => Err(error.to_string()),
     }
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::identity::Identity;
+use super::openai_batch::Endpoint;
 
 /// One entry of the input.
 #[derive(Debug)]
@@ -23,8 +24,8 @@ pub(super) struct Row {
 pub(crate) enum Content {
     /// Fields for a template.
     Fields(Map<String, Value>),
-    /// A request body in the provider's own dialect.
-    Body(Map<String, Value>),
+    /// A request body of OpenAI's, for one of its endpoints.
+    Body(Endpoint, Map<String, Value>),
 }
 
 /// An item of the run.

@@ -80,7 +80,10 @@ fn malformed(bytes: &[u8]) -> Identity {
 
 fn batch_line(text: &str) -> Parsed {
     match openai_batch::parse(text) {
-        Ok(line) => (Identity::Named(line.custom_id), Ok(Content::Body(line.body))),
+        Ok(line) => (
+            Identity::Named(line.custom_id),
+            Ok(Content::Body(line.endpoint, line.body)),
+        ),
         Err((Some(id), message)) => (Identity::Named(id), Err(message)),
         Err((None, message)) => (malformed(text.as_bytes()), Err(message)),
     }

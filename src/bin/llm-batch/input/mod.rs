@@ -28,6 +28,7 @@ use self::identity::{Digest, Identity, Ids};
 use self::item::Row;
 pub(crate) use self::item::{Content, Item, Place};
 pub(crate) use self::named::{NamedField, Unseen};
+pub(crate) use self::openai_batch::Endpoint;
 use self::order::{Items, Order};
 use self::table::Table;
 use crate::args::{InputArgs, InputFormat};
@@ -170,6 +171,18 @@ impl Inputs {
                 .inputs
                 .iter()
                 .any(|input| matches!(input, Input::File(file) if file.format == Format::OpenAiBatch))
+    }
+
+    /// The endpoint of the first request body, where it can be looked up beforehand.
+    pub(crate) fn first_endpoint(&self) -> Option<Endpoint> {
+        if !self.is_rereadable() || !self.has_bodies() {
+            return None;
+        }
+        let contents = self.items().filter_map(|item| item.ok()?.content.ok());
+        contents.into_iter().find_map(|content| match content {
+            Content::Body(endpoint, _) => Some(endpoint),
+            Content::Fields(_) => None,
+        })
     }
 
     /// The regular files, for a check that no output replaces one. Standard input may be one, too.

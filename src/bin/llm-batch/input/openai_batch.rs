@@ -1,13 +1,22 @@
 //! OpenAI's batch lines: `custom_id`, `method`, `url`, `body`.
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::not_json;
+
+/// What a line asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub(crate) enum Endpoint {
+    Chat,
+    Responses,
+}
 
 /// The request of one line.
 #[derive(Debug)]
 pub(crate) struct BatchLine {
     pub(crate) custom_id: String,
+    pub(crate) endpoint: Endpoint,
     pub(crate) body: Map<String, Value>,
 }
 
@@ -28,24 +37,29 @@ pub(crate) fn parse(text: &str) -> Result<BatchLine, (Option<String>, String)> {
         _ => return Err((None, "`custom_id` must be a text that is not empty".to_owned())),
     };
     match body(fields) {
-        Ok(body) => Ok(BatchLine { custom_id, body }),
+        Ok((endpoint, body)) => Ok(BatchLine {
+            custom_id,
+            endpoint,
+            body,
+        }),
         Err(message) => Err((Some(custom_id), message)),
     }
 }
 
-fn body(mut fields: Map<String, Value>) -> Result<Map<String, Value>, String> {
+fn body(mut fields: Map<String, Value>) -> Result<(Endpoint, Map<String, Value>), String> {
     if let Some(method) = fields.get("method").filter(|method| *method != "POST") {
         return Err(format!("`method` must be POST, not {method}"));
     }
-    match fields.get("url") {
-        Some(Value::String(url)) if url == "/v1/chat/completions" => {}
+    let endpoint = match fields.get("url") {
+        Some(Value::String(url)) if url == "/v1/chat/completions" => Endpoint::Chat,
+        Some(Value::String(url)) if url == "/v1/responses" => Endpoint::Responses,
         Some(url) => {
             return Err(format!(
-                "`url` must be /v1/chat/completions, the one this program calls, not {url}"
+                "`url` must be /v1/chat/completions or /v1/responses, the ones that this program calls, not {url}"
             ));
         }
         None => return Err("`url` is missing".to_owned()),
-    }
+    };
     let Some(Value::Object(body)) = fields.remove("body") else {
         return Err("`body` must be a JSON object".to_owned());
     };
@@ -55,5 +69,5 @@ fn body(mut fields: Map<String, Value>) -> Result<Map<String, Value>, String> {
     {
         return Err("`body.stream` is set, but results are not streamed; leave it out".to_owned());
     }
-    Ok(body)
+    Ok((endpoint, body))
 }

@@ -152,8 +152,8 @@ fn names_objects(ask: &Ask<'_>) -> bool {
         NAMES.iter().any(|name| fields.contains_key(*name))
     }
     let is_linked = |part: &Part| match part {
-        Part::Text { .. } => false,
-        Part::Image { url } => !url.starts_with("data:"),
+        Part::Text { .. } | Part::ToolCall(_) | Part::ToolResult { .. } | Part::Reasoning { .. } => false,
+        Part::Image { url, .. } => !url.starts_with("data:"),
         Part::Json { value } => is_named(value),
     };
     let bodies = [
@@ -298,20 +298,23 @@ fn characters_of(text: &str) -> u64 {
 /// Characters of the texts of a prompt; images and files count otherwise, and not by the length of their bytes.
 fn text_characters(prompt: &Prompt) -> u64 {
     let parts = prompt.messages().iter().flat_map(|message| &message.content);
-    let texts: u64 = parts
-        .map(|part| match part {
-            Part::Text { text } => characters_of(text),
-            Part::Json { value } => texts_in(value),
-            Part::Image { .. } => 0,
-        })
-        .sum();
-    texts
+    parts.map(characters_in).sum::<u64>()
         + prompt
             .raw_body()
             .into_iter()
             .flat_map(|body| body.values())
             .map(texts_in)
             .sum::<u64>()
+}
+
+fn characters_in(part: &Part) -> u64 {
+    match part {
+        Part::Text { text } | Part::Reasoning { text, .. } => characters_of(text),
+        Part::ToolCall(call) => characters_of(&call.arguments),
+        Part::ToolResult { content, .. } => content.iter().map(characters_in).sum(),
+        Part::Json { value } => texts_in(value),
+        Part::Image { .. } => 0,
+    }
 }
 
 /// Characters of the fields named `text` in a value.

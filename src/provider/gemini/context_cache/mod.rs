@@ -93,7 +93,7 @@ struct Shared {
 impl ContextCache {
     pub(super) fn new(server: Arc<Server>, model: String, content: Prompt) -> Result<Self, LlmError> {
         let resource = resource_name(&model)?;
-        let fields = content_fields(&content)?;
+        let fields = content_fields(&content, server.options.schema_form)?;
         if fields.is_empty() {
             return Err(refuse(
                 "a context cache needs content: system text, messages or tools",
@@ -202,11 +202,18 @@ impl ContextCache {
         let system = ask.prompt.system().or(ask.defaults.system());
         let mut messages = ask.prompt.messages().iter();
         let own_system = system.is_some() && system != content.system()
-            || messages.any(|message| message.role == Role::System);
+            || messages.any(|message| matches!(message.role, Role::System | Role::Developer));
         if own_system {
             return Err(refuse(
                 "the system text stands in the context cache, and no prompt can have another; leave it out of the \
                  prompt, or put it into the cache",
+            ));
+        }
+        let own_tools = !ask.tools().is_empty() && ask.tools() != content.tools();
+        if own_tools || ask.tool_choice().is_some() {
+            return Err(refuse(
+                "tools and their choice stand in the context cache, and no prompt can have others; leave them out of the \
+                 prompt, or put them into the cache (the choice as the extra field `toolConfig`)",
             ));
         }
         for name in ["systemInstruction", "tools", "toolConfig"] {

@@ -1,5 +1,8 @@
 //! Answers that come in several replies, each asked for with the token of the one before.
 
+use std::collections::BTreeMap;
+
+use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value};
 
 use super::response::CONTINUATION;
@@ -24,8 +27,9 @@ pub(super) fn next(body: &[u8], reply: &Reply) -> Option<Vec<u8>> {
     let token = candidate
         .get("continuationToken")
         .or_else(|| reply.get("continuationToken"))?;
-    let mut question: Map<String, Value> = serde_json::from_slice(body).ok()?;
-    question.insert("continuationToken".to_owned(), token.clone());
+    // As text, in which arguments of calls keep their digits.
+    let mut question: BTreeMap<String, Box<RawValue>> = serde_json::from_slice(body).ok()?;
+    question.insert("continuationToken".to_owned(), to_raw_value(token).ok()?);
     serde_json::to_vec(&question).ok()
 }
 

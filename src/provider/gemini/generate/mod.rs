@@ -2,7 +2,7 @@
 
 mod content;
 mod continuation;
-mod open_api;
+pub(super) mod open_api;
 mod request;
 mod response;
 mod stream;
@@ -16,9 +16,10 @@ use reqwest::Url;
 
 use super::context_cache::ContextCache;
 use super::server::Server;
+use super::tools;
 use crate::error::LlmError;
 use crate::provider::http::Reply;
-use crate::provider::request::write;
+use crate::provider::request::{check_chat_fields, write};
 use crate::provider::settings::Client;
 use crate::provider::streaming::Assemble;
 use crate::provider::wire_format::{Ask, WireFormat};
@@ -59,11 +60,16 @@ impl WireFormat for GenerateFormat {
         if let Some(cache) = &self.cache {
             cache.check(ask)?;
         }
-        let schema = request::schema_field(ask, self.server.options.schema_form)?;
+        check_chat_fields(ask, &[], "Gemini")?;
+        let options = &self.server.options;
+        let schema = request::schema_field(ask, options.schema_form)?;
         let body = request::Body {
             ask: *ask,
-            options: &self.server.options,
+            options,
             schema,
+            tools: tools::tools(ask.tools(), options.schema_form)?,
+            tool_config: tools::config(ask)?,
+            thinking: request::thinking(ask, options.thinking)?,
             // What the cache holds is not sent again.
             without_shared: self.cache.is_some(),
         };

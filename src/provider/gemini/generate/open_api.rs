@@ -30,7 +30,7 @@ const KEPT: [&str; 14] = [
 ///
 /// # Errors
 /// [`ErrorKind::InvalidRequest`], not sent, with the path, for a reference that leads nowhere or into itself.
-pub(super) fn schema(schema: &Value) -> Result<Value, LlmError> {
+pub(in super::super) fn schema(schema: &Value) -> Result<Value, LlmError> {
     let converter = Converter { root: schema };
     converter.schema(schema, "$", 0).map(Value::Object)
 }

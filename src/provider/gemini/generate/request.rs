@@ -5,9 +5,11 @@ use serde_json::{Map, Value, json};
 
 use super::open_api;
 use crate::error::LlmError;
+use crate::prompt::ReasoningEffort;
 use crate::provider::body::{Fields, RawBody};
 use crate::provider::gemini::content::{Contents, SystemInstruction};
-use crate::provider::gemini::options::{Options, SchemaForm};
+use crate::provider::gemini::options::{Options, SchemaForm, ThinkingConfig, ThinkingLevel};
+use crate::provider::request::refuse;
 use crate::provider::wire::schema::{Dialect, for_wire};
 use crate::provider::wire_format::Ask;
 
@@ -31,11 +33,43 @@ pub(super) fn schema_field(
     }))
 }
 
+/// How much the model thinks: the prompt's word in place of the client's. A level and a budget exclude each other.
+pub(super) fn thinking(ask: &Ask<'_>, client: ThinkingConfig) -> Result<ThinkingConfig, LlmError> {
+    let with = |thinking_budget, thinking_level| {
+        Ok(ThinkingConfig {
+            thinking_budget,
+            thinking_level,
+            ..client
+        })
+    };
+    match ask.reasoning_effort() {
+        None => Ok(client),
+        Some(ReasoningEffort::None) => with(Some(0), None),
+        Some(ReasoningEffort::Minimal) => with(None, Some(ThinkingLevel::Minimal)),
+        Some(ReasoningEffort::Low) => with(None, Some(ThinkingLevel::Low)),
+        Some(ReasoningEffort::Medium) => with(None, Some(ThinkingLevel::Medium)),
+        Some(ReasoningEffort::High) => with(None, Some(ThinkingLevel::High)),
+        Some(ReasoningEffort::XHigh) => with(None, Some(ThinkingLevel::XHigh)),
+        Some(ReasoningEffort::Max) => Err(refuse(
+            "Gemini has no reasoning effort `max`; the most is `xhigh`, or a number of tokens",
+        )),
+        Some(ReasoningEffort::Tokens(tokens)) => match i32::try_from(tokens) {
+            Ok(tokens) => with(Some(tokens), None),
+            Err(_) => Err(refuse(format!(
+                "{tokens} tokens for reasoning are too many for Gemini"
+            ))),
+        },
+    }
+}
+
 /// A `generateContent` request, written straight from the prompt.
 pub(super) struct Body<'a> {
     pub(super) ask: Ask<'a>,
     pub(super) options: &'a Options,
     pub(super) schema: Option<(&'static str, Value)>,
+    pub(super) tools: Option<Value>,
+    pub(super) tool_config: Option<Value>,
+    pub(super) thinking: ThinkingConfig,
     /// A context cache has system text and tools.
     pub(super) without_shared: bool,
 }
@@ -73,21 +107,19 @@ impl Body<'_> {
         fields.set("systemInstruction", system.filter(|_| !self.without_shared))?;
         let safety = Some(&self.options.safety).filter(|safety| !safety.is_empty());
         fields.set("safetySettings", safety)?;
+        fields.set("tools", self.tools.as_ref().filter(|_| !self.without_shared))?;
+        fields.set(
+            "toolConfig",
+            self.tool_config.as_ref().filter(|_| !self.without_shared),
+        )?;
         fields.set("cachedContent", context_cache)?;
         let left_out: &[&str] = if self.without_shared { &SHARED_FIELDS } else { &[] };
-        // Not an object: the user's word stands.
-        let config = self.generation_config().ok();
-        if let Some(config) = config.as_ref().filter(|config| !config.is_empty()) {
-            fields.set_merged("generationConfig", config)?;
-        }
-        fields.end(|name, _| {
-            let is_merged = name == "generationConfig" && config.is_some();
-            !is_merged && !left_out.contains(&name)
-        })
+        fields.merge("generationConfig", self.generation_config())?;
+        fields.end(|name| !left_out.contains(&name))
     }
 
-    /// `generationConfig`, with the fields of the extra ones over ours.
-    fn generation_config(&self) -> Result<Map<String, Value>, NotAnObject> {
+    /// `generationConfig`, as far as the prompt says.
+    fn generation_config(&self) -> Map<String, Value> {
         let Ask { prompt, defaults, .. } = self.ask;
         let mut config = Map::new();
         let mut set = |name: &str, value: Option<Value>| {
@@ -109,18 +141,8 @@ impl Body<'_> {
             set("responseMimeType", Some("application/json".into()));
             set(name, Some(schema.clone()));
         }
-        let thinking = Some(self.options.thinking).filter(|thinking| thinking.is_set());
+        let thinking = Some(self.thinking).filter(|thinking| thinking.is_set());
         set("thinkingConfig", thinking.map(|thinking| json!(thinking)));
-        let default = defaults.extra().get("generationConfig");
-        let own = prompt.extra().get("generationConfig");
-        if own.or(default).is_some_and(|word| !word.is_object()) {
-            return Err(NotAnObject);
-        }
-        for fields in [default, own].into_iter().flatten().filter_map(Value::as_object) {
-            config.extend(fields.clone());
-        }
-        Ok(config)
+        config
     }
 }
-
-struct NotAnObject;

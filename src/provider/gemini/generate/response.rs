@@ -20,12 +20,18 @@ use crate::usage::TokenUsage;
 
 const WHAT: &str = "answer of Gemini's";
 
+/// The field that holds the arguments of a call.
+pub(super) const ARGUMENTS: [&str; 1] = ["args"];
+
 /// The reason to stop that asks to be continued.
 pub(super) const CONTINUATION: &str = "CONTINUATION";
 
 /// Parses a body. A list is what the stream sends to those who do not ask for events: its elements are put together.
 pub(super) fn parse(body: &[u8]) -> Result<Value, serde_json::Error> {
-    match serde_json::from_slice(wire::trim(body))? {
+    let body = wire::trim(body);
+    let mut value = serde_json::from_slice(body)?;
+    wire::digits::keep(&mut value, body, &ARGUMENTS);
+    match value {
         Value::Array(replies) => {
             let mut chunks = Box::<Chunks>::default();
             for reply in replies {

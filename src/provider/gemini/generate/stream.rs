@@ -2,7 +2,9 @@
 
 use serde_json::{Map, Value, json};
 
+use super::response::ARGUMENTS;
 use crate::provider::streaming::{Assemble, Piece};
+use crate::provider::wire::digits;
 
 /// An answer that comes in chunks, each of the form of a whole reply.
 #[derive(Debug, Default)]
@@ -133,7 +135,11 @@ fn plain_text(part: &Value) -> Option<&str> {
 
 impl Assemble for Chunks {
     fn push(&mut self, _: &str, data: &str) -> Piece {
-        match serde_json::from_str(data) {
+        let mut chunk = serde_json::from_str(data);
+        if let Ok(chunk) = &mut chunk {
+            digits::keep(chunk, data.as_bytes(), &ARGUMENTS);
+        }
+        match chunk {
             // An error may come as the one element of a list.
             Ok(Value::Array(chunks)) => {
                 chunks

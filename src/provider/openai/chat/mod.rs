@@ -1,6 +1,7 @@
 //! The wire of chat completions.
 
 mod fragments;
+mod messages;
 mod request;
 mod response;
 mod stream;
@@ -14,6 +15,7 @@ use reqwest::Url;
 use super::reply::Reading;
 use super::schema::NamedSchema;
 use super::server::Server;
+use super::tools;
 use crate::error::LlmError;
 use crate::provider::http::Reply;
 use crate::provider::request::write;
@@ -61,6 +63,7 @@ impl WireFormat for ChatFormat {
             Some(schema) if preset.json_schema => Some(request::Format::JsonSchema(NamedSchema::new(
                 schema,
                 preset.any_schema,
+                ask.output_format(),
             )?)),
             Some(schema) => Some(request::Format::JsonObject(schema)),
         };
@@ -69,6 +72,8 @@ impl WireFormat for ChatFormat {
             preset,
             token_limit: self.server.token_limit,
             format,
+            functions: tools::functions(ask, preset.any_schema)?,
+            effort: tools::effort(ask)?,
         })
     }
 

@@ -2,14 +2,14 @@
 
 use std::borrow::Cow;
 
-use serde::ser::SerializeSeq as _;
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
-use crate::prompt::{Message, Part, Prompt, Role};
+use super::messages::Messages;
 use crate::provider::body::{Fields, RawBody};
 use crate::provider::openai::presets::{Preset, TokenLimitField};
 use crate::provider::openai::schema::NamedSchema;
+use crate::provider::openai::tools::{Function, choice};
 use crate::provider::wire_format::Ask;
 
 /// A chat completion request, written straight from the prompt.
@@ -18,6 +18,8 @@ pub(super) struct Body<'a> {
     pub(super) preset: &'static Preset,
     pub(super) token_limit: TokenLimitField,
     pub(super) format: Option<Format<'a>>,
+    pub(super) functions: Vec<Function<'a>>,
+    pub(super) effort: Option<&'static str>,
 }
 
 /// The form of a structured answer.
@@ -81,6 +83,7 @@ impl Body<'_> {
             Some(Messages {
                 system: self.system(),
                 prompt,
+                preset: self.preset,
             }),
         )?;
         fields.set("temperature", prompt.temperature().or(defaults.temperature()))?;
@@ -96,11 +99,26 @@ impl Body<'_> {
         fields.set("stop", stop)?;
         fields.set(self.preset.seed, prompt.seed().or(defaults.seed()))?;
         fields.set("response_format", self.format.as_ref())?;
+        if !self.functions.is_empty() {
+            let tools = self
+                .functions
+                .iter()
+                .map(|function| json!({ "type": "function", "function": function }));
+            fields.set("tools", Some(tools.collect::<Vec<_>>()))?;
+        }
+        let named = |name: &str| json!({ "type": "function", "function": { "name": name } });
+        fields.set(
+            "tool_choice",
+            self.ask.tool_choice().map(|wanted| choice(wanted, named)),
+        )?;
+        fields.set("parallel_tool_calls", self.ask.parallel_tool_calls())?;
+        fields.set("reasoning_effort", self.effort)?;
+        fields.chat_fields(|_| true)?;
         if streamed {
             fields.set("stream", Some(true))?;
             fields.set("stream_options", self.preset.stream_options.then(stream_options))?;
         }
-        fields.end(|_, _| true)
+        fields.end(|_| true)
     }
 
     /// The system text, which contains the schema where no field does.
@@ -114,79 +132,5 @@ impl Body<'_> {
             Some(own) => format!("{own}\n\n{told}").into(),
             None => told.into(),
         })
-    }
-}
-
-struct Messages<'a> {
-    system: Option<Cow<'a, str>>,
-    prompt: &'a Prompt,
-}
-
-impl Serialize for Messages<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let messages = self.prompt.messages();
-        let mut list = serializer.serialize_seq(Some(messages.len() + usize::from(self.system.is_some())))?;
-        if let Some(text) = &self.system {
-            list.serialize_element(&Turn {
-                role: "system",
-                content: Content::Text(text),
-            })?;
-        }
-        for Message { role, content } in messages {
-            let role = match role {
-                Role::System => "system",
-                Role::User => "user",
-                Role::Assistant => "assistant",
-            };
-            let content = match content.as_slice() {
-                [Part::Text { text }] => Content::Text(text),
-                parts => Content::Parts(parts.iter().map(part).collect()),
-            };
-            list.serialize_element(&Turn { role, content })?;
-        }
-        list.end()
-    }
-}
-
-#[derive(Serialize)]
-struct Turn<'a> {
-    role: &'static str,
-    content: Content<'a>,
-}
-
-#[derive(Serialize)]
-#[serde(untagged)]
-enum Content<'a> {
-    Text(&'a str),
-    Parts(Vec<WirePart<'a>>),
-}
-
-#[derive(Serialize)]
-#[serde(untagged)]
-enum WirePart<'a> {
-    Text {
-        r#type: &'static str,
-        text: &'a str,
-    },
-    Image {
-        r#type: &'static str,
-        image_url: ImageUrl<'a>,
-    },
-    Json(&'a Value),
-}
-
-#[derive(Serialize)]
-struct ImageUrl<'a> {
-    url: &'a str,
-}
-
-fn part(part: &Part) -> WirePart<'_> {
-    match part {
-        Part::Text { text } => WirePart::Text { r#type: "text", text },
-        Part::Image { url } => WirePart::Image {
-            r#type: "image_url",
-            image_url: ImageUrl { url },
-        },
-        Part::Json { value } => WirePart::Json(value),
     }
 }

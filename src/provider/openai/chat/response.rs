@@ -10,6 +10,7 @@ use crate::provider::openai::json::Json;
 use crate::provider::openai::reply::{Reading, refused, says_error, take_first};
 use crate::provider::openai::usage;
 use crate::provider::reply::with_usage;
+use crate::provider::wire;
 use crate::response::{
     Citations, FinishReason, FurtherChoices, LlmResponse, Media, Reasoning, ResponseMetadata,
 };
@@ -91,7 +92,8 @@ fn answer<'a>(
         .and_then(|mut logprobs| logprobs.take("content"))
         .filter(|tokens| !tokens.is_null())
         .and_then(|tokens| logprobs(&tokens.into()));
-    let tool_calls = tool_calls(&mut message);
+    let mut tool_calls = tool_calls(&mut message);
+    keep_digits(&mut tool_calls, &reading.reply.body);
     let content = message.take("content").unwrap_or_default();
     // The older completions put the text into the choice.
     let output = match (content, choice.take("text")) {
@@ -202,6 +204,28 @@ fn tool_calls(message: &mut Json<'_>) -> Vec<Value> {
             Some(call @ Json::Object(_)) => vec![call.into()],
             _ => Vec::new(),
         },
+    }
+}
+
+/// Arguments are text, in which integers keep their digits; some servers send an object.
+fn keep_digits(tool_calls: &mut Vec<Value>, body: &[u8]) {
+    if tool_calls
+        .iter()
+        .all(|call| !call.pointer("/function/arguments").is_some_and(Value::is_object))
+    {
+        return;
+    }
+    // As a body again, of which only the first choice counts.
+    let Ok(mut body_value) = serde_json::from_slice::<Value>(wire::trim(body)) else {
+        return;
+    };
+    wire::digits::keep(&mut body_value, wire::trim(body), &["arguments"]);
+    let choices = body_value.get_mut("choices").and_then(Value::as_array_mut);
+    let index = |choice: &Value| choice.get("index").and_then(Value::as_u64).unwrap_or_default();
+    let first = choices.and_then(|choices| choices.iter_mut().find(|choice| index(choice) == 0));
+    let kept = first.and_then(|choice| choice.pointer_mut("/message/tool_calls"));
+    if let Some(Value::Array(kept)) = kept.map(Value::take) {
+        *tool_calls = kept;
     }
 }
 

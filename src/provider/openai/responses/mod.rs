@@ -1,5 +1,6 @@
 //! The wire of OpenAI's Responses.
 
+mod input;
 mod request;
 mod response;
 mod stream;
@@ -14,9 +15,10 @@ use serde_json::Value;
 use super::reply::Reading;
 use super::schema::NamedSchema;
 use super::server::Server;
+use super::tools;
 use crate::error::LlmError;
 use crate::provider::http::Reply;
-use crate::provider::request::{refuse, write};
+use crate::provider::request::{check_chat_fields, refuse, write};
 use crate::provider::settings::Client;
 use crate::provider::streaming::Assemble;
 use crate::provider::wire_format::{Ask, WireFormat};
@@ -55,6 +57,7 @@ fn check(ask: &Ask<'_>) -> Result<(), LlmError> {
     if prompt.raw_body().is_some() {
         return Ok(());
     }
+    check_chat_fields(ask, &request::SHARED, "OpenAI's Responses API")?;
     let unknown = [
         ("seed", prompt.seed().or(defaults.seed()).is_some()),
         ("stop", !prompt.stop().is_empty() || !defaults.stop().is_empty()),
@@ -83,9 +86,14 @@ impl WireFormat for ResponsesFormat {
     fn body(&self, ask: &Ask<'_>) -> Result<Vec<u8>, LlmError> {
         check(ask)?;
         let any = self.server.preset.any_schema;
-        let named = |schema| NamedSchema::new(schema, any);
+        let named = |schema| NamedSchema::new(schema, any, ask.output_format());
         let schema = ask.output_schema().map(named).transpose()?;
-        write(&request::Body { ask: *ask, schema })
+        write(&request::Body {
+            ask: *ask,
+            schema,
+            functions: tools::functions(ask, any)?,
+            effort: tools::effort(ask)?,
+        })
     }
 
     fn read(&self, reply: &Reply, ask: &Ask<'_>) -> Result<LlmResponse, LlmError> {

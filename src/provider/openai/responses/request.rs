@@ -1,17 +1,34 @@
 //! The request body.
 
 use serde::{Serialize, Serializer};
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
-use crate::prompt::{Message, Part, Role};
+use super::input::Input;
+use crate::prompt::ReasoningEffort;
 use crate::provider::body::{Fields, RawBody};
 use crate::provider::openai::schema::NamedSchema;
+use crate::provider::openai::tools::{Function, choice};
 use crate::provider::wire_format::Ask;
+
+/// The fields that mean the same in a chat completion.
+pub(super) const SHARED: [&str; 9] = [
+    "metadata",
+    "prompt_cache_key",
+    "prompt_cache_options",
+    "prompt_cache_retention",
+    "safety_identifier",
+    "service_tier",
+    "store",
+    "top_logprobs",
+    "user",
+];
 
 /// A request for a response, written straight from the prompt.
 pub(super) struct Body<'a> {
     pub(super) ask: Ask<'a>,
     pub(super) schema: Option<NamedSchema<'a>>,
+    pub(super) functions: Vec<Function<'a>>,
+    pub(super) effort: Option<&'static str>,
 }
 
 impl Serialize for Body<'_> {
@@ -34,6 +51,12 @@ impl Serialize for Body<'_> {
 }
 
 impl Body<'_> {
+    /// Returns `true` if the model is asked to reason, which only models that can may be.
+    fn reasons(&self) -> bool {
+        let effort = self.ask.reasoning_effort();
+        effort.is_some_and(|effort| effort != ReasoningEffort::None)
+    }
+
     fn serialize_prompt<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let Ask {
             model,
@@ -52,115 +75,71 @@ impl Body<'_> {
             "max_output_tokens",
             prompt.max_output_tokens().or(defaults.max_output_tokens()),
         )?;
-        fields.set("text", self.schema.as_ref().map(Text))?;
+        let mut text = Map::new();
+        if let Some(schema) = &self.schema {
+            text.insert("format".to_owned(), format(schema));
+        }
+        fields.merge("text", text)?;
+        if !self.functions.is_empty() {
+            let tools = self.functions.iter().map(WireTool::new);
+            fields.set("tools", Some(tools.collect::<Vec<_>>()))?;
+        }
+        let named = |name: &str| json!({ "type": "function", "name": name });
+        fields.set(
+            "tool_choice",
+            self.ask.tool_choice().map(|wanted| choice(wanted, named)),
+        )?;
+        fields.set("parallel_tool_calls", self.ask.parallel_tool_calls())?;
+        let mut reasoning = Map::new();
+        if let Some(effort) = self.effort {
+            reasoning.insert("effort".to_owned(), effort.into());
+        }
+        fields.merge("reasoning", reasoning)?;
+        if !self.functions.is_empty() && self.reasons() {
+            // What the next turn has to send back, as nothing is kept.
+            fields.set("include", Some(["reasoning.encrypted_content"]))?;
+        }
+        fields.chat_fields(|name| SHARED.contains(&name))?;
         // By default OpenAI keeps every response for 30 days, to be fetched or continued. Here neither happens.
-        fields.set("store", Some(false))?;
+        if !self.ask.has_chat_field("store") {
+            fields.set("store", Some(false))?;
+        }
         if streamed {
             fields.set("stream", Some(true))?;
         }
-        fields.end(|_, _| true)
+        fields.end(|_| true)
     }
 }
 
 /// The form of a structured answer. Unlike in a chat completion, name and schema stand in the format itself.
-struct Text<'a>(&'a NamedSchema<'a>);
-
-impl Serialize for Text<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        #[derive(Serialize)]
-        struct Format<'a> {
-            r#type: &'static str,
-            #[serde(flatten)]
-            schema: &'a NamedSchema<'a>,
-        }
-
-        #[derive(Serialize)]
-        struct Text<'a> {
-            format: Format<'a>,
-        }
-
-        let format = Format {
-            r#type: "json_schema",
-            schema: self.0,
-        };
-        Text { format }.serialize(serializer)
+fn format(schema: &NamedSchema<'_>) -> Value {
+    let mut format = json!({ "type": "json_schema" });
+    if let (Value::Object(format), Value::Object(named)) = (&mut format, json!(schema)) {
+        format.extend(named);
     }
+    format
 }
 
-/// A single text of the user, or the list of messages.
-struct Input<'a>(&'a [Message]);
-
-impl Serialize for Input<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self.0 {
-            [
-                Message {
-                    role: Role::User,
-                    content,
-                },
-            ] if matches!(content.as_slice(), [Part::Text { .. }]) => {
-                Content(content, "").serialize(serializer)
-            }
-            messages => serializer.collect_seq(messages.iter().map(item)),
-        }
-    }
-}
-
+/// A function. Unlike in a chat completion it stands in the tool itself, and is strict unless that is declined.
 #[derive(Serialize)]
-struct Item<'a> {
-    /// OpenAI does without it; llama.cpp's server takes no words of the assistant that lack it.
+struct WireTool<'a> {
     r#type: &'static str,
-    role: &'static str,
-    content: Content<'a>,
+    name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    description: Option<&'a str>,
+    parameters: Value,
+    strict: bool,
 }
 
-fn item(Message { role, content }: &Message) -> Item<'_> {
-    // What the model said itself has a type of its own.
-    let (role, text_type) = match role {
-        Role::System => ("system", "input_text"),
-        Role::User => ("user", "input_text"),
-        Role::Assistant => ("assistant", "output_text"),
-    };
-    Item {
-        r#type: "message",
-        role,
-        content: Content(content, text_type),
-    }
-}
-
-/// Parts, of which texts have this type. A text alone needs none.
-struct Content<'a>(&'a [Part], &'static str);
-
-impl Serialize for Content<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Self(parts, text_type) = self;
-        match parts {
-            [Part::Text { text }] => serializer.serialize_str(text),
-            parts => serializer.collect_seq(parts.iter().map(|part| WirePart::new(part, text_type))),
-        }
-    }
-}
-
-#[derive(Serialize)]
-#[serde(untagged)]
-enum WirePart<'a> {
-    Text { r#type: &'a str, text: &'a str },
-    Image { r#type: &'a str, image_url: &'a str },
-    Json(&'a Value),
-}
-
-impl<'a> WirePart<'a> {
-    fn new(part: &'a Part, text_type: &'static str) -> Self {
-        match part {
-            Part::Text { text } => Self::Text {
-                r#type: text_type,
-                text,
-            },
-            Part::Image { url } => Self::Image {
-                r#type: "input_image",
-                image_url: url,
-            },
-            Part::Json { value } => Self::Json(value),
+impl<'a> WireTool<'a> {
+    fn new(function: &Function<'a>) -> Self {
+        let nothing = || json!({ "type": "object", "properties": {}, "additionalProperties": false });
+        Self {
+            r#type: "function",
+            name: function.name,
+            description: function.description,
+            parameters: function.parameters.as_deref().cloned().unwrap_or_else(nothing),
+            strict: function.strict.unwrap_or(false),
         }
     }
 }

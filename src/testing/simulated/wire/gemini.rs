@@ -50,7 +50,10 @@ pub(super) fn prompt_texts(body: &Map<String, Value>) -> Vec<&str> {
                 Some(Value::Array(parts)) => parts
                     .iter()
                     .filter(|part| part["thought"] != true)
-                    .filter_map(|part| part.get("text")?.as_str())
+                    .filter_map(|part| {
+                        let output = || part.pointer("/functionResponse/response/output");
+                        part.get("text").or_else(output)?.as_str()
+                    })
                     .collect(),
                 other => texts(other),
             },

@@ -119,13 +119,17 @@ fn event(name: &str, data: &Value) -> String {
     format!("event: {name}\ndata: {data}\n\n")
 }
 
-/// The texts of a message: a text, or a list of parts with texts.
+/// The texts of a message: a text, or a list of parts with texts, results of tools among them.
 fn texts(content: Option<&Value>) -> Vec<&str> {
     match content {
         Some(Value::String(text)) => vec![text],
         Some(Value::Array(parts)) => parts
             .iter()
-            .filter_map(|part| part.get("text")?.as_str())
+            .flat_map(|part| match part.get("text").and_then(Value::as_str) {
+                Some(text) => vec![text],
+                // The result of a tool has content of its own.
+                None => texts(part.get("content")),
+            })
             .collect(),
         _ => Vec::new(),
     }

@@ -14,17 +14,23 @@ impl Question {
             return question;
         }
         let parts = prompt.messages().iter().flat_map(|message| &message.content);
-        let texts = parts.filter_map(|part| match part {
-            Part::Text { text } => Some(text.as_str()),
-            Part::Json { value } => value.get("text").and_then(Value::as_str),
-            Part::Image { .. } => None,
-        });
+        let texts = parts.flat_map(texts_of);
         Self {
             text: join(prompt.system().into_iter().chain(texts)),
             model: prompt.model().map(str::to_owned),
             max_tokens: prompt.max_output_tokens().map(u64::from),
             json: prompt.output_schema().cloned(),
         }
+    }
+}
+
+/// The texts of a part; results of tools are texts, their calls and reasoning are not.
+fn texts_of(part: &Part) -> Vec<&str> {
+    match part {
+        Part::Text { text } => vec![text],
+        Part::ToolResult { content, .. } => content.iter().flat_map(texts_of).collect(),
+        Part::Json { value } => value.get("text").and_then(Value::as_str).into_iter().collect(),
+        Part::Image { .. } | Part::ToolCall(_) | Part::Reasoning { .. } => Vec::new(),
     }
 }
 

@@ -16,7 +16,8 @@ pub(super) fn question(body: &Map<String, Value>) -> Result<Question, Box<Reject
     let input = match body.get("input") {
         Some(Value::String(text)) => vec![text.as_str()],
         Some(Value::Array(items)) if !items.is_empty() => {
-            items.iter().flat_map(|item| texts(item.get("content"))).collect()
+            let content = |item| texts(Value::get(item, "content").or_else(|| item.get("output")));
+            items.iter().flat_map(content).collect()
         }
         _ => return Err(Rejection::invalid("'input' must be a text or a non-empty array of items.").into()),
     };

@@ -1,12 +1,25 @@
-//! The default input: messages and sampling parameters, in no provider's dialect.
+//! The default input: messages, tools and sampling parameters, in no provider's dialect.
+
+mod from_chat;
+mod headers;
+mod message;
+mod reasoning;
+mod tool;
 
 use std::fmt;
 use std::sync::Arc;
 
+#[cfg(feature = "reqwest")]
+pub(crate) use self::from_chat::says_nothing;
+pub(crate) use self::headers::Headers;
+pub use self::message::{CacheTtl, ImageDetail, Message, Part, Role};
+pub use self::reasoning::ReasoningEffort;
+pub use self::tool::{Tool, ToolCall, ToolChoice};
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-/// A prompt in no provider's dialect: system text, messages, sampling parameters.
+/// A prompt in no provider's dialect: system text, messages, tools, sampling parameters.
 ///
 /// A parameter that was not set is not sent. The payload is behind an `Arc`: a clone costs a counter, and a change
 /// to a clone copies first.
@@ -49,10 +62,34 @@ struct Data {
     seed: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     output_schema: Option<Arc<Value>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    output_format: Option<OutputFormat>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tools: Vec<Tool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tool_choice: Option<ToolChoice>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parallel_tool_calls: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning_effort: Option<ReasoningEffort>,
+    #[serde(skip_serializing_if = "Headers::is_empty")]
+    headers: Headers,
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    chat_fields: Map<String, Value>,
     #[serde(skip_serializing_if = "Map::is_empty")]
     extra: Map<String, Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     raw_body: Option<Map<String, Value>>,
+}
+
+/// What a chat completion says of its output schema beside the schema, for OpenAI's wires.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct OutputFormat {
+    pub(crate) name: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) description: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) strict: Option<bool>,
 }
 
 impl Prompt {
@@ -135,14 +172,65 @@ impl Prompt {
     /// one that is optional may come back as null. Typed answers (feature `structured`) take that into account.
     #[must_use]
     pub fn with_output_schema(mut self, schema: Value) -> Self {
-        self.data_mut().output_schema = Some(Arc::new(schema));
+        let data = self.data_mut();
+        data.output_schema = Some(Arc::new(schema));
+        data.output_format = None;
+        data.chat_fields.remove("response_format");
         self
     }
 
     /// The same with a schema that many prompts share.
     #[cfg(feature = "structured")]
     pub(crate) fn set_output_schema(&mut self, schema: Arc<Value>) {
-        self.data_mut().output_schema = Some(schema);
+        let data = self.data_mut();
+        data.output_schema = Some(schema);
+        data.output_format = None;
+        data.chat_fields.remove("response_format");
+    }
+
+    /// Adds a tool that the model may call.
+    ///
+    /// Tools that many prompts share are best set once, by [`Model::with_defaults`](crate::provider::Model::with_defaults).
+    #[must_use]
+    pub fn with_tool(mut self, tool: Tool) -> Self {
+        self.data_mut().tools.push(tool);
+        self
+    }
+
+    /// Sets whether the model has to call a tool, and which.
+    #[must_use]
+    pub fn with_tool_choice(mut self, choice: ToolChoice) -> Self {
+        let data = self.data_mut();
+        data.tool_choice = Some(choice);
+        data.chat_fields.remove("tool_choice");
+        self
+    }
+
+    /// Sets whether the model may call several tools in one turn. Unset, the provider's default holds, which is yes.
+    ///
+    /// Gemini cannot be kept from it: `false` is an [`InvalidRequest`](crate::ErrorKind::InvalidRequest) error there.
+    #[must_use]
+    pub fn with_parallel_tool_calls(mut self, parallel: bool) -> Self {
+        self.data_mut().parallel_tool_calls = Some(parallel);
+        self
+    }
+
+    /// Sets how much the model reasons before it answers.
+    #[must_use]
+    pub fn with_reasoning_effort(mut self, effort: ReasoningEffort) -> Self {
+        self.data_mut().reasoning_effort = Some(effort);
+        self
+    }
+
+    /// Adds a header to every request for this prompt, such as `Idempotency-Key`: all attempts of it have the same.
+    ///
+    /// Its value is not shown by `Debug`; it is part of the prompt's JSON, and of its key in a cache of answers. A header that the client itself sends (authentication, content type, those of its
+    /// builder) cannot be replaced; such a prompt fails unsent as [`InvalidRequest`](crate::ErrorKind::InvalidRequest), and so
+    /// does one with a malformed header.
+    #[must_use]
+    pub fn with_header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.data_mut().headers.push(name.into(), value.into());
+        self
     }
 
     /// Adds a field to the request body as it is, over whatever the provider would send under that name.
@@ -202,6 +290,44 @@ impl Prompt {
         self.data.output_schema.as_deref()
     }
 
+    /// The tools that the model may call.
+    pub fn tools(&self) -> &[Tool] {
+        &self.data.tools
+    }
+
+    /// Whether the model has to call a tool.
+    pub fn tool_choice(&self) -> Option<&ToolChoice> {
+        self.data.tool_choice.as_ref()
+    }
+
+    /// Whether the model may call several tools in one turn.
+    pub fn parallel_tool_calls(&self) -> Option<bool> {
+        self.data.parallel_tool_calls
+    }
+
+    /// How much the model reasons.
+    pub fn reasoning_effort(&self) -> Option<ReasoningEffort> {
+        self.data.reasoning_effort
+    }
+
+    /// The headers of its requests.
+    #[cfg(feature = "reqwest")]
+    pub(crate) fn headers(&self) -> &Headers {
+        &self.data.headers
+    }
+
+    /// What is known of the output schema beside it.
+    #[cfg(feature = "openai")]
+    pub(crate) fn output_format(&self) -> Option<&OutputFormat> {
+        self.data.output_format.as_ref()
+    }
+
+    /// Fields that only chat completions have.
+    #[cfg(feature = "reqwest")]
+    pub(crate) fn chat_fields(&self) -> &Map<String, Value> {
+        &self.data.chat_fields
+    }
+
     /// The extra fields of the request body.
     pub fn extra(&self) -> &Map<String, Value> {
         &self.data.extra
@@ -215,18 +341,14 @@ impl Prompt {
     /// Characters of all texts, for estimates.
     pub(crate) fn characters(&self) -> u64 {
         let count = |text: &str| text.chars().count() as u64;
-        let texts = self
-            .messages()
-            .iter()
-            .flat_map(|message| &message.content)
-            .map(|part| match part {
-                Part::Text { text } => count(text),
-                // OpenAI's documented cost of a low-detail image is 85 tokens.
-                Part::Image { .. } => 340,
-                Part::Json { value } => json_characters(value),
-            });
+        let messages = self.messages().iter().flat_map(|message| &message.content);
+        let tools = self.tools().iter().map(|tool| {
+            let schema = tool.parameters.as_ref().map_or(0, json_characters);
+            count(&tool.name) + tool.description.as_deref().map_or(0, count) + schema
+        });
         self.system().map_or(0, count)
-            + texts.sum::<u64>()
+            + messages.map(part_characters).sum::<u64>()
+            + tools.sum::<u64>()
             + self
                 .data
                 .raw_body
@@ -234,6 +356,19 @@ impl Prompt {
                 .flat_map(Map::values)
                 .map(json_characters)
                 .sum::<u64>()
+    }
+}
+
+fn part_characters(part: &Part) -> u64 {
+    let count = |text: &str| text.chars().count() as u64;
+    match part {
+        Part::Text { text } => count(text),
+        // OpenAI's documented cost of a low-detail image is 85 tokens.
+        Part::Image { .. } => 340,
+        Part::ToolCall(call) => count(&call.name) + count(&call.arguments),
+        Part::ToolResult { content, .. } => content.iter().map(part_characters).sum(),
+        Part::Reasoning { text, .. } => count(text),
+        Part::Json { value } => json_characters(value),
     }
 }
 
@@ -268,89 +403,5 @@ impl From<&String> for Prompt {
 impl From<String> for Prompt {
     fn from(text: String) -> Self {
         Self::new(text)
-    }
-}
-
-/// The speaker of a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[non_exhaustive]
-pub enum Role {
-    /// The application, inside the conversation.
-    System,
-    /// The person.
-    User,
-    /// The model.
-    Assistant,
-}
-
-/// One turn of a conversation.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct Message {
-    /// The speaker of the message.
-    pub role: Role,
-    /// The content of the message.
-    pub content: Vec<Part>,
-}
-
-impl Message {
-    /// A message of several parts.
-    pub fn new(role: Role, content: Vec<Part>) -> Self {
-        Self { role, content }
-    }
-
-    /// A text of the user.
-    pub fn user(text: impl Into<String>) -> Self {
-        Self::new(Role::User, vec![Part::text(text)])
-    }
-
-    /// A text of the model.
-    pub fn assistant(text: impl Into<String>) -> Self {
-        Self::new(Role::Assistant, vec![Part::text(text)])
-    }
-
-    /// A text of the application, inside the conversation.
-    pub fn system(text: impl Into<String>) -> Self {
-        Self::new(Role::System, vec![Part::text(text)])
-    }
-}
-
-/// A piece of a message.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum Part {
-    /// Text.
-    Text {
-        /// The text.
-        text: String,
-    },
-    /// An image.
-    Image {
-        /// An `https:` address, or a `data:` URL with the image itself in base64.
-        url: String,
-    },
-    /// A part in the provider's own dialect, sent as it is.
-    Json {
-        /// The part.
-        value: Value,
-    },
-}
-
-impl Part {
-    /// A piece of text.
-    pub fn text(text: impl Into<String>) -> Self {
-        Self::Text { text: text.into() }
-    }
-
-    /// An image by its `https:` or `data:` URL.
-    pub fn image(url: impl Into<String>) -> Self {
-        Self::Image { url: url.into() }
-    }
-
-    /// A part in the provider's own dialect.
-    pub fn json(value: impl Into<Value>) -> Self {
-        Self::Json { value: value.into() }
     }
 }

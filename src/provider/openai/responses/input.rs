@@ -1,0 +1,205 @@
+//! The input of a request: a text, or a list of items.
+
+use std::collections::HashSet;
+
+use serde::ser::SerializeSeq as _;
+use serde::{Serialize, Serializer};
+use serde_json::Value;
+
+use crate::prompt::{ImageDetail, Message, Part, Role, ToolCall};
+
+/// A single text of the user, or the list of items: messages, calls and their results.
+pub(super) struct Input<'a>(pub(super) &'a [Message]);
+
+impl Serialize for Input<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if let [message] = self.0
+            && message.role == Role::User
+            && let [Part::Text { text }] = message.content.as_slice()
+        {
+            return serializer.serialize_str(text);
+        }
+        let custom = custom_calls(self.0);
+        let mut list = serializer.serialize_seq(None)?;
+        for message in self.0 {
+            for item in items(message, &custom) {
+                list.serialize_element(&item)?;
+            }
+        }
+        list.end()
+    }
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Item<'a> {
+    Message {
+        /// OpenAI does without it; llama.cpp's server takes no words of the assistant that lack it.
+        r#type: &'static str,
+        role: &'static str,
+        content: Content<'a>,
+    },
+    Call {
+        r#type: &'static str,
+        call_id: &'a str,
+        name: &'a str,
+        arguments: &'a str,
+    },
+    Result {
+        r#type: &'static str,
+        call_id: &'a str,
+        output: Content<'a>,
+    },
+    Json(&'a Value),
+}
+
+impl<'a> Item<'a> {
+    const fn message(role: &'static str, content: Content<'a>) -> Self {
+        Self::Message {
+            r#type: "message",
+            role,
+            content,
+        }
+    }
+}
+
+/// The calls whose input is text, which have results of a type of their own.
+fn custom_calls(messages: &[Message]) -> HashSet<&str> {
+    let parts = messages.iter().flat_map(|message| &message.content);
+    parts
+        .filter_map(|part| match part {
+            Part::Json { value } if value.get("type")? == "custom_tool_call" => {
+                value.get("call_id")?.as_str()
+            }
+            _ => None,
+        })
+        .collect()
+}
+
+/// The items of a message. What is no content of a message is an item of its own.
+fn items<'a>(message: &'a Message, custom: &HashSet<&str>) -> Vec<Item<'a>> {
+    // What the model said itself has a type of its own.
+    let (role, text_type) = match message.role {
+        Role::System => ("system", "input_text"),
+        Role::Developer => ("developer", "input_text"),
+        Role::User | Role::Tool => ("user", "input_text"),
+        Role::Assistant => ("assistant", "output_text"),
+    };
+    if let [Part::Text { text }] = message.content.as_slice() {
+        let content = Content::Text(text);
+        return vec![Item::message(role, content)];
+    }
+    let mut items = Vec::new();
+    let mut content = Vec::new();
+    for part in &message.content {
+        let before = items.len();
+        match part {
+            Part::ToolCall(ToolCall { id, name, .. }) => {
+                let Part::ToolCall(call) = part else { continue };
+                items.push(Item::Call {
+                    r#type: "function_call",
+                    call_id: id,
+                    name,
+                    arguments: call.arguments_or_empty(),
+                });
+            }
+            Part::ToolResult { id, content, .. } => items.push(Item::Result {
+                r#type: if custom.contains(id.as_str()) {
+                    "custom_tool_call_output"
+                } else {
+                    "function_call_output"
+                },
+                call_id: id,
+                output: Content::new(content, "input_text"),
+            }),
+            // Without its encrypted content the server would look for an item that it did not keep.
+            Part::Reasoning { parts, .. } => {
+                items.extend(parts.iter().filter(|part| is_encrypted(part)).map(Item::Json))
+            }
+            Part::Json { value } if is_item(value) => items.push(Item::Json(value)),
+            part => content.extend(WirePart::new(part, text_type)),
+        }
+        if items.len() > before && !content.is_empty() {
+            let content = Content::Parts(std::mem::take(&mut content));
+            items.insert(before, Item::message(role, content));
+        }
+    }
+    let is_empty = items.is_empty() && message.role != Role::Tool;
+    if !content.is_empty() || is_empty {
+        let content = match content.as_slice() {
+            [WirePart::Text { text, .. }] => Content::Text(text),
+            _ => Content::Parts(content),
+        };
+        items.push(Item::message(role, content));
+    }
+    items
+}
+
+fn is_encrypted(part: &Value) -> bool {
+    part.get("type").is_some_and(|kind| kind == "reasoning")
+        && part.get("encrypted_content").is_some_and(Value::is_string)
+}
+
+/// Returns `true` for a JSON part that is an item, not a piece of a message's content.
+fn is_item(value: &Value) -> bool {
+    let kind = value.get("type").and_then(Value::as_str).unwrap_or_default();
+    matches!(kind, "message" | "reasoning" | "item_reference" | "compaction")
+        || kind.ends_with("_call")
+        || kind.ends_with("_call_output")
+}
+
+/// A text, or parts. A text alone needs no type.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Content<'a> {
+    Text(&'a str),
+    Parts(Vec<WirePart<'a>>),
+}
+
+impl<'a> Content<'a> {
+    fn new(parts: &'a [Part], text_type: &'static str) -> Self {
+        match parts {
+            [Part::Text { text }] => Self::Text(text),
+            parts => Self::Parts(
+                parts
+                    .iter()
+                    .filter_map(|part| WirePart::new(part, text_type))
+                    .collect(),
+            ),
+        }
+    }
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum WirePart<'a> {
+    Text {
+        r#type: &'a str,
+        text: &'a str,
+    },
+    Image {
+        r#type: &'a str,
+        image_url: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        detail: Option<ImageDetail>,
+    },
+    Json(&'a Value),
+}
+
+impl<'a> WirePart<'a> {
+    fn new(part: &'a Part, text_type: &'static str) -> Option<Self> {
+        Some(match part {
+            Part::Text { text } => Self::Text {
+                r#type: text_type,
+                text,
+            },
+            Part::Image { url, detail } => Self::Image {
+                r#type: "input_image",
+                image_url: url,
+                detail: *detail,
+            },
+            Part::Json { value } => Self::Json(value),
+            Part::ToolCall(_) | Part::ToolResult { .. } | Part::Reasoning { .. } => return None,
+        })
+    }
+}
