@@ -110,7 +110,7 @@ fn the_index_has_every_item_and_resuming_asks_what_failed_or_is_gone() {
     let server = echo();
     let folder = tempfile::tempdir().unwrap();
     let answers = folder.path().join("answers");
-    let input = "{\"prompt\":\"one\",\"n\":1}\n{\"prompt\":\"bad\"}\n{broken\n{\"prompt\":\"four\"}\n";
+    let input = "{\"id\":1,\"prompt\":\"one\",\"n\":1}\n{\"id\":2,\"prompt\":\"bad\"}\n{broken\n{\"id\":4,\"prompt\":\"four\"}\n";
     run(arguments(&server, &answers, &["--keep", "n"]), input).code(1);
     let mut rows = index(&answers);
     rows.sort_by_key(|row| row["index"].as_u64());
@@ -130,8 +130,7 @@ fn the_index_has_every_item_and_resuming_asks_what_failed_or_is_gone() {
 
     fs::remove_file(answers.join("4.txt")).unwrap();
     let calls = server.bodies().len();
-    let input =
-        "{\"prompt\":\"one\"}\n{\"prompt\":\"good\"}\n{\"prompt\":\"three\"}\n{\"prompt\":\"four\"}\n";
+    let input = "{\"id\":1,\"prompt\":\"one\"}\n{\"id\":2,\"prompt\":\"good\"}\n{\"id\":3,\"prompt\":\"three\"}\n{\"id\":4,\"prompt\":\"four\"}\n";
     run(arguments(&server, &answers, &["--resume"]), input)
         .code(0)
         .says("1 answered by an earlier run were kept");
@@ -164,9 +163,9 @@ fn a_folder_of_other_files_is_left_alone() {
         "",
     )
     .code(2)
-    .says("is an input");
+    .says("is an input folder");
     assert_eq!(fs::read_to_string(folder.path().join("1.txt")).unwrap(), "mine");
     assert_eq!(provider.ledger().received, 0);
-    run(arguments("--overwrite"), "one\n").code(0);
+    run(arguments("--overwrite"), "{\"id\":1,\"prompt\":\"one\"}\n").code(0);
     assert_ne!(fs::read_to_string(folder.path().join("1.txt")).unwrap(), "mine");
 }

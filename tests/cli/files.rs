@@ -296,51 +296,68 @@ fn a_row_of_the_wrong_width_names_its_line_with_every_line_break() {
 }
 
 #[test]
-fn an_output_inside_an_input_folder_is_refused() {
+fn an_output_inside_an_input_folder_does_not_feed_on_itself() {
     let folder = tempfile::tempdir().unwrap();
     let texts = folder.path().join("texts");
     fs::create_dir(&texts).unwrap();
-    fs::write(texts.join("1.txt"), "one").unwrap();
+    for number in 0..40 {
+        fs::write(texts.join(format!("{number}.txt")), "one").unwrap();
+    }
     let path = |name: &str| texts.join(name).to_str().unwrap().to_owned();
     let provider = Provider::start(|builder| builder);
     let input = texts.to_str().unwrap();
-    let (out, new, file, same) = (path("out"), path("deep/new/out"), path("out.jsonl"), path("."));
-    for arguments in [
-        ["--output-dir", &out].as_slice(),
-        &["--output-dir", &new],
-        &["--output-dir", &same, "--overwrite"],
-        &["--output-dir", &out, "--glob", "*.md"],
-        &["-o", &file],
-        &["--events", &file],
-    ] {
-        let arguments: Vec<_> = [input].into_iter().chain(arguments.iter().copied()).collect();
-        dry(&arguments, "").code(2).says("is inside the input folder");
-        run(provider.arguments(arguments), "")
-            .code(2)
-            .says("is inside the input folder");
+    let mut calls = 0;
+    let mut count = |expected: u64| {
+        let received = provider.ledger().received;
+        assert_eq!(received - calls, expected);
+        calls = received;
+    };
+    let run_with = |more: &[&str]| run(provider.arguments([input].iter().chain(more).copied()), "");
+
+    let (out, new) = (path("out"), path("deep/new/out"));
+    run_with(&["--output-dir", &out]).code(0);
+    count(40);
+    run_with(&["--output-dir", &out, "--resume"]).code(0);
+    count(0);
+    let shown = dry(&[input, "--output-dir", &out, "--resume"], "");
+    assert!(
+        shown.code(0).stdout.contains("items:            40"),
+        "{}",
+        shown.stdout
+    );
+    // The answers of the run before are files like any other to a run that writes elsewhere.
+    fs::remove_dir_all(&out).unwrap();
+    run_with(&["--output-dir", &new]).code(0);
+    count(40);
+    fs::remove_dir_all(texts.join("deep")).unwrap();
+    let (file, events) = (path("out.txt"), path("events.txt"));
+    let more = ["-o", &file, "--events", &events];
+    run_with(&more).code(0);
+    count(40);
+    run_with(&[&more[..], &["--resume"]].concat()).code(0);
+    count(0);
+    for name in [&file, &events] {
+        fs::remove_file(name).unwrap();
     }
     #[cfg(unix)]
     {
         let link = folder.path().join("link");
         std::os::unix::fs::symlink(&texts, &link).unwrap();
         let out = link.join("out");
-        run(
-            provider.arguments([input, "--output-dir", out.to_str().unwrap()]),
-            "",
-        )
-        .code(2);
+        run_with(&["--output-dir", out.to_str().unwrap()]).code(0);
+        count(40);
+        fs::remove_dir_all(&out).unwrap();
     }
-    assert_eq!(provider.ledger().received, 0);
-    assert_eq!(fs::read_dir(&texts).unwrap().count(), 1);
-    // A file that is not taken as an input does no harm, and neither does a folder beside it.
-    run(provider.arguments([input, "-o", &file, "--glob", "*.txt"]), "").code(0);
-    let beside = folder.path().join("texts-out");
-    run(
-        provider.arguments([input, "--glob", "*.txt", "--output-dir", beside.to_str().unwrap()]),
-        "",
-    )
-    .code(0);
-    assert_eq!(provider.ledger().received, 2);
+
+    // The answers would have the names of the prompts.
+    let same = path(".");
+    let more = ["--output-dir", &same, "--overwrite"];
+    dry(&[&[input], &more[..]].concat(), "")
+        .code(2)
+        .says("is an input folder");
+    run_with(&more).code(2).says("is an input folder");
+    count(0);
+    assert_eq!(fs::read_dir(&texts).unwrap().count(), 40);
 }
 
 #[cfg(target_os = "linux")]

@@ -147,7 +147,10 @@ fn failures_in_openai_results_are_as_the_provider_sent_them() {
         r#"{"error":{"message":"nope","type":"invalid_request_error","param":"messages","code":"bad"}}"#;
     let server = Recorder::start(400, body);
     let arguments = || against(&server, ["--output-format", "openai-batch"]);
-    let row = run(arguments(), "hi\n").code(1).rows().remove(0);
+    let row = run(arguments(), "{\"id\":1,\"prompt\":\"hi\"}\n")
+        .code(1)
+        .rows()
+        .remove(0);
     assert_eq!(row["custom_id"], "1");
     assert_eq!(row["response"]["status_code"], 400);
     assert_eq!(row["response"]["body"].to_string(), body);
@@ -155,10 +158,13 @@ fn failures_in_openai_results_are_as_the_provider_sent_them() {
 
     // What is no JSON is put into the form.
     let server = Recorder::start(400, "<html>no</html>");
-    let row = run(against(&server, ["--output-format", "openai-batch"]), "hi\n")
-        .code(1)
-        .rows()
-        .remove(0);
+    let row = run(
+        against(&server, ["--output-format", "openai-batch"]),
+        "{\"id\":1,\"prompt\":\"hi\"}\n",
+    )
+    .code(1)
+    .rows()
+    .remove(0);
     let expected = json!({"message": "a web page", "type": "invalid_request", "param": null, "code": null});
     assert_eq!(row["response"]["body"]["error"], expected);
 
@@ -175,7 +181,10 @@ fn failures_in_openai_results_are_as_the_provider_sent_them() {
         "--output-format",
         "openai-batch",
     ];
-    let row = run(provider.arguments(limits), "hi\n").code(1).rows().remove(0);
+    let row = run(provider.arguments(limits), "{\"id\":1,\"prompt\":\"hi\"}\n")
+        .code(1)
+        .rows()
+        .remove(0);
     assert_eq!(
         (&row["response"], &row["error"]["code"]),
         (&Value::Null, &json!("request_timeout"))
@@ -249,22 +258,34 @@ fn reasoning_and_invalid_output_are_written_where_they_are_asked_for() {
     let strict = ["--schema", schema, "--max-attempts", "1"];
     let both = ["--include", "reasoning,raw"];
 
-    let row = run(against(&server, []), "hi\n").code(0).rows().remove(0);
+    let row = run(against(&server, []), "{\"id\":1,\"prompt\":\"hi\"}\n")
+        .code(0)
+        .rows()
+        .remove(0);
     assert_eq!((row.get("reasoning"), row.get("raw_output")), (None, None));
-    let row = run(against(&server, both), "hi\n").code(0).rows().remove(0);
+    let row = run(against(&server, both), "{\"id\":1,\"prompt\":\"hi\"}\n")
+        .code(0)
+        .rows()
+        .remove(0);
     assert_eq!(
         (&row["reasoning"], row.get("raw_output")),
         (&json!("let me think"), None)
     );
-    let row = run(against(&server, strict), "hi\n").code(1).rows().remove(0);
-    assert_eq!(row.get("raw_output"), None);
-    let row = run(against(&server, strict.into_iter().chain(both)), "hi\n")
+    let row = run(against(&server, strict), "{\"id\":1,\"prompt\":\"hi\"}\n")
         .code(1)
         .rows()
         .remove(0);
+    assert_eq!(row.get("raw_output"), None);
+    let row = run(
+        against(&server, strict.into_iter().chain(both)),
+        "{\"id\":1,\"prompt\":\"hi\"}\n",
+    )
+    .code(1)
+    .rows()
+    .remove(0);
     assert_eq!(row["raw_output"], "{\"a\": 1}");
     let csv = both.into_iter().chain(["--output-format", "csv"]);
-    let finished = run(against(&server, csv), "hi\n");
+    let finished = run(against(&server, csv), "{\"id\":1,\"prompt\":\"hi\"}\n");
     let table = &finished.code(0).stdout;
     assert!(
         table.starts_with("id,index,ok,reasoning,raw_output,output,"),
@@ -468,7 +489,7 @@ fn the_summary_names_the_most_frequent_errors() {
             _ => (400, json!({"error": {"message": "too odd"}}).to_string()),
         }
     });
-    let input = "file f-01\nfile f-02\nodd\nfile f-03\n";
+    let input = "{\"id\":1,\"prompt\":\"file f-01\"}\n{\"id\":2,\"prompt\":\"file f-02\"}\n{\"id\":3,\"prompt\":\"odd\"}\n{\"id\":4,\"prompt\":\"file f-03\"}\n";
     let finished = run(against(&server, ["-c", "1"]), input);
     finished
         .code(1)
@@ -518,7 +539,7 @@ fn a_terminal_has_text_to_read() {
     let shown = |more: &str, no_color: bool| {
         let program = env!("CARGO_BIN_EXE_llm-batch");
         let command = format!(
-            "printf 'hi\\n' | {program} run -q -m openai-compatible:m --base-url {} {more}",
+            "echo '{{\"id\":1,\"prompt\":\"hi\"}}' | {program} run -q -m openai-compatible:m --base-url {} {more}",
             server.url
         );
         let mut script = Command::new("script");

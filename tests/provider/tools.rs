@@ -246,7 +246,7 @@ fn calls(wire: &str) -> (String, Value) {
                 {{"type": "function_call", "id": "fc_2", "call_id": "c2", "name": "now", "arguments": "{{}}"}}]}}"#
             ),
             json!([
-                {"role": "user", "content": "Cancel it."},
+                {"type": "message", "role": "user", "content": "Cancel it."},
                 {"type": "reasoning", "id": "rs_2", "summary": [], "encrypted_content": "gAAA"},
                 {"type": "function_call", "call_id": "c1", "name": "cancel", "arguments": BIG},
                 {"type": "function_call", "call_id": "c2", "name": "now", "arguments": "{}"},
@@ -629,7 +629,7 @@ fn developers_details_and_cache_marks() {
     );
     assert_eq!(
         body(&responses(NOWHERE), &prompt)["input"],
-        json!([{"role": "developer", "content": "Be brief."}, {"role": "user", "content": [
+        json!([{"type": "message", "role": "developer", "content": "Be brief."}, {"type": "message", "role": "user", "content": [
             {"type": "input_text", "text": "What is it?"},
             {"type": "input_image", "image_url": "https://x.example/a.png", "detail": "high"}]}])
     );

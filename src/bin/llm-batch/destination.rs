@@ -71,10 +71,7 @@ impl Destination {
         let root = folder.as_deref().unwrap_or(Path::new(""));
         let mut format = args.format().with(&args.settings(input), root);
         let (target, earlier) = match (&folder, &args.output) {
-            (Some(folder), _) => {
-                protect(folder, input)?;
-                directory(folder, args, &mut *format)?
-            }
+            (Some(folder), _) => directory(folder, args, &mut *format)?,
             (None, Some(path)) if path != Path::new("-") => file(path, args, &mut *format)?,
             (None, _) if args.resume || args.overwrite => {
                 return Err(UsageError::new(
@@ -142,21 +139,6 @@ impl Destination {
 
 fn named(path: &Path, error: &io::Error) -> UsageError {
     UsageError::new(format!("{}: {error}", path.display()))
-}
-
-/// Refuses a folder whose files are the prompts: the answers have their names.
-fn protect(folder: &Path, input: &InputArgs) -> Result<(), UsageError> {
-    let Ok(real) = folder.canonicalize() else {
-        return Ok(());
-    };
-    let is_input = |path: &PathBuf| path.canonicalize().is_ok_and(|path| path == real);
-    if input.inputs.iter().any(is_input) {
-        return Err(UsageError::new(format!(
-            "{} is an input, and its files would be overwritten",
-            folder.display()
-        )));
-    }
-    Ok(())
 }
 
 fn directory(
@@ -253,14 +235,19 @@ fn copy(path: &Path, format: &mut dyn Format, bad: u64) -> Result<Copied, UsageE
     Ok(Copied { kept, aside, bad })
 }
 
+/// The file for the lines of an output that are not rows.
+pub(crate) fn bad_lines(output: &Path) -> PathBuf {
+    let mut name = output.as_os_str().to_owned();
+    name.push(".bad");
+    name.into()
+}
+
 /// Appends the lines that are not rows to a file of their own, so that nothing is lost.
 fn set_aside(path: &Path, copied: &Copied, console: &Console) -> Result<(), UsageError> {
     if copied.bad == 0 {
         return Ok(());
     }
-    let mut name = path.as_os_str().to_owned();
-    name.push(".bad");
-    let bad = PathBuf::from(name);
+    let bad = bad_lines(path);
     let mut copy = copied.aside.reopen().map_err(|error| named(&bad, &error))?;
     let mut file = lock::open(&bad)?;
     io::copy(&mut copy, &mut file)

@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::args::{self, RunArgs};
 use crate::compose::{Composer, FOR_RESPONSES, WHOLE_REQUEST};
 use crate::console::Console;
-use crate::destination::{Destination, Earlier};
+use crate::destination::{self, Destination, Earlier};
 use crate::dry_run;
 use crate::ending::{Ending, print_summary};
 use crate::events::{self, EventLog};
@@ -61,9 +61,7 @@ pub(crate) fn main(args: &RunArgs, console: &Console) -> Result<Exit, UsageError
     if !model.bodies().responses && inputs.first_endpoint() == Some(Endpoint::Responses) {
         return Err(UsageError::new(format!("the input {FOR_RESPONSES}")));
     }
-    keep_apart(&inputs, args.output.output_dir.as_deref(), true)?;
-    keep_apart(&inputs, args.output.output.as_deref(), false)?;
-    keep_apart(&inputs, args.reporting.events.as_deref(), false)?;
+    keep_apart(&mut inputs, args)?;
     if inputs.is_typed() && !args.reporting.quiet {
         console.line("reading prompts from the terminal, one a line; end with Ctrl-D");
     }
@@ -170,19 +168,28 @@ fn protect_inputs(inputs: &Inputs, args: &RunArgs, output: Option<&Path>) -> Res
     Ok(())
 }
 
-/// An output inside an input folder would be an item: of the next run, if not of this one.
-fn keep_apart(inputs: &Inputs, output: Option<&Path>, is_folder: bool) -> Result<(), UsageError> {
-    let Some(output) = output.filter(|path| *path != Path::new("-")) else {
-        return Ok(());
-    };
-    match inputs.folder_around(output, is_folder) {
-        None => Ok(()),
-        Some(folder) => Err(UsageError::new(format!(
-            "{} is inside the input folder {}, so that answers would be read as prompts; write them elsewhere",
-            output.display(),
-            folder.display()
-        ))),
+/// Leaves the outputs out of the input folders. An input folder cannot be the output folder: the answers have the names of the
+/// prompts.
+fn keep_apart(inputs: &mut Inputs, args: &RunArgs) -> Result<(), UsageError> {
+    let bad = args.output.output.as_deref().map(destination::bad_lines);
+    let outputs = [
+        args.output.output_dir.as_deref(),
+        args.output
+            .output
+            .as_deref()
+            .filter(|path| *path != Path::new("-")),
+        bad.as_deref(),
+        args.reporting.events.as_deref(),
+    ];
+    for output in outputs.into_iter().flatten() {
+        inputs.leave_out(output).map_err(|folder| {
+            UsageError::new(format!(
+                "{} is an input folder, and its files would be overwritten; write the answers elsewhere",
+                folder.display()
+            ))
+        })?;
     }
+    Ok(())
 }
 
 /// Whether both are one file, by whichever name or hard link.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use serde_json::Map;
-use walkdir::WalkDir;
+use walkdir::{DirEntry, WalkDir};
 
 use super::compressed::{unpack, without_ending};
 use super::detect::BYTE_ORDER_MARK;
@@ -51,17 +51,30 @@ fn is_hidden(name: &OsStr) -> bool {
     name.as_encoded_bytes().starts_with(b".")
 }
 
-/// The files under `folder` by name, without hidden ones. `prefix` is put before their ids.
+/// Whether a file or a folder is one of these. A name is cheap to compare, so that few are looked up.
+fn is_any_of(entry: &DirEntry, paths: &[PathBuf]) -> bool {
+    let may_be = |path: &PathBuf| entry.path_is_symlink() || path.file_name() == Some(entry.file_name());
+    paths.iter().any(may_be)
+        && entry
+            .path()
+            .canonicalize()
+            .is_ok_and(|real| paths.contains(&real))
+}
+
+/// The files under `folder` by name, without hidden ones and the outputs that are `left_out`. `prefix` is put before their ids.
 pub(super) fn rows(
     folder: PathBuf,
     prefix: String,
     selection: Arc<Selection>,
+    left_out: Vec<PathBuf>,
 ) -> impl Iterator<Item = io::Result<Row>> {
     let files = WalkDir::new(&folder)
         .follow_links(true)
         .sort_by_file_name()
         .into_iter()
-        .filter_entry(|entry| entry.depth() == 0 || !is_hidden(entry.file_name()));
+        .filter_entry(move |entry| {
+            entry.depth() == 0 || !(is_hidden(entry.file_name()) || is_any_of(entry, &left_out))
+        });
     files.filter_map(move |entry| {
         let entry = match entry {
             Ok(entry) => entry,

@@ -67,6 +67,8 @@ pub(crate) struct Inputs {
     order: Order,
     /// Standard input, copied to a file that vanishes with the last clone of this.
     spooled: Option<Arc<tempfile::NamedTempFile>>,
+    /// Outputs, which no folder gives.
+    left_out: Vec<PathBuf>,
 }
 
 impl Inputs {
@@ -111,6 +113,7 @@ impl Inputs {
                 seed: args.sample_seed,
             },
             spooled: None,
+            left_out: Vec::new(),
         };
         inputs.check_named()?;
         Ok(inputs)
@@ -194,14 +197,20 @@ impl Inputs {
         })
     }
 
-    /// The input folder that would read an output as an item, if there is one.
-    pub(crate) fn folder_around(&self, output: &Path, is_folder: bool) -> Option<&Path> {
+    /// Leaves an output out of the folders that it is in, so that no answer is read as a prompt. The error is an input folder
+    /// that is the output itself.
+    pub(crate) fn leave_out(&mut self, output: &Path) -> Result<(), PathBuf> {
         let output = real_path(output);
-        self.inputs.iter().find_map(|input| {
-            let Input::Folder(folder) = input else { return None };
-            let inside = output.strip_prefix(folder.canonicalize().ok()?).ok()?;
-            (is_folder || self.selection.takes(inside)).then_some(folder.as_path())
-        })
+        let is_output = |folder: &Path| folder.canonicalize().is_ok_and(|folder| folder == output);
+        for input in &self.inputs {
+            if let Input::Folder(folder) = input
+                && is_output(folder)
+            {
+                return Err(folder.clone());
+            }
+        }
+        self.left_out.push(output);
+        Ok(())
     }
 
     /// Bytes of all regular files, if there is nothing else.
@@ -311,7 +320,12 @@ impl Inputs {
                 } else {
                     String::new()
                 };
-                return Ok(Box::new(folder::rows(path, prefix, Arc::clone(&self.selection))));
+                return Ok(Box::new(folder::rows(
+                    path,
+                    prefix,
+                    Arc::clone(&self.selection),
+                    self.left_out.clone(),
+                )));
             }
             Input::Stdin => detected(detect(Box::new(io::stdin()), None, self.format)?)?,
             Input::Pipe(path) => detected(detect(Box::new(File::open(&path)?), Some(&path), self.format)?)?,
