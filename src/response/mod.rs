@@ -1,10 +1,12 @@
 //! Responses of strategies: output, usage, and what else a provider reports.
 
+mod billed_apart;
 mod content;
 mod metadata;
 
 use serde::{Deserialize, Serialize};
 
+pub use billed_apart::BilledApart;
 pub use content::{Citation, Citations, FurtherChoices, Logprobs, Media, MediaFile, Reasoning, TokenLogprob};
 pub use metadata::{FinishReason, ResponseMetadata};
 

@@ -5,6 +5,7 @@ mod anthropic;
 mod anthropic_errors;
 mod anthropic_replies;
 mod anthropic_streams;
+mod billed_apart;
 mod broken_replies;
 mod classification;
 mod classifier;

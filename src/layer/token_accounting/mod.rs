@@ -12,7 +12,8 @@
 //!
 //! The cost of a call is what the provider itself reported ([`ResponseMetadata::cost`](crate::ResponseMetadata::cost)). Where it
 //! did not, it follows from the usage by the price table, if one was given (`TokenAccountingLayer::prices`, feature `prices`). A
-//! call that used nothing costs nothing; any other is one of unknown cost.
+//! call that used nothing costs nothing; any other is one of unknown cost, and so is one that used what is not billed as text
+//! tokens ([`BilledApart`](crate::response::BilledApart)): a search, or audio.
 //!
 //! The account holds what the provider billed for calls answered in full. A call that it may have billed but
 //! did not answer is counted as one with unknown usage, which is not zero.

@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::item::CallGuard;
 #[cfg(feature = "prices")]
 use crate::price::{PriceTable, Rate};
+#[cfg(feature = "prices")]
+use crate::response::BilledApart;
 use crate::response::ResponseMetadata;
 use crate::usage::TokenUsage;
 use crate::usd::Usd;
@@ -74,6 +76,12 @@ impl Prices {
             let provider = provider.or(asked.map(|(provider, _)| provider));
             Some((provider.unwrap_or_default(), metadata.model.as_deref()?))
         });
+        // A list of token prices does not have the whole of it.
+        let apart = metadata.and_then(|metadata| metadata.extensions.get::<BilledApart>());
+        if apart.is_some() {
+            self.warn(asked.or(answered));
+            return None;
+        }
         let cost = [asked, answered]
             .into_iter()
             .flatten()

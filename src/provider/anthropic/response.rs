@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::usage::{cache_writes, usage};
+use super::usage::{billed_apart, cache_writes, usage};
 use crate::error::{Delivery, ErrorKind, LlmError};
 use crate::provider::content::{add_passage, owned, source, text, unless_empty};
 use crate::provider::ending::{Ending, broken, filtered, nothing, useless_cut};
@@ -137,6 +137,7 @@ fn answer(mut reply: Value, wanted: Wanted) -> Result<LlmResponse, Fault> {
     if let Some(writes) = cache_writes(&reply) {
         metadata.extensions.insert(writes);
     }
+    billed_apart(&reply).note_in(&mut metadata);
     Ok(LlmResponse::new(output).with_metadata(metadata))
 }
 

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::provider::reply::number;
+use crate::response::BilledApart;
 use crate::usage::TokenUsage;
 
 /// The division of a call's cache writes by the time they are kept, since the two have prices of their own.
@@ -68,6 +69,18 @@ fn of_counts(usage: &Value) -> Option<TokenUsage> {
         .unwrap_or_default()
         .min(output);
     Some(tokens)
+}
+
+/// The usage that is not billed as tokens: calls of Anthropic's own tools, but for those that cost nothing beside their tokens.
+pub(super) fn billed_apart(reply: &Value) -> BilledApart {
+    const FREE: [&str; 2] = ["web_fetch_requests", "tool_search_requests"];
+    let mut apart = BilledApart::default();
+    let tools = reply.get("usage").and_then(|usage| usage.get("server_tool_use"));
+    let counts = tools.and_then(Value::as_object).into_iter().flatten();
+    for (name, count) in counts.filter(|(name, _)| !FREE.contains(&name.as_str())) {
+        apart.add(name, number(count).unwrap_or_default());
+    }
+    apart
 }
 
 /// The cache writes by their time; none if there were none, or the reply does not say.

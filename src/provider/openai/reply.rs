@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::classification::RULES;
 use super::json::Json;
 use super::server::Server;
-use super::usage::cost;
+use super::usage::{billed_apart, cost};
 use crate::error::{ErrorKind, LlmError, QuotaDimension};
 use crate::provider::ending::useless_cut;
 use crate::provider::http::Reply;
@@ -61,14 +61,16 @@ impl<'a> Reading<'a> {
     /// Returns the metadata in the body beside the answer.
     pub(super) fn metadata(&self, body: &Json<'_>) -> ResponseMetadata {
         let text = |name| body.get(name).and_then(Json::as_str).map(str::to_owned);
-        ResponseMetadata {
+        let mut metadata = ResponseMetadata {
             provider: Some(self.server.provider.clone()),
             model: text("model"),
             response_id: text("id"),
             cost: cost(body),
             raw_body: raw_body(self.reply, self.server.client.keep_raw_body),
             ..ResponseMetadata::default()
-        }
+        };
+        billed_apart(body).note_in(&mut metadata);
+        metadata
     }
 
     /// Returns the error of an answer that reached its output token limit: none if it is of use as it is.

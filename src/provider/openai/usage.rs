@@ -2,6 +2,7 @@
 
 use super::json::Json;
 use crate::provider::reply::count;
+use crate::response::BilledApart;
 use crate::usage::TokenUsage;
 
 /// The usage of a chat completion; none if it does not say, which is not zero.
@@ -80,6 +81,31 @@ fn add_details(tokens: &mut TokenUsage, usage: &Json<'_>, input: &str, output: &
     tokens.cache_write = detail(input, "cache_write_tokens").min(tokens.input);
     tokens.cache_write_long = long_writes().unwrap_or_default().min(tokens.cache_write);
     tokens.reasoning = detail(output, "reasoning_tokens").min(tokens.output);
+}
+
+/// The usage of a reply of either wire that is not billed as text tokens. The calls of OpenAI's own tools are items of a
+/// response, which are counted where they are read.
+pub(super) fn billed_apart(reply: &Json<'_>) -> BilledApart {
+    let mut apart = BilledApart::default();
+    let Some(usage) = reply.get("usage") else {
+        return apart;
+    };
+    for group in [
+        "prompt_tokens_details",
+        "completion_tokens_details",
+        "input_tokens_details",
+        "output_tokens_details",
+    ] {
+        let tokens = usage
+            .get(group)
+            .and_then(|details| number(details.get("audio_tokens")?));
+        apart.add("audio_tokens", tokens.unwrap_or_default());
+    }
+    // Perplexity's searches and xAI's sources.
+    for name in ["num_search_queries", "num_sources_used"] {
+        apart.add(name, usage.get(name).and_then(number).unwrap_or_default());
+    }
+    apart
 }
 
 /// Returns the cost of the call as the provider reports it, in US dollars (OpenRouter).

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::PROVIDER;
 use super::content::{Content, citations, logprobs};
 use super::stream::Chunks;
-use super::usage::usage;
+use super::usage::{billed_apart, usage};
 use crate::error::{ErrorKind, LlmError};
 use crate::provider::content::unless_empty;
 use crate::provider::ending::{Ending, broken, useless_cut};
@@ -75,7 +75,7 @@ pub(super) fn read(reply: &Reply, ask: &Ask<'_>, keep_raw_body: bool) -> Result<
         return Err(with_usage(error));
     };
     let text = |name| value.get(name).and_then(Value::as_str).map(str::to_owned);
-    let metadata = ResponseMetadata {
+    let mut metadata = ResponseMetadata {
         provider: Some(PROVIDER.to_owned()),
         model: text("modelVersion"),
         response_id: text("responseId"),
@@ -85,6 +85,7 @@ pub(super) fn read(reply: &Reply, ask: &Ask<'_>, keep_raw_body: bool) -> Result<
         raw_body: raw_body(reply, keep_raw_body),
         ..ResponseMetadata::default()
     };
+    billed_apart(&value, &candidate).note_in(&mut metadata);
     answer(candidate, metadata, usage, ask.output_schema().is_some()).map_err(with_usage)
 }
 

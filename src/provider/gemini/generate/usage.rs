@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use crate::provider::reply::number;
+use crate::response::BilledApart;
 use crate::usage::TokenUsage;
 
 /// The usage of a reply; none if it does not say, which is not zero. A field that is missing beside others is zero.
@@ -33,6 +34,34 @@ pub(super) fn usage(reply: &Value) -> Option<TokenUsage> {
     usage.cached_input = count("cachedContentTokenCount").unwrap_or_default().min(input);
     usage.reasoning = thoughts.min(output);
     Some(usage)
+}
+
+/// The usage that is not billed as text tokens: audio in the prompt, any other medium in the answer, and searches.
+pub(super) fn billed_apart(reply: &Value, candidate: &Value) -> BilledApart {
+    let mut apart = BilledApart::default();
+    let counts = reply.get("usageMetadata");
+    let mut add = |group: &str, name: &str, is_apart: fn(&str) -> bool| {
+        let details = counts.and_then(|counts| counts.get(group)?.as_array());
+        for detail in details.into_iter().flatten() {
+            let modality = detail.get("modality").and_then(Value::as_str).unwrap_or_default();
+            if is_apart(modality) {
+                apart.add(
+                    name,
+                    detail.get("tokenCount").and_then(number).unwrap_or_default(),
+                );
+            }
+        }
+    };
+    add("promptTokensDetails", "audio_prompt_tokens", |modality| {
+        modality == "AUDIO"
+    });
+    add("candidatesTokensDetails", "media_tokens", |modality| {
+        modality != "TEXT"
+    });
+    let searches = candidate.pointer("/groundingMetadata/webSearchQueries");
+    let searches = searches.and_then(Value::as_array).map_or(0, Vec::len);
+    apart.add("webSearchQueries", searches as u64);
+    apart
 }
 
 /// Adds the counts of an earlier part of an answer to those of a later one.

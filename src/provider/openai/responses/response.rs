@@ -9,8 +9,9 @@ use crate::provider::openai::content::{citations, logprobs, recording, take_list
 use crate::provider::openai::json::Json;
 use crate::provider::openai::reply::{Reading, refused, says_error};
 use crate::provider::openai::usage;
+use crate::provider::openai::usage::billed_apart;
 use crate::provider::reply::with_usage;
-use crate::response::{FinishReason, LlmResponse, Media, MediaFile, Reasoning};
+use crate::response::{BilledApart, FinishReason, LlmResponse, Media, MediaFile, Reasoning};
 
 const WHAT: &str = "response";
 
@@ -58,6 +59,7 @@ fn answer(mut body: Json<'_>, reading: Reading<'_>) -> Result<LlmResponse, LlmEr
     let Some(Json::List(items)) = output else {
         return Err(reading.unreadable(WHAT, "it has no output"));
     };
+    let apart = tool_calls_billed_apart(&items);
     let Output {
         mut text,
         refusal,
@@ -103,7 +105,32 @@ fn answer(mut body: Json<'_>, reading: Reading<'_>) -> Result<LlmResponse, LlmEr
     metadata.logprobs = logprobs(&tokens.into());
     metadata.citations = unless_empty(citations(annotations));
     metadata.media = unless_empty(media);
+    if let Some(tools) = apart {
+        let mut apart = billed_apart(&body);
+        for (name, count) in tools.counts() {
+            apart.add(name, *count);
+        }
+        apart.note_in(&mut metadata);
+    }
     Ok(LlmResponse::new(text).with_metadata(metadata))
+}
+
+/// The calls of OpenAI's own tools that are billed by the call or the session; none if there were none.
+fn tool_calls_billed_apart(items: &[Json<'_>]) -> Option<BilledApart> {
+    const BILLED: [&str; 4] = [
+        "web_search_call",
+        "file_search_call",
+        "code_interpreter_call",
+        "image_generation_call",
+    ];
+    let mut apart = BilledApart::default();
+    for item in items {
+        let kind = item.get("type").and_then(Json::as_str);
+        if let Some(kind) = kind.filter(|kind| BILLED.contains(kind)) {
+            apart.add(kind, 1);
+        }
+    }
+    (apart != BilledApart::default()).then_some(apart)
 }
 
 /// The content of the output items.
