@@ -137,6 +137,9 @@ impl From<OwnError<'_>> for Verdict {
             OwnError::Refused(Refused::Item(_)) | OwnError::CallRefused(_) => {
                 Self::new(Disposition::Fatal).with_kind(error.kind())
             }
+            OwnError::Refused(Refused::Latched { .. }) => {
+                Self::new(Disposition::ScopeFatal).with_kind(error.kind())
+            }
             OwnError::Refused(_) | OwnError::Batch(_) | OwnError::MakeFailed(_) => {
                 Self::of_kind(error.kind())
             }

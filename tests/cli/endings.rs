@@ -285,7 +285,7 @@ fn a_server_that_is_never_there_stops_the_run() {
         .code(3)
         .says("cannot be reached; calls wait for it")
         .says("stopped early, as this concerns every item: connection: no connection")
-        .says("has not answered a call for 30 s");
+        .says("cannot be reached since 30 s: check the address");
     assert!(finished.rows().len() < 50, "{} rows", finished.rows().len());
     assert_eq!(finish(patient).code(1).rows().len(), 50);
 }

@@ -7,11 +7,13 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::future::{Either, Ready, ready};
+use futures::{StreamExt as _, stream};
 use llm_batch::{
-    Classify, ErrorKind, EventKind, Events, KindClassifier, LlmError, LlmRequest, LlmResponse, RateLimiter,
-    RetryPolicy, StandardLayer, Verdict,
+    Classify, Delivery, Disposition, ErrorKind, EventKind, Events, KindClassifier, LlmError, LlmRequest,
+    LlmResponse, LlmStreamExt as _, RateLimiter, RetryPolicy, StandardLayer, Verdict,
 };
 use metrics_util::debugging::DebuggingRecorder;
+use tokio::time::Instant;
 use tower::util::MapRequestLayer;
 use tower::{Layer, Service, ServiceExt, service_fn};
 
@@ -241,4 +243,42 @@ async fn the_service_can_be_named() {
         model: StandardLayer::new().layer(Script::new([])),
     };
     application.model.oneshot(request(&item())).await.unwrap();
+}
+
+/// Whatever the kind of the failure that latched it: the refusals are not repeated.
+#[tokio::test(start_paused = true)]
+async fn what_a_latched_gate_refuses_is_final_for_any_kind() {
+    for kind in [
+        ErrorKind::Connection,
+        ErrorKind::Overloaded,
+        ErrorKind::RateLimit,
+        ErrorKind::ServerError,
+    ] {
+        let failing = service_fn(move |_: LlmRequest| async move {
+            let error = LlmError::new(kind, "gone").with_delivery(Delivery::NotSent);
+            Err::<LlmResponse, _>(error.with_disposition(Disposition::ScopeFatal))
+        });
+        let stack = StandardLayer::new().layer(failing);
+        let begun = Instant::now();
+        let outcomes: Vec<_> = stream::iter((0..30).map(|number| number.to_string()))
+            .with_strategy(stack)
+            .llm_batch(10)
+            .collect()
+            .await;
+        assert_eq!(outcomes.len(), 30);
+        for outcome in &outcomes {
+            let error = outcome.result.as_ref().unwrap_err();
+            assert_eq!(
+                (error.kind(), error.disposition()),
+                (kind, Disposition::ScopeFatal),
+                "{kind}"
+            );
+        }
+        // Without a repeat there is no backoff, which would take minutes of this clock.
+        assert!(
+            begun.elapsed() < Duration::from_secs(2),
+            "{kind}: {:?}",
+            begun.elapsed()
+        );
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use llm_batch::{Disposition, ErrorKind, LlmError};
+use llm_batch::{Delivery, Disposition, ErrorKind, LlmError};
 
 use crate::args::{LimitArgs, MaxFailures};
 
@@ -88,7 +88,7 @@ impl StopRules {
         match error {
             None => self.same = None,
             Some(error) if !malformed => {
-                if error.disposition() == Disposition::ScopeFatal && !self.keep_going {
+                if concerns_every_item(error) && !self.keep_going {
                     self.stop.get_or_insert(Stop::EveryItem(error.to_string()));
                 }
                 self.compare(error);
@@ -130,5 +130,15 @@ impl StopRules {
     /// The reason to stop, once there is one.
     pub(crate) const fn stop(&self) -> Option<&Stop> {
         self.stop.as_ref()
+    }
+}
+
+/// A failure that every later item will share: of the account or the model, or a server that cannot be reached.
+fn concerns_every_item(error: &LlmError) -> bool {
+    let is_unreachable = error.kind() == ErrorKind::Connection && error.delivery() == Delivery::NotSent;
+    match error.disposition() {
+        Disposition::ScopeFatal => true,
+        Disposition::Fatal => is_unreachable,
+        _ => false,
     }
 }

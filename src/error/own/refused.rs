@@ -110,6 +110,8 @@ impl From<Refused> for LlmError {
         let made = Self::new(error.kind(), error.to_string());
         let made = match error {
             Refused::Item(_) => made.with_disposition(Disposition::Fatal),
+            // Whatever its kind: a repeat would be refused, too.
+            Refused::Latched { .. } => made.with_disposition(Disposition::ScopeFatal),
             _ => made,
         };
         made.with_delivery(Delivery::NotSent).with_source(error)

@@ -81,7 +81,8 @@
 //! waits for its own backoff. With a hint, or five times in a row over the whole scope, overload closes the gate for the hint, or
 //! for 1, 2, 4, 8 and then 15 s, and each time one call goes alone first. The retry policy counts overload with the throttles, not
 //! with the attempts. A server that cannot be connected to (the call provably not sent) is overloaded in this sense: a server
-//! that restarts costs the calls that were under way, and no others.
+//! that restarts costs the calls that were under way, and no others. The clients of this crate give it up after 30 s if it has
+//! never answered, and after 5 minutes if it has.
 //!
 //! # Latch
 //! Failures that no call of the scope can survive (authentication, balance, an unknown model) *latch* the gate: queued and

@@ -315,7 +315,8 @@ impl HttpClient {
             }
         }
         let message = "the server closes its connections before they can be used";
-        Err(LlmError::new(ErrorKind::Connection, message).with_delivery(Delivery::NotSent))
+        let error = LlmError::new(ErrorKind::Connection, message).with_delivery(Delivery::NotSent);
+        Err(self.reachable.judge(error, url))
     }
 
     async fn send_once(

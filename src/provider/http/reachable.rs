@@ -1,4 +1,4 @@
-//! A server that was never reached: the address is wrong, or the server is still starting.
+//! A server that cannot be connected to: the address is wrong, or it is starting, or it has gone.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -12,13 +12,17 @@ use crate::error::{Delivery, Disposition, ErrorKind, LlmError};
 /// The time for which calls wait for a server that has never answered. A rate limiter tries it after 1, 3, 7, 15 and 30 s.
 const STARTING: Duration = Duration::from_secs(30);
 
-/// Failures further apart than this are not one outage: nothing was tried in between.
-const APART: Duration = Duration::from_secs(60);
+/// The time for which calls wait for a server that did answer before: a restart with a large model to load takes minutes.
+const RESTARTING: Duration = Duration::from_secs(300);
 
-/// Notes whether the server of a client was ever reached.
+/// Failures further apart than this are not one outage: nothing was tried in between. More than a probe and its connect timeout.
+const APART: Duration = Duration::from_secs(300);
+
+/// Notes how long the server of a client cannot be reached.
 #[derive(Debug, Default)]
 pub(super) struct Reachable {
     answered: AtomicBool,
+    is_failing: AtomicBool,
     failing: Mutex<Option<Failing>>,
 }
 
@@ -36,12 +40,17 @@ impl Reachable {
         if !self.answered.load(Ordering::Relaxed) {
             self.answered.store(true, Ordering::Relaxed);
         }
+        if self.is_failing.load(Ordering::Relaxed) {
+            let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
+            *failing = None;
+            self.is_failing.store(false, Ordering::Relaxed);
+        }
     }
 
-    /// Lets an error concern every call if the server has never answered and could not be connected to for 30 s.
+    /// Lets an error be final for its item if the server could not be connected to for 30 s, or for 5 minutes after it had
+    /// answered. Until then such an error is overload, for which calls wait.
     pub(super) fn judge(&self, error: LlmError, url: &Url) -> LlmError {
-        let unsent = error.kind() == ErrorKind::Connection && error.delivery() == Delivery::NotSent;
-        if !unsent || self.answered.load(Ordering::Relaxed) {
+        if error.kind() != ErrorKind::Connection || error.delivery() != Delivery::NotSent {
             return error;
         }
         let now = Instant::now();
@@ -51,17 +60,23 @@ impl Reachable {
         if since == now {
             tracing::warn!(%server, error = error.message(), "the server cannot be reached; calls wait for it");
         }
-        if now.saturating_duration_since(since) < STARTING {
+        let (patience, hint) = if self.answered.load(Ordering::Relaxed) {
+            (RESTARTING, "start it again")
+        } else {
+            (STARTING, "check the address, or start the server first")
+        };
+        let waited = now.saturating_duration_since(since);
+        if waited < patience {
             return error;
         }
         let message = format!(
-            "{}; {server} has not answered a call for {} s: check the address, or start the server first",
+            "{}; {server} cannot be reached since {} s: {hint}",
             error.message(),
-            STARTING.as_secs()
+            waited.as_secs()
         );
         LlmError::new(ErrorKind::Connection, message)
             .with_delivery(Delivery::NotSent)
-            .with_disposition(Disposition::ScopeFatal)
+            .with_disposition(Disposition::Fatal)
     }
 
     /// Notes a failure, and returns the time of the first in its row.
@@ -75,6 +90,7 @@ impl Reachable {
             row.since = now;
         }
         row.last = now;
+        self.is_failing.store(true, Ordering::Relaxed);
         row.since
     }
 }
@@ -88,12 +104,16 @@ mod tests {
         LlmError::new(ErrorKind::Connection, "no connection: refused").with_delivery(Delivery::NotSent)
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_server_that_never_answered_concerns_every_call_after_30_seconds() {
-        let (reachable, url) = (
+    fn server() -> (Reachable, Url) {
+        (
             Reachable::default(),
             Url::parse("http://h:9/v1?key=s3cret").unwrap(),
-        );
+        )
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_never_answered_is_given_up_after_30_seconds() {
+        let (reachable, url) = server();
         for wait in [0, 1, 2, 4, 8, 14] {
             tokio::time::advance(Duration::from_secs(wait)).await;
             let error = reachable.judge(refused(), &url);
@@ -101,34 +121,37 @@ mod tests {
         }
         tokio::time::advance(Duration::from_secs(1)).await;
         let error = reachable.judge(refused(), &url);
-        assert_eq!(error.disposition(), Disposition::ScopeFatal);
+        assert_eq!(error.disposition(), Disposition::Fatal);
         assert!(error.message().contains("http://h:9 "), "{error}");
         assert!(!error.message().contains("s3cret"), "{error}");
     }
 
     #[tokio::test(start_paused = true)]
     async fn failures_far_apart_are_not_one_outage() {
-        let (reachable, url) = (Reachable::default(), Url::parse("http://h:9/v1").unwrap());
-        for wait in [0, 61, 61] {
+        let (reachable, url) = server();
+        for wait in [0, 301, 301] {
             tokio::time::advance(Duration::from_secs(wait)).await;
-            assert_eq!(
-                reachable.judge(refused(), &url).disposition(),
-                Disposition::Backoff
-            );
+            let error = reachable.judge(refused(), &url);
+            assert_eq!(error.disposition(), Disposition::Backoff);
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_server_that_answered_once_is_waited_for() {
-        let (reachable, url) = (Reachable::default(), Url::parse("http://h:9/v1").unwrap());
+    async fn a_server_that_answered_once_is_waited_for_longer_and_not_for_ever() {
+        let (reachable, url) = server();
         reachable.judge(refused(), &url);
         reachable.answered();
-        for _ in 0..10 {
-            tokio::time::advance(Duration::from_secs(20)).await;
-            assert_eq!(
-                reachable.judge(refused(), &url).disposition(),
-                Disposition::Backoff
-            );
+        for _ in 0..2 {
+            for _ in 0..20 {
+                let error = reachable.judge(refused(), &url);
+                assert_eq!(error.disposition(), Disposition::Backoff);
+                tokio::time::advance(Duration::from_secs(15)).await;
+            }
+            let error = reachable.judge(refused(), &url);
+            assert_eq!(error.disposition(), Disposition::Fatal);
+            assert!(error.message().ends_with("start it again"), "{error}");
+            // An answer begins anew.
+            reachable.answered();
         }
     }
 }
