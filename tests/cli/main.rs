@@ -8,6 +8,7 @@ mod endings;
 mod files;
 mod input;
 mod items;
+mod mistakes;
 mod output;
 mod prices;
 mod resume;

@@ -16,19 +16,31 @@ use crate::template::{Template, in_template};
 const PROMPT_FIELDS: [&str; 2] = ["prompt", "text"];
 
 /// Fields of a chat completion that are taken from a line with `messages`.
-const CHAT_FIELDS: [&str; 12] = [
+const CHAT_FIELDS: [&str; 24] = [
+    "audio",
+    "frequency_penalty",
+    "logit_bias",
+    "logprobs",
     "max_completion_tokens",
     "max_tokens",
     "messages",
+    "modalities",
+    "n",
     "parallel_tool_calls",
+    "prediction",
+    "presence_penalty",
     "reasoning_effort",
     "response_format",
     "seed",
+    "service_tier",
     "stop",
     "temperature",
     "tool_choice",
     "tools",
+    "top_logprobs",
     "top_p",
+    "verbosity",
+    "web_search_options",
 ];
 
 /// Why some options are refused.
@@ -129,10 +141,7 @@ impl Composer {
             prompt = prompt.with_extra(name.as_str(), value.clone());
         }
         match self.one_answer {
-            Some(format) if asks_for_several(&prompt) => Err(format!(
-                "several answers are asked for (`n`, `candidateCount`), and {} has a place for one; use --output-format jsonl",
-                format.name()
-            )),
+            Some(format) if asks_for_several(&prompt) => Err(several_answers(format)),
             _ => Ok(prompt),
         }
     }
@@ -161,6 +170,9 @@ impl Composer {
             }
             let system = self.system(&fields)?;
             fields.retain(|name, _| CHAT_FIELDS.contains(&name.as_str()));
+            if let (Some(format), Some(true)) = (self.one_answer, fields.get("n").map(is_several)) {
+                return Err(several_answers(format));
+            }
             let prompt = Prompt::from_chat_request(fields).map_err(|error| error.message().to_owned())?;
             (prompt, system)
         } else {
@@ -258,8 +270,18 @@ fn asks_for_several(prompt: &Prompt) -> bool {
     let field = |name| (prompt.extra().get(name)).or_else(|| body.and_then(|body| body.get(name)));
     let config = field("generationConfig");
     let counts = [field("n"), config.and_then(|config| config.get("candidateCount"))];
-    let is_several = |count: &Value| count.as_f64().is_some_and(|count| count > 1.0);
     counts.into_iter().flatten().any(is_several)
+}
+
+fn is_several(count: &Value) -> bool {
+    count.as_f64().is_some_and(|count| count > 1.0)
+}
+
+fn several_answers(format: OutputFormat) -> String {
+    format!(
+        "several answers are asked for (`n`, `candidateCount`), and {} has a place for one; use --output-format jsonl",
+        format.name()
+    )
 }
 
 /// The tools in a file: a JSON array.

@@ -42,9 +42,9 @@ enum Target {
 #[derive(Debug)]
 struct Copied {
     kept: NamedTempFile,
-    /// The lines that are not rows, and how many.
+    /// The lines that are not rows and the answers that do not stay, and how many they are.
     aside: NamedTempFile,
-    bad: u64,
+    lines: u64,
 }
 
 /// What an earlier run has answered.
@@ -156,7 +156,10 @@ fn directory(
         return Ok((Target::New(index, None), Earlier::Nothing));
     }
     if !args.resume && !args.overwrite {
-        return Err(not_empty(folder));
+        return Err(UsageError::new(format!(
+            "{} is not empty; continue it with --resume, or name another; --overwrite replaces its index, and files of the same names",
+            folder.display()
+        )));
     }
     if !index.is_file() {
         return Err(UsageError::new(format!(
@@ -208,8 +211,8 @@ fn file(path: &Path, args: &OutputArgs, format: &mut dyn Format) -> Result<(Targ
         return Ok((Target::New(path, Some(file)), Earlier::Nothing));
     }
     let survey = resume::survey(&path, format)?;
-    let target = if survey.is_mixed || survey.bad > 0 {
-        let copied = copy(&path, format, survey.bad)?;
+    let target = if survey.is_mixed || survey.bad > 0 || survey.answers > 0 {
+        let copied = copy(&path, format, survey.bad + survey.answers)?;
         Target::Replace(path, file, Box::new(copied))
     } else {
         Target::Append(path, file, survey.keep_to)
@@ -218,7 +221,7 @@ fn file(path: &Path, args: &OutputArgs, format: &mut dyn Format) -> Result<(Targ
 }
 
 /// Copies what stays of an output, beside it.
-fn copy(path: &Path, format: &mut dyn Format, bad: u64) -> Result<Copied, UsageError> {
+fn copy(path: &Path, format: &mut dyn Format, lines: u64) -> Result<Copied, UsageError> {
     let folder = path.parent().unwrap_or(Path::new("/"));
     let temporary = || {
         let mut builder = tempfile::Builder::new();
@@ -232,7 +235,7 @@ fn copy(path: &Path, format: &mut dyn Format, bad: u64) -> Result<Copied, UsageE
         .and_then(|()| others.flush())
         .map_err(|error| named(path, &error))?;
     drop((rows, others));
-    Ok(Copied { kept, aside, bad })
+    Ok(Copied { kept, aside, lines })
 }
 
 /// The file for the lines of an output that are not rows.
@@ -244,7 +247,7 @@ pub(crate) fn bad_lines(output: &Path) -> PathBuf {
 
 /// Appends the lines that are not rows to a file of their own, so that nothing is lost.
 fn set_aside(path: &Path, copied: &Copied, console: &Console) -> Result<(), UsageError> {
-    if copied.bad == 0 {
+    if copied.lines == 0 {
         return Ok(());
     }
     let bad = bad_lines(path);
@@ -254,8 +257,8 @@ fn set_aside(path: &Path, copied: &Copied, console: &Console) -> Result<(), Usag
         .and_then(|_| file.sync_all())
         .map_err(|error| named(&bad, &error))?;
     console.line(format_args!(
-        "warning: {} lines of {} are not rows; they were moved to {}",
-        copied.bad,
+        "warning: {} lines of {} that are not rows, or answers that are asked for again, were moved to {}",
+        copied.lines,
         path.display(),
         bad.display()
     ));
@@ -286,10 +289,7 @@ fn not_empty(path: &Path) -> UsageError {
 /// Begins a file anew. One that has come since the check is left alone.
 fn new(path: &Path, locked: Option<File>) -> Result<Sink, UsageError> {
     let file = match locked {
-        Some(file) => {
-            file.set_len(0).map_err(|error| named(path, &error))?;
-            file
-        }
+        Some(file) => return Sink::replacing(file).map_err(|error| named(path, &error)),
         None => {
             let file = lock::open(path)?;
             if file.metadata().map_err(|error| named(path, &error))?.len() > 0 {

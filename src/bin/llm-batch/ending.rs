@@ -95,7 +95,7 @@ const fn advice(cause: BottleneckCause, summary: &BatchSummary) -> &'static str 
         }
         BottleneckCause::Waiting(WaitReason::InFlight) => "raise --max-in-flight",
         BottleneckCause::Untaken => {
-            "the reader of the output is slow: write to a file with --output, or leave out --in-order"
+            "answers wait for the reader of the output, or for one before them: write to a file, or leave the order open (no --in-order, no text)"
         }
         other => other.advice(),
     }

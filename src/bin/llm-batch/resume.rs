@@ -13,13 +13,17 @@ use crate::output::Format;
 pub(crate) struct Done {
     /// Ids with the positions they had in the input, as far as the format has them.
     rows: HashMap<Box<str>, Vec<Option<u64>>>,
-    /// Ids that the input has more than once: only their position distinguishes those.
+    /// Ids that the input or the output has more than once: only their position distinguishes those.
     repeated: HashSet<Box<str>>,
 }
 
 impl Done {
     pub(crate) fn add(&mut self, id: &str, index: Option<u64>) {
-        self.rows.entry(id.into()).or_default().push(index);
+        let rows = self.rows.entry(id.into()).or_default();
+        rows.push(index);
+        if rows.len() > 1 {
+            self.repeated.insert(id.into());
+        }
     }
 
     /// Takes note of the ids that stand in the input more than once.
@@ -75,6 +79,8 @@ pub(crate) struct OldRow {
     pub(crate) index: Option<u64>,
     /// Whether it stays: the item needs no run.
     pub(crate) ok: bool,
+    /// Whether it has an answer, which is worth keeping even if it does not stay.
+    pub(crate) is_answer: bool,
 }
 
 /// Takes the pieces of an output, one after the other.
@@ -90,6 +96,8 @@ pub(crate) struct Survey {
     pub(crate) is_mixed: bool,
     /// Lines that are not rows.
     pub(crate) bad: u64,
+    /// Answers that do not stay.
+    pub(crate) answers: u64,
     rows: u64,
     dropped: bool,
 }
@@ -101,6 +109,7 @@ impl Survey {
             Found::Row { row, end, .. } => {
                 self.rows += 1;
                 if !row.ok {
+                    self.answers += u64::from(row.is_answer);
                     self.dropped = true;
                     return;
                 }
@@ -134,7 +143,7 @@ pub(crate) fn survey(path: &Path, format: &mut dyn Format) -> Result<Survey, Str
     Ok(survey)
 }
 
-/// Copies what stays of an output to `kept`, and what is not a row to `aside`.
+/// Copies what stays of an output to `kept`, and lines that are not rows and answers that do not stay to `aside`.
 pub(crate) fn copy(
     path: &Path,
     format: &mut dyn Format,
@@ -144,6 +153,7 @@ pub(crate) fn copy(
     visit(path, format, &mut |found| match found {
         Found::Head { bytes, .. } => kept.write_all(bytes),
         Found::Row { row, bytes, .. } if row.ok => write_line(kept, bytes),
+        Found::Row { row, bytes, .. } if row.is_answer => write_line(aside, bytes),
         Found::Bad { bytes } => write_line(aside, bytes),
         Found::Row { .. } | Found::Torn => Ok(()),
     })

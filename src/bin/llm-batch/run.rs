@@ -19,6 +19,7 @@ use crate::events::{self, EventLog};
 use crate::exit::{Exit, UsageError};
 use crate::input::{Endpoint, Inputs};
 use crate::model::Model;
+use crate::output::{Include, OutputFormat};
 use crate::prices;
 use crate::schema;
 use crate::signals::{Interrupts, Signals};
@@ -71,6 +72,10 @@ pub(crate) fn main(args: &RunArgs, console: &Console) -> Result<Exit, UsageError
     let (destination, mut earlier) = Destination::new(&args.output, &args.input)?;
     protect_inputs(&inputs, args, destination.file())?;
     protect_inputs(&inputs, args, args.reporting.events.as_deref())?;
+    if cfg!(unix) && destination.file().is_none() {
+        // `>> FILE` would append the answers to the prompts, and read them again.
+        protect_inputs(&inputs, args, Some(Path::new("/dev/stdout")))?;
+    }
     if args.reporting.events.is_some() && args.reporting.events == args.output.output {
         return Err(UsageError::new("--events and --output name the same file"));
     }
@@ -102,12 +107,15 @@ pub(crate) fn main(args: &RunArgs, console: &Console) -> Result<Exit, UsageError
 /// The places of the schema in a request, on one wire or another.
 const SCHEMA_FIELDS: [&str; 6] = [
     "/response_format",
-    "/text",
+    "/text/format",
     "/output_config/format",
     "/output_format",
     "/generationConfig/responseSchema",
     "/generationConfig/responseJsonSchema",
 ];
+
+/// The places of the prompt in a request, on one wire or another.
+const PROMPT_FIELDS: [&str; 3] = ["messages", "input", "contents"];
 
 /// Rejects contradictory options that clap cannot detect.
 fn check(args: &RunArgs) -> Result<(), UsageError> {
@@ -121,6 +129,20 @@ fn check(args: &RunArgs) -> Result<(), UsageError> {
     if extra.is_some_and(|extra| extra.0.contains_key("model")) {
         return Err(UsageError::new(
             "--extra sets `model`; name the model by --model in its place",
+        ));
+    }
+    if let Some(name) = PROMPT_FIELDS
+        .iter()
+        .find(|name| extra.is_some_and(|extra| extra.0.contains_key(**name)))
+    {
+        return Err(UsageError::new(format!(
+            "--extra sets `{name}`, which would replace every prompt; leave it out, or give whole requests as input"
+        )));
+    }
+    let is_mixed = args.input.shuffle || args.input.sample.is_some();
+    if is_mixed && args.output.format() == OutputFormat::Text && !args.output.include.contains(&Include::Id) {
+        return Err(UsageError::new(
+            "--output-format text shows by its lines alone which answer is whose, and --shuffle and --sample take other items than those in order: add --include id",
         ));
     }
     if let (Some(_), Some(extra)) = (&args.prompt.schema, extra) {

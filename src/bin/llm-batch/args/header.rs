@@ -14,6 +14,9 @@ impl Header {
         let end = self.0.find([':', '=']).ok_or(wrong)?;
         let (name, rest) = self.0.split_at(end);
         let value = match rest.strip_prefix(':') {
+            Some(value) if value.trim_start().starts_with("env:") => {
+                return Err("--header: write Name=env:VARIABLE for a value of the environment".to_owned());
+            }
             Some(value) => Value::Written(value.trim()),
             // No name of a header has an equals sign.
             None => Value::Variable(rest.strip_prefix("=env:").ok_or(wrong)?.trim()),

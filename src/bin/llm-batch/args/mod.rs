@@ -73,7 +73,8 @@ Input:
   openai: model.
   Without INPUT, or with `-`, standard input. It is read as it is needed: its size does not matter.
   An item is known by its field `id`, or else by a hash of what it holds: --resume finds its answer
-  again when lines are added or moved. A changed item is a new one. Files go by their names.
+  again when lines are added or moved. An item that changed is a new one if it has no id; with one,
+  --resume keeps its answer, also where the prompt or the model is another. Files go by their names.
 
 Templates:
   {{question}} is a field, {{ row[\"first name\"] }} one of any name, {{ row }} the whole item as JSON.
@@ -95,7 +96,8 @@ Output:
   `choices` has the answers after the first where a request asks for several (`n`).
   On a terminal, without --output-format, the answers are text to read.
 
-  --output-format text: line N is item N, so `paste prompts.txt answers.txt` fits. A line break, a
+  --output-format text: line N is item N, so `paste prompts.txt answers.txt` fits where no line of
+  the input is blank (blank lines are not items). A line break, a
   carriage return and a backslash inside an answer are written as \\n, \\r and \\\\; an item without an
   answer is `\\error` and the reason. An answer waits for those before it, as with --in-order.
   --output-dir: a file an answer, and in index.jsonl a row an item: its file or its error, and all
@@ -305,7 +307,7 @@ pub(crate) struct OutputArgs {
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
 
-    /// How the answers are written. Default: jsonl, or text to read where standard output is a terminal.
+    /// How the answers are written. Default: csv for an --output that ends so, text to read on a terminal, and else jsonl.
     #[arg(long, value_enum, value_name = "FORMAT")]
     pub(crate) output_format: Option<OutputFormat>,
 
@@ -346,8 +348,14 @@ impl OutputArgs {
             (Some(_), _) => OutputFormat::Directory,
             (None, Some(format)) => format,
             (None, None) if self.is_shown() => OutputFormat::Terminal,
+            (None, None) if self.names_a_table() => OutputFormat::Csv,
             (None, None) => OutputFormat::Jsonl,
         }
+    }
+
+    fn names_a_table(&self) -> bool {
+        let extension = self.output.as_deref().and_then(Path::extension);
+        extension.is_some_and(|extension| extension.eq_ignore_ascii_case("csv"))
     }
 
     /// Whether the answers go to a terminal.

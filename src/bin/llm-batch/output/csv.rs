@@ -90,6 +90,7 @@ impl Format for Csv {
                 id: text(0)?.to_owned(),
                 index: Some(text(1)?.parse().ok()?),
                 ok: ok && (!self.0.require_complete || is_complete()),
+                is_answer: ok,
             })
         })
     }

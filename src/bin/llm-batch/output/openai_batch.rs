@@ -38,6 +38,8 @@ impl Format for OpenaiBatch {
 fn old_row(line: &[u8], require_complete: bool) -> Option<OldRow> {
     #[derive(Deserialize)]
     struct Fields {
+        #[serde(default)]
+        id: String,
         custom_id: String,
         response: Option<OldResponse>,
         error: Option<serde::de::IgnoredAny>,
@@ -52,9 +54,18 @@ fn old_row(line: &[u8], require_complete: bool) -> Option<OldRow> {
     let is_answer = |response: &OldResponse| {
         response.status_code == 200 && !(require_complete && is_incomplete(&response.body))
     };
+    let has_body = fields
+        .response
+        .as_ref()
+        .is_some_and(|response| response.status_code == 200);
     Some(OldRow {
+        is_answer: has_body && fields.error.is_none(),
         id: fields.custom_id,
-        index: None,
+        // As `line` writes it; OpenAI's own ids have no position.
+        index: fields
+            .id
+            .strip_prefix("batch_req_")
+            .and_then(|index| index.parse().ok()),
         ok: fields.response.is_some_and(|response| is_answer(&response)) && fields.error.is_none(),
     })
 }
