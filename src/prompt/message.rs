@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::tool::ToolCall;
-use crate::response::LlmResponse;
+use crate::response::{LlmResponse, Wire, call_part};
 
 /// The speaker of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -112,8 +112,16 @@ impl Message {
 
 /// The turn of the model in a conversation that goes on: its text, its tool calls, and of its reasoning what the same
 /// provider wants back.
+///
+/// Where the answer holds more than that, the same provider gets every part in its order, and other providers the text and
+/// the tool calls. It then comes from [`ResponseMetadata::turn`](crate::ResponseMetadata::turn): clear that if you change
+/// the output or the calls of a response before.
 impl From<&LlmResponse> for Message {
     fn from(response: &LlmResponse) -> Self {
+        let id = response.metadata.response_id.as_deref().unwrap_or_default();
+        if let Some(turn) = &response.metadata.turn {
+            return Self::new(Role::Assistant, turn.message_parts(id));
+        }
         let mut content = Vec::new();
         if let Some(reasoning) = &response.metadata.reasoning {
             content.push(Part::Reasoning {
@@ -125,20 +133,9 @@ impl From<&LlmResponse> for Message {
             content.push(Part::text(response.output.as_str()));
         }
         let calls = response.metadata.tool_calls.iter().enumerate();
-        content.extend(
-            calls.map(|(number, value)| match ToolCall::from_wire(value, number) {
-                Some(call) if !is_custom(value) => Part::ToolCall(call),
-                _ => Part::json(value.clone()),
-            }),
-        );
+        content.extend(calls.map(|(number, value)| call_part(value, id, number)));
         Self::new(Role::Assistant, content)
     }
-}
-
-/// Returns `true` for a call whose input is text, which only OpenAI's wires have: it is sent back as it is.
-fn is_custom(call: &Value) -> bool {
-    let kind = call.get("type").and_then(Value::as_str);
-    matches!(kind, Some("custom" | "custom_tool_call"))
 }
 
 /// A piece of a message.
@@ -188,6 +185,17 @@ pub enum Part {
         /// The part.
         value: Value,
     },
+    /// A part of a model's turn that only the provider that sent it can read: what its own tools did, a signed or cited
+    /// text. [`Message::from`] makes it of an answer.
+    Native {
+        /// The interface that takes it.
+        wire: Wire,
+        /// The part for that interface.
+        own: Box<Part>,
+        /// The part for all others. None leaves it out there.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        elsewhere: Option<Box<Part>>,
+    },
 }
 
 impl Part {
@@ -209,6 +217,16 @@ impl Part {
         Self::Image {
             url: url.into(),
             detail: Some(detail),
+        }
+    }
+
+    /// The part that is sent over a wire, if any.
+    #[cfg(any(feature = "openai", feature = "anthropic", feature = "gemini"))]
+    pub(crate) fn on(&self, sent: Wire) -> Option<&Self> {
+        match self {
+            Self::Native { wire, own, .. } if *wire == sent => own.on(sent),
+            Self::Native { elsewhere, .. } => elsewhere.as_deref()?.on(sent),
+            part => Some(part),
         }
     }
 

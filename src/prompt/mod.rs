@@ -369,6 +369,7 @@ fn part_characters(part: &Part) -> u64 {
         Part::ToolResult { content, .. } => content.iter().map(part_characters).sum(),
         Part::Reasoning { text, .. } => count(text),
         Part::Json { value } => json_characters(value),
+        Part::Native { own, .. } => part_characters(own),
     }
 }
 

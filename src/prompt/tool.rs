@@ -153,10 +153,14 @@ impl ToolCall {
         (!id.starts_with(NUMBERED)).then_some(id)
     }
 
-    /// The call in a provider's form. `number` names one without an identifier. None for a form that has no name.
-    pub(crate) fn from_wire(value: &Value, number: usize) -> Option<Self> {
+    /// The call in a provider's form. `response` and `number` name one without an identifier, so that it differs from the
+    /// calls of other answers. None for a form that has no name.
+    pub(crate) fn from_wire(value: &Value, response: &str, number: usize) -> Option<Self> {
         let text = |value: &Value, name: &str| Some(value.get(name)?.as_str()?.to_owned());
-        let numbered = || format!("{NUMBERED}{number}");
+        let numbered = || match response {
+            "" => format!("{NUMBERED}{number}"),
+            response => format!("{NUMBERED}{response}-{number}"),
+        };
         if let Some(call) = value.get("functionCall") {
             return Some(Self {
                 id: text(call, "id")

@@ -6,6 +6,10 @@ use crate::response::Citation;
 #[cfg(any(feature = "openai", feature = "gemini"))]
 use crate::response::MediaFile;
 
+/// A message that no part is left of for a provider.
+pub(super) const NOTHING_LEFT: &str =
+    "a message has no content that this provider takes; give it a text, or leave it out";
+
 /// A box around what holds something; none for what holds nothing, as most answers do.
 pub(super) fn unless_empty<T: Default + PartialEq>(value: T) -> Option<Box<T>> {
     (value != T::default()).then(|| Box::new(value))

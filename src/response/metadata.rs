@@ -6,6 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
 use super::content::{Citations, FurtherChoices, Logprobs, Media, Reasoning};
+use super::turn::ModelTurn;
 
 /// The metadata that a provider reports beside the text of the answer. Every field may be missing.
 #[derive(Clone, Default, Serialize, Deserialize)]
@@ -37,6 +38,9 @@ pub struct ResponseMetadata {
     /// The model's reasoning, where the provider reveals it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reasoning: Option<Box<Reasoning>>,
+    /// The answer's parts in the provider's form and order, where the other fields would not bring the turn back as it was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub turn: Option<Box<ModelTurn>>,
     /// The choices after the first, where several were asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub further_choices: Option<Box<FurtherChoices>>,
@@ -67,6 +71,7 @@ impl fmt::Debug for ResponseMetadata {
             cost,
             tool_calls,
             reasoning,
+            turn,
             further_choices,
             logprobs,
             citations,
@@ -85,6 +90,7 @@ impl fmt::Debug for ResponseMetadata {
             .field("tool_calls", tool_calls);
         debug
             .field("reasoning", reasoning)
+            .field("turn", turn)
             .field("further_choices", further_choices)
             .field("logprobs", logprobs)
             .field("citations", citations)
@@ -105,6 +111,7 @@ impl PartialEq for ResponseMetadata {
             && self.cost == other.cost
             && self.tool_calls == other.tool_calls
             && self.reasoning == other.reasoning
+            && self.turn == other.turn
             && self.further_choices == other.further_choices
             && self.logprobs == other.logprobs
             && self.citations == other.citations

@@ -3,12 +3,17 @@
 mod billed_apart;
 mod content;
 mod metadata;
+mod turn;
 
 use serde::{Deserialize, Serialize};
 
 pub use billed_apart::BilledApart;
 pub use content::{Citation, Citations, FurtherChoices, Logprobs, Media, MediaFile, Reasoning, TokenLogprob};
 pub use metadata::{FinishReason, ResponseMetadata};
+#[cfg(feature = "openai")]
+pub(crate) use turn::CALL_FIELDS;
+pub(crate) use turn::call_part;
+pub use turn::{ModelTurn, Wire};
 
 use crate::error::{BoxError, LlmError};
 use crate::prompt::ToolCall;
@@ -64,12 +69,14 @@ impl<O> LlmResponse<O> {
     /// [`Message::tool_result`](crate::Message::tool_result) answers each by its identifier.
     ///
     /// The provider's own form is in [`ResponseMetadata::tool_calls`]. A call without a name, which no provider
-    /// documents, has an empty one here.
+    /// documents, has an empty one here. A call without an identifier gets one of the response's and its number.
     pub fn tool_calls(&self) -> Vec<ToolCall> {
+        let response = self.metadata.response_id.as_deref().unwrap_or_default();
         let calls = self.metadata.tool_calls.iter().enumerate();
         calls
             .map(|(number, value)| {
-                ToolCall::from_wire(value, number).unwrap_or_else(|| ToolCall::new("", "", value.to_string()))
+                ToolCall::from_wire(value, response, number)
+                    .unwrap_or_else(|| ToolCall::new("", "", value.to_string()))
             })
             .collect()
     }

@@ -809,3 +809,260 @@ fn an_older_prompt_is_read_and_a_new_one_comes_back() {
     let text = serde_json::to_string(&new).unwrap();
     assert_eq!(serde_json::from_str::<Prompt>(&text).unwrap(), new);
 }
+
+/// The prompt after several turns, and its last request as it is sent.
+fn conversation(model: &Model, turns: &[(&str, &str)], replies: &[LlmResponse]) -> Value {
+    let mut prompt = Prompt::default();
+    for ((question, result), reply) in turns.iter().zip(replies) {
+        prompt = prompt
+            .with_message(Message::user(*question))
+            .with_message(Message::from(reply));
+        for call in reply.tool_calls() {
+            prompt = prompt.with_message(Message::tool_result(call.id, *result));
+        }
+    }
+    body(model, &prompt)
+}
+
+/// The answer that a model gives on a reply.
+async fn answer(model: MakeModel, reply: String) -> LlmResponse {
+    let reply = Reply::new(200, &[("content-type", "application/json")], reply);
+    let server = Server::start(move |_| reply.clone()).await;
+    let model = model(&format!("http://{}", server.address));
+    let response = model.oneshot(LlmRequest::new("x".into())).await.unwrap();
+    // As a program that keeps its responses as JSON has them.
+    serde_json::from_str(&serde_json::to_string(&response).unwrap()).unwrap()
+}
+
+#[tokio::test]
+async fn results_of_several_turns_name_the_tools_of_their_own_turn() {
+    let call = |name: &str, id: &str, response: &str| {
+        format!(
+            r#"{{"responseId": "{response}", "candidates": [{{"content": {{"parts": [{{"functionCall": {{"name": "{name}"{id}}}}}]}}, "finishReason": "STOP"}}]}}"#
+        )
+    };
+    // Without identifiers, and of a server that numbers each answer's calls anew.
+    for id in ["", r#", "id": "call_0""#] {
+        let replies = [
+            answer(gemini, call("weather", id, "r1")).await,
+            answer(gemini, call("clock", id, "r2")).await,
+        ];
+        let turns = [("Rain?", "rain"), ("When?", "noon")];
+        let sent = conversation(&gemini(NOWHERE), &turns, &replies);
+        let result = |turn: usize| &sent["contents"][turn]["parts"][0]["functionResponse"];
+        for (turn, name, output) in [(2, "weather", "rain"), (5, "clock", "noon")] {
+            assert_eq!(
+                (&result(turn)["name"], &result(turn)["response"]["output"]),
+                (&json!(name), &json!(output)),
+                "{sent}"
+            );
+            let given = if id.is_empty() {
+                Value::Null
+            } else {
+                json!("call_0")
+            };
+            assert_eq!(result(turn)["id"], given);
+        }
+        if id.is_empty() {
+            // Other providers want an identifier once in a conversation.
+            let ids = replies.map(|reply| reply.tool_calls()[0].id.clone());
+            assert_ne!(ids[0], ids[1]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_turn_goes_back_in_its_order_with_every_part() {
+    let thought = |text: &str| json!({"type": "thinking", "thinking": text, "signature": text});
+    let search =
+        json!({"type": "server_tool_use", "id": "s1", "name": "web_search", "input": {"query": "rain"}});
+    let found = json!({"type": "web_search_tool_result", "tool_use_id": "s1", "content": [{"encrypted_content": "e"}]});
+    let cited = json!({"type": "text", "text": "Rain.", "citations": [{"url": "u", "encrypted_index": "i"}]});
+    let call = json!({"type": "tool_use", "id": "c1", "name": "clock", "input": {"zone": 1}});
+    let blocks =
+        json!([thought("a"), search, found, thought("b"), cited, {"type": "text", "text": "Now"}, call]);
+    let reply = json!({"id": "m1", "content": blocks, "stop_reason": "tool_use"});
+    let first = answer(anthropic, reply.to_string()).await;
+    let turns = [("Rain?", "noon"), ("Sure?", "still noon")];
+    let replies = [first.clone(), first.clone()];
+    let sent = conversation(&anthropic(NOWHERE), &turns, &replies);
+    for turn in [1, 4] {
+        assert_eq!(sent["messages"][turn]["content"], blocks);
+    }
+    assert_eq!(sent["messages"][5]["content"][0]["tool_use_id"], "c1");
+    // Another provider gets what it can read.
+    let sent = conversation(&responses(NOWHERE), &turns[..1], &replies);
+    let said = json!([{"type": "output_text", "text": "Rain."}, {"type": "output_text", "text": "Now"}]);
+    assert_eq!(
+        sent["input"].as_array().unwrap()[1..],
+        [
+            json!({"type": "message", "role": "assistant", "content": said}),
+            json!({"type": "function_call", "call_id": "c1", "name": "clock", "arguments": "{\"zone\":1}"}),
+            json!({"type": "function_call_output", "call_id": "c1", "output": "noon"}),
+        ]
+    );
+    for model in [chat, gemini] {
+        let sent = conversation(&model(NOWHERE), &turns, &replies).to_string();
+        assert!(sent.contains("Rain.") && !sent.contains("web_search"), "{sent}");
+    }
+
+    let reasoning = |id: &str| json!({"type": "reasoning", "id": id, "summary": [], "encrypted_content": id});
+    let call = |id: &str| json!({"type": "function_call", "id": "fc", "call_id": id, "name": "clock", "arguments": "{}", "status": "completed"});
+    let content = json!([{"type": "output_text", "text": "Let me look.", "annotations": []}]);
+    let message = json!({"type": "message", "id": "msg_1", "status": "completed", "role": "assistant", "phase": "commentary",
+        "content": content});
+    let search =
+        json!({"type": "web_search_call", "id": "ws_1", "status": "completed", "action": {"type": "search"}});
+    let output = json!([
+        reasoning("rs_1"),
+        message,
+        search,
+        call("c1"),
+        reasoning("rs_2"),
+        call("c2")
+    ]);
+    let reply = json!({"id": "r1", "status": "completed", "output": output});
+    let first = answer(responses, reply.to_string()).await;
+    let replies = [first.clone(), first];
+    let sent = conversation(&responses(NOWHERE), &turns, &replies);
+    let plain =
+        |id: &str| json!({"type": "function_call", "call_id": id, "name": "clock", "arguments": "{}"});
+    let said = json!({"type": "message", "role": "assistant", "phase": "commentary", "content": content});
+    let items = [
+        reasoning("rs_1"),
+        said,
+        search,
+        plain("c1"),
+        reasoning("rs_2"),
+        plain("c2"),
+    ];
+    let input = sent["input"].as_array().unwrap();
+    assert_eq!(input[1..7], items);
+    assert_eq!(input[10..16], items);
+    let sent = conversation(&anthropic(NOWHERE), &turns[..1], &replies);
+    let types: Vec<_> = sent["messages"][1]["content"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|block| &block["type"])
+        .collect();
+    assert_eq!(types, ["tool_use", "tool_use"]);
+
+    let signed = json!({"text": "A cat.", "thoughtSignature": "s1"});
+    let picture = json!({"inlineData": {"mimeType": "image/png", "data": "AA=="}, "thoughtSignature": "s2"});
+    let call = json!({"functionCall": {"id": "c1", "name": "clock", "args": {}}, "thoughtSignature": "s3"});
+    let parts = json!([{"text": "hm", "thought": true}, signed, picture, call, {"text": "", "thoughtSignature": "s4"}]);
+    let reply = json!({"candidates": [{"content": {"parts": parts}, "finishReason": "STOP"}]});
+    let first = answer(gemini, reply.to_string()).await;
+    let replies = [first.clone(), first];
+    let sent = conversation(&gemini(NOWHERE), &turns, &replies);
+    for turn in [1, 4] {
+        assert_eq!(sent["contents"][turn]["parts"], parts);
+    }
+    let sent = conversation(&chat(NOWHERE), &turns[..1], &replies);
+    assert_eq!(sent["messages"][1]["content"], "A cat.");
+    assert_eq!(sent["messages"][1]["tool_calls"][0]["id"], "c1");
+}
+
+#[tokio::test]
+async fn a_turn_that_its_plain_form_brings_back_is_not_kept_twice() {
+    for (wire, model) in WIRES {
+        let response = answer(model, calls(wire).0).await;
+        assert_eq!(response.metadata.turn, None, "{wire}");
+    }
+}
+
+#[test]
+fn blank_texts_beside_calls_are_left_out() {
+    let call = || Part::ToolCall(ToolCall::new("c1", "now", "{}"));
+    let messages = [
+        Message::user("x"),
+        Message::new(Role::Assistant, vec![Part::text("\n\n"), call()]),
+        Message::tool_result("c1", "7"),
+        Message::new(
+            Role::User,
+            vec![Part::text(" "), Part::image("https://x.example/a.png")],
+        ),
+    ];
+    let prompt = messages.into_iter().fold(Prompt::default(), Prompt::with_message);
+    let sent = body(&anthropic(NOWHERE), &prompt);
+    assert_eq!(sent["messages"][1]["content"][0]["type"], "tool_use");
+    assert_eq!(sent["messages"][3]["content"][0]["type"], "image");
+    let sent = body(&gemini(NOWHERE), &prompt);
+    assert!(
+        sent["contents"][1]["parts"][0]["functionCall"].is_object(),
+        "{sent}"
+    );
+    assert!(sent["contents"][3]["parts"][0]["fileData"].is_object(), "{sent}");
+}
+
+#[test]
+fn a_cache_mark_is_on_the_last_block_that_takes_one() {
+    let thought = json!({"type": "thinking", "thinking": "hm", "signature": "s"});
+    let reasoning = || Part::Reasoning {
+        text: "hm".to_owned(),
+        parts: vec![thought.clone()],
+    };
+    let marked = |content| {
+        Prompt::new("x")
+            .with_message(Message::new(Role::Assistant, content).with_cache(CacheTtl::FiveMinutes))
+    };
+    let sent = body(
+        &anthropic(NOWHERE),
+        &marked(vec![Part::text("so"), reasoning(), Part::text(" ")]),
+    );
+    let said = json!({"type": "text", "text": "so", "cache_control": {"type": "ephemeral"}});
+    assert_eq!(sent["messages"][1]["content"], json!([said, thought]));
+    assert!(refused(&anthropic(NOWHERE), &marked(vec![reasoning()])).contains("marked for the cache"));
+}
+
+#[test]
+fn a_message_without_content_is_refused() {
+    let foreign = Part::Reasoning {
+        text: "hm".to_owned(),
+        parts: vec![json!({"type": "elsewhere"})],
+    };
+    for (name, model) in WIRES {
+        for role in [
+            Role::User,
+            Role::Assistant,
+            Role::System,
+            Role::Developer,
+            Role::Tool,
+        ] {
+            let prompt = Prompt::new("x")
+                .with_system("s")
+                .with_message(Message::new(role, Vec::new()));
+            let error = refused(&model(NOWHERE), &prompt);
+            assert!(error.contains("no content"), "{name} {role:?}: {error}");
+        }
+        let prompt = Prompt::new("x").with_message(Message::new(Role::Assistant, vec![foreign.clone()]));
+        assert!(refused(&model(NOWHERE), &prompt).contains("no content"), "{name}");
+    }
+}
+
+#[test]
+fn a_result_of_nothing_is_an_empty_text() {
+    let result = Part::ToolResult {
+        id: "c1".to_owned(),
+        content: Vec::new(),
+        is_error: false,
+    };
+    let messages = [
+        Message::tool_calls([ToolCall::new("c1", "now", "")]),
+        Message::new(Role::Tool, vec![result]),
+    ];
+    let prompt = messages.into_iter().fold(Prompt::new("x"), Prompt::with_message);
+    assert_eq!(body(&chat(NOWHERE), &prompt)["messages"][2]["content"], "");
+    assert_eq!(body(&responses(NOWHERE), &prompt)["input"][2]["output"], "");
+    let sent = body(&gemini(NOWHERE), &prompt);
+    assert_eq!(
+        sent["contents"][2]["parts"][0]["functionResponse"]["response"],
+        json!({"output": ""})
+    );
+    let sent = body(&anthropic(NOWHERE), &prompt);
+    assert_eq!(
+        sent["messages"][2]["content"],
+        json!([{"type": "tool_result", "tool_use_id": "c1"}])
+    );
+}

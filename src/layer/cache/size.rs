@@ -46,6 +46,7 @@ fn of_metadata(metadata: &ResponseMetadata) -> usize {
         cost: _,
         tool_calls,
         reasoning,
+        turn,
         further_choices,
         logprobs,
         citations,
@@ -63,6 +64,7 @@ fn of_metadata(metadata: &ResponseMetadata) -> usize {
         + tool_calls.iter().map(of_value).sum::<usize>()
         + as_json(further_choices.as_deref())
         + as_json(reasoning.as_deref())
+        + as_json(turn.as_deref())
         + as_json(logprobs.as_deref())
         + as_json(citations.as_deref())
         + as_json(media.as_deref())

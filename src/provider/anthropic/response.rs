@@ -9,7 +9,7 @@ use crate::provider::ending::{Ending, broken, filtered, nothing, useless_cut};
 use crate::provider::http::Reply;
 use crate::provider::reply::{has_error, raw_body, unreadable, with_usage};
 use crate::provider::wire;
-use crate::response::{Citations, FinishReason, LlmResponse, Reasoning, ResponseMetadata};
+use crate::response::{Citations, FinishReason, LlmResponse, ModelTurn, Reasoning, ResponseMetadata, Wire};
 
 const WHAT: &str = "message";
 
@@ -75,6 +75,7 @@ fn answer(mut reply: Value, wanted: Wanted) -> Result<LlmResponse, Fault> {
         reasoning,
         citations,
         answered_by,
+        turn,
     } = match (reply.get_mut("content").map(Value::take), &stop) {
         (Some(Value::Array(blocks)), _) => Content::new(blocks),
         (Some(Value::String(text)), _) => Content {
@@ -131,6 +132,7 @@ fn answer(mut reply: Value, wanted: Wanted) -> Result<LlmResponse, Fault> {
         }),
         tool_calls,
         reasoning: unless_empty(reasoning),
+        turn,
         citations: unless_empty(citations),
         ..ResponseMetadata::default()
     };
@@ -141,7 +143,7 @@ fn answer(mut reply: Value, wanted: Wanted) -> Result<LlmResponse, Fault> {
     Ok(LlmResponse::new(output).with_metadata(metadata))
 }
 
-/// The content of the blocks. Blocks of other types, those of the provider's own tools among them, are left out.
+/// The content of the blocks. Blocks of other types, those of the provider's own tools among them, are in the turn alone.
 #[derive(Default)]
 struct Content {
     text: String,
@@ -150,11 +152,15 @@ struct Content {
     citations: Citations,
     /// The model that took the answer over from the one that was asked.
     answered_by: Option<String>,
+    turn: Option<Box<ModelTurn>>,
 }
 
 impl Content {
     fn new(blocks: Vec<Value>) -> Self {
-        let mut content = Self::default();
+        let mut content = Self {
+            turn: ModelTurn::unless_plain(Wire::Messages, &blocks),
+            ..Self::default()
+        };
         for mut block in blocks {
             match block.get("type").and_then(Value::as_str) {
                 Some("text") => {

@@ -6,7 +6,9 @@ use serde_json::{Value, json};
 
 use crate::error::LlmError;
 use crate::prompt::{CacheTtl, ImageDetail, Message, Part, Role, ToolCall};
+use crate::provider::content::NOTHING_LEFT;
 use crate::provider::request::{arguments, refuse};
+use crate::response::Wire;
 
 /// The messages as JSON text, in which the inputs of tool calls keep their digits. Results in a row are one turn.
 pub(super) fn turns(messages: &[Message]) -> Result<Box<RawValue>, LlmError> {
@@ -37,13 +39,11 @@ pub(super) fn system(
     }
     for message in first {
         let mut own = Vec::new();
-        for part in &message.content {
-            own.push(json!(block(part)?));
+        for part in message.content.iter().filter_map(|part| part.on(Wire::Messages)) {
+            own.push(block(part)?);
         }
-        if let Some(ttl) = message.cache {
-            mark(&mut own, ttl)?;
-        }
-        blocks.append(&mut own);
+        let own = finished(own, message.cache)?;
+        blocks.extend(own.into_iter().map(|block| json!(block)));
     }
     Ok(match (text, blocks.len()) {
         (_, 0) => None,
@@ -108,41 +108,69 @@ fn turn(message: &Message) -> Result<Turn<'_>, LlmError> {
         return Ok(Turn { role, content });
     }
     let mut blocks = Vec::with_capacity(message.content.len());
-    for part in &message.content {
+    for part in message.content.iter().filter_map(|part| part.on(Wire::Messages)) {
         match part {
             Part::Reasoning { parts, .. } => blocks.extend(parts.iter().filter(is_thought).map(Block::Json)),
             Part::ToolCall(call) => blocks.push(tool_use(call)?),
-            // The provider refuses an empty text, which others put beside tool calls.
-            Part::Text { text } if text.is_empty() && message.content.len() > 1 => {}
             part => blocks.push(block(part)?),
         }
     }
-    if let (Some(ttl), Some(last)) = (message.cache, blocks.last_mut()) {
-        match last {
-            Block::ToolUse { cache_control, .. } => *cache_control = Some(ttl.mark()),
-            Block::Made(block) => mark(std::slice::from_mut(block), ttl)?,
-            Block::Json(block) => {
-                let mut block = block.clone();
-                mark(std::slice::from_mut(&mut block), ttl)?;
-                *last = Block::Made(block);
-            }
-        }
-    }
-    let content = Content::Blocks(blocks);
+    let content = Content::Blocks(finished(blocks, message.cache)?);
     Ok(Turn { role, content })
 }
 
-/// Marks the last block for the prompt cache.
-fn mark(blocks: &mut [Value], ttl: CacheTtl) -> Result<(), LlmError> {
-    match blocks.last_mut() {
-        None => Ok(()),
-        Some(Value::Object(block)) => {
-            block.insert("cache_control".to_owned(), ttl.mark());
-            Ok(())
+/// The blocks without blank texts, which the provider refuses and others put beside tool calls, and with the mark for the
+/// prompt cache on the last block that can have one.
+fn finished(mut blocks: Vec<Block<'_>>, cache: Option<CacheTtl>) -> Result<Vec<Block<'_>>, LlmError> {
+    if !blocks.iter().all(Block::is_blank) {
+        blocks.retain(|block| !block.is_blank());
+    }
+    if blocks.is_empty() {
+        return Err(refuse(NOTHING_LEFT));
+    }
+    let Some(ttl) = cache else { return Ok(blocks) };
+    let last = blocks.iter_mut().rfind(|block| block.takes_mark());
+    match last {
+        None => {
+            return Err(refuse(
+                "a message has no part that can be marked for the cache; give it a text, or leave the mark out",
+            ));
         }
-        Some(_) => Err(refuse(
-            "the last part of a message is not an object, so the message cannot be marked for the cache",
-        )),
+        Some(Block::ToolUse { cache_control, .. }) => *cache_control = Some(ttl.mark()),
+        Some(Block::Made(block)) => block["cache_control"] = ttl.mark(),
+        Some(last) => {
+            let mut block = json!(last);
+            block["cache_control"] = ttl.mark();
+            *last = Block::Made(block);
+        }
+    }
+    Ok(blocks)
+}
+
+impl Block<'_> {
+    fn value(&self) -> Option<&Value> {
+        match self {
+            Self::Json(value) => Some(value),
+            Self::Made(value) => Some(value),
+            Self::ToolUse { .. } => None,
+        }
+    }
+
+    fn is_blank(&self) -> bool {
+        let is_blank = |block: &Value| {
+            let text = block.get("text").and_then(Value::as_str);
+            block.get("type").is_some_and(|kind| kind == "text")
+                && text.is_some_and(|text| text.trim().is_empty())
+        };
+        self.value().is_some_and(is_blank)
+    }
+
+    /// Returns `false` for thoughts, which the provider takes no mark on, and for what is not a block.
+    fn takes_mark(&self) -> bool {
+        self.value().is_none_or(|block| {
+            let kind = block.get("type").and_then(Value::as_str);
+            block.is_object() && !matches!(kind, Some("thinking" | "redacted_thinking"))
+        })
     }
 }
 
@@ -184,7 +212,7 @@ fn block(part: &Part) -> Result<Block<'_>, LlmError> {
             is_error,
         } => Block::Made(tool_result(id, content, *is_error)?),
         Part::ToolCall(call) => tool_use(call)?,
-        Part::Reasoning { .. } => {
+        Part::Reasoning { .. } | Part::Native { .. } => {
             return Err(refuse("reasoning stands in messages of the assistant alone"));
         }
     })

@@ -11,7 +11,9 @@ use super::options::SchemaForm;
 use super::tools;
 use crate::error::LlmError;
 use crate::prompt::{ImageDetail, Message, Part, Prompt, Role, ToolCall};
+use crate::provider::content::NOTHING_LEFT;
 use crate::provider::request::{arguments, refuse};
+use crate::response::Wire;
 
 /// Returns the parts of a context cache: the fields of its content.
 pub(super) fn content_fields(content: &Prompt, form: SchemaForm) -> Result<Map<String, Value>, LlmError> {
@@ -41,7 +43,7 @@ pub(super) struct Contents<'a>(pub(super) &'a Prompt);
 
 impl Serialize for Contents<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let calls = called(self.0.messages());
+        let mut calls = HashMap::new();
         let is_application = |message: &&Message| matches!(message.role, Role::System | Role::Developer);
         // Those are part of the system instruction.
         let messages: Vec<_> = self
@@ -50,6 +52,9 @@ impl Serialize for Contents<'_> {
             .iter()
             .filter(|message| !is_application(message))
             .collect();
+        if self.0.messages().iter().any(|message| message.content.is_empty()) {
+            return Err(S::Error::custom(NOTHING_LEFT));
+        }
         let mut list = serializer.serialize_seq(None)?;
         let are_results = |a: &&Message, b: &&Message| a.role == Role::Tool && b.role == Role::Tool;
         for turn in messages.chunk_by(are_results) {
@@ -59,6 +64,8 @@ impl Serialize for Contents<'_> {
                 "user"
             };
             let parts = turn.iter().flat_map(|message| &message.content);
+            // A result answers the nearest call of its identifier, as servers may number the calls of each answer anew.
+            calls.extend(parts.clone().filter_map(called));
             let parts = parts_of(parts, &calls).map_err(S::Error::custom)?;
             list.serialize_element(&Turn { parts, role })?;
         }
@@ -66,19 +73,16 @@ impl Serialize for Contents<'_> {
     }
 }
 
-/// The names of the tools that were called, by the identifiers of the calls.
-fn called(messages: &[Message]) -> HashMap<&str, &str> {
-    let parts = messages.iter().flat_map(|message| &message.content);
-    parts
-        .filter_map(|part| match part {
-            Part::ToolCall(call) => Some((call.id.as_str(), call.name.as_str())),
-            Part::Json { value } => {
-                let call = value.get("functionCall")?;
-                Some((call.get("id")?.as_str()?, call.get("name")?.as_str()?))
-            }
-            _ => None,
-        })
-        .collect()
+/// The identifier of a call and the name of its tool, for a part that is a call.
+fn called(part: &Part) -> Option<(&str, &str)> {
+    match part.on(Wire::GenerateContent)? {
+        Part::ToolCall(call) => Some((call.id.as_str(), call.name.as_str())),
+        Part::Json { value } => {
+            let call = value.get("functionCall")?;
+            Some((call.get("id")?.as_str()?, call.get("name")?.as_str()?))
+        }
+        _ => None,
+    }
 }
 
 /// The system text, and the messages of the application: this wire has one place for both.
@@ -199,7 +203,7 @@ fn parts_of<'a>(
     calls: &HashMap<&'a str, &'a str>,
 ) -> Result<Vec<WirePart<'a>>, String> {
     let mut wire = Vec::new();
-    for item in parts {
+    for item in parts.filter_map(|part| part.on(Wire::GenerateContent)) {
         match item {
             Part::Reasoning { parts, .. } => {
                 let own = parts.iter().filter(|part| part.get("thought").is_some());
@@ -224,7 +228,18 @@ fn parts_of<'a>(
             item => wire.push(part(item)?),
         }
     }
+    // A blank text beside other parts, as other servers put it beside calls, says nothing.
+    if !wire.iter().all(is_blank) {
+        wire.retain(|part| !is_blank(part));
+    }
+    if wire.is_empty() {
+        return Err(NOTHING_LEFT.to_owned());
+    }
     Ok(wire)
+}
+
+fn is_blank(part: &WirePart<'_>) -> bool {
+    matches!(part, WirePart::Text { text } if text.trim().is_empty())
 }
 
 fn response(content: &[Part], is_error: bool) -> Result<Response<'_>, &'static str> {
@@ -247,6 +262,7 @@ fn response(content: &[Part], is_error: bool) -> Result<Response<'_>, &'static s
             }
             Output::Text(text)
         }
+        [] => Output::Text(""),
         _ => Output::Texts(texts),
     };
     Ok(if is_error {
@@ -299,7 +315,7 @@ fn part(part: &Part) -> Result<WirePart<'_>, String> {
             thought_signature: call.signature.as_deref(),
         },
         Part::Json { value } => WirePart::Json(value),
-        Part::ToolResult { .. } | Part::Reasoning { .. } => {
+        Part::ToolResult { .. } | Part::Reasoning { .. } | Part::Native { .. } => {
             return Err("a system text may hold texts and images alone".to_owned());
         }
     })

@@ -11,6 +11,7 @@ use crate::prompt::{Part, Prompt};
 use crate::provider::http::Reply;
 use crate::provider::wire::{self, ANY, Row};
 use crate::provider::wire_format::Ask;
+use crate::response::Wire;
 
 /// Google's own command line takes a longer wait for a quota that is used up.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
@@ -151,11 +152,14 @@ fn names_objects(ask: &Ask<'_>) -> bool {
         ];
         NAMES.iter().any(|name| fields.contains_key(*name))
     }
-    let is_linked = |part: &Part| match part {
-        Part::Text { .. } | Part::ToolCall(_) | Part::ToolResult { .. } | Part::Reasoning { .. } => false,
-        Part::Image { url, .. } => !url.starts_with("data:"),
-        Part::Json { value } => is_named(value),
-    };
+    fn is_linked(part: &Part) -> bool {
+        match part {
+            Part::Native { .. } => part.on(Wire::GenerateContent).is_some_and(is_linked),
+            Part::Text { .. } | Part::ToolCall(_) | Part::ToolResult { .. } | Part::Reasoning { .. } => false,
+            Part::Image { url, .. } => !url.starts_with("data:"),
+            Part::Json { value } => is_named(value),
+        }
+    }
     let bodies = [
         Some(ask.prompt.extra()),
         Some(ask.defaults.extra()),
@@ -313,6 +317,7 @@ fn characters_in(part: &Part) -> u64 {
         Part::ToolCall(call) => characters_of(&call.arguments),
         Part::ToolResult { content, .. } => content.iter().map(characters_in).sum(),
         Part::Json { value } => texts_in(value),
+        Part::Native { .. } => part.on(Wire::GenerateContent).map_or(0, characters_in),
         Part::Image { .. } => 0,
     }
 }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::provider::content::{file, file_at, owned, source, text};
-use crate::response::{Citations, Logprobs, Media, MediaFile, Reasoning, TokenLogprob};
+use crate::response::{Citations, Logprobs, Media, MediaFile, ModelTurn, Reasoning, TokenLogprob, Wire};
 
 /// The content of the parts of a candidate.
 #[derive(Default)]
@@ -13,6 +13,7 @@ pub(super) struct Content {
     pub(super) tool_calls: Vec<Value>,
     pub(super) reasoning: Reasoning,
     pub(super) media: Media,
+    pub(super) turn: Option<Box<ModelTurn>>,
 }
 
 impl Content {
@@ -22,6 +23,7 @@ impl Content {
         let Some(Value::Array(parts)) = parts else {
             return content;
         };
+        content.turn = ModelTurn::unless_plain(Wire::GenerateContent, &parts);
         for part in parts {
             if part.get("functionCall").is_some() {
                 content.tool_calls.push(part);

@@ -147,6 +147,7 @@ fn answer(
         tool_calls,
         reasoning,
         media,
+        turn,
     } = Content::take(&mut candidate);
     let is_empty = output.trim().is_empty() && tool_calls.is_empty() && media == Media::default();
     let fail = |kind, what: &str| {
@@ -201,6 +202,7 @@ fn answer(
     metadata.finish_reason = finish_reason;
     metadata.tool_calls = tool_calls;
     metadata.reasoning = unless_empty(reasoning);
+    metadata.turn = turn;
     metadata.logprobs = unless_empty(logprobs(&candidate));
     metadata.citations = unless_empty(citations(&mut candidate));
     metadata.media = unless_empty(media);

@@ -7,7 +7,9 @@ use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 use crate::prompt::{ImageDetail, Message, Part, Prompt, Role, ToolCall};
+use crate::provider::content::NOTHING_LEFT;
 use crate::provider::openai::presets::Preset;
+use crate::response::Wire;
 
 /// The system text and the messages of a prompt.
 pub(super) struct Messages<'a> {
@@ -23,6 +25,9 @@ impl Serialize for Messages<'_> {
             list.serialize_element(&Turn::new("system", Content::Text(text)))?;
         }
         for message in self.prompt.messages() {
+            if message.content.is_empty() {
+                return Err(S::Error::custom(NOTHING_LEFT));
+            }
             if message.role == Role::Tool {
                 for part in &message.content {
                     if let Part::ToolResult { id, content, .. } = part {
@@ -31,7 +36,8 @@ impl Serialize for Messages<'_> {
                     }
                 }
             } else {
-                list.serialize_element(&self.turn(message))?;
+                let turn = self.turn(message).map_err(S::Error::custom)?;
+                list.serialize_element(&turn)?;
             }
         }
         list.end()
@@ -63,12 +69,16 @@ impl<'a> Turn<'a> {
             reasoning_details: Vec::new(),
         }
     }
+
+    fn has_more_than_content(&self) -> bool {
+        !self.tool_calls.is_empty() || self.reasoning_content.is_some() || !self.reasoning_details.is_empty()
+    }
 }
 
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Content<'a> {
-    /// A turn of calls alone.
+    /// A turn of calls or reasoning alone.
     Nothing,
     Text(&'a str),
     Parts(Vec<WirePart<'a>>),
@@ -137,7 +147,9 @@ fn part(part: &Part) -> Option<WirePart<'_>> {
             image_url: ImageUrl { url, detail: *detail },
         },
         Part::Json { value } => WirePart::Json(value),
-        Part::ToolCall(_) | Part::ToolResult { .. } | Part::Reasoning { .. } => return None,
+        Part::ToolCall(_) | Part::ToolResult { .. } | Part::Reasoning { .. } | Part::Native { .. } => {
+            return None;
+        }
     })
 }
 
@@ -147,6 +159,7 @@ fn tool_turn<'a>(id: &'a str, content: &'a [Part]) -> Result<Turn<'a>, &'static 
         return Err("a tool result has an image, but chat completions take texts alone there");
     }
     let content = match content {
+        [] => Content::Text(""),
         [Part::Text { text }] => Content::Text(text),
         parts => Content::Parts(parts.iter().filter_map(part).collect()),
     };
@@ -157,7 +170,7 @@ fn tool_turn<'a>(id: &'a str, content: &'a [Part]) -> Result<Turn<'a>, &'static 
 }
 
 impl Messages<'_> {
-    fn turn<'m>(&self, message: &'m Message) -> Turn<'m> {
+    fn turn<'m>(&self, message: &'m Message) -> Result<Turn<'m>, &'static str> {
         let role = match message.role {
             Role::Developer if self.preset.developer_role => "developer",
             Role::System | Role::Developer => "system",
@@ -168,11 +181,15 @@ impl Messages<'_> {
         // Only a server that passes the mark on takes it.
         let mark = message.cache.filter(|_| self.preset.cache_marks);
         if let ([Part::Text { text }], None) = (message.content.as_slice(), mark) {
-            return Turn::new(role, Content::Text(text));
+            return Ok(Turn::new(role, Content::Text(text)));
         }
         let mut turn = Turn::new(role, Content::Nothing);
         let mut parts = Vec::new();
-        for item in &message.content {
+        for item in message
+            .content
+            .iter()
+            .filter_map(|part| part.on(Wire::ChatCompletions))
+        {
             match item {
                 Part::ToolCall(called) => turn.tool_calls.push(call(called)),
                 Part::Json { value } if role == "assistant" && is_call(value) => {
@@ -202,10 +219,11 @@ impl Messages<'_> {
                     ..
                 },
             ] => Content::Text(text),
-            [] if !turn.tool_calls.is_empty() => Content::Nothing,
+            [] if turn.has_more_than_content() => Content::Nothing,
+            [] => return Err(NOTHING_LEFT),
             _ => Content::Parts(parts),
         };
-        turn
+        Ok(turn)
     }
 
     /// Sends back the reasoning in the form in which this kind of server sends it.
@@ -218,7 +236,10 @@ impl Messages<'_> {
     ) {
         for detail in details {
             let kind = detail.get("type").and_then(Value::as_str).unwrap_or_default();
-            if kind.starts_with("reasoning.") {
+            if let Some(Value::String(text)) = detail.get("reasoning_content") {
+                // Of a chat completion that was read as a prompt: it goes out as it was.
+                turn.reasoning_content = Some(text);
+            } else if kind.starts_with("reasoning.") {
                 turn.reasoning_details.push(detail);
             } else if kind == "thinking" && detail.get("thinking").is_some_and(Value::is_array) {
                 // Mistral's thoughts are parts of the content.

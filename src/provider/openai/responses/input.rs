@@ -2,11 +2,13 @@
 
 use std::collections::HashSet;
 
-use serde::ser::SerializeSeq as _;
+use serde::ser::{Error as _, SerializeSeq as _};
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 use crate::prompt::{ImageDetail, Message, Part, Role, ToolCall};
+use crate::provider::content::NOTHING_LEFT;
+use crate::response::Wire;
 
 /// A single text of the user, or the list of items: messages, calls and their results.
 pub(super) struct Input<'a>(pub(super) &'a [Message]);
@@ -22,7 +24,7 @@ impl Serialize for Input<'_> {
         let custom = custom_calls(self.0);
         let mut list = serializer.serialize_seq(None)?;
         for message in self.0 {
-            for item in items(message, &custom) {
+            for item in items(message, &custom).map_err(S::Error::custom)? {
                 list.serialize_element(&item)?;
             }
         }
@@ -66,6 +68,7 @@ impl<'a> Item<'a> {
 /// The calls whose input is text, which have results of a type of their own.
 fn custom_calls(messages: &[Message]) -> HashSet<&str> {
     let parts = messages.iter().flat_map(|message| &message.content);
+    let parts = parts.filter_map(|part| part.on(Wire::Responses));
     parts
         .filter_map(|part| match part {
             Part::Json { value } if value.get("type")? == "custom_tool_call" => {
@@ -77,7 +80,7 @@ fn custom_calls(messages: &[Message]) -> HashSet<&str> {
 }
 
 /// The items of a message. What is no content of a message is an item of its own.
-fn items<'a>(message: &'a Message, custom: &HashSet<&str>) -> Vec<Item<'a>> {
+fn items<'a>(message: &'a Message, custom: &HashSet<&str>) -> Result<Vec<Item<'a>>, &'static str> {
     // What the model said itself has a type of its own.
     let (role, text_type) = match message.role {
         Role::System => ("system", "input_text"),
@@ -87,11 +90,21 @@ fn items<'a>(message: &'a Message, custom: &HashSet<&str>) -> Vec<Item<'a>> {
     };
     if let [Part::Text { text }] = message.content.as_slice() {
         let content = Content::Text(text);
-        return vec![Item::message(role, content)];
+        return Ok(vec![Item::message(role, content)]);
     }
     let mut items = Vec::new();
     let mut content = Vec::new();
     for part in &message.content {
+        let is_own = matches!(
+            part,
+            Part::Native {
+                wire: Wire::Responses,
+                ..
+            }
+        );
+        let Some(part) = part.on(Wire::Responses) else {
+            continue;
+        };
         let before = items.len();
         match part {
             Part::ToolCall(ToolCall { id, name, .. }) => {
@@ -116,7 +129,7 @@ fn items<'a>(message: &'a Message, custom: &HashSet<&str>) -> Vec<Item<'a>> {
             Part::Reasoning { parts, .. } => {
                 items.extend(parts.iter().filter(|part| is_encrypted(part)).map(Item::Json))
             }
-            Part::Json { value } if is_item(value) => items.push(Item::Json(value)),
+            Part::Json { value } if is_own || is_item(value) => items.push(Item::Json(value)),
             part => content.extend(WirePart::new(part, text_type)),
         }
         if items.len() > before && !content.is_empty() {
@@ -124,15 +137,17 @@ fn items<'a>(message: &'a Message, custom: &HashSet<&str>) -> Vec<Item<'a>> {
             items.insert(before, Item::message(role, content));
         }
     }
-    let is_empty = items.is_empty() && message.role != Role::Tool;
-    if !content.is_empty() || is_empty {
+    if !content.is_empty() {
         let content = match content.as_slice() {
             [WirePart::Text { text, .. }] => Content::Text(text),
             _ => Content::Parts(content),
         };
         items.push(Item::message(role, content));
     }
-    items
+    if items.is_empty() {
+        return Err(NOTHING_LEFT);
+    }
+    Ok(items)
 }
 
 fn is_encrypted(part: &Value) -> bool {
@@ -159,6 +174,7 @@ enum Content<'a> {
 impl<'a> Content<'a> {
     fn new(parts: &'a [Part], text_type: &'static str) -> Self {
         match parts {
+            [] => Self::Text(""),
             [Part::Text { text }] => Self::Text(text),
             parts => Self::Parts(
                 parts
@@ -199,7 +215,9 @@ impl<'a> WirePart<'a> {
                 detail: *detail,
             },
             Part::Json { value } => Self::Json(value),
-            Part::ToolCall(_) | Part::ToolResult { .. } | Part::Reasoning { .. } => return None,
+            Part::ToolCall(_) | Part::ToolResult { .. } | Part::Reasoning { .. } | Part::Native { .. } => {
+                return None;
+            }
         })
     }
 }

@@ -11,7 +11,9 @@ use crate::provider::openai::reply::{Reading, refused, says_error};
 use crate::provider::openai::usage;
 use crate::provider::openai::usage::billed_apart;
 use crate::provider::reply::with_usage;
-use crate::response::{BilledApart, FinishReason, LlmResponse, Media, MediaFile, Reasoning};
+use crate::response::{
+    BilledApart, CALL_FIELDS, FinishReason, LlmResponse, Media, MediaFile, ModelTurn, Reasoning, Wire,
+};
 
 const WHAT: &str = "response";
 
@@ -60,6 +62,8 @@ fn answer(mut body: Json<'_>, reading: Reading<'_>) -> Result<LlmResponse, LlmEr
         return Err(reading.unreadable(WHAT, "it has no output"));
     };
     let apart = tool_calls_billed_apart(&items);
+    let turn =
+        (!is_plain(&items)).then(|| ModelTurn::new(Wire::Responses, items.iter().map(Value::from).collect()));
     let Output {
         mut text,
         refusal,
@@ -102,6 +106,7 @@ fn answer(mut body: Json<'_>, reading: Reading<'_>) -> Result<LlmResponse, LlmEr
     metadata.finish_reason = Some(finish_reason);
     metadata.tool_calls = tool_calls;
     metadata.reasoning = unless_empty(reasoning);
+    metadata.turn = turn;
     metadata.logprobs = logprobs(&tokens.into());
     metadata.citations = unless_empty(citations(annotations));
     metadata.media = unless_empty(media);
@@ -113,6 +118,24 @@ fn answer(mut body: Json<'_>, reading: Reading<'_>) -> Result<LlmResponse, LlmEr
         apart.note_in(&mut metadata);
     }
     Ok(LlmResponse::new(text).with_metadata(metadata))
+}
+
+/// Returns `true` if reasoning, text and calls say all, in this order: the turn need not be kept beside them.
+fn is_plain(items: &[Json<'_>]) -> bool {
+    let has_only = |item: &Json<'_>, names: &[&str]| match item {
+        Json::Object(fields) => {
+            (fields.iter()).all(|(name, value)| names.contains(&name.as_str()) || value.is_null())
+        }
+        _ => false,
+    };
+    let place = |item: &Json<'_>| match text(item, "type") {
+        "reasoning" => Some(0),
+        "message" if text(item, "phase").is_empty() => Some(1),
+        "function_call" if has_only(item, CALL_FIELDS) => Some(2),
+        "custom_tool_call" => Some(2),
+        _ => None,
+    };
+    items.iter().all(|item| place(item).is_some()) && items.iter().is_sorted_by_key(place)
 }
 
 /// The calls of OpenAI's own tools that are billed by the call or the session; none if there were none.

@@ -30,6 +30,7 @@ fn texts_of(part: &Part) -> Vec<&str> {
         Part::Text { text } => vec![text],
         Part::ToolResult { content, .. } => content.iter().flat_map(texts_of).collect(),
         Part::Json { value } => value.get("text").and_then(Value::as_str).into_iter().collect(),
+        Part::Native { elsewhere, .. } => elsewhere.as_deref().map_or_else(Vec::new, texts_of),
         Part::Image { .. } | Part::ToolCall(_) | Part::Reasoning { .. } => Vec::new(),
     }
 }
