@@ -110,7 +110,7 @@ impl Prompt {
                         .map(|(number, value)| tool(value, &format!("tools[{number}]")))
                         .collect::<Result<_, _>>()?;
                 }
-                "tool_choice" => match choice(&value) {
+                "tool_choice" => match choice(&value)? {
                     Some(choice) => data.tool_choice = Some(choice),
                     // Other choices are those of chat completions alone.
                     None => drop(data.chat_fields.insert(name, value)),
@@ -279,13 +279,9 @@ fn message(value: Value, at: &str) -> Result<Message, LlmError> {
         Role::Assistant => {
             if let Some(text) = take(&mut fields, "reasoning_content") {
                 let text = self::text(text, &format!("{at}.reasoning_content"))?;
-                content.insert(
-                    0,
-                    Part::Reasoning {
-                        text,
-                        parts: Vec::new(),
-                    },
-                );
+                // Chat completions take it back as it is, at whichever server.
+                let parts = vec![serde_json::json!({ "reasoning_content": text })];
+                content.insert(0, Part::Reasoning { text, parts });
             }
             if let Some(parts) = take(&mut fields, "reasoning_details") {
                 let parts = list(parts, &format!("{at}.reasoning_details"))?;
@@ -412,18 +408,26 @@ fn function_of(value: Value, at: &str) -> Result<Tool, LlmError> {
     Ok(tool)
 }
 
-fn choice(value: &Value) -> Option<ToolChoice> {
-    Some(match value {
+fn choice(value: &Value) -> Result<Option<ToolChoice>, LlmError> {
+    let at = "tool_choice";
+    Ok(match value {
         Value::String(word) => match word.as_str() {
-            "auto" => ToolChoice::Auto,
-            "none" => ToolChoice::None,
-            "required" => ToolChoice::Required,
-            _ => return None,
+            "auto" => Some(ToolChoice::Auto),
+            "none" => Some(ToolChoice::None),
+            "required" => Some(ToolChoice::Required),
+            _ => None,
         },
-        value if value["type"] == "function" => {
-            ToolChoice::Tool(value.pointer("/function/name")?.as_str()?.to_owned())
+        Value::Object(fields) if value["type"] == "function" => {
+            let mut fields = fields.clone();
+            fields.remove("type");
+            let function_at = "tool_choice.function";
+            let mut function = object(fields.remove("function").unwrap_or_default(), function_at)?;
+            let name = take_text(&mut function, function_at, "name")?;
+            nothing_left(&function, function_at)?;
+            nothing_left(&fields, at)?;
+            Some(ToolChoice::Tool(name))
         }
-        _ => return None,
+        _ => None,
     })
 }
 

@@ -237,3 +237,55 @@ fn what_cannot_be_read_is_named() {
         assert!(error.to_string().contains(place), "{body}: {error}");
     }
 }
+
+#[test]
+fn reasoning_and_empty_results_come_back() {
+    let body = json!({"model": "m", "messages": [
+        {"role": "user", "content": "x"},
+        {"role": "assistant", "content": "y", "reasoning_content": "R"},
+        {"role": "user", "content": "x"},
+        {"role": "assistant", "content": null, "reasoning_content": "S", "tool_calls": [
+            {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]},
+        {"role": "tool", "tool_call_id": "c1", "content": ""},
+        {"role": "assistant", "content": null, "reasoning_content": "T"},
+    ]});
+    let chat = openai().chat("other");
+    assert_eq!(sent(&chat, &prompt(body.clone())), body);
+    let mut without = body.clone();
+    without["messages"][4]["content"] = Value::Null;
+    assert_eq!(sent(&chat, &prompt(without)), body);
+    // Plain reasoning means nothing to another provider, and alone it is not a turn.
+    let anthropic = Anthropic::builder().base_url(NOWHERE).build().unwrap().model("m");
+    let error = anthropic.request_body(&prompt(body.clone())).unwrap_err();
+    assert!(error.to_string().contains("no content"), "{error}");
+    let mut shorter = body;
+    shorter["messages"].as_array_mut().unwrap().pop();
+    let messages = sent(&anthropic, &prompt(shorter));
+    assert_eq!(
+        messages["messages"][1]["content"],
+        json!([{"type": "text", "text": "y"}])
+    );
+}
+
+#[test]
+fn a_choice_with_more_than_a_name_is_an_error() {
+    let messages = json!([{"role": "user", "content": "x"}]);
+    for (choice, place) in [
+        (
+            json!({"type": "function", "function": {"name": "f", "colour": 1}}),
+            "`tool_choice.function.colour`",
+        ),
+        (
+            json!({"type": "function", "function": {"name": "f"}, "mode": "auto"}),
+            "`tool_choice.mode`",
+        ),
+        (
+            json!({"type": "function", "function": {}}),
+            "`tool_choice.function.name`",
+        ),
+    ] {
+        let body = json!({"messages": messages, "tool_choice": choice});
+        let error = Prompt::from_chat_request(fields(body)).unwrap_err();
+        assert!(error.to_string().contains(place), "{error}");
+    }
+}
