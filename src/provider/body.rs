@@ -103,10 +103,8 @@ impl<'a, M: SerializeMap> Fields<'a, M> {
 
     /// Writes the fields of a chat completion that a prompt has no word for, as far as the wire has them.
     #[cfg(feature = "openai")]
-    pub(super) fn chat_fields(&mut self, sent: impl Fn(&str) -> bool) -> Result<(), M::Error> {
-        let (own, defaults) = (self.prompt.chat_fields(), self.defaults.chat_fields());
-        let defaults = defaults.iter().filter(|(name, _)| !own.contains_key(*name));
-        for (name, value) in defaults.chain(own).filter(|(name, _)| sent(name)) {
+    pub(super) fn chat_fields(&mut self, ask: &Ask<'_>, sent: impl Fn(&str) -> bool) -> Result<(), M::Error> {
+        for (name, value) in ask.chat_fields().filter(|(name, _)| sent(name)) {
             self.set(name, Some(value))?;
         }
         Ok(())

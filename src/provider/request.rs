@@ -100,14 +100,12 @@ pub(super) fn arguments(call: &ToolCall) -> Result<&RawValue, LlmError> {
 /// Refuses the fields of a chat completion that another wire does not have, but for those that say nothing.
 #[cfg(any(feature = "openai", feature = "anthropic", feature = "gemini"))]
 pub(super) fn check_chat_fields(ask: &Ask<'_>, shared: &[&str], provider: &str) -> Result<(), LlmError> {
-    let fields = [ask.prompt.chat_fields(), ask.defaults.chat_fields()];
     let is_lost = |name: &str, value| !shared.contains(&name) && !says_nothing(name, value);
-    let mut fields = fields.into_iter().flatten();
-    match fields.find(|(name, value)| is_lost(name, value)) {
+    match ask.chat_fields().find(|(name, value)| is_lost(name, value)) {
         None => Ok(()),
         Some((name, _)) => Err(refuse(format!(
-            "`{name}` is a field of chat completions, for which {provider} has no word; leave it out, or ask a model by \
-             chat completions"
+            "`{name}` is a field of chat completions, which is not translated for {provider}; leave it out, set \
+             {provider}'s own field by `with_extra`, or ask a model by chat completions"
         ))),
     }
 }

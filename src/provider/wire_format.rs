@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use reqwest::Url;
+use serde_json::Value;
 
 use super::http::Reply;
 use super::settings::Client;
@@ -34,11 +35,19 @@ pub(crate) struct Ask<'a> {
 
 impl<'a> Ask<'a> {
     /// The schema that the answer has to follow; none for a raw body, whose meaning is the user's.
-    pub(crate) fn output_schema(&self) -> Option<&'a serde_json::Value> {
+    pub(crate) fn output_schema(&self) -> Option<&'a Value> {
         match self.prompt.raw_body() {
             Some(_) => None,
-            None => self.prompt.output_schema().or(self.defaults.output_schema()),
+            None => self
+                .prompt
+                .output_schema()
+                .or_else(|| self.default_for("response_format")?.output_schema()),
         }
+    }
+
+    /// The defaults, unless the prompt has a field of a chat completion in the place of their word.
+    fn default_for(&self, name: &str) -> Option<&'a Prompt> {
+        (!self.prompt.chat_fields().contains_key(name)).then_some(self.defaults)
     }
 
     /// What the user says of that schema beside it, for OpenAI's wires.
@@ -59,7 +68,9 @@ impl<'a> Ask<'a> {
     }
 
     pub(crate) fn tool_choice(&self) -> Option<&'a ToolChoice> {
-        self.prompt.tool_choice().or(self.defaults.tool_choice())
+        self.prompt
+            .tool_choice()
+            .or_else(|| self.default_for("tool_choice")?.tool_choice())
     }
 
     pub(crate) fn parallel_tool_calls(&self) -> Option<bool> {
@@ -73,10 +84,19 @@ impl<'a> Ask<'a> {
             .or(self.defaults.reasoning_effort())
     }
 
-    /// Returns `true` if a field of a chat completion has this name.
-    #[cfg(feature = "openai")]
-    pub(crate) fn has_chat_field(&self, name: &str) -> bool {
-        self.prompt.chat_fields().contains_key(name) || self.defaults.chat_fields().contains_key(name)
+    /// The fields that only chat completions have: those of the prompt, and those of the defaults in whose place the prompt
+    /// has nothing.
+    pub(crate) fn chat_fields(&self) -> impl Iterator<Item = (&'a String, &'a Value)> + use<'a> {
+        let own = self.prompt.chat_fields();
+        let (has_schema, has_choice) = (self.output_schema().is_some(), self.tool_choice().is_some());
+        let is_replaced = move |name: &str| match name {
+            "response_format" => has_schema,
+            "tool_choice" => has_choice,
+            _ => false,
+        };
+        let defaults = self.defaults.chat_fields().iter();
+        let defaults = defaults.filter(|(name, _)| !own.contains_key(*name));
+        defaults.chain(own).filter(move |(name, _)| !is_replaced(name))
     }
 }
 

@@ -17,6 +17,7 @@ mod from_chat;
 mod gemini;
 mod happy_path;
 mod in_process;
+mod precedence;
 mod presets;
 mod replies;
 mod requests;

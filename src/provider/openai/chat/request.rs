@@ -113,7 +113,7 @@ impl Body<'_> {
         )?;
         fields.set("parallel_tool_calls", self.ask.parallel_tool_calls())?;
         fields.set("reasoning_effort", self.effort)?;
-        fields.chat_fields(|_| true)?;
+        fields.chat_fields(&self.ask, |_| true)?;
         if streamed {
             fields.set("stream", Some(true))?;
             fields.set("stream_options", self.preset.stream_options.then(stream_options))?;

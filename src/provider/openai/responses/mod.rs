@@ -47,10 +47,8 @@ impl fmt::Debug for ResponsesFormat {
 fn check(ask: &Ask<'_>) -> Result<(), LlmError> {
     let Ask { prompt, defaults, .. } = ask;
     let is_background = |fields: &serde_json::Map<_, _>| fields.get("background") == Some(&Value::Bool(true));
-    if prompt.raw_body().is_some_and(is_background)
-        || is_background(prompt.extra())
-        || is_background(defaults.extra())
-    {
+    let below = prompt.raw_body().unwrap_or(defaults.extra());
+    if is_background(prompt.extra()) || is_background(below) {
         let message = "`background` is set, but the answer is awaited in the same call; remove it";
         return Err(refuse(message));
     }

@@ -99,9 +99,9 @@ impl Body<'_> {
             // What the next turn has to send back, as nothing is kept.
             fields.set("include", Some(["reasoning.encrypted_content"]))?;
         }
-        fields.chat_fields(|name| SHARED.contains(&name))?;
+        fields.chat_fields(&self.ask, |name| SHARED.contains(&name))?;
         // By default OpenAI keeps every response for 30 days, to be fetched or continued. Here neither happens.
-        if !self.ask.has_chat_field("store") {
+        if !self.ask.chat_fields().any(|(name, _)| name == "store") {
             fields.set("store", Some(false))?;
         }
         if streamed {
