@@ -10,6 +10,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::HeaderMap;
 use reqwest::Url;
+use serde_json::{Map, Value};
 use tower_service::Service;
 
 use super::http::Reply;
@@ -121,7 +122,7 @@ impl Model {
 
     /// The model that a prompt is sent to: a field of its body has the last word.
     fn model_of<'a>(&'a self, prompt: &'a Prompt) -> &'a str {
-        let field = |fields: &'a serde_json::Map<String, serde_json::Value>| fields.get("model")?.as_str();
+        let field = |fields: &'a Map<String, Value>| fields.get("model")?.as_str();
         let own = field(prompt.extra());
         match prompt.raw_body() {
             Some(raw) => own.or_else(|| prompt.model()).or_else(|| field(raw)),
@@ -162,10 +163,9 @@ impl Model {
     }
 
     fn body(&self, ask: &Ask<'_>) -> Result<Vec<u8>, LlmError> {
-        let streamed =
-            |fields: &serde_json::Map<_, _>| fields.get("stream") == Some(&serde_json::Value::Bool(true));
-        let raw = ask.prompt.raw_body().is_some_and(streamed);
-        if !ask.streamed && (raw || streamed(ask.prompt.extra()) || streamed(ask.defaults.extra())) {
+        let streamed = |fields: &Map<String, Value>| fields.get("stream") == Some(&Value::Bool(true));
+        let below = ask.prompt.raw_body().unwrap_or(ask.defaults.extra());
+        if !ask.streamed && (streamed(ask.prompt.extra()) || streamed(below)) {
             let message =
                 "`stream` is set, but replies are read whole; remove it, or use `Model::with_streaming`";
             return Err(refuse(message));
@@ -305,10 +305,14 @@ impl Model {
         }
     }
 
-    /// The headers of the prompt, and those of the defaults that it does not set.
+    /// The headers of the prompt, and those of the defaults that it does not set. A raw body has no defaults.
     fn headers(&self, ask: &Ask<'_>) -> Result<HeaderMap, LlmError> {
-        let headers = ask.defaults.headers().iter().chain(ask.prompt.headers().iter());
-        self.wire.client().http.own_headers(headers)
+        let defaults = ask.defaults.headers().iter();
+        let defaults = defaults.filter(|_| ask.prompt.raw_body().is_none());
+        self.wire
+            .client()
+            .http
+            .own_headers(defaults.chain(ask.prompt.headers().iter()))
     }
 
     async fn post(
@@ -356,16 +360,28 @@ impl Model {
 }
 
 /// Returns `true` if the request asks for more than one answer.
-fn asks_for_several(ask: &Ask<'_>) -> bool {
-    let own = ask.prompt.raw_body().unwrap_or(ask.defaults.extra());
-    let field = |name| ask.prompt.extra().get(name).or_else(|| own.get(name));
-    let config = field("generationConfig");
-    let chat = ask.prompt.chat_fields().get("n");
+fn asks_for_several<'a>(ask: &Ask<'a>) -> bool {
+    let (raw, extra) = (ask.prompt.raw_body(), ask.prompt.extra());
+    let below = raw.unwrap_or(ask.defaults.extra());
+    let chat = || {
+        let mut fields = ask.chat_fields().filter(|_| raw.is_none());
+        fields.find_map(|(name, value)| (name == "n").then_some(value))
+    };
+    let of_config = |fields: &'a Map<String, Value>| {
+        fields
+            .get("generationConfig")
+            .map(|config| config.get("candidateCount"))
+    };
+    let candidates = match (of_config(extra), of_config(below)) {
+        // The extra field replaces that of a raw body, and is laid over that of the defaults.
+        (Some(own), Some(below)) if raw.is_none() => own.or(below),
+        (own, below) => own.or(below).flatten(),
+    };
     let counts = [
-        field("n").or(chat),
-        config.and_then(|config| config.get("candidateCount")),
+        extra.get("n").or_else(|| below.get("n")).or_else(chat),
+        candidates,
     ];
-    let is_several = |count: &serde_json::Value| count.as_f64().is_some_and(|count| count > 1.0);
+    let is_several = |count: &Value| count.as_f64().is_some_and(|count| count > 1.0);
     counts.into_iter().flatten().any(is_several)
 }
 
