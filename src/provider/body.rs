@@ -54,6 +54,29 @@ impl Serialize for RawBody<'_> {
     }
 }
 
+/// The fields of Gemini's `thinkingConfig` that exclude each other.
+const THINKING_AMOUNT: [&str; 2] = ["thinkingBudget", "thinkingLevel"];
+
+/// Lays the user's fields over ours. Settings in an object inside count one by one, too, as far as they go together; a schema
+/// is one value.
+pub(super) fn lay_over(ours: &mut Map<String, Value>, more: &Map<String, Value>) {
+    for (name, value) in more {
+        match (name.as_str(), ours.get_mut(name), value) {
+            ("thinkingConfig", Some(Value::Object(ours)), Value::Object(more)) => {
+                if THINKING_AMOUNT.iter().any(|amount| more.contains_key(*amount)) {
+                    ours.retain(|name, _| !THINKING_AMOUNT.contains(&name.as_str()));
+                }
+                ours.extend(more.clone());
+            }
+            // One of another type has other fields.
+            ("format", Some(Value::Object(ours)), Value::Object(more)) if !more.contains_key("type") => {
+                ours.extend(more.clone());
+            }
+            _ => drop(ours.insert(name.clone(), value.clone())),
+        }
+    }
+}
+
 /// Writes fields, except those that an extra field of the same name replaces; these come last.
 #[cfg(any(feature = "openai", feature = "gemini"))]
 pub(super) struct Fields<'a, M> {
@@ -83,8 +106,8 @@ impl<'a, M: SerializeMap> Fields<'a, M> {
         }
     }
 
-    /// Writes an object over which the fields of the extra objects of the same name are laid, so that all count. Where such a
-    /// field is not an object, the user's word stands.
+    /// Writes an object over which the fields of the extra objects of the same name are [laid](lay_over), so that all count.
+    /// Where such a field is not an object, the user's word stands.
     pub(super) fn merge(&mut self, name: &'static str, mut ours: Map<String, Value>) -> Result<(), M::Error> {
         let default = self.defaults.extra().get(name);
         let own = self.prompt.extra().get(name);
@@ -92,7 +115,7 @@ impl<'a, M: SerializeMap> Fields<'a, M> {
             return Ok(());
         }
         for fields in [default, own].into_iter().flatten().filter_map(Value::as_object) {
-            ours.extend(fields.clone());
+            lay_over(&mut ours, fields);
         }
         if !ours.is_empty() {
             self.map.serialize_entry(name, &ours)?;

@@ -44,20 +44,35 @@ pub(super) fn check(ask: &Ask<'_>) -> Result<(), LlmError> {
     )))
 }
 
-/// A raw body has its own fields for these.
+/// A raw body has its own fields for these, of names that are not known here.
 fn check_raw(prompt: &Prompt) -> Result<(), LlmError> {
     let set = [
+        ("messages", !prompt.messages().is_empty()),
+        ("a system text", prompt.system().is_some()),
+        ("a temperature", prompt.temperature().is_some()),
+        ("`top_p`", prompt.top_p().is_some()),
+        ("a limit of output tokens", prompt.max_output_tokens().is_some()),
+        ("stop sequences", !prompt.stop().is_empty()),
+        ("a seed", prompt.seed().is_some()),
+        ("an output schema", prompt.output_schema().is_some()),
         ("tools", !prompt.tools().is_empty()),
         ("a tool choice", prompt.tool_choice().is_some()),
         ("parallel tool calls", prompt.parallel_tool_calls().is_some()),
         ("a reasoning effort", prompt.reasoning_effort().is_some()),
+        ("fields of a chat completion", !prompt.chat_fields().is_empty()),
     ];
-    match set.into_iter().find(|(_, is_set)| *is_set) {
-        None => Ok(()),
-        Some((what, _)) => Err(refuse(format!(
-            "{what} cannot be set beside a raw body; put it into the body, or set an extra field"
-        ))),
+    let set: Vec<_> = set
+        .into_iter()
+        .filter_map(|(what, is_set)| is_set.then_some(what))
+        .collect();
+    if set.is_empty() {
+        return Ok(());
     }
+    Err(refuse(format!(
+        "a raw body is sent as it is, and cannot have beside it: {}; put it into the body, or set the body's own field by \
+         `with_extra`",
+        set.join(", ")
+    )))
 }
 
 fn check_message(message: &Message) -> Result<(), LlmError> {

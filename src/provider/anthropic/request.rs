@@ -10,7 +10,7 @@ use super::options::{Options, SMALLEST_THINKING_BUDGET, Thinking};
 use super::turns;
 use crate::error::LlmError;
 use crate::prompt::{Message, ReasoningEffort, Role, Tool, ToolChoice};
-use crate::provider::body::RawBody;
+use crate::provider::body::{RawBody, lay_over};
 use crate::provider::request::{check_chat_fields, refuse, write};
 use crate::provider::wire::schema::{Dialect, for_wire};
 use crate::provider::wire_format::Ask;
@@ -85,13 +85,6 @@ fn prompt_body(ask: &Ask<'_>, options: &Options) -> Result<Body, LlmError> {
         Some(Thinking::Enabled { budget_tokens }) => budget_tokens,
         _ => 0,
     };
-    if let (Some(limit), Some(ReasoningEffort::Tokens(tokens))) = (max_tokens, ask.reasoning_effort())
-        && limit <= tokens
-    {
-        return Err(refuse(format!(
-            "the limit of {limit} output tokens leaves no room beside {tokens} tokens for reasoning; raise it"
-        )));
-    }
     let max_tokens = max_tokens.unwrap_or_else(|| DEFAULT_MAX_TOKENS.saturating_add(budget));
     set("max_tokens", max_tokens.into());
     let (first, messages) = leading(prompt.messages());
@@ -148,12 +141,31 @@ fn prompt_body(ask: &Ask<'_>, options: &Options) -> Result<Body, LlmError> {
         match (body.get_mut(name), value) {
             // Merged, so that the schema in it is kept.
             (Some(Value::Object(ours)), Value::Object(more)) if name == "output_config" => {
+                lay_over(ours, more);
+            }
+            // One of another type has other fields.
+            (Some(Value::Object(ours)), Value::Object(more))
+                if name == "thinking" && !more.contains_key("type") =>
+            {
                 ours.extend(more.clone());
             }
             _ => {
                 body.insert(name.clone(), value.clone());
             }
         }
+    }
+    // Extra fields may have changed both.
+    let limit = body.get("max_tokens").and_then(Value::as_u64);
+    let budget = body
+        .get("thinking")
+        .and_then(|thinking| thinking["budget_tokens"].as_u64());
+    if let (Some(limit), Some(tokens), Some(ReasoningEffort::Tokens(_))) =
+        (limit, budget, ask.reasoning_effort())
+        && limit <= tokens
+    {
+        return Err(refuse(format!(
+            "the limit of {limit} output tokens leaves no room beside {tokens} tokens for reasoning; raise it"
+        )));
     }
     let is_replaced = prompt.extra().contains_key("messages") || defaults.extra().contains_key("messages");
     Ok(Body {

@@ -57,7 +57,8 @@ pub fn models<M: Into<String>>(models: impl IntoIterator<Item = M>) -> LadderLay
 ///
 /// It writes [`Prompt::with_temperature`](crate::Prompt::with_temperature) into every request. Zero first is the usual
 /// ladder: a model that is asked again in the same words at temperature 0 tends to repeat its mistake. Some models refuse any
-/// temperature. The rules of escalation are at [`Escalate`](super::Escalate).
+/// temperature. The rules of escalation are at [`Escalate`](super::Escalate). A prompt with a
+/// [raw body](crate::Prompt::raw) takes no temperature beside it, and fails unsent.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), llm_batch::BoxError> {

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use serde::{Serialize, Serializer};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::messages::Messages;
 use crate::provider::body::{Fields, RawBody};
@@ -43,7 +43,10 @@ impl Serialize for Body<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self.ask.prompt.raw_body() {
             Some(raw) => {
-                let for_stream = [("stream", json!(true)), ("stream_options", stream_options())];
+                let for_stream = [
+                    ("stream", json!(true)),
+                    ("stream_options", stream_options().into()),
+                ];
                 let asks_for_usage = usize::from(self.preset.stream_options);
                 RawBody {
                     ask: &self.ask,
@@ -63,8 +66,8 @@ impl Serialize for Body<'_> {
 }
 
 /// Without it OpenAI's stream reports no usage. Most servers that always do ignore it.
-fn stream_options() -> Value {
-    json!({ "include_usage": true })
+fn stream_options() -> Map<String, Value> {
+    Map::from_iter([("include_usage".to_owned(), Value::Bool(true))])
 }
 
 impl Body<'_> {
@@ -116,7 +119,9 @@ impl Body<'_> {
         fields.chat_fields(&self.ask, |_| true)?;
         if streamed {
             fields.set("stream", Some(true))?;
-            fields.set("stream_options", self.preset.stream_options.then(stream_options))?;
+            if self.preset.stream_options {
+                fields.merge("stream_options", stream_options())?;
+            }
         }
         fields.end(|_| true)
     }
