@@ -4,14 +4,31 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+/// The header by which a provider gives a request that it knows the answer from before.
+pub(crate) const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
 /// Names and values as the user wrote them. They are checked when the prompt is sent.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(crate) struct Headers(Vec<(String, String)>);
 
 impl Headers {
-    pub(super) fn push(&mut self, name: String, value: String) {
+    /// Sets a header in place of one of the same name.
+    pub(super) fn set(&mut self, name: String, value: String) {
+        self.remove(&name);
         self.0.push((name, value));
+    }
+
+    pub(super) fn remove(&mut self, name: &str) {
+        self.0.retain(|(other, _)| !other.eq_ignore_ascii_case(name));
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.names().any(|other| other.eq_ignore_ascii_case(name))
+    }
+
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|(name, _)| name.as_str())
     }
 
     pub(super) const fn is_empty(&self) -> bool {

@@ -12,6 +12,8 @@ use std::sync::Arc;
 #[cfg(feature = "reqwest")]
 pub(crate) use self::from_chat::says_nothing;
 pub(crate) use self::headers::Headers;
+#[cfg(any(feature = "reqwest", feature = "structured"))]
+pub(crate) use self::headers::IDEMPOTENCY_KEY;
 pub use self::message::{CacheTtl, ImageDetail, Message, Part, Role};
 pub use self::reasoning::ReasoningEffort;
 pub use self::tool::{Tool, ToolCall, ToolChoice};
@@ -100,6 +102,9 @@ impl Prompt {
 
     /// A request body in the provider's own dialect, sent as it is, unknown fields too; fields set on the prompt
     /// besides ([`with_model`](Self::with_model), [`with_extra`](Self::with_extra)) replace those of the body.
+    ///
+    /// It may have [headers](Self::with_header). All else that is set on it (messages, a temperature, a schema) would not be
+    /// sent, and fails unsent as [`InvalidRequest`](crate::ErrorKind::InvalidRequest).
     pub fn raw(body: Map<String, Value>) -> Self {
         let mut prompt = Self::default();
         prompt.data_mut().raw_body = Some(body);
@@ -222,15 +227,43 @@ impl Prompt {
         self
     }
 
-    /// Adds a header to every request for this prompt, such as `Idempotency-Key`: all attempts of it have the same.
+    /// Sets a header of every request for this prompt, in place of one of the same name. Several values of one header, such as
+    /// `anthropic-beta`, are one text, with commas between.
     ///
-    /// Its value is not shown by `Debug`; it is part of the prompt's JSON, and of its key in a cache of answers. A header that the client itself sends (authentication, content type, those of its
-    /// builder) cannot be replaced; such a prompt fails unsent as [`InvalidRequest`](crate::ErrorKind::InvalidRequest), and so
-    /// does one with a malformed header.
+    /// All attempts have the same headers, so an `Idempotency-Key` stands for one answer. Recipes that change the prompt to ask
+    /// again ([`feedback`](crate::recipe::feedback), [`partial`](crate::recipe::partial())) drop that key, as providers refuse it with
+    /// another body; a change of your own needs [`without_header`](Self::without_header).
+    ///
+    /// Its value is not shown by `Debug`; it is part of the prompt's JSON, and of its key in a cache of answers. A header that
+    /// the client itself sends (authentication, content type, `User-Agent`, those of its builder) cannot be replaced; such a
+    /// prompt fails unsent as [`InvalidRequest`](crate::ErrorKind::InvalidRequest), and so does one with a malformed header.
+    ///
+    /// ```
+    /// use llm_batch::Prompt;
+    ///
+    /// let prompt = Prompt::new("Hello").with_header("Idempotency-Key", "row-7").with_header("x-team", "search");
+    /// let other = prompt.clone().with_system("Be brief.").without_header("idempotency-key");
+    /// assert_eq!(prompt.header_names().collect::<Vec<_>>(), ["Idempotency-Key", "x-team"]);
+    /// assert_eq!(other.header_names().collect::<Vec<_>>(), ["x-team"]);
+    /// ```
     #[must_use]
     pub fn with_header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
-        self.data_mut().headers.push(name.into(), value.into());
+        self.data_mut().headers.set(name.into(), value.into());
         self
+    }
+
+    /// Takes a header of [`with_header`](Self::with_header) back. Names are compared without regard to case.
+    #[must_use]
+    pub fn without_header(mut self, name: &str) -> Self {
+        self.remove_header(name);
+        self
+    }
+
+    /// The same in place.
+    pub(crate) fn remove_header(&mut self, name: &str) {
+        if self.data.headers.has(name) {
+            self.data_mut().headers.remove(name);
+        }
     }
 
     /// Adds a field to the request body as it is, over whatever the provider would send under that name.
@@ -308,6 +341,11 @@ impl Prompt {
     /// How much the model reasons.
     pub fn reasoning_effort(&self) -> Option<ReasoningEffort> {
         self.data.reasoning_effort
+    }
+
+    /// The names of the headers of its requests, as they were set. Their values, which may be secrets, are not shown.
+    pub fn header_names(&self) -> impl Iterator<Item = &str> {
+        self.data.headers.names()
     }
 
     /// The headers of its requests.

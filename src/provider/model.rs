@@ -20,7 +20,7 @@ use super::wire;
 use super::wire_format::{Ask, WireFormat};
 use crate::error::{Delivery, Disposition, ErrorKind, LlmError, ReportedQuota};
 use crate::item::{CallContext, CallGuard};
-use crate::prompt::Prompt;
+use crate::prompt::{IDEMPOTENCY_KEY, Prompt};
 use crate::request::LlmRequest;
 use crate::response::LlmResponse;
 use crate::telemetry;
@@ -258,7 +258,7 @@ impl Model {
                     before = Some(reply);
                     continuations += 1;
                     // The next part is another request.
-                    headers.remove("idempotency-key");
+                    headers.remove(IDEMPOTENCY_KEY);
                 }
                 _ => return (self.read(&reply, ask), quota),
             }

@@ -723,6 +723,11 @@ async fn headers_of_a_prompt_are_sent_with_every_attempt_and_replace_none_of_the
         ("X-API-Key", "x"),
         ("x-team", "other"),
         ("Content-Type", "text/plain"),
+        ("User-Agent", "other"),
+        ("Keep-Alive", "timeout=5"),
+        ("Proxy-Connection", "close"),
+        ("Trailer", "x-sum"),
+        ("Upgrade", "h2c"),
         ("two words", "x"),
         ("x-fine", "a\nb"),
     ] {
@@ -736,6 +741,21 @@ async fn headers_of_a_prompt_are_sent_with_every_attempt_and_replace_none_of_the
         assert!(error.to_string().contains(&format!("{name:?}")), "{error}");
     }
     assert_eq!(server.received().len(), 1);
+    // A header of the same name is set anew.
+    let prompt = Prompt::new("x")
+        .with_header("X-Beta", "a")
+        .with_header("x-run", "2")
+        .with_header("x-beta", "a,b");
+    assert_eq!(prompt.header_names().collect::<Vec<_>>(), ["x-run", "x-beta"]);
+    let _ = model
+        .clone()
+        .oneshot(LlmRequest::new(prompt.without_header("X-Run")))
+        .await;
+    let sent = server.received().pop().unwrap();
+    assert_eq!(
+        (sent.header("x-beta"), sent.header("x-run")),
+        (Some("a,b"), None)
+    );
     // Those of a strategy count where a prompt has none of the name.
     let shared = model.with_defaults(
         Prompt::default()

@@ -34,8 +34,8 @@ const MAX_REDIRECTS: usize = 3;
 const MAX_HEADERS: usize = 1_000;
 
 /// Headers that a prompt cannot set: those of authentication, wherever a server takes it, and those that belong to the
-/// connection and the body.
-const RESERVED: [&str; 16] = [
+/// client, the connection and the body.
+const RESERVED: [&str; 21] = [
     "accept",
     "accept-encoding",
     "api-key",
@@ -47,9 +47,14 @@ const RESERVED: [&str; 16] = [
     "cookie",
     "expect",
     "host",
+    "keep-alive",
     "proxy-authorization",
+    "proxy-connection",
     "te",
+    "trailer",
     "transfer-encoding",
+    "upgrade",
+    "user-agent",
     "x-api-key",
     "x-goog-api-key",
 ];
