@@ -373,26 +373,32 @@ fn a_hangup_ends_a_run_in_good_order_unless_it_is_ignored() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out.jsonl");
     let input = "prompt\n".repeat(400);
-    let more = ["-o", out.to_str().unwrap(), "--resume"];
-    let child = start(provider.arguments(more), Some(&input));
+    // These tests may themselves run under `nohup`.
+    let by = |wrapper: &str, wrapped: &[&str], arguments: Vec<String>| {
+        let mut command = std::process::Command::new(wrapper);
+        command
+            .args(wrapped)
+            .arg(env!("CARGO_BIN_EXE_llm-batch"))
+            .args(arguments)
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        std::io::Write::write_all(&mut stdin, input.as_bytes()).unwrap();
+        child
+    };
+    let arguments = provider.arguments(["-o", out.to_str().unwrap(), "--resume"]);
+    let child = by("env", &["--default-signal=HUP"], arguments);
     wait_until("rows", || lines_of(&out) >= 10);
     signal(&child, "HUP");
     finish(child).code(130).says("with --resume");
 
     // As `nohup` starts it.
-    let mut command = std::process::Command::new("sh");
-    let script = r#"trap '' HUP; exec "$@""#;
-    let mut arguments = provider.arguments(["--limit", "60", "-q"]);
-    arguments.insert(0, env!("CARGO_BIN_EXE_llm-batch").to_owned());
-    let child = command
-        .args(["-c", script, "sh"])
-        .args(arguments)
-        .stdin(std::process::Stdio::piped())
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped());
-    let mut child = child.spawn().unwrap();
-    std::io::Write::write_all(&mut child.stdin.take().unwrap(), input.as_bytes()).unwrap();
-    wait_until("calls", || provider.ledger().received > 0);
+    let before = provider.ledger().received;
+    let arguments = provider.arguments(["--limit", "60", "-q"]);
+    let child = by("sh", &["-c", r#"trap '' HUP; exec "$@""#, "sh"], arguments);
+    wait_until("calls", || provider.ledger().received > before);
     std::thread::sleep(Duration::from_millis(300));
     signal(&child, "HUP");
     assert_eq!(finish(child).code(0).rows().len(), 60);

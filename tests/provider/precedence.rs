@@ -180,10 +180,19 @@ fn what_a_raw_body_cannot_have_beside_it_is_refused_by_name() {
         (raw().with_tool(Tool::new("now", schema())), "tools"),
         (raw().with_tool_choice(ToolChoice::Auto), "a tool choice"),
         (raw().with_parallel_tool_calls(false), "parallel tool calls"),
-        (raw().with_reasoning_effort(ReasoningEffort::Low), "a reasoning effort"),
-        (raw().with_seed(1).with_temperature(0.0), "it: a temperature, a seed; put"),
+        (
+            raw().with_reasoning_effort(ReasoningEffort::Low),
+            "a reasoning effort",
+        ),
+        (
+            raw().with_seed(1).with_temperature(0.0),
+            "it: a temperature, a seed; put",
+        ),
     ];
-    let sent = raw().with_model("n").with_extra("seed", 1).with_header("x-run", "1");
+    let sent = raw()
+        .with_model("n")
+        .with_extra("seed", 1)
+        .with_header("x-run", "1");
     for model in [openai().chat("m"), openai().responses("m"), anthropic(), gemini()] {
         for (prompt, what) in &cases {
             let error = refused(&model, prompt);
@@ -200,11 +209,14 @@ fn extra_fields_inside_of_settings_leave_the_others() {
     let high = Prompt::new("x").with_reasoning_effort(ReasoningEffort::High);
     let with = |value: Value| high.clone().with_extra("generationConfig", more(value));
     let config = "/generationConfig/thinkingConfig";
-    let sent = |model: &Model, prompt: &Prompt, place: &str| body(model, prompt).pointer(place).cloned().unwrap();
+    let sent =
+        |model: &Model, prompt: &Prompt, place: &str| body(model, prompt).pointer(place).cloned().unwrap();
     let model = gemini();
     let shown = json!({"includeThoughts": true});
     assert_eq!(sent(&model, &with(shown.clone()), config), thinking("HIGH"));
-    let by_default = model.clone().with_defaults(Prompt::default().with_extra("generationConfig", more(shown.clone())));
+    let by_default = model
+        .clone()
+        .with_defaults(Prompt::default().with_extra("generationConfig", more(shown.clone())));
     assert_eq!(sent(&by_default, &high, config), thinking("HIGH"));
     let low = with(json!({"thinkingLevel": "LOW"}));
     assert_eq!(sent(&by_default, &low, config), thinking("LOW"));
@@ -214,18 +226,27 @@ fn extra_fields_inside_of_settings_leave_the_others() {
         sent(&by_default, &budget, config),
         json!({"includeThoughts": true, "thinkingBudget": 9})
     );
-    let client = Gemini::builder().base_url(NOWHERE).api_key("k").thinking_level(ThinkingLevel::Low);
+    let client = Gemini::builder()
+        .base_url(NOWHERE)
+        .api_key("k")
+        .thinking_level(ThinkingLevel::Low);
     let of_client = client.build().unwrap().model("m");
     let prompt = Prompt::new("x").with_extra("generationConfig", more(shown));
     assert_eq!(sent(&of_client, &prompt, config), thinking("LOW"));
     // A schema is one value.
     let own = json!({"type": "string"});
     let typed = Prompt::new("x").with_output_schema(schema());
-    let prompt = typed.clone().with_extra("generationConfig", json!({"responseJsonSchema": own}));
+    let prompt = typed
+        .clone()
+        .with_extra("generationConfig", json!({"responseJsonSchema": own}));
     assert_eq!(sent(&model, &prompt, "/generationConfig/responseJsonSchema"), own);
 
     let model = openai().responses("m");
-    let format = |value: Value| typed.clone().with_extra("text", json!({"format": value, "verbosity": "low"}));
+    let format = |value: Value| {
+        typed
+            .clone()
+            .with_extra("text", json!({"format": value, "verbosity": "low"}))
+    };
     let ours = sent(&model, &typed, "/text/format");
     let named = sent(&model, &format(json!({"name": "mine", "schema": own})), "/text");
     let expected = json!({"type": "json_schema", "name": "mine", "schema": own, "strict": ours["strict"]});
@@ -261,7 +282,9 @@ fn a_number_of_tokens_for_reasoning_fits_into_the_limit_that_is_sent() {
     let prompt = Prompt::new("x").with_reasoning_effort(ReasoningEffort::Tokens(2_048));
     let small = prompt.clone().with_extra("max_tokens", 100);
     assert!(refused(&model, &small).contains("100 output tokens leaves no room beside 2048"));
-    let by_default = model.clone().with_defaults(Prompt::default().with_extra("max_tokens", 100));
+    let by_default = model
+        .clone()
+        .with_defaults(Prompt::default().with_extra("max_tokens", 100));
     assert!(refused(&by_default, &prompt).contains("no room"));
     assert!(refused(&model, &prompt.clone().with_max_output_tokens(2_048)).contains("no room"));
     let raised = prompt.with_max_output_tokens(100).with_extra("max_tokens", 4_096);

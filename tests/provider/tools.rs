@@ -752,10 +752,7 @@ async fn headers_of_a_prompt_are_sent_with_every_attempt_and_replace_none_of_the
         .oneshot(LlmRequest::new(prompt.without_header("X-Run")))
         .await;
     let sent = server.received().pop().unwrap();
-    assert_eq!(
-        (sent.header("x-beta"), sent.header("x-run")),
-        (Some("a,b"), None)
-    );
+    assert_eq!((sent.header("x-beta"), sent.header("x-run")), (Some("a,b"), None));
     // Those of a strategy count where a prompt has none of the name.
     let shared = model.with_defaults(
         Prompt::default()
