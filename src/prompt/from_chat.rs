@@ -46,7 +46,7 @@ impl Prompt {
     /// a value that says nothing (`"n": 1`, `"store": false`, null). So nothing is lost without a word.
     ///
     /// Sent as a chat completion again, it is the same request; only `max_tokens` takes the name that the server wants, a
-    /// single stop text becomes a list, and a content of a single text part becomes that text.
+    /// single stop text becomes a list, a content of a single text part becomes that text, and a tool's null an empty text.
     ///
     /// ```
     /// use llm_batch::{Prompt, Role};

@@ -467,6 +467,13 @@ fn failures_and_results_of_several_parts() {
     );
     assert!(refused(&chat(NOWHERE), &picture).contains("an image"));
     assert!(refused(&gemini(NOWHERE), &picture).contains("not text"));
+    let odd = result(
+        vec![Part::text("a"), Part::ToolCall(ToolCall::new("c2", "now", ""))],
+        false,
+    );
+    for model in [chat, responses] {
+        assert!(refused(&model(NOWHERE), &odd).contains("of the assistant"));
+    }
     let output = json!([{"type": "input_text", "text": "a"}, {"type": "input_image", "image_url": "https://x.example/a.png"}]);
     assert_eq!(body(&responses(NOWHERE), &picture)["input"][2]["output"], output);
     let content = &body(&anthropic(NOWHERE), &picture)["messages"][2]["content"][0]["content"];
@@ -979,6 +986,27 @@ async fn a_turn_goes_back_in_its_order_with_every_part() {
     let sent = conversation(&chat(NOWHERE), &turns[..1], &replies);
     assert_eq!(sent["messages"][1]["content"], "A cat.");
     assert_eq!(sent["messages"][1]["tool_calls"][0]["id"], "c1");
+}
+
+#[tokio::test]
+async fn a_call_with_a_field_of_its_own_keeps_it_and_one_with_a_long_integer_its_digits() {
+    let call = |input: &str| {
+        format!(
+            r#"{{"type": "tool_use", "id": "c1", "name": "cancel", "input": {input}, "caller": {{"type": "direct"}}}}"#
+        )
+    };
+    let turns = [("Cancel it.", "done")];
+    for input in [r#"{"order": 1}"#, BIG] {
+        let reply = format!(r#"{{"content": [{}], "stop_reason": "tool_use"}}"#, call(input));
+        let reply = answer(anthropic, reply).await;
+        let prompt = Prompt::new("x").with_message(Message::from(&reply));
+        let sent = anthropic(NOWHERE).request_body(&prompt).unwrap();
+        let sent = String::from_utf8(sent).unwrap();
+        assert_eq!(sent.contains("caller"), input != BIG, "{sent}");
+        assert!(sent.replace(' ', "").contains(&input.replace(' ', "")), "{sent}");
+        let sent = conversation(&chat(NOWHERE), &turns, &[reply]);
+        assert_eq!(sent["messages"][1]["tool_calls"][0]["function"]["name"], "cancel");
+    }
 }
 
 #[tokio::test]

@@ -158,6 +158,9 @@ fn tool_turn<'a>(id: &'a str, content: &'a [Part]) -> Result<Turn<'a>, &'static 
     if content.iter().any(|part| matches!(part, Part::Image { .. })) {
         return Err("a tool result has an image, but chat completions take texts alone there");
     }
+    if content.iter().any(|item| part(item).is_none()) {
+        return Err("a tool result has a part that only a message of the assistant may have");
+    }
     let content = match content {
         [] => Content::Text(""),
         [Part::Text { text }] => Content::Text(text),

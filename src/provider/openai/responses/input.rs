@@ -123,7 +123,7 @@ fn items<'a>(message: &'a Message, custom: &HashSet<&str>) -> Result<Vec<Item<'a
                     "function_call_output"
                 },
                 call_id: id,
-                output: Content::new(content, "input_text"),
+                output: Content::of_result(content)?,
             }),
             // Without its encrypted content the server would look for an item that it did not keep.
             Part::Reasoning { parts, .. } => {
@@ -172,17 +172,20 @@ enum Content<'a> {
 }
 
 impl<'a> Content<'a> {
-    fn new(parts: &'a [Part], text_type: &'static str) -> Self {
-        match parts {
+    fn of_result(parts: &'a [Part]) -> Result<Self, &'static str> {
+        Ok(match parts {
             [] => Self::Text(""),
             [Part::Text { text }] => Self::Text(text),
-            parts => Self::Parts(
-                parts
+            parts => {
+                let parts: Option<_> = parts
                     .iter()
-                    .filter_map(|part| WirePart::new(part, text_type))
-                    .collect(),
-            ),
-        }
+                    .map(|part| WirePart::new(part, "input_text"))
+                    .collect();
+                Self::Parts(
+                    parts.ok_or("a tool result has a part that only a message of the assistant may have")?,
+                )
+            }
+        })
     }
 }
 
