@@ -72,7 +72,7 @@ async fn citations_of_every_kind_of_source_are_read() {
         {"type": "text", "text": "4", "citations": cited}
     ]);
     let mut blocks = vec![
-        start(0, &json!({"type": "text", "text": ""})),
+        start(0, &json!({"type": "text", "text": "", "citations": null})),
         delta(0, &json!({"type": "text_delta", "text": "It is "})),
         start(1, &json!({"type": "text", "text": "", "citations": []})),
     ];
