@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 use crate::error::{ErrorKind, LlmError};
-use crate::prompt::Message;
+use crate::prompt::{IDEMPOTENCY_KEY, Message};
 use crate::request::LlmRequest;
 use crate::schema::pointer::member;
 use crate::structured::{Fault, InvalidOutput};
@@ -22,7 +22,7 @@ struct LastFeedback {
 /// A hook for [`RetryPolicy::on_error`](crate::RetryPolicy::on_error). After a validation failure the prompt goes on with the model's
 /// own answer and a message of the faults, by path, as [typed answers](crate::structured) find them; for a validation failure of
 /// your own, with its text. Only the last answer is in the prompt, so that it does not grow from attempt to attempt. Other
-/// failures change nothing. A prompt with a [raw body](crate::Prompt::raw) is sent as it is.
+/// failures change nothing. An `Idempotency-Key` of the prompt is dropped, as it belongs to the question without feedback. A prompt with a [raw body](crate::Prompt::raw) is sent as it is.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), llm_batch::BoxError> {
@@ -56,7 +56,7 @@ struct LastFeedback {
 /// # Ok(()) }
 /// ```
 pub fn feedback(error: &LlmError, next: &mut LlmRequest) {
-    if error.kind() != ErrorKind::Validation {
+    if error.kind() != ErrorKind::Validation || next.input().raw_body().is_some() {
         return;
     }
     let last = next.state().get::<LastFeedback>();
@@ -64,6 +64,8 @@ pub fn feedback(error: &LlmError, next: &mut LlmRequest) {
         Some(invalid) => describe(&invalid.faults, invalid.value.as_ref()),
         None => describe(&[Fault::new("", error.message())], None),
     };
+    // It belongs to the body that was answered.
+    next.input_mut().remove_header(IDEMPOTENCY_KEY);
     let messages = next.input_mut().messages_mut();
     // One item may ask several prompts, as agents do: another one has nothing in it to be taken back.
     if let Some(last) = last

@@ -149,3 +149,34 @@ async fn another_prompt_of_the_same_item_loses_nothing() {
         assert_eq!(named(texts(prompt).last().unwrap()), [path].into());
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_idempotency_key_goes_out_with_one_body() {
+    let script = Script::says([throttled(1), invalid("/a"), unavailable(), answer("5")]);
+    let stack = ServiceBuilder::new()
+        .layer(RetryLayer::new(RetryPolicy::new(9).on_error(feedback)))
+        .service(script.clone());
+    let mut request = request(&item());
+    *request.input_mut() = Prompt::new("hi")
+        .with_header("Idempotency-Key", "row-7")
+        .with_header("x-team", "search");
+    stack.oneshot(request).await.unwrap();
+    let names: Vec<Vec<String>> = (script.asked().iter())
+        .map(|prompt| prompt.header_names().map(str::to_owned).collect())
+        .collect();
+    let (with, without) = (["Idempotency-Key", "x-team"], ["x-team"]);
+    assert_eq!(names, [&with[..], &with, &without, &without]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_raw_prompt_is_asked_again_as_it_is() {
+    let script = Script::says([invalid("/a"), answer("5")]);
+    let stack = ServiceBuilder::new()
+        .layer(RetryLayer::new(RetryPolicy::new(2).on_error(feedback)))
+        .service(script.clone());
+    let raw = Prompt::raw(serde_json::Map::new()).with_header("Idempotency-Key", "row-7");
+    let mut request = request(&item());
+    *request.input_mut() = raw.clone();
+    stack.oneshot(request).await.unwrap();
+    assert_eq!(script.asked(), [raw.clone(), raw]);
+}

@@ -316,3 +316,22 @@ async fn another_question_of_the_same_item_is_asked_as_a_whole() {
     assert_eq!(texts, [1, 2, 1]);
     assert_eq!(asked[2].output_schema(), asked[0].output_schema());
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_idempotency_key_goes_out_with_questions_for_the_whole() {
+    let wrong = with_mistakes(&wrong_of(0)).to_string();
+    let script = Script::says([throttled(1), answer(&wrong), answer("{}")]);
+    let stack = ServiceBuilder::new()
+        .layer(RetryLayer::new(RetryPolicy::new(2)))
+        .service(partial(script.clone(), |model| model.structured::<Profile>()));
+    let mut request = request(&item());
+    *request.input_mut() = Prompt::new("hi")
+        .with_header("idempotency-key", "row-7")
+        .with_header("x-team", "search");
+    let _ = stack.oneshot(request).await;
+    let names: Vec<Vec<String>> = (script.asked().iter())
+        .map(|prompt| prompt.header_names().map(str::to_owned).collect())
+        .collect();
+    let (with, without) = (["idempotency-key", "x-team"], ["x-team"]);
+    assert_eq!(names, [&with[..], &with, &without]);
+}

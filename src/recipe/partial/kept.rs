@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde_json::{Map, Value};
 
 use super::schema::subset;
-use crate::prompt::{Message, Prompt};
+use crate::prompt::{IDEMPOTENCY_KEY, Message, Prompt};
 use crate::schema::pointer::unescaped;
 use crate::structured::{Fault, strip_code_fence};
 
@@ -65,6 +65,8 @@ impl Kept {
         }
         text.push_str("Answer with a JSON object of these fields alone, each where it is in the whole.");
         *prompt = next.with_message(Message::user(text));
+        // It belongs to the question for the whole.
+        prompt.remove_header(IDEMPOTENCY_KEY);
         true
     }
 

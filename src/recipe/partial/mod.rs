@@ -25,6 +25,8 @@ use kept::Kept;
 /// After an answer with some wrong fields the next attempt asks for those alone, with a schema of those alone, and its answer
 /// is put into the last one. So a long answer with one wrong field costs one field more, not a second long answer.
 ///
+/// An `Idempotency-Key` of the prompt goes out with questions for the whole alone.
+///
 /// It requests the missing parts by itself; do not put the `feedback` hook on the same retries, which asks for the whole
 /// answer again.
 ///
