@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 /// The header by which a provider gives a request that it knows the answer from before.
+#[cfg(any(feature = "reqwest", feature = "structured"))]
 pub(crate) const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 /// Names and values as the user wrote them. They are checked when the prompt is sent.

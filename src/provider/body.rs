@@ -55,10 +55,12 @@ impl Serialize for RawBody<'_> {
 }
 
 /// The fields of Gemini's `thinkingConfig` that exclude each other.
+#[cfg(any(feature = "openai", feature = "anthropic", feature = "gemini"))]
 const THINKING_AMOUNT: [&str; 2] = ["thinkingBudget", "thinkingLevel"];
 
 /// Lays the user's fields over ours. Settings in an object inside count one by one, too, as far as they go together; a schema
 /// is one value.
+#[cfg(any(feature = "openai", feature = "anthropic", feature = "gemini"))]
 pub(super) fn lay_over(ours: &mut Map<String, Value>, more: &Map<String, Value>) {
     for (name, value) in more {
         match (name.as_str(), ours.get_mut(name), value) {
