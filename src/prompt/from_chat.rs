@@ -161,7 +161,7 @@ fn wrong(at: &str, what: &str) -> LlmError {
 #[cfg(feature = "reqwest")]
 pub(crate) fn says_nothing(name: &str, value: &Value) -> bool {
     match name {
-        "n" => *value == 1,
+        "n" => value.as_f64() == Some(1.0),
         "frequency_penalty" | "presence_penalty" => value.as_f64() == Some(0.0),
         "logprobs" | "store" => *value == false,
         "response_format" => value["type"] == "text",
