@@ -1,6 +1,6 @@
 //! An agent as a strategy: it asks a model, runs the tool that the model calls, and asks again with what the tool said.
 //!
-//! `cargo run --example agent`
+//! `cargo run --features full --example agent`
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
 //! 200 questions about one manual: the manual sent with every question, and kept by the provider in a context cache.
 //!
-//! `cargo run --example context_cache`
+//! `cargo run --features full --example context_cache`
 //!
 //! Needs no key and no server: the simulated provider speaks Gemini on a loopback port, and its own ledger reports what it
 //! billed.

@@ -1,6 +1,6 @@
 //! A ladder of models: the cheap one first, a better one only where the answer was bad. And what that saves.
 //!
-//! `cargo run --example escalate`
+//! `cargo run --features full --example escalate`
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,6 +1,6 @@
 //! Two providers: the second one answers while the first one throttles, and where the first one fails for good.
 //!
-//! `cargo run --example fallback`
+//! `cargo run --features full --example fallback`
 
 use std::time::Duration;
 

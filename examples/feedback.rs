@@ -1,6 +1,6 @@
 //! The next attempt sees which fields were wrong, and which were right.
 //!
-//! `cargo run --example feedback`
+//! `cargo run --features full --example feedback`
 
 use futures::{StreamExt, stream};
 use llm_batch::recipe::feedback;

@@ -1,6 +1,6 @@
 //! What was good of an answer is kept, and only the rest is asked for again.
 //!
-//! `cargo run --example partial`
+//! `cargo run --features full --example partial`
 
 use futures::{StreamExt, stream};
 use llm_batch::recipe::partial;

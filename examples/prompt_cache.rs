@@ -1,6 +1,6 @@
 //! 200 questions about one manual: the manual sent with every question, and marked for Anthropic's prompt cache.
 //!
-//! `cargo run --example prompt_cache`
+//! `cargo run --features full --example prompt_cache`
 //!
 //! Needs no key and no server: the simulated provider speaks Anthropic's Messages on a loopback port, and its own ledger
 //! reports what it billed. For Gemini's caches, which are made and deleted apart, see `context_cache`.

@@ -1,6 +1,6 @@
 //! A plain `reqwest::Client` is a tower service, so our layers fit around it; no part of our provider is used.
 //!
-//! `cargo run --example reqwest_client` (against the simulated provider)
+//! `cargo run --features full --example reqwest_client` (against the simulated provider)
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
 //! The same question is asked once, also while it is being asked.
 //!
-//! `cargo run --example response_cache`
+//! `cargo run --features full --example response_cache`
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
 //! A pipeline: the answers of one batch are the input of the next, while the first still runs.
 //!
-//! `cargo run --example second_stage`
+//! `cargo run --features full --example second_stage`
 
 use std::time::Duration;
 

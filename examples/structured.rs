@@ -1,7 +1,7 @@
 //! Typed answers: a JSON Schema from a Rust type goes with every prompt, and what comes back is checked. The simulated
 //! provider breaks off in the middle of its JSON at every fourth call; such an answer is asked for again.
 //!
-//! `cargo run --example structured`
+//! `cargo run --features full --example structured`
 
 use futures::{StreamExt, stream};
 use llm_batch::testing::SimulatedProvider;

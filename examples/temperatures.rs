@@ -1,6 +1,6 @@
 //! Bad answers are asked for again at a higher temperature; a provider that is out of order says nothing about the answer.
 //!
-//! `cargo run --example temperatures`
+//! `cargo run --features full --example temperatures`
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
 //! Two providers in one batch: every item brings its own strategy.
 //!
-//! `cargo run --example two_providers`
+//! `cargo run --features full --example two_providers`
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
 //! An `agentai` agent as a strategy: its loop and its tools, our retries, gate and accounts.
 //!
-//! `cargo run --example agentai_strategy` (against the simulated provider)
+//! `cargo run -p other-crates --example agentai_strategy` (against the simulated provider)
 //!
 //! One run of the agent is one call here, however often it asks its model; its usage is the sum of them. A run that failed has
 //! unknown usage: the agent does not report the usage of its model calls until it is done.

@@ -1,6 +1,6 @@
 //! Our layers inside another tower host: an `apalis` worker runs its tasks through them.
 //!
-//! `cargo run --example apalis_worker`
+//! `cargo run -p other-crates --example apalis_worker`
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};

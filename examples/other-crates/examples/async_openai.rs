@@ -1,6 +1,6 @@
 //! Our layers below another client: `async-openai` sends its HTTP requests through them.
 //!
-//! `cargo run --example async_openai` (against the simulated provider)
+//! `cargo run -p other-crates --example async_openai` (against the simulated provider)
 
 use async_openai::Client;
 use async_openai::config::OpenAIConfig;

@@ -1,6 +1,6 @@
 //! An `async-openai` client as a strategy: its typed calls, our retries, gate and accounts.
 //!
-//! `cargo run --example async_openai_strategy` (against the simulated provider)
+//! `cargo run -p other-crates --example async_openai_strategy` (against the simulated provider)
 //!
 //! The other way round, with our layers below the client, is `async_openai.rs`. There the gate reads HTTP headers; here it sees
 //! what the client's error contains, which is the status and the provider's code, but no `Retry-After`.

@@ -1,6 +1,6 @@
 //! A `genai` client as a strategy: its providers and dialects, our retries, gate and accounts.
 //!
-//! `cargo run --example genai_strategy` (against the simulated provider)
+//! `cargo run -p other-crates --example genai_strategy` (against the simulated provider)
 
 use futures::{StreamExt, stream};
 use genai::adapter::AdapterKind;

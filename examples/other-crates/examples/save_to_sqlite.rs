@@ -1,6 +1,6 @@
 //! Results go to a database as they come; a new start continues an interrupted run.
 //!
-//! `cargo run --example save_to_sqlite -- answers.db` (without a path: a temporary file)
+//! `cargo run -p other-crates --example save_to_sqlite -- answers.db` (without a path: a temporary file)
 
 use std::time::Duration;
 

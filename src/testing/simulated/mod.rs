@@ -42,7 +42,8 @@ pub use self::service::SimulatedService;
 ///
 /// Clones share quotas and ledger. Every decision of chance follows from the seed and the call's ordinal number, so
 /// that a scenario repeats itself in virtual time. The answer follows from the prompt alone, whatever the wire:
-/// [`answer_to`](Self::answer_to). A prompt with a schema is answered with an instance of it.
+/// [`answer_to`](Self::answer_to). A prompt with a schema is answered with an instance of it. A tool is called on Anthropic's
+/// wire alone, and only if the choice names it; elsewhere tools are taken and not called.
 ///
 /// Tokens are counted at four characters each. Prompt and answer are billed once the request was accepted, whether the
 /// client gets the answer or not; [`Ledger`] keeps the two apart.

@@ -16,7 +16,7 @@ pub(super) struct RawValue {
 
 /// Splits an input at the ends of its values, and holds one of them at a time.
 ///
-/// What does not end is an error of the reader: nobody can say how many items it hides.
+/// What does not end is an error of the reader: how many items it hides is not known.
 #[derive(Debug)]
 pub(super) struct Values<R> {
     reader: R,
