@@ -141,12 +141,12 @@ impl Record {
         record
     }
 
-    /// What is seldom there, to add to it.
+    /// The rarely needed fields, to write to.
     pub(super) fn seldom(&mut self) -> &mut Seldom {
         self.seldom.get_or_insert_default()
     }
 
-    /// What is seldom there, if it is.
+    /// The rarely needed fields, if present.
     pub(super) fn seldom_if_any(&mut self) -> Option<&mut Seldom> {
         self.seldom.as_deref_mut()
     }

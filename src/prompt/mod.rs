@@ -328,12 +328,12 @@ impl Prompt {
         &self.data.tools
     }
 
-    /// Whether the model has to call a tool.
+    /// Returns `true` if the model has to call a tool.
     pub fn tool_choice(&self) -> Option<&ToolChoice> {
         self.data.tool_choice.as_ref()
     }
 
-    /// Whether the model may call several tools in one turn.
+    /// Returns `true` if the model may call several tools in one turn.
     pub fn parallel_tool_calls(&self) -> Option<bool> {
         self.data.parallel_tool_calls
     }

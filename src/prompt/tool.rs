@@ -34,7 +34,7 @@ pub struct Tool {
     /// The JSON Schema of its arguments, an object. None stands for a function without arguments.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parameters: Option<Value>,
-    /// Whether the provider holds the arguments to the schema; see [`with_strict`](Self::with_strict).
+    /// `true` if the provider holds the arguments to the schema; see [`with_strict`](Self::with_strict).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub strict: Option<bool>,
 }
@@ -70,7 +70,7 @@ impl Tool {
     }
 }
 
-/// Whether the model has to call a tool, and which.
+/// `true` if the model has to call a tool, and which.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]

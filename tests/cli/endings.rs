@@ -296,9 +296,21 @@ fn a_server_that_starts_late_loses_no_item() {
     let input = "prompt\n".repeat(200);
     for concurrency in ["1", "50"] {
         let url = format!("http://127.0.0.1:{port}/v1");
-        let more = ["-c", concurrency, "--max-attempts", "1"];
+        let folder = tempfile::tempdir().unwrap();
+        let events = folder.path().join("events.jsonl");
+        let more = [
+            "-c",
+            concurrency,
+            "--max-attempts",
+            "1",
+            "--events",
+            events.to_str().unwrap(),
+        ];
         let waiting = start(to_server(&url, &more), Some(&input));
-        std::thread::sleep(Duration::from_secs(2));
+        // More refused calls than an item has attempts.
+        wait_until("refused calls", || {
+            fs::read_to_string(&events).is_ok_and(|text| text.matches("\"call_failed\"").count() >= 3)
+        });
         let mut server = start(["simulate", "--port", &port.to_string()], Some(""));
         let finished = finish(waiting);
         server.kill().unwrap();
@@ -399,7 +411,7 @@ fn a_hangup_ends_a_run_in_good_order_unless_it_is_ignored() {
     let arguments = provider.arguments(["--limit", "60", "-q"]);
     let child = by("sh", &["-c", r#"trap '' HUP; exec "$@""#, "sh"], arguments);
     wait_until("calls", || provider.ledger().received > before);
-    std::thread::sleep(Duration::from_millis(300));
+    // The signals are watched before the first call.
     signal(&child, "HUP");
     assert_eq!(finish(child).code(0).rows().len(), 60);
 }

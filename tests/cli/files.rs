@@ -1,4 +1,4 @@
-//! Files: compressed ones, JSON over many lines, tables, and folders with things in them that are no prompts.
+//! Files: compressed ones, JSON over many lines, tables, and folders that also contain other things than prompts.
 
 use std::fs;
 use std::io::Write as _;
@@ -6,16 +6,7 @@ use std::io::Write as _;
 use flate2::write::GzEncoder;
 use ruzstd::encoding::{CompressionLevel, compress_to_vec};
 
-use crate::support::{Finished, Provider, finish, ids, program, run};
-
-fn dry(arguments: &[&str], stdin: &str) -> Finished {
-    run(
-        ["run", "--model", "sim:steady", "--dry-run"]
-            .iter()
-            .chain(arguments),
-        stdin,
-    )
-}
+use crate::support::{Provider, dry, finish, ids, program, run};
 
 fn gzip(text: &str) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::default());

@@ -6,16 +6,7 @@ use std::process::Stdio;
 
 use serde_json::{Value, json};
 
-use crate::support::{COMPLETION, Finished, Provider, Recorder, finish, ids, program, run};
-
-fn dry(arguments: &[&str], stdin: &str) -> Finished {
-    run(
-        ["run", "--model", "sim:steady", "--dry-run"]
-            .iter()
-            .chain(arguments),
-        stdin,
-    )
-}
+use crate::support::{COMPLETION, Provider, Recorder, dry, finish, ids, program, run};
 
 /// The requests that a set of arguments comes to, in the order of the input.
 fn bodies(arguments: &[&str], stdin: &str) -> Vec<Value> {

@@ -1,6 +1,7 @@
 //! Rows in every format, and what becomes of files that are there already.
 
 use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
 
@@ -100,14 +101,16 @@ fn a_table_has_one_header_and_quotes_what_needs_it() {
 
 #[test]
 fn text_is_a_line_an_item_in_the_order_of_the_input() {
-    let server = Recorder::answering(|body| {
+    let asked = AtomicBool::new(false);
+    let server = Recorder::answering(move |body| {
         let prompt = body["messages"][0]["content"].as_str().unwrap();
         match prompt {
             "bad" => (400, r#"{"error":{"message":"no\nway"}}"#.to_owned()),
-            "slow" => {
-                std::thread::sleep(std::time::Duration::from_millis(300));
-                (200, completion(&json!({"message": {"content": "last?"}})))
+            // Retried after a backoff, so that the others are answered before it.
+            "slow" if !asked.swap(true, Ordering::Relaxed) => {
+                (500, r#"{"error":{"message":"again"}}"#.to_owned())
             }
+            "slow" => (200, completion(&json!({"message": {"content": "last?"}}))),
             _ => (200, completion(&json!({"message": {"content": prompt}}))),
         }
     });

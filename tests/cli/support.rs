@@ -89,6 +89,16 @@ pub(crate) fn run<I: AsRef<std::ffi::OsStr>>(
     finish(start(arguments, Some(stdin)))
 }
 
+/// Shows what would be sent.
+pub(crate) fn dry(arguments: &[&str], stdin: &str) -> Finished {
+    run(
+        ["run", "--model", "sim:steady", "--dry-run"]
+            .iter()
+            .chain(arguments),
+        stdin,
+    )
+}
+
 /// Starts the program. Without a text, its standard input stays open.
 pub(crate) fn start<I: AsRef<std::ffi::OsStr>>(
     arguments: impl IntoIterator<Item = I>,

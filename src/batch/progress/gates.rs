@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use super::super::summary::Seconds;
 use crate::error::ErrorKind;
 use crate::events::{EventError, EventKind, EventReceiver};
+use crate::layer::rate_limiter::DEFAULT_NAME;
 
 /// The gates, by the names in their events.
 #[derive(Default)]
@@ -57,11 +58,13 @@ impl Gates {
 
     /// Returns the reasons that hold the calls, with the names of their gates.
     pub(super) fn text(&self) -> String {
+        let several = self.list.len() > 1;
         let texts = self.list.iter().filter_map(|(name, gate)| {
             let text = gate.text()?;
             Some(match name {
-                Some(name) => format!(", {name}: {text}"),
-                None => format!(", {text}"),
+                // A gate that was given no name says little by the default one.
+                Some(name) if several || &**name != DEFAULT_NAME => format!(", {name}: {text}"),
+                _ => format!(", {text}"),
             })
         });
         texts.collect()

@@ -43,10 +43,10 @@ const CHAT_FIELDS: [&str; 24] = [
     "web_search_options",
 ];
 
-/// Why some options are refused.
+/// The reason to refuse some options.
 pub(crate) const WHOLE_REQUEST: &str = "to which the options of a prompt (--prompt, --system, --temperature, --tools, --schema, ...) do not apply; --extra sets fields of it";
 
-/// Why a line is refused.
+/// The reason to refuse a line.
 pub(crate) const FOR_RESPONSES: &str =
     "is for /v1/responses, which --model openai-responses:MODEL and openai:MODEL answer alone";
 
@@ -57,7 +57,7 @@ pub(crate) struct Composer {
     system: Option<String>,
     /// The field with an item's own system prompt.
     system_field: Option<String>,
-    /// Whether an option names that field.
+    /// `true` if an option names that field.
     names_system: bool,
     temperature: Option<f64>,
     top_p: Option<f64>,
@@ -113,7 +113,7 @@ impl Composer {
         self
     }
 
-    /// Whether options are set that make no sense for ready request bodies.
+    /// Returns `true` if options are set that make no sense for ready request bodies.
     pub(crate) fn shapes_prompts(&self) -> bool {
         self.template.is_some()
             || self.system.is_some()
@@ -264,7 +264,7 @@ impl Composer {
     }
 }
 
-/// Whether the body asks for more than one answer.
+/// Returns `true` if the body asks for more than one answer.
 fn asks_for_several(prompt: &Prompt) -> bool {
     let body = prompt.raw_body();
     let field = |name| (prompt.extra().get(name)).or_else(|| body.and_then(|body| body.get(name)));

@@ -21,7 +21,7 @@ pub(crate) struct Destination {
     folder: Option<PathBuf>,
     format: Box<dyn Format>,
     is_resumable: bool,
-    /// Whether the rows are for people.
+    /// `true` if the rows are for people.
     is_shown: bool,
 }
 
@@ -38,7 +38,7 @@ enum Target {
     Replace(PathBuf, File, Box<Copied>),
 }
 
-/// What stays of an output.
+/// The rows of an output that are kept.
 #[derive(Debug)]
 struct Copied {
     kept: NamedTempFile,
@@ -55,7 +55,7 @@ pub(crate) enum Earlier {
 }
 
 impl Earlier {
-    /// Whether the item at this position needs no run.
+    /// Returns `true` if the item at this position needs no run.
     pub(crate) fn take(&mut self, id: &str, index: u64) -> bool {
         match self {
             Self::Nothing => false,
@@ -101,7 +101,7 @@ impl Destination {
         }
     }
 
-    /// Whether `--resume` can go on with it later.
+    /// Returns `true` if `--resume` can go on with it later.
     pub(crate) fn is_resumable(&self) -> bool {
         match &self.target {
             Target::Stdout | Target::Device(_) => false,
@@ -257,7 +257,7 @@ fn set_aside(path: &Path, copied: &Copied, console: &Console) -> Result<(), Usag
         .and_then(|_| file.sync_all())
         .map_err(|error| named(&bad, &error))?;
     console.line(format_args!(
-        "warning: {} lines of {} that are not rows, or answers that are asked for again, were moved to {}",
+        "warning: {} lines of {} that are not rows, or answers that are requested again, were moved to {}",
         copied.lines,
         path.display(),
         bad.display()

@@ -18,7 +18,7 @@ pub(crate) struct Ending {
     pub(crate) interrupted: bool,
     pub(crate) broken: Option<io::Error>,
     pub(crate) source_failure: Option<String>,
-    /// Why the run was stopped.
+    /// The reason why the run was stopped.
     pub(crate) stop: Option<Stop>,
     pub(crate) termination: Option<Termination>,
     pub(crate) failed: u64,
@@ -41,7 +41,7 @@ impl Ending {
         }
     }
 
-    /// Whether there is something that quiet users need to know, too.
+    /// Returns `true` if there is something that quiet users need to know, too.
     pub(crate) fn is_error(&self) -> bool {
         self.source_failure.is_some()
             || self.early_stop().is_some()

@@ -49,7 +49,7 @@ pub(crate) enum Model {
     /// A simulated provider inside this program, behind a port of its own.
     Simulated {
         preset: Preset,
-        /// Whether answers are streamed.
+        /// `true` if answers are streamed.
         stream: bool,
     },
     /// A server.

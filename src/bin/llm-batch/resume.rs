@@ -37,7 +37,7 @@ impl Done {
         }
     }
 
-    /// Whether the item at this position needs no run. Each answer serves one item.
+    /// Returns `true` if the item at this position needs no run. Each answer serves one item.
     ///
     /// An id names its item wherever it stands, as lines may have been added or removed since. An id that the input
     /// has several times is matched by position.
@@ -62,7 +62,7 @@ impl Done {
 
 /// A piece of an earlier run's output, in the order of the file.
 pub(crate) enum Found<'a> {
-    /// What stands before the first row.
+    /// The bytes before the first row.
     Head { bytes: &'a [u8], end: u64 },
     /// A row. `end` is the position behind it.
     Row { row: OldRow, bytes: &'a [u8], end: u64 },
@@ -77,16 +77,16 @@ pub(crate) struct OldRow {
     pub(crate) id: String,
     /// The item's position in the input, if the format has it.
     pub(crate) index: Option<u64>,
-    /// Whether it stays: the item needs no run.
+    /// `true` if it stays: the item needs no run.
     pub(crate) ok: bool,
-    /// Whether it has an answer, which is worth keeping even if it does not stay.
+    /// `true` if it has an answer, which is worth keeping even if it does not stay.
     pub(crate) is_answer: bool,
 }
 
 /// Takes the pieces of an output, one after the other.
 pub(crate) type Visitor<'a> = dyn FnMut(Found<'_>) -> io::Result<()> + 'a;
 
-/// What was found in an output.
+/// The result of reading an output.
 #[derive(Debug, Default)]
 pub(crate) struct Survey {
     pub(crate) done: Done,

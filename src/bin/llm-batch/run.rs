@@ -54,7 +54,7 @@ pub(crate) fn main(args: &RunArgs, console: &Console) -> Result<Exit, UsageError
         )));
     }
     if composer.shapes_prompts() {
-        // What the provider takes of no prompt is not worth a try of every one.
+        // A setting that the provider always rejects is reported once, before any call.
         model
             .request_body(&composer.sample(), None)
             .map_err(|error| UsageError::new(error.message()))?;
@@ -214,7 +214,7 @@ fn keep_apart(inputs: &mut Inputs, args: &RunArgs) -> Result<(), UsageError> {
     Ok(())
 }
 
-/// Whether both are one file, by whichever name or hard link.
+/// Returns `true` if both are one file, by whichever name or hard link.
 fn is_same_file(input: &Path, output: &Path) -> bool {
     #[cfg(unix)]
     {

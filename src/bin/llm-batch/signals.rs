@@ -69,13 +69,13 @@ async fn next_of(signal: &mut Option<tokio::signal::unix::Signal>) {
     }
 }
 
-/// Whether SIGHUP would end the program. Linux alone shows it without unsafe code; elsewhere the signal is left as it is.
+/// Returns `true` if SIGHUP would end the program. Linux alone shows it without unsafe code; elsewhere the signal is left as it is.
 #[cfg(unix)]
 fn hangup_ends_program() -> bool {
     std::fs::read_to_string("/proc/self/status").is_ok_and(|status| !ignores_hangup(&status))
 }
 
-/// Whether the mask of ignored signals in `/proc/self/status` has the first signal, which is SIGHUP.
+/// Returns `true` if the mask of ignored signals in `/proc/self/status` has the first signal, which is SIGHUP.
 #[cfg(unix)]
 fn ignores_hangup(status: &str) -> bool {
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
@@ -113,7 +113,7 @@ impl Interrupts {
         Self { happened }
     }
 
-    /// Whether there was one.
+    /// Returns `true` if there was one.
     pub(crate) fn has_any(&self) -> bool {
         self.happened.load(Ordering::Relaxed)
     }

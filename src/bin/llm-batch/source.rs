@@ -26,7 +26,7 @@ pub(crate) struct ItemContext {
     /// Where the item stands.
     pub(crate) place: Place,
     pub(crate) kept: Map<String, Value>,
-    /// What is wrong with it, if something is.
+    /// The error in it, if any.
     pub(crate) problem: Option<String>,
 }
 
@@ -46,7 +46,7 @@ pub(crate) struct SourceState {
     pub(crate) skipped: u64,
     /// An id that several items have.
     pub(crate) repeated: Option<Arc<str>>,
-    /// What the user should know about fields that options name.
+    /// Warnings about the fields that options name.
     pub(crate) warnings: Vec<String>,
     /// Why the input could not be read to its end.
     pub(crate) failure: Option<String>,

@@ -12,7 +12,7 @@ const ALIKE: u64 = 20;
 /// A share of failed items is judged from this many finished items on.
 const SHARE_FROM: u64 = 100;
 
-/// Why a run is stopped.
+/// The reason to stop a run.
 #[derive(Clone, Debug)]
 pub(crate) enum Stop {
     /// The failure concerns every item.
@@ -75,10 +75,10 @@ impl StopRules {
         }
     }
 
-    /// Takes note of a result. `malformed` items were never sent.
+    /// Records a result. `malformed` items were never sent.
     pub(crate) fn note(&mut self, result: Result<(), &LlmError>, malformed: bool) {
         let error = match result {
-            // What was not tried says nothing.
+            // An item that was not tried is not evidence.
             Err(error) if error.kind() == ErrorKind::Aborted => return,
             Err(error) => Some(error),
             Ok(()) => None,

@@ -1,4 +1,4 @@
-//! What the closing account says of answers and failures beside their number.
+//! Truncated and empty answers and the most frequent errors, for the closing summary.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -9,16 +9,16 @@ use serde_json::Value;
 
 use crate::output::is_blank;
 
-/// How many messages are told apart. Further ones are counted together.
+/// The number of messages that are counted separately. Further ones are counted together.
 const GROUPS: usize = 1_000;
 
-/// How many messages the account names, most frequent first.
+/// The number of messages in the summary, most frequent first.
 const NAMED: usize = 5;
 
 /// Characters of a message that the account shows.
 const SHOWN: usize = 200;
 
-/// What became of the answers and with what items failed.
+/// The counts of incomplete answers and of errors.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     cut: Counted,
@@ -51,7 +51,7 @@ impl Counted {
     }
 }
 
-/// Why an answer is not complete.
+/// The reason why an answer is incomplete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Lack {
     Cut,

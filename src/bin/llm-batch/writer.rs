@@ -13,7 +13,7 @@ use crate::stopping::{Stop, StopRules};
 use crate::tally::Tally;
 use crate::times::Times;
 
-/// How many problems of one sort are shown.
+/// The number of problems of one kind that are shown.
 pub(crate) const SHOWN: u64 = 10;
 
 /// Writes outcomes, and says on standard error what would otherwise be overlooked.
@@ -22,9 +22,9 @@ pub(crate) struct Writer<'a> {
     output: Output,
     console: &'a Console,
     quiet: bool,
-    /// Whether rows appear where the progress bar is.
+    /// `true` if rows appear where the progress bar is.
     on_terminal: bool,
-    /// Whether an unknown cost of items is reported.
+    /// `true` if an unknown cost of items is reported.
     priced: bool,
     times: Times,
     pub(crate) tally: Tally,

@@ -16,6 +16,9 @@ use super::pace::{BuiltIn, LinearRecovery, Pace, Pacing, SlowStart, StartRamp};
 use super::store::StateStore;
 use crate::events::Events;
 
+/// The name of a limiter that was given none.
+pub(crate) const DEFAULT_NAME: &str = "default";
+
 /// The capacity of a bucket, by default: the refill of one second.
 const DEFAULT_BURST: Duration = Duration::from_secs(1);
 
@@ -46,7 +49,7 @@ pub struct RateLimiterBuilder {
 impl Default for RateLimiterBuilder {
     fn default() -> Self {
         Self {
-            name: "default".into(),
+            name: DEFAULT_NAME.into(),
             requests_per_minute: None,
             tokens_per_minute: None,
             burst: DEFAULT_BURST,

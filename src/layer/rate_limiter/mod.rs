@@ -152,6 +152,8 @@ mod snapshot;
 mod store;
 
 pub use crate::error::Refused;
+#[cfg(feature = "progress")]
+pub(crate) use builder::DEFAULT_NAME;
 pub use builder::RateLimiterBuilder;
 pub use closed::Closed;
 pub use cooldown::Cooldown;

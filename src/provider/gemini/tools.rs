@@ -10,7 +10,7 @@ use crate::provider::request::refuse;
 use crate::provider::wire::schema::{Dialect, for_wire};
 use crate::provider::wire_format::Ask;
 
-/// `tools`: one list of declarations. None if there are no tools.
+/// `tools`: one list of declarations; `None` without tools.
 pub(super) fn tools(tools: &[Tool], form: SchemaForm) -> Result<Option<Value>, LlmError> {
     if tools.is_empty() {
         return Ok(None);

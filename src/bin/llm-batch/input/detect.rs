@@ -168,7 +168,7 @@ fn decide(path: Option<&Path>, asked: InputFormat, first: &str) -> Result<Format
     }
 }
 
-/// Whether a line is the beginning of an array of items, and not of a text.
+/// Returns `true` if a line is the beginning of an array of items, and not of a text.
 fn is_array(start: &str) -> bool {
     let Some(rest) = start.strip_prefix('[') else {
         return false;
@@ -178,7 +178,7 @@ fn is_array(start: &str) -> bool {
     rest.is_empty() || rest.starts_with('{') || (rest.starts_with('"') && ends)
 }
 
-/// Whether a line is an object that goes on in the next line, or several of them.
+/// Returns `true` if a line is an object that goes on in the next line, or several of them.
 fn has_more_lines(start: &str) -> bool {
     if !start.starts_with('{') {
         return false;

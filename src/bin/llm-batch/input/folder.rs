@@ -37,7 +37,7 @@ impl Selection {
         Ok(Self(Some(set.build().map_err(wrong)?)))
     }
 
-    /// Whether the file of this path inside the folder is taken.
+    /// Returns `true` if the file of this path inside the folder is taken.
     pub(super) fn takes(&self, path: &Path) -> bool {
         if path.iter().any(is_hidden) {
             return false;
@@ -51,7 +51,7 @@ fn is_hidden(name: &OsStr) -> bool {
     name.as_encoded_bytes().starts_with(b".")
 }
 
-/// Whether a file or a folder is one of these. A name is cheap to compare, so that few are looked up.
+/// Returns `true` if a file or a folder is one of these. A name is cheap to compare, so that few are looked up.
 fn is_any_of(entry: &DirEntry, paths: &[PathBuf]) -> bool {
     let may_be = |path: &PathBuf| entry.path_is_symlink() || path.file_name() == Some(entry.file_name());
     paths.iter().any(may_be)

@@ -15,11 +15,11 @@ pub(super) struct Row {
     /// Its line, from 1; 0 where the id says enough.
     pub(super) line: u64,
     pub(super) identity: Identity,
-    /// What it holds, or what is wrong with it.
+    /// Its content, or the error in it.
     pub(super) content: Result<Content, String>,
 }
 
-/// What an entry holds.
+/// The content of an entry.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) enum Content {
     /// Fields for a template.
@@ -37,7 +37,7 @@ pub(crate) struct Item {
     pub(crate) place: Place,
     /// Fields to copy to the output.
     pub(crate) kept: Map<String, Value>,
-    /// What it holds, or what is wrong with it.
+    /// Its content, or the error in it.
     pub(crate) content: Result<Content, String>,
 }
 

@@ -16,7 +16,7 @@ pub(crate) struct Line {
     pub(crate) text: Result<String, Fault>,
 }
 
-/// A line that is no text.
+/// A line that is not text.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Fault {
     pub(crate) message: String,

@@ -155,19 +155,19 @@ impl Inputs {
         Unseen::new(self.named.clone())
     }
 
-    /// Whether a person is about to type the input.
+    /// Returns `true` if a person is about to type the input.
     pub(crate) fn is_typed(&self) -> bool {
         self.inputs.iter().any(|input| matches!(input, Input::Stdin)) && io::stdin().is_terminal()
     }
 
-    /// Whether reading it twice gives the same.
+    /// Returns `true` if reading it twice gives the same.
     pub(crate) fn is_rereadable(&self) -> bool {
         self.inputs
             .iter()
             .all(|input| matches!(input, Input::File(_) | Input::Folder(_)))
     }
 
-    /// Whether an input is known to hold request bodies, to which no template applies.
+    /// Returns `true` if an input is known to hold request bodies, to which no template applies.
     pub(crate) fn has_bodies(&self) -> bool {
         self.format == InputFormat::OpenaiBatch
             || self

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use super::not_json;
 
-/// What a line asks for.
+/// The endpoint of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub(crate) enum Endpoint {
     Chat,
@@ -20,7 +20,7 @@ pub(crate) struct BatchLine {
     pub(crate) body: Map<String, Value>,
 }
 
-/// Whether an object looks like a batch line.
+/// Returns `true` if an object looks like a batch line.
 pub(crate) fn is_line(fields: &Map<String, Value>) -> bool {
     fields.contains_key("custom_id") && fields.get("body").is_some_and(Value::is_object)
 }

@@ -10,7 +10,7 @@ use std::io::{self, BufWriter, Read as _, Seek as _, SeekFrom, Write as _};
 use super::identity::draw;
 use super::item::Item;
 
-/// What is asked for by `--sample`, `--shuffle` and `--sample-seed`.
+/// The settings of `--sample`, `--shuffle` and `--sample-seed`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Order {
     pub(super) sample: Option<usize>,

@@ -10,13 +10,13 @@ pub(super) struct RawValue {
     /// The line it begins in, from 1.
     pub(super) line: u64,
     pub(super) bytes: Vec<u8>,
-    /// What is wrong with it, if that is known already.
+    /// The error in it, if known already.
     pub(super) fault: Option<String>,
 }
 
 /// Splits an input at the ends of its values, and holds one of them at a time.
 ///
-/// What does not end is an error of the reader: how many items it hides is not known.
+/// An unterminated value is an error of the reader, since the number of items in it is unknown.
 #[derive(Debug)]
 pub(super) struct Values<R> {
     reader: R,
@@ -191,7 +191,7 @@ impl End {
         }
     }
 
-    /// Whether the value is not whole at the end of the input.
+    /// Returns `true` if the value is not whole at the end of the input.
     const fn needs_more(&self) -> bool {
         !self.is_word
     }

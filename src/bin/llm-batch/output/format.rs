@@ -33,13 +33,13 @@ pub(crate) enum OutputFormat {
 pub(crate) enum Include {
     /// The model's reasoning, as far as the provider reveals it
     Reasoning,
-    /// The model's text where it is no answer: it does not follow the schema, was cut or refused
+    /// The model's text where it is not a valid answer: it does not follow the schema, or was truncated or refused
     Raw,
     /// The item's id and a tab before each line of text
     Id,
 }
 
-/// What the rest of the program needs to know of a format.
+/// The properties of a format that the rest of the program uses.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Facts {
     /// It has a place for the fields of `--keep`.
@@ -56,7 +56,7 @@ pub(crate) struct Facts {
     pub(crate) needs_raw_body: bool,
 }
 
-/// What can be set about rows.
+/// The settings of rows.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Settings {
     /// The fields of `--keep`.
@@ -75,7 +75,7 @@ impl Settings {
 }
 
 impl OutputFormat {
-    /// What is to be known of it before it is made.
+    /// The properties of the format.
     pub(crate) const fn facts(self) -> Facts {
         match self {
             Self::Jsonl => jsonl::FACTS,

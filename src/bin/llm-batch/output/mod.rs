@@ -31,7 +31,7 @@ pub(crate) struct Row<'a> {
     pub(crate) report: &'a ItemReport,
     /// When the outcome came.
     pub(crate) time: SystemTime,
-    /// Whether prices were given, so that an unknown cost is written as such.
+    /// `true` if prices were given, so that an unknown cost is written as such.
     pub(crate) priced: bool,
 }
 
@@ -68,7 +68,7 @@ impl Row<'_> {
             .map(|reasoning| reasoning.text.as_str())
     }
 
-    /// The model's text that is no answer, if it is asked for.
+    /// The model's text where it is not a valid answer, if requested.
     fn raw_output(&self, settings: &Settings) -> Option<&str> {
         let output = self.result.err()?.raw_output();
         output.filter(|_| settings.includes(Include::Raw))
@@ -83,7 +83,7 @@ impl Row<'_> {
     }
 }
 
-/// Whether an answer has nothing in it.
+/// Returns `true` if an answer has nothing in it.
 pub(crate) fn is_blank(output: &Value) -> bool {
     match output {
         Value::Null => true,

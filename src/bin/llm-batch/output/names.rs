@@ -16,7 +16,7 @@ const DEVICES: [&str; 6] = ["aux", "con", "conin$", "conout$", "nul", "prn"];
 
 /// The name of one file for an id that may be any text. Other ids have other names.
 ///
-/// What not every file system takes is written as `%` and two digits for each byte; a name that is too long ends in a hash.
+/// Characters that some file systems reject are written as `%` and two digits for each byte; a name that is too long ends in a hash.
 pub(super) fn flat(id: &str) -> String {
     format!("{}.txt", component(id))
 }
@@ -39,7 +39,7 @@ pub(super) fn numbered(name: &str, index: u64) -> String {
     }
 }
 
-/// What names have in common that some file system takes for the same: those of macOS and Windows ignore case, and macOS
+/// The form that names share if some file system treats them as equal: those of macOS and Windows ignore case, and macOS
 /// the two forms of an accented letter.
 pub(super) fn folded(name: &str) -> String {
     let lower: String = name.nfkc().flat_map(char::to_lowercase).collect();

@@ -48,7 +48,7 @@ impl Sink {
         })
     }
 
-    /// Whether nothing was written yet.
+    /// Returns `true` if nothing was written yet.
     pub(crate) fn is_new(&self) -> bool {
         self.new
     }

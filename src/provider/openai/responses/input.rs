@@ -79,7 +79,7 @@ fn custom_calls(messages: &[Message]) -> HashSet<&str> {
         .collect()
 }
 
-/// The items of a message. What is no content of a message is an item of its own.
+/// The items of a message. A part that cannot be message content is an item of its own.
 fn items<'a>(message: &'a Message, custom: &HashSet<&str>) -> Result<Vec<Item<'a>>, &'static str> {
     // What the model said itself has a type of its own.
     let (role, text_type) = match message.role {
