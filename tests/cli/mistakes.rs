@@ -107,6 +107,43 @@ fn standard_output_is_not_an_input() {
     }
 }
 
+/// The answers of `>>` in a folder, and the file for foreign lines, are not prompts.
+#[cfg(unix)]
+#[test]
+fn outputs_without_a_name_of_their_own_are_not_inputs() {
+    let folder = tempfile::tempdir().unwrap();
+    let texts = folder.path().join("texts");
+    fs::create_dir(&texts).unwrap();
+    fs::write(texts.join("a.txt"), "one").unwrap();
+    let out = fs::File::create(texts.join("out.txt")).unwrap();
+    let output = program()
+        .args(["run", "-m", "sim:steady", texts.to_str().unwrap()])
+        .stdout(out)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    let answers = rows(&fs::read_to_string(texts.join("out.txt")).unwrap());
+    assert_eq!(answers.len(), 1);
+    assert_eq!(answers[0]["id"], "a.txt");
+
+    let (out, bad) = (folder.path().join("o.jsonl"), folder.path().join("o.jsonl.bad"));
+    fs::write(&bad, "{\"prompt\":\"x\"}").unwrap();
+    run(
+        [
+            "run",
+            "-m",
+            "sim:steady",
+            bad.to_str().unwrap(),
+            "-o",
+            out.to_str().unwrap(),
+        ],
+        "",
+    )
+    .code(2)
+    .says("is an input and would be overwritten");
+    assert_eq!(fs::read_to_string(&bad).unwrap(), "{\"prompt\":\"x\"}");
+}
+
 #[test]
 fn an_output_is_replaced_when_there_is_something_to_replace_it_with() {
     let folder = tempfile::tempdir().unwrap();

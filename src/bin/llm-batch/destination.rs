@@ -8,6 +8,7 @@ use tempfile::NamedTempFile;
 
 use crate::args::{InputArgs, OutputArgs};
 use crate::console::Console;
+use crate::events::end_line;
 use crate::exit::UsageError;
 use crate::lock;
 use crate::output::{Format, INDEX, Output, OutputFormat, Sink};
@@ -109,8 +110,8 @@ impl Destination {
         }
     }
 
-    /// Opens it for writing. Only now is an old file changed.
-    pub(crate) fn open(self, console: &Console) -> Result<Output, UsageError> {
+    /// Opens it for writing. Only now is an old file changed; with `keeps_old`, one that would be replaced is not.
+    pub(crate) fn open(self, keeps_old: bool, console: &Console) -> Result<Output, UsageError> {
         if let Some(folder) = &self.folder {
             std::fs::create_dir_all(folder).map_err(|error| named(folder, &error))?;
         }
@@ -121,7 +122,7 @@ impl Destination {
                 let file = File::options().append(true).open(&path);
                 Sink::file(file.map_err(|error| named(&path, &error))?, true)
             }
-            Target::New(path, file) => new(&path, file)?,
+            Target::New(path, file) => new(&path, file, keeps_old)?,
             Target::Append(path, mut file, length) => cut(&mut file, length)
                 .and_then(|()| append(file))
                 .map_err(|error| named(&path, &error))?,
@@ -253,6 +254,7 @@ fn set_aside(path: &Path, copied: &Copied, console: &Console) -> Result<(), Usag
     let bad = bad_lines(path);
     let mut copy = copied.aside.reopen().map_err(|error| named(&bad, &error))?;
     let mut file = lock::open(&bad)?;
+    end_line(&mut file).map_err(|error| named(&bad, &error))?;
     io::copy(&mut copy, &mut file)
         .and_then(|_| file.sync_all())
         .map_err(|error| named(&bad, &error))?;
@@ -287,9 +289,13 @@ fn not_empty(path: &Path) -> UsageError {
 }
 
 /// Begins a file anew. One that has come since the check is left alone.
-fn new(path: &Path, locked: Option<File>) -> Result<Sink, UsageError> {
+fn new(path: &Path, locked: Option<File>, keeps_old: bool) -> Result<Sink, UsageError> {
     let file = match locked {
-        Some(file) => return Sink::replacing(file).map_err(|error| named(path, &error)),
+        Some(file) if keeps_old => file,
+        Some(file) => {
+            file.set_len(0).map_err(|error| named(path, &error))?;
+            file
+        }
         None => {
             let file = lock::open(path)?;
             if file.metadata().map_err(|error| named(path, &error))?.len() > 0 {

@@ -59,7 +59,7 @@ fn open(path: &Path) -> Result<File, UsageError> {
 }
 
 /// Ends a line that a killed run has left torn, so that it spoils no other.
-fn end_line(file: &mut File) -> io::Result<()> {
+pub(crate) fn end_line(file: &mut File) -> io::Result<()> {
     if file.seek(SeekFrom::End(0))? == 0 {
         return Ok(());
     }

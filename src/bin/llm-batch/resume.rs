@@ -20,8 +20,9 @@ pub(crate) struct Done {
 impl Done {
     pub(crate) fn add(&mut self, id: &str, index: Option<u64>) {
         let rows = self.rows.entry(id.into()).or_default();
+        let is_other = rows.iter().any(|row| *row != index);
         rows.push(index);
-        if rows.len() > 1 {
+        if is_other {
             self.repeated.insert(id.into());
         }
     }
@@ -317,6 +318,17 @@ mod tests {
         assert!(!done.take("b", 7));
         assert!(!done.take("c", 0));
         assert!(done.take("a", 1));
+    }
+
+    #[test]
+    fn a_row_that_stands_twice_does_not_repeat_its_id() {
+        let mut done = Done::default();
+        done.add("a", Some(0));
+        done.add("a", Some(0));
+        assert!(done.take("a", 1));
+        done.add("b", Some(0));
+        done.add("b", Some(1));
+        assert!(!done.take("b", 2));
     }
 
     #[test]

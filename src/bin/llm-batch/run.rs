@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal as _};
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
-use futures::StreamExt as _;
+use futures::{StreamExt as _, stream};
 use llm_batch::{Disposition, ErrorKind, Events, LlmStreamExt as _, PriceTable, Progress};
 use serde_json::Value;
 
@@ -72,6 +72,8 @@ pub(crate) fn main(args: &RunArgs, console: &Console) -> Result<Exit, UsageError
     let (destination, mut earlier) = Destination::new(&args.output, &args.input)?;
     protect_inputs(&inputs, args, destination.file())?;
     protect_inputs(&inputs, args, args.reporting.events.as_deref())?;
+    let bad = destination.file().map(destination::bad_lines);
+    protect_inputs(&inputs, args, bad.as_deref())?;
     if cfg!(unix) && destination.file().is_none() {
         // `>> FILE` would append the answers to the prompts, and read them again.
         protect_inputs(&inputs, args, Some(Path::new("/dev/stdout")))?;
@@ -194,7 +196,15 @@ fn protect_inputs(inputs: &Inputs, args: &RunArgs, output: Option<&Path>) -> Res
 /// prompts.
 fn keep_apart(inputs: &mut Inputs, args: &RunArgs) -> Result<(), UsageError> {
     let bad = args.output.output.as_deref().map(destination::bad_lines);
+    let is_stdout = args.output.output_dir.is_none()
+        && args
+            .output
+            .output
+            .as_deref()
+            .is_none_or(|path| path == Path::new("-"));
+    let stdout = Path::new("/dev/stdout");
     let outputs = [
+        Some(stdout).filter(|path| is_stdout && path.is_file()),
         args.output.output_dir.as_deref(),
         args.output
             .output
@@ -284,16 +294,26 @@ impl Plan<'_> {
             .model
             .strategy(args, self.schema, self.prices, &events)
             .await?;
-        let signals = Signals::new().map_err(|error| UsageError::new(error.to_string()))?;
+        let mut signals = Signals::new().map_err(|error| UsageError::new(error.to_string()))?;
         let log = match &reporting.events {
             Some(path) => Some(EventLog::start(path, &events)?),
             None => None,
         };
         let resumable = self.destination.is_resumable();
-        let output = self.destination.open(console)?;
-        let source = Source::start(&self.inputs, self.composer, self.earlier, expected)
+        let mut source = Source::start(&self.inputs, self.composer, self.earlier, expected)
             .map_err(|error| UsageError::new(format!("the input cannot be read: {error}")))?;
         let source_state = source.state();
+        // An input without items, as a program that failed leaves one, replaces no answers.
+        let first = match args.output.overwrite {
+            true => tokio::select! {
+                first = source.next() => first,
+                () = signals.next() => return Ok(Exit::Interrupted),
+            },
+            false => None,
+        };
+        let keeps_old = args.output.overwrite && first.is_none();
+        let output = self.destination.open(keeps_old, console)?;
+        let source = stream::iter(first).chain(source);
 
         let times = Times::of(args, &events);
         let mut results = source

@@ -75,7 +75,12 @@ impl Serialize for Contents<'_> {
 
 /// The identifier of a call and the name of its tool, for a part that is a call.
 fn called(part: &Part) -> Option<(&str, &str)> {
-    match part.on(Wire::GenerateContent)? {
+    // The plain form has the identifier also of a call that was given none.
+    let part = match part {
+        Part::Native { elsewhere, .. } => elsewhere.as_deref()?,
+        part => part,
+    };
+    match part {
         Part::ToolCall(call) => Some((call.id.as_str(), call.name.as_str())),
         Part::Json { value } => {
             let call = value.get("functionCall")?;

@@ -15,8 +15,8 @@ const STARTING: Duration = Duration::from_secs(30);
 /// The time for which calls wait for a server that did answer before: a restart with a large model to load takes minutes.
 const RESTARTING: Duration = Duration::from_secs(300);
 
-/// Failures further apart than this are not one outage: nothing was tried in between. More than a probe and its connect timeout.
-const APART: Duration = Duration::from_secs(300);
+/// The longest time between two tries of a server: a probe's wait and its connect timeout.
+const PROBE: Duration = Duration::from_secs(60);
 
 /// Notes how long the server of a client cannot be reached.
 #[derive(Debug, Default)]
@@ -54,17 +54,18 @@ impl Reachable {
             return error;
         }
         let now = Instant::now();
-        let since = self.failing_since(now);
-        // The rest of the address may hold secrets.
-        let server = url.origin().ascii_serialization();
-        if since == now {
-            tracing::warn!(%server, error = error.message(), "the server cannot be reached; calls wait for it");
-        }
         let (patience, hint) = if self.answered.load(Ordering::Relaxed) {
             (RESTARTING, "start it again")
         } else {
             (STARTING, "check the address, or start the server first")
         };
+        // Failures further apart are not one outage: nothing was tried in between.
+        let since = self.failing_since(now, (patience / 2).max(PROBE));
+        // The rest of the address may hold secrets.
+        let server = url.origin().ascii_serialization();
+        if since == now {
+            tracing::warn!(%server, error = error.message(), "the server cannot be reached; calls wait for it");
+        }
         let waited = now.saturating_duration_since(since);
         if waited < patience {
             return error;
@@ -80,13 +81,13 @@ impl Reachable {
     }
 
     /// Notes a failure, and returns the time of the first in its row.
-    fn failing_since(&self, now: Instant) -> Instant {
+    fn failing_since(&self, now: Instant, apart: Duration) -> Instant {
         let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
         let row = failing.get_or_insert(Failing {
             since: now,
             last: now,
         });
-        if now.saturating_duration_since(row.last) > APART {
+        if now.saturating_duration_since(row.last) > apart {
             row.since = now;
         }
         row.last = now;
@@ -129,7 +130,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn failures_far_apart_are_not_one_outage() {
         let (reachable, url) = server();
-        for wait in [0, 301, 301] {
+        for wait in [0, 61, 61] {
             tokio::time::advance(Duration::from_secs(wait)).await;
             let error = reachable.judge(refused(), &url);
             assert_eq!(error.disposition(), Disposition::Backoff);

@@ -8,8 +8,6 @@ use std::io::{self, Write};
 pub(crate) struct Sink {
     out: Box<dyn Write + Send>,
     new: bool,
-    /// The file whose old content goes when the first row comes: a run without a row replaces nothing.
-    replaced: Option<File>,
 }
 
 impl Sink {
@@ -17,7 +15,6 @@ impl Sink {
         Self {
             out: Box::new(io::stdout()),
             new: true,
-            replaced: None,
         }
     }
 
@@ -26,7 +23,6 @@ impl Sink {
         Self {
             out: Box::new(anstream::stdout()),
             new: true,
-            replaced: None,
         }
     }
 
@@ -35,17 +31,7 @@ impl Sink {
         Self {
             out: Box::new(file),
             new,
-            replaced: None,
         }
-    }
-
-    /// A file whose old content is replaced.
-    pub(crate) fn replacing(file: File) -> io::Result<Self> {
-        let replaced = Some(file.try_clone()?);
-        Ok(Self {
-            replaced,
-            ..Self::file(file, true)
-        })
     }
 
     /// Returns `true` if nothing was written yet.
@@ -55,9 +41,6 @@ impl Sink {
 
     pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.new = false;
-        if let Some(file) = self.replaced.take() {
-            file.set_len(0)?;
-        }
         self.out.write_all(bytes)?;
         self.out.flush()
     }
