@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::item::WaitReason;
 
-/// The activity that took most of the items' time: the closing line of a [`BatchSummary`](super::BatchSummary), as a value.
+/// The activity that took most of the items' time: the last line of a [`BatchSummary`](super::BatchSummary), as a value.
 ///
 /// `Display` is that line: the share, what it is, and the advice.
 ///
@@ -34,7 +34,7 @@ use crate::item::WaitReason;
 pub struct Bottleneck {
     /// The cause.
     pub cause: BottleneckCause,
-    /// Its share of the time that items took and outcomes waited to be taken, from 1 to 100.
+    /// Its percentage, from 1 to 100, of the time that items ran and finished outcomes waited to be taken.
     pub percent: u8,
 }
 
@@ -49,8 +49,8 @@ pub enum BottleneckCause {
     Waiting(WaitReason),
     /// Finished outcomes waited to be taken from the stream.
     Untaken,
-    /// None of these: items were in layers of the user's own, waited for the answer of another item (a cache) or for a
-    /// strategy to be made ([`lazy`](crate::lazy)).
+    /// None of these: items were in the user's own layers, or waited for another item's answer (a cache) or for a
+    /// strategy to be created ([`lazy`](crate::lazy)).
     Elsewhere,
 }
 
@@ -104,7 +104,7 @@ impl fmt::Display for Bottleneck {
     }
 }
 
-/// A part of the whole in full per cent.
+/// The part as a whole percentage.
 pub(super) fn percent(part: Duration, whole: Duration) -> Option<u8> {
     (!whole.is_zero()).then(|| {
         (part.as_secs_f64() / whole.as_secs_f64() * 100.0)

@@ -26,7 +26,7 @@ use crate::item::{CallsInside, Item, ItemId};
 use crate::request::LlmRequest;
 use crate::telemetry::item_span;
 
-/// Items started in one poll at most, so that a long run of ready items leaves the executor to others.
+/// The maximum number of items started in one poll, so that a long run of ready items does not block the executor.
 const STARTS_PER_POLL: usize = 128;
 
 pub(super) type OutcomeOf<B> =
@@ -40,7 +40,7 @@ pub(super) struct Driver<B: BatchItem, T: Tasks<B>> {
     slots: Slots<B::Context>,
     finished: Finished<OutcomeOf<B>>,
     accepted: u64,
-    /// Stops the batch; polled here where no task of its own does that.
+    /// Stops the batch; polled here unless it has its own task.
     signal: Option<BoxFuture>,
     fail_fast: Option<Arc<FailFast>>,
     calls_inside: CallsInside,
@@ -79,7 +79,7 @@ impl<B: BatchItem, T: Tasks<B>> Driver<B, T> {
         self.slots.len
     }
 
-    /// Items with an outcome that was not taken.
+    /// Items whose outcome was not taken yet.
     pub(super) fn untaken(&self) -> usize {
         self.finished.len
     }
@@ -90,19 +90,19 @@ impl<B: BatchItem, T: Tasks<B>> Driver<B, T> {
         }
     }
 
-    /// Looks at the items that run for calls begun inside.
+    /// Checks the running items for calls begun inside.
     fn look_for_calls_inside(&self) {
         if !self.calls_inside.begin() && self.slots.items().any(|item| item.has_begun()) {
             self.calls_inside.saw_begun();
         }
     }
 
-    /// Returns `true` if another item may start while `untaken` have finished and were not taken.
+    /// Returns `true` if another item may start while `untaken` outcomes wait to be taken.
     fn may_start(&self, untaken: usize) -> bool {
         self.has_room(untaken) && !self.shared.is_paused()
     }
 
-    /// Returns `true` if those in flight and the `untaken` ones together stay within the limit with one more.
+    /// Returns `true` if one more item keeps those in flight plus the `untaken` ones within the limit.
     fn has_room(&self, untaken: usize) -> bool {
         let limit = self.shared.concurrency();
         let parked = if self.options.in_order {
@@ -123,7 +123,7 @@ where
         mut source: Pin<&mut Option<St>>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<OutcomeOf<B>>> {
-        // First, so that what a handle sets from here on wakes the task.
+        // First, so that any later change through a handle wakes the task.
         self.shared.register(cx.waker());
         if self.phase == Phase::New {
             self.start_batch(size_of(source.as_ref()));
@@ -183,7 +183,7 @@ where
         });
     }
 
-    /// Looks for what stops the batch. Its panic goes on to the consumer, once, and stops nothing.
+    /// Polls the stop signal. Its panic is passed to the consumer, once, and does not stop the batch.
     fn poll_signal(&mut self, cx: &mut Context<'_>) {
         if let Some(signal) = &mut self.signal
             && signal.as_mut().poll(cx).is_ready()
@@ -205,7 +205,7 @@ where
         }
     }
 
-    /// Starts what there is room for and gives the next outcome.
+    /// Starts as many items as there is room for and returns the next outcome.
     fn poll_items<St: Stream<Item = B>>(
         &mut self,
         mut source: Pin<&mut Option<St>>,
@@ -264,7 +264,7 @@ where
         }
     }
 
-    /// The source's next item. Its panic goes on to the consumer, after the rest was aborted.
+    /// The source's next item. Its panic is passed to the consumer, after the other items were aborted.
     fn poll_source<St: Stream<Item = B>>(
         &mut self,
         mut source: Pin<&mut Option<St>>,
@@ -282,7 +282,7 @@ where
         })
     }
 
-    /// Starts an item. One whose input could not be read has its outcome at once.
+    /// Starts an item. An item whose input could not be read gets its outcome without running.
     fn accept(&mut self, item: B, size: (usize, Option<usize>)) {
         let Parts {
             id,
@@ -393,7 +393,7 @@ where
             context,
             result: result.map_err(|unanswered| match unanswered {
                 Unanswered::Strategy(error) => error,
-                // Last, as it may be code of the user's.
+                // Last, as it may be user code.
                 Unanswered::Driver(error) => error.into(),
             }),
             report,
@@ -425,7 +425,7 @@ fn size_of<St: Stream>(source: Pin<&Option<St>>) -> (usize, Option<usize>) {
         .map_or((0, Some(0)), |source| source.size_hint())
 }
 
-/// The stream was dropped, and its outcomes with it, but the accounts and the events are complete.
+/// The stream was dropped, and its outcomes with it; this completes the accounts and the events.
 impl<B: BatchItem, T: Tasks<B>> Drop for Driver<B, T> {
     fn drop(&mut self) {
         let phase = self.phase;
@@ -442,7 +442,7 @@ impl<B: BatchItem, T: Tasks<B>> Drop for Driver<B, T> {
             let reason = Termination::Dropped.to_string();
             self.look_for_calls_inside();
             for (slot, Slot { item, .. }) in self.slots.drain() {
-                // What ends from now on is not counted, here or in a ledger, as more than a call of unknown usage.
+                // A call that ends from now on counts only as a call with unknown usage, here and in a ledger.
                 item.settle_dropped(&self.calls_inside, at);
                 let kind = ErrorKind::Aborted;
                 let report = self.shared.finish(Some(slot), &item, at, Some(kind));

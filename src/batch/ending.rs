@@ -1,4 +1,4 @@
-//! The end of an item: what is known of its failure, its one terminal event, its metrics.
+//! The end of an item: its failure, its one terminal event, its metrics.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,17 +17,17 @@ pub(super) use crate::error::caught_text;
 /// The reason why an item failed.
 pub(super) struct Failure {
     pub(super) kind: ErrorKind,
-    // What the driver itself says; the text of a strategy's error is made only for subscribers.
+    // The driver's own message; the text of a strategy's error is formatted only for subscribers.
     pub(super) message: Option<String>,
 }
 
-/// The kind of a strategy's error, and whether its call was sent, if that is known. What the error says of itself may panic.
+/// The kind of a strategy's error, and whether its call was sent, if known. The error's own methods may panic.
 pub(super) fn judge<E: 'static>(error: &E) -> (ErrorKind, Option<bool>) {
     catch_unwind(AssertUnwindSafe(|| (kind_of(error), was_sent(error)))).unwrap_or((ErrorKind::Other, None))
 }
 
-/// The kind that a strategy's error stops the batch by. `None` for a kind that concerns every item, in an error that says that it
-/// concerns its own alone.
+/// The kind that `stop_when` compares. `None` if the kind concerns every item by default, but the error states that it concerns
+/// its own item alone.
 pub(super) fn stopping_kind<E: 'static>(error: &E) -> Option<ErrorKind> {
     let judged = catch_unwind(AssertUnwindSafe(|| {
         own_error(error).map(|error| (error.kind(), Verdict::from(error).disposition))

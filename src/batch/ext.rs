@@ -33,7 +33,7 @@ use super::work_item::{IntoWorkItem, WorkItem};
 /// # }
 /// ```
 pub trait LlmStreamExt: Stream + sealed::Sealed {
-    /// Makes every item a piece of work and attaches a clone of `strategy` to it.
+    /// Converts every item into a [`WorkItem`](crate::WorkItem) and attaches a clone of `strategy` to it.
     fn with_strategy<S>(self, strategy: S) -> WithStrategy<Self, S>
     where
         Self: Sized,
@@ -49,8 +49,8 @@ pub trait LlmStreamExt: Stream + sealed::Sealed {
     /// Runs the items through their strategies, at most `n` at a time, and yields an [`Outcome`](crate::Outcome) for
     /// each, as they finish.
     ///
-    /// `n` counts **items**, also those that wait or back off; the limiter's `max_in_flight` counts calls. Each item
-    /// runs on a tokio task of its own, so it makes progress while the consumer is busy. See
+    /// `n` counts **items**, including those that wait or back off; the limiter's `max_in_flight` counts calls. Each item
+    /// runs on its own tokio task, so it makes progress while the consumer is busy. See
     /// [the module](crate::batch) for stopping and cancel safety.
     ///
     /// # Panics
@@ -70,11 +70,11 @@ pub trait LlmStreamExt: Stream + sealed::Sealed {
         LlmBatch::<Self, Spawned>::new(self, n)
     }
 
-    /// The same in the consumer's own task: for strategies that are not `Send` or that borrow.
+    /// Like [`llm_batch`](Self::llm_batch), in the consumer's own task: for strategies that are not `Send` or that borrow.
     ///
     /// **Items make progress only while the stream is polled.** If the loop body awaits something long, calls in
-    /// flight stand still: time limits pass although the provider has answered long ago, and a body that waits for a
-    /// permit held by such a call waits for ever. Use [`llm_batch`](Self::llm_batch) wherever it compiles; here, keep
+    /// flight stand still: they time out although the provider has answered long ago, and a body that waits for a
+    /// permit held by such a call deadlocks. Use [`llm_batch`](Self::llm_batch) wherever it compiles; here, keep
     /// the loop body short or hand outcomes to another task.
     ///
     /// # Panics

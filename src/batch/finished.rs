@@ -1,4 +1,4 @@
-//! The outcomes that wait to be taken, in input order where that was asked for.
+//! The outcomes that wait to be taken, in input order if requested.
 
 use std::collections::VecDeque;
 
@@ -7,7 +7,7 @@ use tokio::time::Instant;
 /// Outcomes that wait to be taken, each with the time when its item ended.
 pub(super) struct Finished<O> {
     pub(super) in_order: bool,
-    // In order: by index from `next` on, with gaps for items in flight. Otherwise: as they came, without gaps.
+    // In order: by index from `next` on, with gaps for items in flight. Otherwise: in order of completion, without gaps.
     outcomes: VecDeque<Option<(O, Instant)>>,
     next: u64,
     pub(super) len: usize,

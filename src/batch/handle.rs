@@ -1,4 +1,4 @@
-//! Watching and steering a batch from outside.
+//! Monitoring and controlling a batch from outside.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,11 +7,11 @@ use super::shared::Shared;
 use super::summary::BatchSummary;
 use super::termination::{StopMode, Termination};
 
-/// Watches and steers a batch, also when a combinator has consumed its stream. Clones are the same handle.
+/// Monitors and controls a batch, even when a combinator has consumed its stream. Clones share the same batch.
 ///
-/// A stop takes effect at once, on whatever thread and whether or not the consumer polls: no call begins after it. What else is
-/// set takes effect at the stream's next poll, for which the handle wakes its task. While the consumer is busy elsewhere no item
-/// starts, but those in flight go on.
+/// A stop takes effect immediately, from any thread, even while the consumer does not poll: no call begins after it. Other
+/// changes take effect at the stream's next poll, for which the handle wakes its task. While the consumer is busy elsewhere no
+/// item starts, but those in flight continue.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
@@ -35,12 +35,12 @@ pub struct BatchHandle {
 }
 
 impl BatchHandle {
-    /// The statistics of the batch up to now. Items count once their outcome was seen by the stream.
+    /// The statistics of the batch up to now. An item counts as finished once the stream has received its outcome.
     pub fn statistics(&self) -> BatchSummary {
         self.shared.summary()
     }
 
-    /// Starts no further item until [`resume`](Self::resume); items in flight go on, their later calls too.
+    /// Starts no further item until [`resume`](Self::resume); items in flight continue, including their later calls.
     pub fn pause(&self) {
         self.shared.set_paused(true);
     }
@@ -55,11 +55,11 @@ impl BatchHandle {
         self.shared.is_paused()
     }
 
-    /// Changes how many items may be in flight. A lower number ends nothing: items in flight finish, and new ones
+    /// Changes how many items may be in flight. A lower number does not abort items: those in flight finish, and new ones
     /// start once there is room.
     ///
     /// # Panics
-    /// If `n` is 0; [`pause`](Self::pause) stops the intake.
+    /// If `n` is 0; use [`pause`](Self::pause) to stop the intake.
     #[track_caller]
     pub fn set_concurrency(&self, n: usize) {
         assert_concurrency(n);
@@ -72,12 +72,12 @@ impl BatchHandle {
     }
 
     /// Ends the batch in its [`stop_mode`](crate::LlmBatch::stop_mode): no new item, no new call. Every accepted item
-    /// still has its outcome, so go on taking them.
+    /// still has its outcome, so keep polling the stream.
     pub fn stop(&self) {
         self.shared.stop(Termination::Stopped, None);
     }
 
-    /// Ends the batch at once, whatever its mode and also while it drains: items in flight are aborted, and their
+    /// Ends the batch immediately in any mode, even while it drains: items in flight are aborted, and their
     /// calls may still be billed.
     pub fn cancel(&self) {
         self.shared.stop(Termination::Stopped, Some(StopMode::Cancel));
@@ -99,7 +99,7 @@ impl fmt::Debug for BatchHandle {
     }
 }
 
-/// Refuses a concurrency that would never start anything.
+/// Panics if the concurrency is 0, which would never start anything.
 #[track_caller]
 pub(super) fn assert_concurrency(n: usize) {
     assert!(

@@ -1,4 +1,4 @@
-//! The stream combinator and what rides on it.
+//! The stream combinator, its outcomes, handle and summary.
 //!
 //! [`with_strategy`](LlmStreamExt::with_strategy) attaches a strategy to the items of a stream, and
 //! [`llm_batch`](LlmStreamExt::llm_batch) runs them, `n` at a time:
@@ -22,8 +22,8 @@
 //! ```
 //!
 //! # After each item
-//! A batch is a stream, so a hook that sees an item with its result is one line of [`StreamExt`](futures::StreamExt); what it is to
-//! see of the item beside its id goes along as the context:
+//! A batch is a stream, so a hook after each item is one line of [`StreamExt`](futures::StreamExt); data of the item that the hook
+//! needs beside the id travels as the context:
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")] async fn main() {
@@ -43,48 +43,48 @@
 //! # Order of events
 //! - Nothing happens until the stream is polled. A poll pulls items while there are free slots and starts each on a
 //!   tokio task of its own; nothing is taken from the source, and nothing reserved, without a free slot.
-//! - Items in flight and finished ones that were not taken are never more than `n` together. A slow consumer slows
-//!   the source and harms no call; one that parks stops the spending after `n` items.
+//! - Items in flight and finished items not yet taken are never more than `n` together. A slow consumer slows
+//!   the source down and harms no call; if it stops polling, at most `n` items are paid for.
 //! - A strategy that is shared is cloned for each item. The clone becomes ready and is called in the item's task.
-//! - Nothing an item does ends the batch: an error, a panic, an abort are outcomes. A panic of the source reaches the consumer,
+//! - An item cannot end the batch: an error, a panic, an abort are outcomes. A panic of the source reaches the consumer,
 //!   after the items in flight were aborted.
 //! - Every item taken from the source has exactly one outcome, also after a stop.
 //!
 //! # Ending early
-//! | cause | how |
+//! | cause | method |
 //! |---|---|
 //! | time | [`batch_timeout`](LlmBatch::batch_timeout) |
 //! | a kind of failure | [`stop_when`](LlmBatch::stop_when) |
 //! | a signal | [`stop_on`](LlmBatch::stop_on) |
 //! | by hand | [`BatchHandle::stop`], [`BatchHandle::cancel`] |
 //!
-//! A stop takes effect at once, on any thread, also while the consumer does not poll the stream: no item is taken, no call begins
-//! and no failed call is retried. [`StopMode`] says what becomes of calls under way. The first cause is kept as the
-//! [`Termination`]. The account and the handle survive the stream. With `llm_batch_local` the time limit and the signal act when the
-//! stream is polled.
+//! A stop takes effect immediately, on any thread, even while the consumer does not poll the stream: no item is taken, no call
+//! begins and no failed call is retried. [`StopMode`] decides whether calls under way finish. The first cause is kept as the
+//! [`Termination`]. The account and the handle outlive the stream. With `llm_batch_local` the time limit and the signal take effect
+//! when the stream is polled.
 //!
 //! # Cancel safety and money
 //! The work that a drop loses, the calls that may still be billed, and those that are never sent twice:
 //!
-//! - **A dropped `next()`** loses nothing. Items go on in their tasks, outcomes wait in the stream. So it may stand in a
+//! - **A dropped `next()`** loses nothing. Items continue in their tasks, outcomes wait in the stream. So it may be used in a
 //!   `select!`.
 //! - **The dropped stream** aborts every item in flight, and the outcomes that were not taken are gone. A call under way is
-//!   cut: the provider has the request, works on it, and may bill it. The account, still to be had through the
-//!   handle, counts each as a call of unknown usage; tokens are not invented. Items not taken from the source were
-//!   never sent. To keep what is paid for, call [`BatchHandle::stop`] and take the rest.
-//! - **A drain** ([`StopMode::Drain`]) loses nothing that is paid for: an item whose call is under way, or was answered and is being
-//!   worked on above the stack, runs to its end; a call that it would newly begin is refused. Items that wait are aborted, with
-//!   what they had spent before in their report.
+//!   cut: the provider has the request, works on it, and may bill it. The account, still available through the
+//!   handle, counts each as a call with unknown usage; tokens are not guessed. Items not taken from the source were
+//!   never sent. To keep what is paid for, call [`BatchHandle::stop`] and take the remaining outcomes.
+//! - **A drain** ([`StopMode::Drain`]) loses nothing that is paid for: an item whose call is under way, or whose answer is still
+//!   processed above the stack, runs to its end; a new call of such an item is rejected. Items that wait are aborted; their
+//!   report has what they spent before.
 //! - **A cancel** ([`StopMode::Cancel`]) costs what a drop costs, but each item has its outcome, with its report.
-//! - **A panic** in a strategy ends its item alone. Calls it had finished are in the report; one it was in is unknown.
+//! - **A panic** in a strategy ends only its item. Finished calls are in the report; the usage of an unfinished one is unknown.
 //! - **The end of the runtime** ends the items; a stream that outlives it yields them as aborted.
 //! - **The work of `on_complete`** runs in a task of the runtime when the stream is dropped early, once all items have ended, if
-//!   the runtime still runs. [`LlmBatch::close`] leaves early and waits for it.
-//! - The driver calls a strategy once for an item and never again: what repeats a call is a retry layer, which you put
-//!   there. An abort is never followed by a second try.
+//!   the runtime still runs. [`LlmBatch::close`] ends the batch early and waits for it.
+//! - The driver calls a strategy once per item and never again: only a retry layer, which you add, repeats a call.
+//!   An aborted item is never retried.
 //!
 //! With [`llm_batch_local`](LlmStreamExt::llm_batch_local) the same holds, except that items stand still while the
-//! stream is not polled: keeping a `next()` undone parks their calls.
+//! stream is not polled: their calls make no progress while no `next()` is polled.
 
 mod bottleneck;
 mod driver;

@@ -14,7 +14,7 @@ use crate::error::ErrorKind;
 use crate::events::Events;
 use crate::telemetry::Meter;
 
-/// Work of the user's, or a signal.
+/// The user's work, or a signal.
 pub(super) type BoxFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 pub(super) struct Options {
@@ -42,7 +42,7 @@ impl Options {
         }
     }
 
-    /// The future that stops the batch when the time limit passes or the signal comes; `None` if there is neither.
+    /// The future that stops the batch when the time limit passes or the signal completes; `None` if neither is set.
     pub(super) fn stop_signal(&mut self, shared: &Arc<Shared>) -> Option<BoxFuture> {
         let timeout = self.timeout;
         let signal = self.stop_on.take();
@@ -62,7 +62,7 @@ impl Options {
                     Some(signal) => match AssertUnwindSafe(signal).catch_unwind().await {
                         Ok(()) => {}
                         Err(panic) => {
-                            // It stops nothing; the time limit still may.
+                            // The panic does not stop the batch; the time limit still may.
                             shared.set_panic(panic);
                             std::future::pending().await
                         }

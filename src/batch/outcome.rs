@@ -8,7 +8,7 @@ use crate::response::LlmResponse;
 
 /// The outcome of one item: its answer or error, and its accounts over all calls.
 ///
-/// A failure is a value like any other; nothing an item does ends the batch.
+/// A failure is a value like any other; an item cannot end the batch.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
@@ -33,9 +33,9 @@ pub struct Outcome<R = LlmResponse, E = LlmError, C = ()> {
     pub index: u64,
     /// Its identifier.
     pub id: ItemId,
-    /// The context that was given with it.
+    /// The context that was passed with it.
     pub context: C,
-    /// The answer, or why there is none.
+    /// The answer, or the error.
     pub result: Result<R, E>,
     /// Its accounts: attempts, calls, tokens, waits.
     pub report: ItemReport,

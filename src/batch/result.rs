@@ -1,4 +1,4 @@
-//! A batch that was run to its end and kept.
+//! The collected outcomes of a complete batch.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -11,7 +11,7 @@ use crate::error::LlmError;
 use crate::item::ItemId;
 use crate::response::LlmResponse;
 
-/// Every outcome of a batch, with its account: what [`into_result`](crate::LlmBatch::into_result) gives.
+/// Every outcome of a batch, with its account: the result of [`into_result`](crate::LlmBatch::into_result).
 ///
 /// ```
 /// # fn example(result: llm_batch::batch::BatchResult) {
@@ -33,7 +33,7 @@ pub struct BatchResult<R = LlmResponse, E = LlmError, C = ()> {
 }
 
 impl<R, E, C> BatchResult<R, E, C> {
-    /// The outcomes with an answer, each with it.
+    /// The outcomes with an answer, each with its answer.
     pub fn successes(&self) -> impl Iterator<Item = (&Outcome<R, E, C>, &R)> {
         let answered = |outcome| Outcome::response(outcome).map(|response| (outcome, response));
         self.outcomes.iter().filter_map(answered)
@@ -45,7 +45,7 @@ impl<R, E, C> BatchResult<R, E, C> {
         self.outcomes.iter().filter_map(failed)
     }
 
-    /// The outcomes by the text of their ids: `by_id()["q7"]`. An id need not be unique: the first item that has it counts.
+    /// The outcomes by the text of their ids: `by_id()["q7"]`. Ids need not be unique: of equal ids the first item is kept.
     pub fn by_id(&self) -> HashMap<Cow<'_, str>, &Outcome<R, E, C>> {
         let mut by_id = HashMap::with_capacity(self.outcomes.len());
         for outcome in &self.outcomes {

@@ -17,7 +17,7 @@ use crate::item::{Item, ItemReport};
 pub(super) struct Shared {
     concurrency: AtomicUsize,
     paused: AtomicBool,
-    /// `true` if there is a stop, to be read without the lock.
+    /// `true` if there is a stop; read without the lock.
     stopping: AtomicBool,
     /// The task that polls the stream.
     waker: AtomicWaker,
@@ -26,7 +26,7 @@ pub(super) struct Shared {
 
 struct State {
     statistics: Statistics,
-    /// The mode of a stop that does not name its own.
+    /// The mode of a stop without an explicit mode.
     stop_mode: StopMode,
     stop: Option<Stop>,
     /// The items in flight, by slot.
@@ -44,7 +44,7 @@ pub(super) struct Stop {
 }
 
 impl State {
-    /// Returns `true` if the source has ended and every item too, though the consumer may not have seen it.
+    /// Returns `true` if the source and every item have ended, even if the consumer has not seen it yet.
     fn is_done(&self) -> bool {
         let ended = self.source_ended || self.statistics.is_source_exhausted();
         ended && self.running.iter().flatten().all(|item| item.has_ended())
@@ -105,7 +105,7 @@ impl Shared {
         self.waker.wake();
     }
 
-    /// Registers the polling task; what handles set before this call is seen by the poll that made it.
+    /// Registers the polling task; changes made by handles before this call are seen by the poll that made it.
     pub(super) fn register(&self, waker: &Waker) {
         self.waker.register(waker);
     }
@@ -122,8 +122,8 @@ impl Shared {
         self.state().stop.map(|stop| stop.cause)
     }
 
-    /// Ends the batch, at once and on any thread: no call begins after this. Without a `mode` it is that of the batch. The first
-    /// cause is kept; a later cancel makes a drain a cancel.
+    /// Ends the batch immediately, from any thread: no call begins after this. `mode` defaults to that of the batch. The first
+    /// cause is kept; a later cancel turns a drain into a cancel.
     pub(super) fn stop(&self, cause: Termination, mode: Option<StopMode>) {
         let (items, cancel) = {
             let mut state = self.state();
@@ -134,7 +134,7 @@ impl Shared {
                 }
                 stop.mode = mode;
             } else {
-                // It may be over, though the consumer has not seen it.
+                // It may have ended although the consumer has not seen it.
                 let cause = if state.is_done() {
                     Termination::Completed
                 } else {
@@ -171,7 +171,7 @@ impl Shared {
         state.statistics.set_remaining(size);
     }
 
-    /// The source has ended; `left` is what a source that a stop cut off still had.
+    /// The source has ended; `left` is the remaining size of a source that was cut off by a stop.
     pub(super) fn end_source(&self, left: Option<(usize, Option<usize>)>) {
         let mut state = self.state();
         state.source_ended = true;
@@ -187,7 +187,7 @@ impl Shared {
         state.statistics.end(now);
     }
 
-    /// An item was taken from the source, which has `size` left. One that runs is registered in its `slot`, before it starts.
+    /// An item was taken from the source, which has `size` left. If it runs, it is registered in its `slot` before it starts.
     pub(super) fn accept(&self, size: (usize, Option<usize>), running: Option<(usize, &Arc<Item>)>) {
         let stop = {
             let mut state = self.state();
@@ -206,7 +206,7 @@ impl Shared {
         }
     }
 
-    /// The item has its outcome: makes its final report and enters it in the account.
+    /// The item has its outcome: creates its final report and adds it to the account.
     pub(super) fn finish(
         &self,
         slot: Option<usize>,

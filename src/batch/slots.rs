@@ -10,7 +10,7 @@ pub(super) struct Slot<C> {
     pub(super) context: C,
 }
 
-/// Items in flight by slot; freed slots are used again.
+/// Items in flight by slot; freed slots are reused.
 pub(super) struct Slots<C> {
     slots: Vec<Option<Slot<C>>>,
     free: Vec<usize>,

@@ -86,7 +86,7 @@ impl Statistics {
         self.started = Some(now);
     }
 
-    /// The batch is ending, for this cause unless there is one already.
+    /// Records the cause of the batch's end unless one is recorded already.
     pub(super) fn terminate(&mut self, cause: Termination) {
         self.termination.get_or_insert(cause);
     }
@@ -99,17 +99,17 @@ impl Statistics {
         self.ended.get_or_insert(now);
     }
 
-    /// Sets the number of items that the source still has, at most, if it knows.
+    /// Sets the upper bound on the items that the source still has, if known.
     pub(super) fn set_remaining(&mut self, (_, upper): (usize, Option<usize>)) {
         self.expected = upper.map(|left| self.accepted.saturating_add(left as u64));
     }
 
-    /// Returns `true` if the source says that it has no more items.
+    /// Returns `true` if the source reports that it has no more items.
     pub(super) fn is_source_exhausted(&self) -> bool {
         self.expected == Some(self.accepted)
     }
 
-    /// The source was dropped before its end, and said that it had this many more.
+    /// The source was dropped before its end; its size hint was this.
     pub(super) fn set_not_reached(&mut self, (lower, upper): (usize, Option<usize>)) {
         self.not_reached = upper.filter(|upper| *upper == lower).map(|left| left as u64);
     }
@@ -118,7 +118,7 @@ impl Statistics {
         self.accepted += 1;
     }
 
-    /// An item has its outcome; `failure` is its kind where it failed.
+    /// An item has its outcome; `failure` is its kind if it failed.
     pub(super) fn finish(&mut self, item: &Item, closed: &ClosedItem, failure: Option<ErrorKind>) {
         let report = &closed.report;
         match failure {
@@ -219,7 +219,7 @@ fn rate(count: u64, elapsed: Duration) -> f64 {
     count as f64 / elapsed.as_secs_f64()
 }
 
-/// Adds an interval to disjoint ones sorted by start, joining those it touches.
+/// Adds an interval to disjoint ones sorted by start, merging those it touches.
 fn merge(intervals: &mut Vec<(Instant, Instant)>, (mut since, mut until): (Instant, Instant)) {
     let first = intervals.partition_point(|(_, end)| *end < since);
     let last = intervals.partition_point(|(start, _)| *start <= until);

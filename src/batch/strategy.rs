@@ -1,4 +1,4 @@
-//! The requirements on a strategy: the bounds of `llm_batch`, in words that a compiler error can repeat.
+//! The requirements on a strategy: the bounds of `llm_batch`, with messages for compiler errors.
 
 use tower::util::BoxCloneSyncService;
 use tower_service::Service;
@@ -9,7 +9,7 @@ use crate::item::ItemId;
 use crate::request::LlmRequest;
 use crate::response::LlmResponse;
 
-/// The error of a strategy: anything that a [`BatchError`] can become, because the driver has to fail items too.
+/// The error of a strategy: any type that implements `From<BatchError>`, because the driver has to fail items too.
 ///
 /// [`LlmError`] and [`BoxError`] implement it. An error of your own needs one `From<BatchError>` (`#[from]` with
 /// `thiserror`), a foreign one `.map_err(BoxError::from)` around its service.
@@ -24,7 +24,7 @@ pub trait StrategyError: From<BatchError> + Send + 'static {}
 #[diagnostic::do_not_recommend]
 impl<E: From<BatchError> + Send + 'static> StrategyError for E {}
 
-/// An item that carries a strategy: what [`llm_batch`](crate::LlmStreamExt::llm_batch) works on.
+/// An item that carries a strategy: the input of [`llm_batch`](crate::LlmStreamExt::llm_batch).
 ///
 /// Sealed: the one implementor is [`WorkItem`] with a strategy that is a `Service<LlmRequest<Input>>`.
 #[diagnostic::on_unimplemented(
@@ -96,7 +96,7 @@ pub(super) mod sealed {
     pub struct Token;
 }
 
-/// A strategy of any type behind one type, so that a stream can mix them. `I` is the input, `O` the output.
+/// A type-erased strategy, so that a stream can mix them. `I` is the input, `O` the output.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
@@ -120,7 +120,7 @@ pub type BoxStrategy<I = crate::Prompt, O = String, E = LlmError> =
 
 /// Methods of every strategy.
 pub trait StrategyExt<I>: Service<LlmRequest<I>> {
-    /// The same strategy as a [`BoxStrategy`].
+    /// Boxes the strategy as a [`BoxStrategy`].
     fn boxed_strategy<O>(self) -> BoxStrategy<I, O, Self::Error>
     where
         Self: Service<LlmRequest<I>, Response = LlmResponse<O>> + Clone + Send + Sync + Sized + 'static,

@@ -24,12 +24,12 @@ type ResponseOf<St> = <<St as Stream>::Item as BatchItem>::Response;
 type ErrorOf<St> = <<St as Stream>::Item as BatchItem>::Error;
 type ContextOf<St> = <<St as Stream>::Item as BatchItem>::Context;
 
-/// The stream of [`Outcome`](crate::Outcome)s: what [`llm_batch`](crate::LlmStreamExt::llm_batch) and
+/// The stream of [`Outcome`](crate::Outcome)s that [`llm_batch`](crate::LlmStreamExt::llm_batch) and
 /// [`llm_batch_local`](crate::LlmStreamExt::llm_batch_local) return.
 ///
 /// It is driven by being polled: it pulls an item from the source only when a slot is free, starts it, and yields
-/// outcomes as items finish. Items in flight and finished ones that were not taken are never more than the
-/// concurrency together, so a consumer that parks stops the spending. Dropping it aborts everything in flight; see
+/// outcomes as items finish. Items in flight and finished items not yet taken are never more than the
+/// concurrency together, so a consumer that stops polling stops the spending. Dropping it aborts everything in flight; see
 /// [the module](crate::batch) for what that may cost.
 ///
 /// The methods that take `self` set options; use them before the first poll.
@@ -61,33 +61,33 @@ where
         }
     }
 
-    /// Yields outcomes in the order of the input. Without a [`reorder_buffer`](Self::reorder_buffer) a slow item at
-    /// the head leaves the slots of those behind it idle once they have finished.
+    /// Yields outcomes in the order of the input. Without a [`reorder_buffer`](Self::reorder_buffer) the slots of items that
+    /// finish behind a slow item at the head stay idle until it finishes.
     pub fn in_order(mut self) -> Self {
         self.driver.options.in_order = true;
         self
     }
 
-    /// With [`in_order`](Self::in_order): lets up to `outcomes` finished ones beyond the concurrency wait for a slow
-    /// item at the head, so that it does not idle the slots. Default 0. They are held in memory.
+    /// With [`in_order`](Self::in_order): buffers up to `outcomes` finished outcomes beyond the concurrency in memory behind a slow
+    /// item at the head, so that the slots do not stay idle. Default 0.
     pub fn reorder_buffer(mut self, outcomes: usize) -> Self {
         self.driver.options.reorder_buffer = outcomes;
         self
     }
 
-    /// Stops the batch this long after its first poll; none by default. It takes effect at once, from a task of its own, also
-    /// while the consumer is busy elsewhere; with `llm_batch_local`, when the stream is polled. A batch whose items have all
+    /// Stops the batch this long after its first poll; no limit by default. It runs on its own task, so it takes effect on time
+    /// even while the consumer is busy elsewhere; with `llm_batch_local`, when the stream is polled. A batch whose items have all
     /// ended by then is complete.
     ///
-    /// With [`StopMode::Drain`], the default, calls under way then still finish.
+    /// With [`StopMode::Drain`], the default, calls under way still finish.
     pub fn batch_timeout(mut self, limit: Duration) -> Self {
         self.driver.options.timeout = Some(limit);
         self
     }
 
-    /// Fails fast: stops the batch when an item has failed for good with one of these kinds. A failed call that is
-    /// retried stops nothing. Neither does an error that concerns its item alone, such as an unknown model that only this prompt
-    /// asked for: a kind whose default is [`Disposition::ScopeFatal`](crate::Disposition::ScopeFatal) in an error with
+    /// Fails fast: stops the batch when an item has finally failed with one of these kinds. A failed call that is
+    /// retried does not stop it. Neither does an error that concerns its item alone, such as an unknown model that only this prompt
+    /// requested: a kind whose default is [`Disposition::ScopeFatal`](crate::Disposition::ScopeFatal) in an error with
     /// [`Disposition::Fatal`](crate::Disposition::Fatal).
     pub fn stop_when(mut self, kinds: impl IntoIterator<Item = ErrorKind>) -> Self {
         self.driver.options.stop_when.extend(kinds);
@@ -100,9 +100,9 @@ where
         self
     }
 
-    /// Stops the batch when `signal` is done, with whatever output. It runs on a task of its own, so that the stop takes effect at
-    /// once; with `llm_batch_local` it is polled with the stream. A signal that panics stops nothing; its panic reaches the
-    /// consumer once.
+    /// Stops the batch when `signal` completes; its output is ignored. It runs on its own task, so that the stop takes effect
+    /// immediately; with `llm_batch_local` it is polled with the stream. A signal that panics does not stop the batch; its panic
+    /// reaches the consumer once.
     ///
     /// ```no_run
     /// # use futures::{Stream, StreamExt};
@@ -118,10 +118,10 @@ where
         self
     }
 
-    /// Runs `work` once, after the last outcome was taken and before the stream ends: for closing what the strategies
+    /// Runs `work` once, after the last outcome was taken and before the stream ends, to close resources that the strategies
     /// share. It runs after an early stop too. If the stream is dropped before its end, `work` runs in a task of the runtime, once
     /// all items have ended, provided that the runtime still runs; [`close`](Self::close) waits for it. It does not run if
-    /// the stream was never polled. Its panic reaches the consumer once, and is logged where there is none.
+    /// the stream was never polled. Its panic reaches the consumer once, or is logged if the stream was dropped.
     pub fn on_complete(mut self, work: impl Future<Output = ()> + Send + 'static) -> Self {
         self.driver.options.on_complete = Some(Box::pin(work));
         self
@@ -139,14 +139,14 @@ where
         self
     }
 
-    /// Leaves the batch early: cancels what is in flight, drops the outcomes that were not taken, and runs
-    /// [`on_complete`](Self::on_complete) to its end. The account stays with the [handle](Self::handle).
+    /// Ends the batch early: cancels the items in flight, drops the outcomes that were not taken, and runs
+    /// [`on_complete`](Self::on_complete) to its end. The account remains available through the [handle](Self::handle).
     ///
     /// # Panics
-    /// If the work of `on_complete` panics, or the source.
+    /// If the work of `on_complete` or the source panics.
     ///
     /// # Cancel safety
-    /// Dropped, it is the dropped stream.
+    /// Dropping it is the same as dropping the stream.
     pub async fn close(self)
     where
         St::Item: BatchItem<Error: StrategyError>,
@@ -159,7 +159,7 @@ where
         {}
     }
 
-    /// A handle to watch and steer the batch, also when the stream was consumed.
+    /// Returns a handle to monitor and control the batch, even after the stream was consumed.
     pub fn handle(&self) -> BatchHandle {
         BatchHandle {
             shared: self.driver.shared.clone(),
@@ -187,7 +187,7 @@ where
     /// ```
     ///
     /// # Cancel safety
-    /// Dropped before its end it drops the batch, and the outcomes it has collected.
+    /// Dropping it before its end drops the batch and the outcomes collected so far.
     pub async fn into_result(mut self) -> BatchResult<ResponseOf<St>, ErrorOf<St>, ContextOf<St>>
     where
         St::Item: BatchItem<Error: StrategyError>,
@@ -223,7 +223,7 @@ where
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        // A stop may come at any time, so only what was accepted is certain.
+        // A stop may come at any time, so only the accepted items are certain.
         let accepted = self.driver.in_flight() + self.driver.untaken();
         let left = self
             .source

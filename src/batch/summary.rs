@@ -12,11 +12,11 @@ use crate::item::{ItemId, WaitReason, Waits};
 use crate::usage::TokenUsage;
 use crate::usd::Usd;
 
-/// The account of a batch: [`LlmBatch::summary`](crate::LlmBatch::summary) and
+/// The account of a batch, returned by [`LlmBatch::summary`](crate::LlmBatch::summary) and
 /// [`BatchHandle::statistics`](crate::BatchHandle::statistics).
 ///
 /// `Display` is for people: a few aligned lines, the last of which is the [`Bottleneck`]; the alternate form (`{:#}`)
-/// leaves that one out.
+/// omits it.
 /// Serde is for machines: durations are in seconds.
 ///
 /// ```
@@ -42,7 +42,7 @@ use crate::usd::Usd;
 pub struct BatchSummary {
     /// The reason why the batch ended; `None` while it runs.
     pub termination: Option<Termination>,
-    /// The number of items there will be, at most, if the source knows.
+    /// An upper bound on the number of items, if the source knows one.
     pub expected: Option<u64>,
     /// Items taken from the source.
     pub accepted: u64,
@@ -52,7 +52,7 @@ pub struct BatchSummary {
     pub failed: u64,
     /// Items accepted and not yet done.
     pub in_flight: u64,
-    /// After an early end: items never taken from the source, if the source knows its length.
+    /// After an early end: the number of items never taken from the source, if the source knows its length.
     pub not_reached: Option<u64>,
     /// The failed items by kind, most frequent first.
     pub failures: Vec<FailureGroup>,
@@ -130,13 +130,13 @@ impl BatchSummary {
         self.succeeded + self.failed
     }
 
-    /// The largest share of the items' time, and the setting that reduces it. `None` if no item succeeded, without a call, if no
-    /// time passed, or if the calls took the largest share and all items ran at once, so that no setting makes it faster.
+    /// The largest share of the items' time, and the setting that reduces it. `None` if no item succeeded, no call was made, no
+    /// time passed, or the calls took the largest share and all items ran concurrently, so that no setting makes it faster.
     pub fn bottleneck(&self) -> Option<Bottleneck> {
         if self.calls == 0 || self.succeeded == 0 {
             return None;
         }
-        // What no layer accounts for. Hedged calls and waits of one item overlap, so the parts may exceed the whole.
+        // The time that no layer accounts for. Hedged calls and waits of one item overlap, so the parts may exceed the whole.
         let elsewhere = self
             .item_time
             .saturating_sub(self.call_time)
@@ -216,7 +216,7 @@ impl fmt::Display for BatchSummary {
                 write!(f, "{separator}unknown for {}", counted(unknown, "call"))?;
             }
             let unknown = self.unknown_cost_calls;
-            // Without prices nothing is known, and nothing is said.
+            // Without prices the cost is unknown and is not shown.
             if self.cost > Usd::ZERO || (unknown == 0 && self.usage.total() > 0) {
                 write!(f, "\n  {:<10} {}", "cost", self.cost)?;
                 if unknown > 0 {
@@ -299,7 +299,7 @@ impl fmt::Display for Tokens<'_> {
     }
 }
 
-/// A duration in the unit that suits it: `12 ms`, `3.4 s`, `5 min 20 s`, `2 h 5 min`.
+/// A duration in a suitable unit: `12 ms`, `3.4 s`, `5 min 20 s`, `2 h 5 min`.
 pub(super) struct Seconds(pub(super) Duration);
 
 impl fmt::Display for Seconds {
@@ -325,7 +325,7 @@ impl fmt::Display for Seconds {
     }
 }
 
-/// Three significant digits, without needless zeros.
+/// Three significant digits, without trailing zeros.
 pub(super) fn significant(number: f64) -> String {
     let decimals = match number {
         n if n >= 99.95 => 0,

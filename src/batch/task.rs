@@ -1,4 +1,4 @@
-//! The future of one item: readiness, the call, panics, and the end of an item that a drain finds waiting.
+//! The future of one item: readiness, the call, panics, and the abort of an item that waits when a drain begins.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -18,7 +18,7 @@ use crate::error::ErrorKind;
 use crate::item::{Item, enter};
 use crate::request::LlmRequest;
 
-/// The end of an item, and its time.
+/// The end of an item, and the time of its end.
 #[derive(Debug)]
 pub struct Ended<R, E> {
     pub(super) end: End<R, E>,
@@ -55,7 +55,7 @@ pub struct ItemFuture<I, S, F> {
     fail_fast: Option<Arc<FailFast>>,
 }
 
-/// Stops the batch when an item has failed for good with one of these kinds.
+/// Stops the batch when an item has finally failed with one of these kinds.
 pub(super) struct FailFast {
     pub(super) kinds: Vec<ErrorKind>,
     pub(super) shared: Arc<Shared>,
@@ -101,11 +101,11 @@ impl<I, S, F> ItemFuture<I, S, F> {
         }
     }
 
-    /// Drops what is left of the strategy's work, whatever its destructors do.
+    /// Drops the rest of the strategy's work, even if its destructors panic.
     pub(super) fn cancel(self: Pin<&mut Self>) {
         let mut this = self.project();
         let _entered = this.span.enter();
-        // A panic here was reported by the panic hook; the item's outcome stands without it.
+        // A panic here was reported by the panic hook and does not change the item's outcome.
         let _ = catch_unwind(AssertUnwindSafe(|| this.state.set(State::Done)));
     }
 }
@@ -126,7 +126,7 @@ where
             match self.as_mut().poll_caught(cx) {
                 Ok(Poll::Ready(end)) => end,
                 Ok(Poll::Pending) => {
-                    // Registered before the look, so that no stop is missed.
+                    // Registered before the check, so that no stop is missed.
                     self.item.run_by(cx.waker());
                     if !self.item.must_end() {
                         return Poll::Pending;
@@ -158,7 +158,7 @@ where
     S: Service<LlmRequest<I>, Response = R, Error = E, Future = F>,
     F: Future<Output = Result<R, E>>,
 {
-    /// One poll inside the item's span, with a panic as an error.
+    /// One poll inside the item's span; a panic becomes an error.
     fn poll_caught(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -170,7 +170,7 @@ where
     }
 }
 
-/// One poll of the strategy: the very instance that was made ready is called.
+/// One poll of the strategy: the same instance that became ready is called.
 fn poll_strategy<I, S, F, R, E>(
     mut state: Pin<&mut State<I, S, F>>,
     item: &Item,
@@ -204,7 +204,7 @@ where
     }
 }
 
-/// The text of a panic.
+/// The message of a panic.
 fn panic_message(panic: &(dyn Any + Send)) -> String {
     panic
         .downcast_ref::<&'static str>()

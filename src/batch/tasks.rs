@@ -1,4 +1,4 @@
-//! The tasks of items: each on a task of its own, or all in the task of the consumer.
+//! The tasks of items: each on its own task, or all in the consumer's task.
 
 use std::marker::PhantomData;
 use std::pin::Pin;
@@ -25,7 +25,7 @@ pub trait Placement<B: BatchItem>: sealed::Sealed {
     type Tasks: Tasks<B>;
 }
 
-/// Each item on a tokio task of its own: [`llm_batch`](crate::LlmStreamExt::llm_batch).
+/// Each item on its own tokio task: [`llm_batch`](crate::LlmStreamExt::llm_batch).
 #[derive(Clone, Copy, Debug)]
 pub struct Spawned;
 
@@ -57,16 +57,16 @@ impl<B: BatchItem<Error: 'static>> Placement<B> for InPlace {
 /// The items in flight, each in a slot.
 #[doc(hidden)]
 pub trait Tasks<B: BatchItem> {
-    /// Items end in the poll that finds them ended.
+    /// `true` if items end inside `poll_ended`.
     const END_IN_POLL: bool;
     fn new() -> Self;
     fn start(&mut self, slot: usize, future: Running<B>);
-    /// The next item that has ended. Every started one ends once.
+    /// The next item that has ended. Every started item ends once.
     fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<(usize, EndedOf<B>)>;
-    /// Runs `signal` beside the items until [`end_watch`](Self::end_watch), or gives it back to be polled.
+    /// Runs `signal` beside the items until [`end_watch`](Self::end_watch), or returns it for the caller to poll.
     fn watch(&mut self, signal: BoxFuture) -> Option<BoxFuture>;
     fn end_watch(&mut self);
-    /// Ends all items, and then runs `work`, where there is a runtime to run it.
+    /// Ends all items, and then runs `work` if there is a runtime.
     fn leave(&mut self, work: Option<BoxFuture>);
 }
 
@@ -125,7 +125,7 @@ where
                 self.handles[slot] = None;
                 Poll::Ready((slot, ended))
             }
-            // It holds a sender itself, so the channel never closes.
+            // `self` holds a sender, so the channel never closes.
             Poll::Ready(None) | Poll::Pending => Poll::Pending,
         }
     }
@@ -152,7 +152,7 @@ where
         };
         let (_, none) = unbounded_channel();
         let mut ended = std::mem::replace(&mut self.ended, none);
-        // Only those of the tasks are left, so that the end of the channel is the end of the last task.
+        // Only the tasks' senders are left, so that the channel closes when the last task ends.
         self.sender = unbounded_channel().0;
         runtime.spawn(async move {
             while ended.recv().await.is_some() {}
@@ -185,7 +185,7 @@ where
         if let Some(future) = this.future.as_mut().as_pin_mut() {
             let ended = std::task::ready!(future.poll(cx));
             this.future.set(None);
-            // The receiver is gone when the stream was dropped; the answer is not wanted then.
+            // The receiver is gone if the stream was dropped; the answer is not needed then.
             let _ = this.sender.send((*this.slot, ended));
         }
         Poll::Ready(())
@@ -206,7 +206,7 @@ impl<I, S, F, R, E> PinnedDrop for Reporting<I, S, F, R, E> {
 #[doc(hidden)]
 #[allow(missing_debug_implementations)]
 pub struct InPlaceTasks<B: BatchItem> {
-    // Each in a box, as it would be moved several times on its way into the set.
+    // Boxed, as each would be moved several times on its way into the set.
     running: FuturesUnordered<Slotted<B::Input, B::Strategy, B::Future>>,
     item: PhantomData<fn() -> B>,
 }

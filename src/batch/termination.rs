@@ -15,7 +15,7 @@ pub enum Termination {
     BatchTimeout,
     /// An item failed with a kind given to [`stop_when`](crate::LlmBatch::stop_when).
     FailFast,
-    /// The future given to [`stop_on`](crate::LlmBatch::stop_on) was done, or
+    /// The future given to [`stop_on`](crate::LlmBatch::stop_on) completed, or
     /// [`BatchHandle::stop`](crate::BatchHandle::stop) or [`cancel`](crate::BatchHandle::cancel) was called.
     Stopped,
     /// The source panicked.
@@ -37,7 +37,7 @@ impl fmt::Display for Termination {
     }
 }
 
-/// The effect of a stop on the items in flight. Either way nothing new starts and every accepted item has its outcome.
+/// The effect of a stop on the items in flight. In both modes nothing new starts and every accepted item has its outcome.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -46,6 +46,6 @@ pub enum StopMode {
     /// are paid for. Bounded by the longest call, so set a call timeout.
     #[default]
     Drain,
-    /// All items in flight are aborted. The provider may still bill their calls; they count as unknown usage.
+    /// All items in flight are aborted. The provider may still bill their calls, which count as calls with unknown usage.
     Cancel,
 }

@@ -6,10 +6,10 @@ use crate::error::BoxError;
 use crate::item::ItemId;
 use crate::prompt::Prompt;
 
-/// One piece of work: an input with an id, a context that comes back with the outcome, and a strategy.
+/// One work item: an input with an id, a context that is returned with the outcome, and a strategy.
 ///
-/// A stream seldom has to yield it: [`IntoWorkItem`] turns texts, prompts and tuples into one, and
-/// [`with_strategy`](crate::LlmStreamExt::with_strategy) attaches the strategy. Make it by hand for inputs of your
+/// A stream rarely has to yield it: [`IntoWorkItem`] turns texts, prompts and tuples into one, and
+/// [`with_strategy`](crate::LlmStreamExt::with_strategy) attaches the strategy. Create it yourself for inputs of your
 /// own type, or to give each item its own strategy:
 ///
 /// ```
@@ -31,19 +31,19 @@ use crate::prompt::Prompt;
 #[must_use = "a work item does nothing until it goes through a batch"]
 pub struct WorkItem<I = Prompt, C = (), S = NoStrategy> {
     pub(super) id: Option<ItemId>,
-    // An error in place of an input fails the item without a call.
+    // An error instead of an input fails the item without a call.
     pub(super) input: Result<I, BoxError>,
     pub(super) context: C,
     pub(super) strategy: S,
 }
 
-/// The place of a strategy that is still to be attached, by
+/// The placeholder for a strategy that is attached later by
 /// [`with_strategy`](crate::LlmStreamExt::with_strategy).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NoStrategy;
 
 impl<I> WorkItem<I> {
-    /// An item of `input`, whose type is what the strategy takes. Its id is its index unless one is set.
+    /// Creates an item with `input`, of the strategy's input type. Its id is its index unless one is set.
     pub const fn new(input: I) -> Self {
         Self {
             id: None,
@@ -53,7 +53,7 @@ impl<I> WorkItem<I> {
         }
     }
 
-    /// An item whose input could not be read: its outcome is that error ([`ErrorKind::Source`]), without a call.
+    /// Creates an item whose input could not be read: its outcome is that error ([`ErrorKind::Source`]), without a call.
     ///
     /// [`ErrorKind::Source`]: crate::ErrorKind::Source
     pub fn failed(error: impl Into<BoxError>) -> Self {
@@ -67,20 +67,20 @@ impl<I> WorkItem<I> {
 }
 
 impl WorkItem {
-    /// An item of a prompt.
+    /// Creates an item with a prompt.
     pub fn prompt(prompt: impl Into<Prompt>) -> Self {
         Self::new(prompt.into())
     }
 }
 
 impl<I, C, S> WorkItem<I, C, S> {
-    /// Sets what names the item. An id need not be unique.
+    /// Sets the item's identifier. Identifiers need not be unique.
     pub fn with_id(mut self, id: impl Into<ItemId>) -> Self {
         self.id = Some(id.into());
         self
     }
 
-    /// Sets what comes back with the outcome.
+    /// Sets the context, which is returned with the outcome.
     pub fn with_context<D>(self, context: D) -> WorkItem<I, D, S> {
         WorkItem {
             id: self.id,
@@ -90,7 +90,7 @@ impl<I, C, S> WorkItem<I, C, S> {
         }
     }
 
-    /// Sets the strategy of this item alone. Strategies of different types in one stream need one common type:
+    /// Sets the strategy of this item only. To mix strategies of different types in one stream, give them one common type with
     /// [`boxed_strategy`](crate::StrategyExt::boxed_strategy).
     pub fn with_strategy<T>(self, strategy: T) -> WorkItem<I, C, T> {
         WorkItem {
@@ -148,7 +148,7 @@ pub trait IntoWorkItem {
     /// The context that comes back with the outcome.
     type Context;
 
-    /// The piece of work.
+    /// Converts it into a work item.
     fn into_work_item(self) -> WorkItem<Self::Input, Self::Context>;
 }
 

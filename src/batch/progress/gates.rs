@@ -1,4 +1,4 @@
-//! The states of the gates, put together from their events.
+//! The states of the gates, derived from their events.
 
 use std::sync::Arc;
 
@@ -23,13 +23,13 @@ struct Gate {
 }
 
 impl Gates {
-    /// Takes what has come since the last time.
+    /// Applies the events received since the last update.
     pub(super) fn update(&mut self, events: Option<&mut EventReceiver>) {
         let Some(events) = events else { return };
         loop {
             let event = match events.try_recv() {
                 Ok(Some(event)) => event,
-                // Some were lost; the newest are still there.
+                // Some events were lost; the newest are still there.
                 Err(EventError::Lost(_)) => continue,
                 Ok(None) | Err(EventError::Closed) => return,
             };
@@ -62,7 +62,7 @@ impl Gates {
         let texts = self.list.iter().filter_map(|(name, gate)| {
             let text = gate.text()?;
             Some(match name {
-                // A gate that was given no name says little by the default one.
+                // A gate without its own name is not identified by the default one.
                 Some(name) if several || &**name != DEFAULT_NAME => format!(", {name}: {text}"),
                 _ => format!(", {text}"),
             })

@@ -17,20 +17,20 @@ use super::summary::{BatchSummary, Seconds, grouped, significant};
 use crate::events::{EventReceiver, Events};
 use crate::usd::Usd;
 
-/// The interval at which a bar is drawn anew.
+/// The interval at which a bar is redrawn.
 const FRAME: Duration = Duration::from_millis(100);
 
-/// The interval at which plain lines look for something to say.
+/// The interval at which the plain display checks whether a line is due.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// A plain line is written after every tenth of the items, and at least this often.
 const LINE: Duration = Duration::from_secs(10);
 
-/// Shows how a batch goes: items done and failed, tokens, rate, the gate's state, time left.
+/// Shows the progress of a batch: items done and failed, tokens, rate, the gate's state, time left.
 ///
 /// On a terminal it is a bar on standard error. Elsewhere it is plain lines: one after every tenth of the items, at
-/// least one in ten seconds, and one at the end. The total grows with what the source says; a source that does not
-/// know gets a spinner and no time left.
+/// least one in ten seconds, and one at the end. The total follows the source's size hint; for a source of unknown
+/// length there is a spinner and no time left.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
@@ -55,7 +55,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Of the batch of this handle.
+    /// Creates a display for the batch of this handle.
     pub fn new(handle: &BatchHandle) -> Self {
         Self {
             handle: handle.clone(),
@@ -76,7 +76,7 @@ impl Progress {
         self
     }
 
-    /// Begins. It ends by itself with the batch, or when what is returned is dropped; either way the final state is
+    /// Starts the display. It ends with the batch, or when the returned value is dropped; in both cases the final state is
     /// shown once and is exact.
     ///
     /// # Panics
@@ -111,7 +111,7 @@ impl fmt::Debug for Progress {
     }
 }
 
-/// A progress display at work. Dropping it shows the state of that moment and ends it.
+/// A running progress display. Dropping it shows the current state and ends the display.
 #[must_use = "dropping it ends the display"]
 pub struct RunningProgress {
     view: Arc<View>,
@@ -119,8 +119,8 @@ pub struct RunningProgress {
 }
 
 impl RunningProgress {
-    /// Takes a bar off the terminal while `f` runs, so that what `f` writes there does not tear it. Plain lines need no
-    /// such care: then it only runs `f`.
+    /// Hides the bar while `f` runs, so that the output of `f` on the terminal does not garble it. With plain lines it only
+    /// runs `f`.
     pub fn suspend<R>(&self, f: impl FnOnce() -> R) -> R {
         let bar = match &*self.view.display.lock().unwrap_or_else(PoisonError::into_inner) {
             Some(Display::Bar(bar)) => Some(bar.clone()),
@@ -166,7 +166,7 @@ async fn run(view: Arc<View>, mut events: Option<EventReceiver>, period: Duratio
 /// The content of the display, shared by the task that draws and by the drop that ends it.
 struct View {
     handle: BatchHandle,
-    // `None` once the final state was shown.
+    // `None` after the final state was shown.
     display: Mutex<Option<Display>>,
 }
 
@@ -233,7 +233,7 @@ impl Display {
             Self::Bar(bar) => {
                 draw(&bar, summary, format!("{}{text}", count(summary)));
                 bar.abandon();
-                // The bar leaves the cursor behind itself.
+                // The bar leaves the cursor at its end.
                 write_line(&mut std::io::stderr(), "");
             }
             Self::Lines { mut writer, .. } => write_line(&mut writer, &format!("{}{text}", count(summary))),
@@ -252,7 +252,7 @@ fn bar() -> ProgressBar {
 }
 
 fn draw(bar: &ProgressBar, summary: &BatchSummary, text: String) {
-    // Asked each time, as a terminal can be resized.
+    // Queried each time, as a terminal can be resized.
     let columns = console::Term::stderr()
         .size_checked()
         .map_or(80, |(_, columns)| columns);
@@ -267,7 +267,7 @@ fn draw(bar: &ProgressBar, summary: &BatchSummary, text: String) {
     bar.set_message(text);
 }
 
-/// The line for a terminal of this width: the text is worth more than the bar, and is cut where it does not fit.
+/// The template for a terminal of this width: the text takes precedence over the bar, and is truncated if it does not fit.
 const fn template(columns: u16, knows_total: bool) -> &'static str {
     match (knows_total, columns) {
         (_, ..60) => "{wide_msg}",
@@ -292,7 +292,7 @@ fn count(summary: &BatchSummary) -> String {
 /// Returns the text behind the count.
 fn status(summary: &BatchSummary, gates: &Gates) -> String {
     let mut text = format!(", {} failed", grouped(summary.failed));
-    // Nothing is said where nothing is known.
+    // Shown only if the usage of a call is known.
     if summary.unknown_usage_calls < summary.calls {
         text.push_str(&format!(", {} tokens", grouped(summary.usage.total())));
     }
@@ -322,7 +322,7 @@ fn status(summary: &BatchSummary, gates: &Gates) -> String {
     text
 }
 
-/// At the rate up to now.
+/// The time left at the rate up to now.
 fn time_left(summary: &BatchSummary) -> Option<Duration> {
     let left = summary.expected?.saturating_sub(summary.finished());
     if left == 0 || summary.items_per_second <= 0.0 {
