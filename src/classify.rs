@@ -7,7 +7,7 @@ use crate::error::{
     own_error,
 };
 
-/// A classifier's judgement of the outcome of one call.
+/// A classifier's verdict on the outcome of one call.
 ///
 /// ```
 /// use std::time::Duration;
@@ -23,18 +23,18 @@ use crate::error::{
 pub struct Verdict {
     /// The action to take.
     pub disposition: Disposition,
-    /// The category of the failure; `None` for a success or where it is unknown.
+    /// The category of the failure; `None` for a success or if unknown.
     pub kind: Option<ErrorKind>,
-    /// The wait that the provider asked for.
+    /// The wait that the provider requested.
     pub retry_after: Option<Duration>,
     /// The quotas that rate-limit headers reported.
     pub quota: Option<ReportedQuota>,
-    /// The call ran out of time while the provider may still have been working on it: a repeat may be billed
-    /// twice, so the retry policy repeats it once at most by default. A broken
-    /// connection is not meant: there only the attempts are counted.
+    /// The call timed out while the provider may still have been working on it: a repeat may be billed
+    /// twice, so the retry policy repeats it once at most by default. Not set for a broken
+    /// connection: there only the attempts are counted.
     pub maybe_billed: bool,
-    /// The call provably did not reach the server. With [`ErrorKind::Connection`] the server cannot be connected to, which
-    /// retry and the rate limiter treat as overload: the calls wait, and the attempts of their items are not used up.
+    /// The call provably did not reach the server. With [`ErrorKind::Connection`] no connection could be made, which
+    /// retry and the rate limiter treat as overload: the calls wait, and no attempts of their items are used up.
     pub not_sent: bool,
 }
 
@@ -42,7 +42,7 @@ impl Verdict {
     /// The call worked.
     pub const SUCCESS: Self = Self::new(Disposition::Success);
 
-    /// A verdict with nothing but its disposition.
+    /// A verdict with only a disposition.
     pub const fn new(disposition: Disposition) -> Self {
         Self {
             disposition,
@@ -73,28 +73,28 @@ impl Verdict {
         self
     }
 
-    /// Sets what rate-limit headers said.
+    /// Sets the quotas that rate-limit headers reported.
     #[must_use]
     pub const fn with_quota(mut self, quota: ReportedQuota) -> Self {
         self.quota = Some(quota);
         self
     }
 
-    /// Says that a repeat may be billed twice.
+    /// Sets whether a repeat may be billed twice.
     #[must_use]
     pub const fn with_maybe_billed(mut self, maybe_billed: bool) -> Self {
         self.maybe_billed = maybe_billed;
         self
     }
 
-    /// Says that the call did not reach the server.
+    /// Sets whether the call provably did not reach the server.
     #[must_use]
     pub const fn with_not_sent(mut self, not_sent: bool) -> Self {
         self.not_sent = not_sent;
         self
     }
 
-    /// The server has no room for the call now, or cannot be connected to.
+    /// Returns `true` if the server has no capacity for the call now, or cannot be reached.
     pub(crate) fn is_overload(&self) -> bool {
         self.disposition == Disposition::Backoff
             && match self.kind {
@@ -120,7 +120,7 @@ impl From<&LlmError> for Verdict {
 }
 
 impl From<&TimedOut> for Verdict {
-    /// A call that timed out may be repeated, though it may have been billed; an item that timed out is over.
+    /// A call that timed out may be repeated, although it may have been billed; an item that timed out has ended.
     fn from(error: &TimedOut) -> Self {
         Self::new(error.disposition())
             .with_kind(ErrorKind::TimedOut)
@@ -133,7 +133,7 @@ impl From<OwnError<'_>> for Verdict {
         match error {
             OwnError::Llm(error) => Self::from(error),
             OwnError::TimedOut(error) => Self::from(error),
-            // The item is over.
+            // The item has ended.
             OwnError::Refused(Refused::Item(_)) | OwnError::CallRefused(_) => {
                 Self::new(Disposition::Fatal).with_kind(error.kind())
             }
@@ -170,7 +170,7 @@ impl From<OwnError<'_>> for Verdict {
             `.classify_with(|outcome: Result<&{Res}, &{Err}>| ...)`"
 )]
 pub trait Classify<Res, Err> {
-    /// The verdict on one outcome. Called once per call and layer; should be quick and must not panic.
+    /// Returns the verdict on one outcome. Called once per call and layer; must be fast and must not panic.
     fn classify(&self, outcome: Result<&Res, &Err>) -> Verdict;
 }
 
@@ -186,8 +186,8 @@ where
 
 /// The default classifier: every response is a success, an error is judged by its [`ErrorKind`].
 ///
-/// It serves [`LlmError`] and [`BoxError`]; the latter is downcast, and so are the errors it was made from
-/// (its chain of sources), so that the crate's own timeout, gate and batch errors are known too. An unknown
+/// It supports [`LlmError`] and [`BoxError`]; the latter and its chain of sources are downcast,
+/// so that the crate's own timeout, gate and batch errors are recognised too. An unknown
 /// error is [`ErrorKind::Other`], retried after a backoff.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KindClassifier;

@@ -14,14 +14,14 @@ use crate::error::{ErrorKind, QuotaDimension};
 use crate::item::{Item, ItemId, ItemReport};
 use crate::usage::TokenUsage;
 
-/// Events kept for a subscriber that is behind, by default.
+/// The default number of events kept for a slow subscriber.
 const DEFAULT_CAPACITY: usize = 4096;
 
 /// A handle to the events of one run: give clones of it to the stream and to the layers.
 ///
-/// There are two ways to receive. A [subscriber](Self::subscribe) receives in a task of its own; it may be behind by the
-/// capacity (4096 by default), and one that is further behind loses the oldest events and learns how many. A
-/// [hook](Self::on_event) is called for every event where it happens, and loses none. Without either an event costs two
+/// There are two ways to receive. A [subscriber](Self::subscribe) receives in its own task; if it lags by more than the
+/// capacity (4096 by default), it loses the oldest events and learns how many. A
+/// [hook](Self::on_event) is called for every event where it happens, and misses none. Without either an event costs two
 /// atomic reads.
 ///
 /// ```
@@ -51,12 +51,12 @@ struct Inner {
 type Hook = Arc<dyn Fn(&Event) + Send + Sync>;
 
 impl Events {
-    /// A handle with the default capacity.
+    /// Creates a handle with the default capacity.
     pub fn new() -> Self {
         Self::with_capacity(DEFAULT_CAPACITY)
     }
 
-    /// A handle whose subscribers may be behind by `capacity` events (rounded up to a power of two).
+    /// Creates a handle whose subscribers may lag by `capacity` events (rounded up to a power of two).
     ///
     /// # Panics
     /// If `capacity` is 0 or above `usize::MAX / 2`.
@@ -73,11 +73,11 @@ impl Events {
         }
     }
 
-    /// Calls `hook` for every event from now on, of this handle and its clones, as long as any of them lives. Nothing is lost.
+    /// Calls `hook` for every event from now on, of this handle and its clones, as long as any of them exists. No event is lost.
     ///
-    /// The hook runs where the event happens: in the task of an item or of the consumer, on several threads at a time,
-    /// and never under a lock of this crate. What it does is waited for, so count, or send to a channel, and do not block.
-    /// A panic in it is caught and costs nothing else; the next event is passed to it again. It must not
+    /// The hook runs where the event happens: in the task of an item or of the consumer, on several threads concurrently,
+    /// and never under a lock of this crate. The caller waits for it, so only count or send to a channel, and do not block.
+    /// A panic in it is caught and has no other effect; the next event is passed to it again. It must not
     /// [`emit`](Self::emit) to the same handle.
     ///
     /// ```
@@ -103,7 +103,7 @@ impl Events {
         self.inner.has_hooks.store(true, Ordering::Release);
     }
 
-    /// A receiver of all events from now on.
+    /// Returns a receiver of all events from now on.
     pub fn subscribe(&self) -> EventReceiver {
         EventReceiver {
             receiver: self.inner.sender.subscribe(),
@@ -122,7 +122,7 @@ impl Events {
         self.emit_by(None, at, item, make);
     }
 
-    /// As [`emit_at`](Self::emit_at), by the gate of this name.
+    /// Like [`emit_at`](Self::emit_at), by the gate of this name.
     pub(crate) fn emit_by(
         &self,
         limiter: Option<&Arc<str>>,
@@ -143,11 +143,11 @@ impl Events {
         if self.inner.has_hooks.load(Ordering::Acquire) {
             let hooks = Arc::clone(&self.inner.hooks.lock().unwrap_or_else(PoisonError::into_inner));
             for hook in hooks.iter() {
-                // The panic hook has reported it.
+                // The panic hook has reported the panic.
                 let _ = catch_unwind(AssertUnwindSafe(|| hook(&event)));
             }
         }
-        // The only failure is that the last receiver has gone.
+        // It fails only if the last receiver was dropped.
         let _ = self.inner.sender.send(event);
     }
 
@@ -171,21 +171,21 @@ impl fmt::Debug for Events {
     }
 }
 
-/// One thing that happened.
+/// An event: what happened, when, and to which item.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Event {
-    /// The time in seconds since the [`Events`] handle was made. Events of one gate are stamped under its lock, so
+    /// The time since the [`Events`] handle was created, in JSON in seconds. Events of one gate are stamped under its lock, so
     /// sorting by this time gives their true order.
     #[serde(with = "crate::serde_seconds")]
     pub at: Duration,
-    /// The item's id, where the event is about one.
+    /// The item's id, if the event is about an item.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<ItemId>,
-    /// The item's index, where the event is about one.
+    /// The item's index, if the event is about an item.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub index: Option<u64>,
-    /// The name of the rate limiter that sent the event, if one did: the one in its logs and metrics.
+    /// The name, as in logs and metrics, of the rate limiter that sent the event, if one did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limiter: Option<Arc<str>>,
     /// The kind of the event, with its data.
@@ -200,7 +200,7 @@ pub struct Event {
 pub enum EventKind {
     /// The driver was polled for the first time.
     BatchStarted {
-        /// The number of items that the source says it has, at most, if it knows.
+        /// The upper bound on the number of items, if the source knows one.
         expected: Option<u64>,
     },
     /// The source has ended and every item has its outcome.
@@ -217,7 +217,7 @@ pub enum EventKind {
         /// Its accounts.
         report: ItemReport,
     },
-    /// An item failed for good.
+    /// An item finally failed.
     ItemFailed {
         /// The kind of the failure.
         kind: ErrorKind,
@@ -228,8 +228,8 @@ pub enum EventKind {
     },
     /// An item's outcome came from a checkpoint.
     ItemReplayed,
-    /// An item ran out of time. Its [`ItemFailed`](Self::ItemFailed) follows: each item has one of that or
-    /// [`ItemCompleted`](Self::ItemCompleted).
+    /// An item ran out of time. Its [`ItemFailed`](Self::ItemFailed) follows: each item has exactly one
+    /// [`ItemCompleted`](Self::ItemCompleted) or `ItemFailed`.
     ItemDeadlineExceeded,
     /// A physical call starts.
     CallStarted {
@@ -252,7 +252,7 @@ pub enum EventKind {
     CallFailed {
         /// Its number, from 1.
         call: u32,
-        /// The kind of the failure, as far as it is known.
+        /// The kind of the failure, if known.
         kind: Option<ErrorKind>,
         /// The duration of the call.
         #[serde(with = "crate::serde_seconds")]
@@ -273,16 +273,16 @@ pub enum EventKind {
         /// The provider's hint.
         #[serde(with = "crate::serde_seconds::option")]
         retry_after: Option<Duration>,
-        /// The quota it was about, if that is known.
+        /// The exhausted quota, if known.
         dimension: Option<QuotaDimension>,
         /// `true` if it belongs to the gate's current generation; a stale one opens no new pause.
         current: bool,
     },
-    /// A gate closed, or stays closed for longer than was said before.
+    /// A gate closed, or an existing pause was extended.
     CooldownStarted {
         /// The generation that starts with the pause.
         generation: u64,
-        /// The time from now for which it will be closed.
+        /// The time from now until it opens.
         #[serde(with = "crate::serde_seconds")]
         pause: Duration,
         /// The kind of failure that closed it.
@@ -293,12 +293,12 @@ pub enum EventKind {
         /// The generation that ended its pause.
         generation: u64,
     },
-    /// A gate latched: what follows fails unsent.
+    /// A gate latched: later calls fail without being sent.
     Latched {
         /// The kind of failure that latched it.
         kind: ErrorKind,
     },
-    /// A latched gate was opened by hand.
+    /// A latched gate was reopened by the program.
     Reopened,
     /// A gate let a call through.
     QuotaAdmitted {
@@ -324,9 +324,9 @@ pub struct EventReceiver {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum EventError {
-    /// The oldest events were dropped; receiving goes on after them.
+    /// The oldest events were dropped; receiving continues after them.
     Lost(u64),
-    /// Every handle has gone and everything was received.
+    /// Every handle was dropped and every event was received.
     Closed,
 }
 
@@ -356,10 +356,10 @@ impl EventReceiver {
         })
     }
 
-    /// The next event if there is one already.
+    /// Returns the next event if one is already there.
     ///
     /// # Errors
-    /// As [`recv`](Self::recv).
+    /// As for [`recv`](Self::recv).
     pub fn try_recv(&mut self) -> Result<Option<Event>, EventError> {
         match self.receiver.try_recv() {
             Ok(event) => Ok(Some(event)),

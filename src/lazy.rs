@@ -1,4 +1,4 @@
-//! A strategy that is made at its first call.
+//! A strategy that is created at its first call.
 
 use std::fmt;
 use std::future::Future;
@@ -17,11 +17,11 @@ use crate::error::{BoxError, MakeFailed};
 use crate::item::{CallContext, CallHold, CallRefused, HandOver};
 use crate::request::{FindItem, InRequest, Untracked};
 
-/// A strategy that `make` makes at the first call, once for all clones.
+/// Returns a strategy that `make` creates at the first call, once for all clones.
 ///
-/// Callers that arrive meanwhile share one initialisation, and its failure if it fails; the next call after a failure tries
-/// again. Waiting for it is not part of a call: an item that a stop or a time limit ends meanwhile has sent nothing. If the
-/// strategy has something to release, say how with [`Lazy::on_close`], and call [`Lazy::close`] when the batch is done.
+/// Concurrent callers share one initialisation, and its error if it fails; the next call after a failure tries
+/// again. Waiting for it is not part of a call: an item that is ended meanwhile by a stop or a time limit has sent nothing. If the
+/// strategy holds resources to release, set [`Lazy::on_close`], and call [`Lazy::close`] when the batch is done.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
@@ -41,7 +41,7 @@ use crate::request::{FindItem, InRequest, Untracked};
 /// ```
 ///
 /// # Cancel safety
-/// A caller that is dropped while the strategy is being made does not stop the initialisation for the others. It pauses if every
+/// A caller that is dropped during the initialisation does not stop it for the others. It pauses if every
 /// caller is dropped, and the next call continues it.
 pub fn lazy<S, M, Fut, E>(make: M) -> Lazy<S>
 where
@@ -79,7 +79,7 @@ type Make<S> = Arc<dyn Fn() -> BoxFuture<'static, Result<Arc<S>, MakeFailed>> + 
 type Making<S> = Shared<BoxFuture<'static, Result<Arc<S>, MakeFailed>>>;
 type Release<S> = Arc<dyn Fn(Arc<S>) -> BoxFuture<'static, ()> + Send + Sync>;
 
-/// A strategy made at its first call; see [`lazy`].
+/// A strategy created at its first call; see [`lazy`].
 pub struct Lazy<S, F = InRequest> {
     cell: Arc<Cell<S>>,
     find: F,
@@ -88,9 +88,9 @@ pub struct Lazy<S, F = InRequest> {
 struct Cell<S> {
     make: Make<S>,
     release: Mutex<Option<Release<S>>>,
-    // No code of the user's runs under it, neither a clone nor a drop.
+    // No user code runs under this lock, neither a clone nor a drop.
     state: Mutex<State<S>>,
-    /// The runtime in which the strategy was made, to release it there if it is dropped without [`Lazy::close`].
+    /// The runtime in which the strategy was created, to release it there if it is dropped without [`Lazy::close`].
     runtime: OnceLock<Handle>,
 }
 
@@ -105,7 +105,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Runs the release, whose panic concerns no caller.
+/// Runs the release; its panic does not reach callers.
 async fn run_release<S>(release: Release<S>, strategy: Arc<S>) {
     let released = AssertUnwindSafe(async { release(strategy).await })
         .catch_unwind()
@@ -115,7 +115,7 @@ async fn run_release<S>(release: Release<S>, strategy: Arc<S>) {
     }
 }
 
-/// All handles are gone: what was made is released in a task, if there is a runtime.
+/// All handles are dropped: the strategy, if created, is released in a task if there is a runtime.
 impl<S> Drop for Cell<S> {
     fn drop(&mut self) {
         let state = std::mem::replace(&mut *lock(&self.state), State::New);
@@ -123,7 +123,7 @@ impl<S> Drop for Cell<S> {
             return;
         };
         match Handle::try_current().ok().or_else(|| self.runtime.take()) {
-            // The closure may panic, which must not leave this drop.
+            // A panic of the closure must not leave this drop.
             Some(runtime) => match catch_unwind(AssertUnwindSafe(|| release(strategy))) {
                 Ok(releasing) => drop(runtime.spawn(releasing)),
                 Err(_) => tracing::error!("the release of a lazy strategy panicked"),
@@ -136,11 +136,11 @@ impl<S> Drop for Cell<S> {
 }
 
 impl<S: Clone + Send + Sync + 'static, F> Lazy<S, F> {
-    /// Sets what [`close`](Self::close) does with the strategy, if one was made. It holds for all clones of the handle; the one set
-    /// last counts.
+    /// Sets the release function that [`close`](Self::close) runs if the strategy was created. It applies to all clones of the handle;
+    /// the last one set counts.
     ///
     /// It also runs, in a task, when the last handle is dropped without [`close`](Self::close), provided that the runtime in
-    /// which the strategy was made still runs. Only `close` says when it has ended.
+    /// which the strategy was created still runs. Only `close` waits for its end.
     #[must_use]
     pub fn on_close<R, Fut>(self, release: R) -> Self
     where
@@ -156,13 +156,13 @@ impl<S: Clone + Send + Sync + 'static, F> Lazy<S, F> {
         self
     }
 
-    /// Ends the strategy for all clones: what was made is released, once, and later calls fail, those that wait for the
-    /// initialisation included. An initialisation under way is awaited first. Closing again waits for the first closing and does nothing else.
+    /// Closes the strategy for all clones: it is released once, and later calls fail, including those that wait for the
+    /// initialisation. An initialisation under way is awaited first. Closing again only waits for the first closing.
     ///
-    /// Calls that are under way are not waited for: close when the batch is done.
+    /// It does not wait for calls under way: close when the batch is done.
     ///
     /// # Cancel safety
-    /// Dropped before its end, the release pauses until the next call of `close`.
+    /// If the future is dropped before its end, the release pauses until the next call of `close`.
     pub async fn close(&self) {
         let closing = {
             let mut state = lock(&self.cell.state);
@@ -195,7 +195,7 @@ impl<S: Clone + Send + Sync + 'static, F> Lazy<S, F> {
 }
 
 impl<S, F> Lazy<S, F> {
-    /// For requests of other crates, which carry no item.
+    /// Makes it fit requests of other crates, which do not carry an item.
     pub fn untracked(self) -> Lazy<S, Untracked> {
         Lazy {
             cell: self.cell,
@@ -235,7 +235,7 @@ where
     type Error = S::Error;
     type Future = LazyFuture<S, Req>;
 
-    // A waiting service waits in its future: readying the strategy here would reserve its place for all that time.
+    // It waits in its future: making the strategy ready here would reserve its capacity for all that time.
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         Poll::Ready(Ok(()))
     }
@@ -269,7 +269,7 @@ where
                 },
             },
             Found::Closed => {
-                // Nothing is sent.
+                // Records that nothing is sent.
                 drop(self.find.context_mut(&mut request).map(CallContext::hold));
                 Step::Failed {
                     error: Some(MakeFailed::CLOSED),
@@ -311,7 +311,7 @@ enum Step<S: Service<Req>, Req> {
     Making {
         #[pin]
         making: Making<S>,
-        /// Says in the item's record that nothing is sent yet.
+        /// Marks in the item's record that nothing was sent yet.
         hold: Option<CallHold>,
         request: Option<Req>,
     },
@@ -362,7 +362,7 @@ where
                     };
                     let (old, closed) = {
                         let mut state = lock(&this.cell.state);
-                        // Only the first of those that waited moves the state on; a later initialisation is not theirs.
+                        // Only the first of the waiters advances the state; a later initialisation is not theirs.
                         match &*state {
                             State::Making(current) if current.ptr_eq(&this_making) => {
                                 (std::mem::replace(&mut *state, next), false)
@@ -373,7 +373,7 @@ where
                     };
                     drop(old);
                     match (made, request.take()) {
-                        // What was made is released, or will be.
+                        // The strategy is released, or will be.
                         (Ok(_), _) if closed => Step::Failed {
                             error: Some(MakeFailed::CLOSED),
                         },
@@ -387,7 +387,7 @@ where
                 StepProjection::Failed { error } => {
                     return match error.take() {
                         Some(error) => Poll::Ready(Err(error.into())),
-                        // Polled after its end.
+                        // Polled after completion.
                         None => Poll::Pending,
                     };
                 }

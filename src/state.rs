@@ -1,15 +1,15 @@
-//! The per-item store that survives every call.
+//! The per-item store that is kept over all calls.
 
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The memory of one item from call to call, keyed by type: escalation counters, partial results.
+/// The state of one item from call to call, keyed by type: escalation counters, partial results.
 ///
-/// Every item has its own; items that share a strategy never see each other's. The library keeps none of its own
+/// Every item has its own; items that share a strategy never see each other's. The library does not store its own
 /// bookkeeping here. The lock of a value is held while [`update`](Self::update) runs its closure, so a closure
-/// must not touch the value of the *same* type through the state; other types are fine.
+/// must not access the value of the *same* type through the state; other types are fine.
 ///
 /// ```
 /// use llm_batch::LlmRequest;
@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// ```
 #[derive(Default)]
 pub struct RetryState {
-    // One slot per type with a lock of its own: the map's lock is never held while user code runs.
+    // One slot per type with its own lock: the map's lock is never held while user code runs.
     slots: Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
 }
 
@@ -32,8 +32,7 @@ fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl RetryState {
-    /// Changes the value of type `T`, starting from its default if there is none, and returns what the closure
-    /// returns.
+    /// Changes the value of type `T`, starting from its default if absent, and returns the closure's result.
     pub fn update<T, R>(&self, f: impl FnOnce(&mut T) -> R) -> R
     where
         T: Default + Send + 'static,
@@ -51,21 +50,21 @@ impl RetryState {
         }
     }
 
-    /// A copy of the value of type `T`, if there is one.
+    /// Returns a clone of the value of type `T`, if present.
     pub fn get<T: Clone + Send + 'static>(&self) -> Option<T> {
         let slot = Arc::clone(lock(&self.slots).get(&TypeId::of::<T>())?);
         let cell = slot.downcast_ref::<Mutex<Option<T>>>()?;
         lock(cell).clone()
     }
 
-    /// Sets the value of type `T` and returns the one it replaces.
+    /// Sets the value of type `T` and returns the previous one.
     pub fn insert<T: Send + 'static>(&self, value: T) -> Option<T> {
         let new: Arc<dyn Any + Send + Sync> = Arc::new(Mutex::new(Some(value)));
         let old = lock(&self.slots).insert(TypeId::of::<T>(), new)?;
         lock(old.downcast_ref::<Mutex<Option<T>>>()?).take()
     }
 
-    /// Takes the value of type `T` out.
+    /// Removes and returns the value of type `T`.
     pub fn remove<T: Send + 'static>(&self) -> Option<T> {
         let old = lock(&self.slots).remove(&TypeId::of::<T>())?;
         lock(old.downcast_ref::<Mutex<Option<T>>>()?).take()

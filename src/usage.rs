@@ -1,17 +1,17 @@
-//! Token counts, normalised over providers.
+//! Token counts, normalised across providers.
 
 use std::iter::Sum;
 use std::ops::{Add, AddAssign};
 
 use serde::{Deserialize, Serialize};
 
-/// Tokens of one call, one item or one batch, in the same meaning for every provider.
+/// Tokens of one call, one item or one batch, with the same meaning for every provider.
 ///
-/// `input` **includes** `cached_input` and `cache_write`; `output` **includes** `reasoning`. Providers disagree
-/// on this (Anthropic's `input_tokens` leaves cached tokens out, Gemini's `candidatesTokenCount` leaves
-/// thoughts out); a provider of this crate translates.
+/// `input` **includes** `cached_input` and `cache_write`; `output` **includes** `reasoning`. Providers differ
+/// in this (Anthropic's `input_tokens` excludes cached tokens, Gemini's `candidatesTokenCount` excludes
+/// thoughts); the providers of this crate convert.
 ///
-/// Usage that is not known is not zero: wherever a call may not have reported, this type stands in an
+/// Unknown usage is not zero: where a call may not have reported its usage, this type is inside an
 /// `Option`, and `None` means unknown.
 ///
 /// ```
@@ -37,7 +37,7 @@ pub struct TokenUsage {
     /// The part of `input` that the provider wrote to its prompt cache.
     #[serde(skip_serializing_if = "is_zero")]
     pub cache_write: u64,
-    /// The part of `cache_write` that the provider keeps for its longer time, at a price of its own: an hour with Anthropic,
+    /// The part of `cache_write` with the provider's longer retention, at its own price: one hour with Anthropic,
     /// twelve hours with OpenAI.
     #[serde(skip_serializing_if = "is_zero")]
     pub cache_write_long: u64,
@@ -52,10 +52,10 @@ fn is_zero(count: &u64) -> bool {
 }
 
 impl TokenUsage {
-    /// No tokens at all: what a call that was not sent, or was rejected, costs.
+    /// No tokens: the usage of a call that was not sent or was rejected.
     pub const ZERO: Self = Self::new(0, 0);
 
-    /// `input` and `output` tokens, nothing cached, no reasoning.
+    /// Creates a usage of `input` and `output` tokens, without cached or reasoning tokens.
     pub const fn new(input: u64, output: u64) -> Self {
         Self {
             input,
@@ -84,7 +84,7 @@ impl TokenUsage {
     /// clamped, NaN counts as 1).
     ///
     /// `input - trunc(cached_input * (1 - rate))`. Known rates: Gemini 0.10, OpenAI 0.50, Anthropic 0.10,
-    /// DeepSeek 0.02 (their price pages, November 2026); your own price table outranks them.
+    /// DeepSeek 0.02 (their price pages, November 2026); your own prices take precedence.
     pub fn effective_input(&self, rate: f64) -> u64 {
         let rate = if rate.is_nan() { 1.0 } else { rate.clamp(0.0, 1.0) };
         let saved = (self.cached_input.min(self.input) as f64 * (1.0 - rate)).trunc() as u64;
@@ -95,7 +95,7 @@ impl TokenUsage {
 impl Add for TokenUsage {
     type Output = Self;
 
-    /// Adds class by class, saturating.
+    /// Adds field by field, saturating.
     fn add(self, other: Self) -> Self {
         Self {
             input: self.input.saturating_add(other.input),

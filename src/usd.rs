@@ -1,4 +1,4 @@
-//! Money.
+//! US dollars.
 
 use std::fmt;
 use std::iter::Sum;
@@ -8,9 +8,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// US dollars, in whole billionths (nano-dollars).
 ///
-/// Whole numbers, so that a sum does not depend on the order in which calls end, and so that two accounts can be compared. A
-/// call is rounded once, to the nearest billionth: a million calls are off by 0.0005 dollars at most. The largest sum is
-/// 18 billion dollars; more saturates.
+/// They are integers, so that a sum does not depend on the order in which calls end, and two accounts can be compared. The cost of a
+/// call is rounded once, to the nearest billionth: the error of a million calls is at most 0.0005 dollars. Sums saturate
+/// at 18 billion dollars.
 ///
 /// In JSON it is a number of dollars, exact below 2^51 billionths (2.2 million dollars).
 ///
@@ -30,7 +30,7 @@ pub struct Usd(u64);
 const NANOS: f64 = 1e9;
 
 impl Usd {
-    /// Nothing.
+    /// Zero.
     pub const ZERO: Self = Self(0);
 
     /// From billionths of a dollar.
@@ -38,8 +38,8 @@ impl Usd {
         Self(nanos)
     }
 
-    /// From dollars, rounded to the nearest billionth; `None` if they are negative, infinite or no number. More than fits
-    /// is the most that fits.
+    /// From dollars, rounded to the nearest billionth; `None` if the number is negative, infinite or NaN. Larger values
+    /// saturate.
     pub fn from_dollars(dollars: f64) -> Option<Self> {
         (dollars.is_finite() && dollars >= 0.0).then(|| Self((dollars * NANOS).round() as u64))
     }
@@ -49,7 +49,7 @@ impl Usd {
         self.0
     }
 
-    /// Dollars, as exactly as a double can say it.
+    /// Dollars, to the precision of an `f64`.
     pub fn dollars(self) -> f64 {
         self.0 as f64 / NANOS
     }
@@ -88,7 +88,7 @@ impl fmt::Display for Usd {
         let dollars = self.dollars();
         let decimals = match dollars {
             d if d >= 0.995 || self.0 == 0 => 2,
-            // The digit of the first significant place, and two more.
+            // The first significant digit, and two more.
             d => (2 - d.log10().floor() as i32).clamp(2, 9) as usize,
         };
         let text = format!("{dollars:.decimals$}");

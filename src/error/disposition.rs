@@ -1,4 +1,4 @@
-//! The consequences of the outcome of a call.
+//! The action that follows the outcome of a call.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,13 +7,13 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Disposition {
-    /// It worked.
+    /// The call succeeded.
     Success,
-    /// Retry immediately: the answer was bad, not the service. Counts as an attempt.
+    /// Retry immediately: the answer was unusable, the service works. Counts as an attempt.
     RetryNow,
     /// Retry after a backoff. Counts as an attempt.
     Backoff,
-    /// The provider limits the rate: all calls of the gate pause. Does not count as an attempt.
+    /// The provider throttled the call: all calls of the gate pause. Does not count as an attempt.
     Throttled,
     /// Retrying cannot help this item.
     Fatal,

@@ -6,15 +6,15 @@ use serde::{Deserialize, Serialize};
 
 use super::Disposition;
 
-/// The category of a failure, which retry, gate, reports and metrics go by.
+/// The category of a failure, used by retry, gate, reports and metrics.
 ///
-/// The provider kinds are the categories that provider error bodies fall into; the last ones are the
-/// library's own. [`ErrorKind::disposition`] says what a kind leads to unless an error says otherwise.
+/// The first kinds are the categories of provider errors; the last ones are the
+/// library's own. [`ErrorKind::disposition`] is the action for a kind unless an error overrides it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// A rate or concurrency limit that waiting cures (429).
+    /// A rate or concurrency limit; waiting helps (429).
     RateLimit,
     /// A quota that will not reset during a run: per day, or a limit of zero.
     QuotaExhausted,
@@ -24,20 +24,20 @@ pub enum ErrorKind {
     Overloaded,
     /// The provider failed (500, 502).
     ServerError,
-    /// The provider said that the call took too long (408, 504, 524). It may have been billed.
+    /// The provider reported that the call took too long (408, 504, 524). It may have been billed.
     Timeout,
-    /// No connection, or one that broke. [`LlmError::delivery`](crate::LlmError::delivery) says which.
+    /// No connection, or a broken one. [`LlmError::delivery`](crate::LlmError::delivery) distinguishes them.
     Connection,
     /// The key is wrong or missing (401).
     Authentication,
-    /// The key may not do this (403).
+    /// The key does not have the permission (403).
     PermissionDenied,
     /// The model or the address does not exist (404). A missing object that one prompt refers to, such as a file, is
     /// [`InvalidRequest`](Self::InvalidRequest).
     NotFound,
-    /// A context cache that was referred to is gone.
+    /// A referenced context cache no longer exists.
     CacheMissing,
-    /// The request is wrong and will stay so (400, 413, 422).
+    /// The request is invalid; a repeat cannot succeed (400, 413, 422).
     InvalidRequest,
     /// The prompt does not fit the model's context.
     ContextLength,
@@ -47,7 +47,7 @@ pub enum ErrorKind {
     ModelFault,
     /// The answer was cut by the output token limit.
     Truncated,
-    /// The answer did not parse or validate; asking again may help.
+    /// The answer did not parse or validate; another call may help.
     Validation,
     /// The request collided with another one (409, 425).
     Conflict,
@@ -61,9 +61,9 @@ pub enum ErrorKind {
     BudgetExceeded,
     /// The strategy panicked.
     Panicked,
-    /// The stream of inputs yielded an error in place of an item.
+    /// The stream of inputs yielded an error instead of an item.
     Source,
-    /// The strategy is set up wrongly: a missing key, an unknown name, contradictory options.
+    /// The strategy is misconfigured: a missing key, an unknown name, contradictory options.
     Configuration,
     /// Anything else.
     #[serde(other)]
@@ -163,7 +163,7 @@ impl ErrorKind {
         }
     }
 
-    /// Returns `true` if only a provider, or the way to it, fails like this. A check of one's own before the call may use
+    /// Returns `true` if only a provider, or the connection to it, fails with this kind. A user's check before the call may use
     /// the other kinds.
     pub(super) const fn is_of_provider(self) -> bool {
         match self {
@@ -196,7 +196,7 @@ impl ErrorKind {
         }
     }
 
-    /// Returns how far a call that failed like this got, unless the error says otherwise.
+    /// The default delivery of a call that failed with this kind.
     pub(crate) const fn delivery(self) -> Delivery {
         match self {
             Self::Configuration | Self::Source | Self::BudgetExceeded => Delivery::NotSent,
@@ -215,7 +215,7 @@ impl ErrorKind {
         }
     }
 
-    /// A hint how to fix it, if there is one.
+    /// A hint on how to fix it, if there is one.
     pub(super) const fn advice(self) -> Option<&'static str> {
         match self {
             Self::InsufficientBalance => Some("top up the account, raise its spend limit or use another key"),
@@ -243,7 +243,7 @@ impl fmt::Display for ErrorKind {
     }
 }
 
-// `Other` is the last kind, so that none is missing from the list.
+// `Other` is the last kind, so this proves that the list is complete.
 const _: () = assert!(ErrorKind::ALL.len() == ErrorKind::Other as usize + 1);
 
 /// The progress of a failed call, which decides whether it may have cost something.
@@ -253,9 +253,9 @@ const _: () = assert!(ErrorKind::ALL.len() == ErrorKind::Other as usize + 1);
 pub enum Delivery {
     /// The request did not reach the provider: it cost nothing and is safe to repeat.
     NotSent,
-    /// The provider answered that it will not do it: it cost nothing.
+    /// The provider rejected it: it cost nothing.
     Rejected,
-    /// The provider may have worked on it, and may bill it; repeating may be billed again.
+    /// The provider may have worked on it, and may bill it; a repeat may be billed again.
     #[default]
     MaybeBilled,
 }

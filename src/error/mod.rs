@@ -1,4 +1,4 @@
-//! The error of the crate's own strategies, its categories, and the errors of the batch, the layers and `lazy`.
+//! The error of this crate's strategies, its categories, and the errors of the batch, the layers and `lazy`.
 
 use std::borrow::Cow;
 use std::error::Error as StdError;
@@ -30,11 +30,11 @@ pub type BoxError = Box<dyn StdError + Send + Sync + 'static>;
 /// The number of characters of a provider's message that an error shows.
 const MESSAGE_LIMIT: usize = 500;
 
-/// The error of this crate's strategies: one word wide, with everything a policy needs to decide.
+/// The error of this crate's strategies: pointer-sized, with everything that a policy needs to decide.
 ///
-/// Layers of this crate accept any error type; this one is what its providers and fakes return. Its
-/// `Display` is one line: kind, the provider's message (cut at 500 characters), status, and what to do next
-/// where that is known. It never contains a key or a prompt.
+/// Layers of this crate accept any error type; its providers and fakes return this one. Its
+/// `Display` is one line: kind, the provider's message (truncated at 500 characters), status, and a hint on how to fix
+/// it, if there is one. It never contains a key or a prompt.
 ///
 /// ```
 /// use llm_batch::{Disposition, ErrorKind, LlmError};
@@ -82,9 +82,9 @@ struct Inner {
 }
 
 impl LlmError {
-    /// An error of `kind` with a message for people.
+    /// Creates an error of `kind` with a message for people.
     ///
-    /// Its delivery is [`Delivery::MaybeBilled`] with unknown usage, except for kinds that say that nothing was
+    /// Its delivery is [`Delivery::MaybeBilled`] with unknown usage, except for kinds of which it is certain that nothing was
     /// generated (a rejection, or a failure before sending).
     pub fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
         Self {
@@ -105,43 +105,43 @@ impl LlmError {
         }
     }
 
-    /// The answer is not what was asked for; retry immediately. Use it for your own checks of an output.
+    /// Creates an error for an unusable answer, which is retried immediately. Use it for your own checks of an output.
     pub fn validation(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(ErrorKind::Validation, message)
     }
 
-    /// Something failed that a later try may cure: retried after a backoff.
+    /// Creates an error for a failure that is retried after a backoff.
     pub fn transient(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(ErrorKind::Other, message).with_disposition(Disposition::Backoff)
     }
 
-    /// Something failed that no try will cure: the item fails at once.
+    /// Creates an error for a failure that retrying cannot help: the item fails without a retry.
     pub fn fatal(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(ErrorKind::Other, message).with_disposition(Disposition::Fatal)
     }
 
-    /// A rate limit, with the provider's wait hint if it gave one.
+    /// Creates a rate-limit error, with the provider's wait hint if it gave one.
     pub fn rate_limit(message: impl Into<Cow<'static, str>>, retry_after: Option<Duration>) -> Self {
         let mut error = Self::new(ErrorKind::RateLimit, message);
         error.inner.retry_after = retry_after;
         error
     }
 
-    /// The HTTP status it came with.
+    /// Sets the HTTP status of the reply.
     #[must_use]
     pub fn with_status(mut self, status: u16) -> Self {
         self.inner.status = Some(status);
         self
     }
 
-    /// The provider's own error code, as sent.
+    /// Sets the provider's own error code, as sent.
     #[must_use]
     pub fn with_code(mut self, code: impl Into<String>) -> Self {
         self.inner.code = Some(code.into());
         self
     }
 
-    /// Sets the wait that the provider asked for.
+    /// Sets the wait that the provider requested.
     #[must_use]
     pub fn with_retry_after(mut self, wait: Duration) -> Self {
         self.inner.retry_after = Some(wait);
@@ -155,14 +155,14 @@ impl LlmError {
         self
     }
 
-    /// Sets how far the call got.
+    /// Sets how far the call got, which decides whether it may be billed.
     #[must_use]
     pub fn with_delivery(mut self, delivery: Delivery) -> Self {
         self.inner.delivery = delivery;
         self
     }
 
-    /// Overrides what the kind would lead to: the provider's own word (`x-should-retry`), or yours.
+    /// Overrides the disposition of the kind: by the provider's own statement (`x-should-retry`), or by yours.
     #[must_use]
     pub fn with_disposition(mut self, disposition: Disposition) -> Self {
         self.inner.disposition = Some(disposition);
@@ -176,28 +176,28 @@ impl LlmError {
         self
     }
 
-    /// The model's text that failed validation.
+    /// Sets the model's text that failed validation.
     #[must_use]
     pub fn with_raw_output(mut self, text: impl Into<String>) -> Self {
         self.inner.raw_output = Some(text.into());
         self
     }
 
-    /// Sets the body of the reply that it was made of.
+    /// Sets the body of the reply that caused the error.
     #[must_use]
     pub fn with_raw_body(mut self, body: Box<RawValue>) -> Self {
         self.inner.raw_body = Some(body);
         self
     }
 
-    /// The error underneath. Clones share it.
+    /// Sets the source of the error. Clones share it.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<BoxError>) -> Self {
         self.inner.source = Some(source.into().into());
         self
     }
 
-    /// A copy of all but the source, the reply's body and the model's text.
+    /// A copy without the source, the reply's body and the model's text.
     pub(crate) fn without_source(&self) -> Self {
         let Inner {
             kind,
@@ -236,7 +236,7 @@ impl LlmError {
         self.inner.kind
     }
 
-    /// The whole message, uncut.
+    /// The whole message, not truncated.
     pub fn message(&self) -> &str {
         &self.inner.message
     }
@@ -246,13 +246,13 @@ impl LlmError {
         self.inner.status
     }
 
-    /// The provider's own error code, if it sent one. For [`ErrorKind::Configuration`] it says what is wrong, such as
-    /// `missing_base_url`; `strategy` (any provider's feature) lists the codes.
+    /// The provider's own error code, if it sent one. For [`ErrorKind::Configuration`] it identifies the problem, such as
+    /// `missing_base_url`; the documentation of `strategy` (any provider's feature) lists the codes.
     pub fn code(&self) -> Option<&str> {
         self.inner.code.as_deref()
     }
 
-    /// Returns the wait that the provider asked for, if it asked for one.
+    /// Returns the wait that the provider requested, if any.
     pub fn retry_after(&self) -> Option<Duration> {
         self.inner.retry_after
     }
@@ -266,12 +266,12 @@ impl LlmError {
         }
     }
 
-    /// Returns how far the call got.
+    /// Returns how far the call got, which decides whether it may be billed.
     pub fn delivery(&self) -> Delivery {
         self.inner.delivery
     }
 
-    /// Returns `true` if it comes from a call that took place, and not from a check of the request before it.
+    /// Returns `true` if it comes from a call that was made, and not from a check of the request before it.
     pub(crate) fn is_of_provider(&self) -> bool {
         self.inner.usage.is_some() || self.inner.status.is_some() || self.inner.kind.is_of_provider()
     }
@@ -293,8 +293,8 @@ impl LlmError {
         self.inner.raw_output.as_deref()
     }
 
-    /// The body of the reply, where it was JSON and the client keeps it (`keep_raw_body`): as sent, with the request's own
-    /// secrets taken out.
+    /// The body of the reply, if it was JSON and the client keeps it (`keep_raw_body`): as sent, with the request's own
+    /// secrets removed.
     pub fn raw_body(&self) -> Option<&RawValue> {
         self.inner.raw_body.as_deref()
     }
@@ -323,7 +323,7 @@ impl fmt::Display for LlmError {
     }
 }
 
-/// The first 500 characters with every run of white space as one space.
+/// The first 500 characters, with every run of white space replaced by one space.
 fn write_one_line(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
     use fmt::Write as _;
     let mut written = 0;
@@ -389,7 +389,7 @@ impl StdError for LlmError {
     }
 }
 
-/// Serialises all but the source, whose text is not part of the message.
+/// Serialises everything except the source, whose text is not part of the message.
 impl Serialize for LlmError {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         self.inner.serialize(serializer)
@@ -404,7 +404,7 @@ impl<'de> Deserialize<'de> for LlmError {
     }
 }
 
-/// An error of unknown type: kind [`ErrorKind::Other`], unless it is one of this crate's own.
+/// Converts an error of unknown type: kind [`ErrorKind::Other`], unless it is one of this crate's own.
 impl From<BoxError> for LlmError {
     fn from(error: BoxError) -> Self {
         match error.downcast::<Self>() {
@@ -414,7 +414,7 @@ impl From<BoxError> for LlmError {
     }
 }
 
-/// For `?` on files and sockets in a strategy of one's own: kind [`ErrorKind::Other`].
+/// For `?` on files and sockets in your own strategy: kind [`ErrorKind::Other`].
 impl From<std::io::Error> for LlmError {
     fn from(error: std::io::Error) -> Self {
         Self::from(BoxError::from(error))

@@ -1,4 +1,4 @@
-//! Quotas as a provider reports them.
+//! Quotas reported by a provider.
 
 use std::time::Duration;
 
@@ -13,18 +13,18 @@ pub enum QuotaDimension {
     Requests,
     /// Tokens per unit of time.
     Tokens,
-    /// Calls at the same time.
+    /// Concurrent calls.
     Concurrency,
 }
 
-/// One window of a reported quota. A value that the provider did not send, or sent as `-1` or garbage, is `None`.
+/// One window of a reported quota. A value that is missing, `-1` or invalid is `None`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct QuotaWindow {
     /// The amount that the window allows.
     pub limit: Option<u64>,
-    /// The part of it that is left.
+    /// The remaining amount.
     pub remaining: Option<u64>,
     /// Time until it is full again, counted from the reply.
     #[serde(with = "crate::serde_seconds::option")]
@@ -36,7 +36,7 @@ pub struct QuotaWindow {
 #[serde(default)]
 #[non_exhaustive]
 pub struct ReportedQuota {
-    /// The dimension that a rejection was about, where it said so.
+    /// The dimension of a rejection, if the provider named it.
     pub dimension: Option<QuotaDimension>,
     /// The window for requests.
     pub requests: QuotaWindow,

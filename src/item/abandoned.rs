@@ -1,4 +1,4 @@
-//! A future that may not begin its call and has no error to fail with.
+//! Futures that may not begin their call and have no error to fail with.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -6,17 +6,17 @@ use std::sync::atomic::Ordering;
 use super::Item;
 use super::record::Within;
 
-/// Kept by a future that may not begin its call, has no error to fail with, and so never ends: while it exists, a stop or
-/// a missed deadline ends the item, once no call beside it is under way.
+/// Held by a future that may not begin its call, cannot express that as an error, and so stays pending: while it exists, a stop or
+/// a missed deadline ends the item as soon as no call beside it is under way.
 #[derive(Debug)]
-#[must_use = "dropping it says that the future is gone"]
+#[must_use = "dropping it marks the future as gone"]
 pub(crate) struct Abandoned {
     item: Arc<Item>,
     within: Option<Within>,
 }
 
 impl Abandoned {
-    /// Of a future that waits in the call `within`.
+    /// Registers a future that waits in the call `within`.
     pub(crate) fn new(item: &Arc<Item>, within: Option<Within>) -> Self {
         item.record().seldom().abandoned.push(within);
         item.may_end.store(true, Ordering::Release);

@@ -11,10 +11,10 @@ use crate::error::{CallRefused, ReportedQuota};
 use crate::usage::TokenUsage;
 use crate::usd::Usd;
 
-/// One physical call in the item's record, from the moment it starts to its end.
+/// One physical call in the item's record, from its start to its end.
 ///
-/// The outermost layer that works per call begins it; layers further in join the same call. However many of them observe, the
-/// first observation counts. A call that was not observed by the time the outermost guard is dropped (a panic, an abort, a
+/// The outermost layer that works per call begins it; layers further in join the same call. If several of them observe its usage,
+/// the first observation counts. A call that was not observed by the time the outermost guard is dropped (a panic, an abort, a
 /// timeout) is closed with unknown usage, unless a layer inside held it back and it was never sent.
 #[derive(Debug)]
 #[must_use = "dropping the guard ends the call"]
@@ -23,12 +23,12 @@ pub struct CallGuard {
     pub(super) key: u32,
     pub(super) number: u32,
     pub(super) depth: u32,
-    /// It has left the call, which another layer may still be in; the outermost one has ended it.
+    /// This guard has left the call; for the outermost guard: has ended it. Layers further in may still be in it.
     pub(super) left: AtomicBool,
 }
 
 impl CallGuard {
-    /// The item whose call it is.
+    /// The item of the call.
     #[inline]
     pub fn item(&self) -> &Arc<Item> {
         &self.item
@@ -39,13 +39,13 @@ impl CallGuard {
         self.number
     }
 
-    /// Returns `true` if this guard began the call, and so ends it when dropped.
+    /// Returns `true` if this guard began the call. Dropping it then ends the call.
     pub fn is_outermost(&self) -> bool {
         self.depth == 1
     }
 
-    /// For a gate, once the call has been handed on: whether a layer or strategy inside has joined it, and whether the event of
-    /// its start is still to be sent.
+    /// For a gate, after it has passed the call on: returns whether a layer or strategy inside has joined it, and whether the event of
+    /// its start has yet to be sent.
     pub(crate) fn handed_on(&self) -> (bool, bool) {
         let mut record = self.item.record();
         record.call(self.key).map_or((true, false), |call| {
@@ -53,7 +53,8 @@ impl CallGuard {
         })
     }
 
-    /// For a gate, when the call has ended: notes its end, and says what is known. It ends for the outermost layer.
+    /// For a gate, when the call has ended: records its end and returns what is known about it. If this guard is outermost, the call
+    /// is closed.
     pub(crate) fn end_at_gate(&self, end: &GateEnd, inside: &CallsInside) -> GateEnded {
         let mut record = self.item.record();
         let ended = self.note_end(&mut record, end, inside);
@@ -86,7 +87,7 @@ impl CallGuard {
         }
         call.answered |= end.answered;
         call.throttled |= end.throttled;
-        // Where no other layer watches the call, the gate does.
+        // If no other layer watches the call, the gate does.
         if self.is_outermost() && !joined && !closed && call.observed.is_none() && end.reported.is_some() {
             call.observed = Some(end.reported);
         }
@@ -97,7 +98,7 @@ impl CallGuard {
         }
     }
 
-    /// The layer of this guard has seen the end of the call.
+    /// Records that the layer of this guard has seen the end of the call.
     fn leave(&self, record: &mut Record) {
         if self.is_outermost() || self.left.swap(true, Ordering::Relaxed) {
             return;
@@ -107,11 +108,11 @@ impl CallGuard {
         }
     }
 
-    /// For a gate, right before the call begun with [`CallContext::begin_held_at`](super::CallContext) is sent, `at` then. The `hold`
-    /// ends with it.
+    /// For a gate, right before the call begun with [`CallContext::begin_held_at`](super::CallContext) is sent at time `at`. Ends the
+    /// `hold`.
     ///
     /// # Errors
-    /// If it may not begin any more. Then send nothing.
+    /// If the call may no longer begin. Then send nothing.
     pub(crate) fn release(&self, at: Instant, hold: &mut Option<CallHold>) -> Result<(), CallRefused> {
         let mut record = self.item.record();
         record.may_begin(|| at)?;
@@ -125,7 +126,7 @@ impl CallGuard {
         Ok(())
     }
 
-    /// For layers that begin calls, at each poll: a refused call beside it waits as long as it is polled.
+    /// For layers that begin calls, at each poll: records that this call is polled. A refused call beside it waits while that goes on.
     #[inline]
     pub(crate) fn note_poll(&self) {
         if self.item.signals().stop_requested()
@@ -135,8 +136,8 @@ impl CallGuard {
         }
     }
 
-    /// Says what the call used: known, known zero, or `None` for unknown. Returns whether it was the first to say
-    /// so; later ones change nothing.
+    /// Records the usage of the call: known, known zero, or `None` for unknown. Returns `true` if this was the first observation;
+    /// later ones are ignored.
     pub fn observe(&self, usage: Option<TokenUsage>) -> bool {
         let mut record = self.item.record();
         let closed = record.closed;
@@ -154,9 +155,9 @@ impl CallGuard {
         self.item.record().call(self.key).and_then(|call| call.observed)
     }
 
-    /// Says what the call cost. Returns whether it was the first to say so; later ones change nothing.
+    /// Records the cost of the call. Returns `true` if this was the first; later ones are ignored.
     ///
-    /// The strategy says what the provider reported; the accounting layer says what its price table makes of the usage.
+    /// The strategy records the provider's own figure; the accounting layer records the cost by its price table.
     pub fn observe_cost(&self, cost: Usd) -> bool {
         let mut record = self.item.record();
         let closed = record.closed;
@@ -174,7 +175,7 @@ impl CallGuard {
         self.item.record().call(self.key).and_then(|call| call.cost)
     }
 
-    /// Notes which model of which provider (by its OpenTelemetry name) is asked, so that a failed call has its price, too.
+    /// Records the provider (by its OpenTelemetry name) and the model of the call, so that failed calls can be priced, too.
     pub fn set_model(&self, provider: impl Into<Arc<str>>, model: impl Into<Arc<str>>) {
         let asked = (provider.into(), model.into());
         if let Some(call) = self.item.record().call(self.key) {
@@ -182,7 +183,7 @@ impl CallGuard {
         }
     }
 
-    /// The provider and the model that are asked, if the strategy said so.
+    /// The provider and the model of the call, if the strategy recorded them.
     pub fn model(&self) -> Option<(Arc<str>, Arc<str>)> {
         self.item
             .record()
@@ -190,8 +191,8 @@ impl CallGuard {
             .and_then(|call| call.model.clone())
     }
 
-    /// For an accounting layer, when the call has ended: notes its end, and says whether and as what it counts. A call that a layer
-    /// inside held back does not, and the usage of one that outlived its item is unknown.
+    /// For an accounting layer, when the call has ended: records its end, and returns whether and how it counts. A call that a layer
+    /// inside held back does not count, and the usage of one that outlived its item is unknown.
     pub(crate) fn end(&self, end: &CallEnded) -> EndedCall {
         let mut record = self.item.record();
         let closed = record.closed;
@@ -244,8 +245,8 @@ impl CallGuard {
         }
     }
 
-    /// For an accounting layer: when the call started, if the event of that is to be sent now. Not while a layer inside holds it
-    /// back, and not if the gate or another accounting layer has sent it.
+    /// For an accounting layer: returns the start of the call if its event must be sent now. `None` while a layer inside holds the call
+    /// back, and if the gate or another accounting layer has sent the event.
     pub(crate) fn to_announce(&self) -> Option<Instant> {
         let mut record = self.item.record();
         let call = record
@@ -255,21 +256,21 @@ impl CallGuard {
         Some(call.started)
     }
 
-    /// Says that the event of the call's start has been sent.
+    /// Records that the event of the call's start has been sent.
     pub(crate) fn set_announced(&self) {
         if let Some(call) = self.item.record().call(self.key) {
             call.announced = true;
         }
     }
 
-    /// Says that the provider throttled the call.
+    /// Records that the provider throttled the call.
     pub fn set_throttled(&self) {
         if let Some(call) = self.item.record().call(self.key) {
             call.throttled = true;
         }
     }
 
-    /// Notes what the reply's rate-limit headers said, for the gate.
+    /// Records the quotas that the reply's rate-limit headers reported, for the gate.
     pub fn set_quota(&self, quota: ReportedQuota) {
         let quota = Box::new(quota);
         if let Some(call) = self.item.record().call(self.key) {
@@ -277,7 +278,7 @@ impl CallGuard {
         }
     }
 
-    /// Says that the first piece of a streamed answer has come. Later ones change nothing.
+    /// Records the arrival of the first piece of a streamed answer. Later calls are ignored.
     pub fn set_first_token(&self) {
         if let Some(call) = self.item.record().call(self.key) {
             call.first_token.get_or_insert_with(Instant::now);
@@ -313,7 +314,7 @@ impl Drop for CallGuard {
 /// The end of a call, as a gate sees it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct GateEnd {
-    /// `Some(false)` if its error says that it was not sent; `None` if that is unknown.
+    /// `Some(false)` if its error states that it was not sent; `None` if that is unknown.
     pub(crate) sent: Option<bool>,
     pub(crate) answered: bool,
     pub(crate) throttled: bool,
@@ -332,13 +333,13 @@ pub(crate) struct GateEnded {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CallEnded {
     pub(crate) at: Instant,
-    /// If it is known and was not reported before.
+    /// `Some` if it is known and was not recorded before.
     pub(crate) usage: Option<TokenUsage>,
     pub(crate) answered: bool,
     pub(crate) throttled: bool,
     /// A layer inside rejected it without sending it.
     pub(crate) shed: bool,
-    /// It was cut, so that its usage stays unknown, whatever comes of the item.
+    /// It was cut, so its usage stays unknown even if the item succeeds.
     pub(crate) cut: bool,
     /// The address of the layer's ledger.
     pub(crate) ledger: usize,
@@ -351,9 +352,9 @@ pub(crate) struct EndedCall {
     pub(crate) counts: bool,
     /// The ledger does not have it yet.
     pub(crate) in_ledger: bool,
-    /// The item had its outcome before: usage and cost stand there as unknown.
+    /// The item had its outcome before; its report has usage and cost as unknown.
     pub(crate) outlived: bool,
-    /// Calls inside it that no layer watched, for the ledger.
+    /// The number of calls inside it that no layer watched, for the ledger.
     pub(crate) unwatched: u32,
     pub(crate) usage: Option<TokenUsage>,
     /// Its cost, if reported.
@@ -361,7 +362,7 @@ pub(crate) struct EndedCall {
 }
 
 impl EndedCall {
-    /// Of a call that stands in no record.
+    /// For a call that is not in any record.
     pub(crate) const fn of(usage: Option<TokenUsage>) -> Self {
         Self {
             usage,

@@ -1,11 +1,11 @@
-//! The calls inside a gate or a batch: whether something there begins them.
+//! Detection of whether the layers inside a gate or a batch begin the calls.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// The knowledge that calls inside are begun by a layer or strategy that watches them. Then a request that was not begun was not sent.
+/// Records whether a layer or strategy inside begins the calls. If so, a request without a begun call was not sent.
 ///
-/// If that is not known from the start, it is learned from the calls. An uncertain request counts as sent until the first call was
-/// seen to begin, and again once an answer came from a request without one.
+/// If that is not known from the start, it is learned from the calls. An uncertain request counts as sent until a call was
+/// seen to begin, and again once a request without a begun call was answered.
 #[derive(Debug, Default)]
 pub(crate) struct CallsInside {
     /// The layers inside are this crate's, and begin every call.
@@ -28,13 +28,13 @@ impl CallsInside {
         self.certain
     }
 
-    /// Returns `true` if a call was seen that began inside.
+    /// Returns `true` if a call was seen to begin inside.
     #[inline]
     pub(crate) fn begin(&self) -> bool {
         self.begun.load(Ordering::Relaxed)
     }
 
-    /// A call has begun inside.
+    /// Records that a call has begun inside.
     #[inline]
     pub(crate) fn saw_begun(&self) {
         if !self.begin() {
@@ -42,7 +42,7 @@ impl CallsInside {
         }
     }
 
-    /// Decides about a request that has ended and was not begun inside: returns `true` if it was sent. `sent` is what its error says.
+    /// Returns `true` if a request that has ended without a begun call counts as sent. `sent` is the statement of its error, if any.
     pub(crate) fn sent_unbegun(&self, answered: bool, sent: Option<bool>) -> bool {
         if self.certain {
             return false;

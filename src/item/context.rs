@@ -18,7 +18,7 @@ use crate::error::CallRefused;
 pub struct CallContext {
     item: Arc<Item>,
     call: Option<Joined>,
-    /// The call in which the request was made, where it is not sent as that call.
+    /// The call in which the request was made, if it is not sent as that call.
     within: Option<Within>,
     origin: Origin,
 }
@@ -40,7 +40,7 @@ impl Joined {
     }
 }
 
-/// The same item and the same call: the first of the clones that is sent is that call, each further one is a call of its own.
+/// A clone belongs to the same item and call: the first clone that is sent is that call, each further one is a separate call.
 impl Clone for CallContext {
     fn clone(&self) -> Self {
         Self {
@@ -53,13 +53,13 @@ impl Clone for CallContext {
 }
 
 impl CallContext {
-    /// The context of a request that is made for `item`, before any call.
+    /// Creates the context of a new request for `item`, before any call.
     pub fn new(item: Arc<Item>) -> Self {
         let hand_over = current::of(&item);
         Self::of_hand_over(item, hand_over)
     }
 
-    /// The context of the request that the driver makes.
+    /// Creates the context of the driver's request.
     pub(crate) fn of_driver(item: Arc<Item>) -> Self {
         Self::of_hand_over(item, Some(0))
     }
@@ -78,7 +78,7 @@ impl CallContext {
         }
     }
 
-    /// The call around the request: the one that it belongs to, or in which it was made.
+    /// The call around the request: the one that it belongs to, or the one in which it was made.
     pub(crate) fn surrounding(&self) -> Option<Within> {
         self.call.map(Joined::within).or(self.within)
     }
@@ -95,7 +95,7 @@ impl CallContext {
 
     /// Begins the call of this request, or joins the one that an outer layer has begun.
     ///
-    /// Keep the guard until the call has ended, and report what was used with [`CallGuard::observe`].
+    /// Keep the guard until the call has ended, and report the usage with [`CallGuard::observe`].
     ///
     /// # Errors
     /// If no call may begin, because the batch is stopping or the item's deadline has passed. Then send nothing.
@@ -103,28 +103,28 @@ impl CallContext {
         self.begin(false, Instant::now)
     }
 
-    /// As [`begin_call`](Self::begin_call), for a caller that has read the clock.
+    /// Like [`begin_call`](Self::begin_call), for a caller that has read the clock.
     ///
     /// # Errors
-    /// As there.
+    /// As for [`begin_call`](Self::begin_call).
     pub fn begin_call_at(&mut self, now: Instant) -> Result<CallGuard, CallRefused> {
         self.begin(false, || now)
     }
 
-    /// For a gate, which has a last look at its own state before the call: as [`begin_call_at`](Self::begin_call_at), and the call
+    /// For a gate, which checks its own state once more before the call: like [`begin_call_at`](Self::begin_call_at), but the call
     /// does not count as sent until [`CallGuard::release`].
     ///
     /// # Errors
-    /// As there.
+    /// As for [`begin_call`](Self::begin_call).
     pub(crate) fn begin_held_at(&mut self, now: Instant) -> Result<CallGuard, CallRefused> {
         self.begin(true, || now)
     }
 
-    /// For an accounting layer, which will [`end`](CallGuard::end) the call: as [`begin_call`](Self::begin_call), with the start of
-    /// the call for the first one. Metrics, spans and events report one call once, however many layers watch it.
+    /// For an accounting layer, which will [`end`](CallGuard::end) the call: like [`begin_call`](Self::begin_call). The first such
+    /// layer also gets the start of the call, so that metrics, spans and events report a call once if several layers watch it.
     ///
     /// # Errors
-    /// As there.
+    /// As for [`begin_call`](Self::begin_call).
     pub(crate) fn begin_claimed(&mut self) -> Result<(CallGuard, Option<Instant>), CallRefused> {
         let mut started = None;
         let guard = self.begin_as(false, Instant::now, |call| {
@@ -146,13 +146,13 @@ impl CallContext {
     ) -> Result<CallGuard, CallRefused> {
         let mut record = self.item.record();
         let joined = match self.call {
-            // Another clone of the request may have been sent as that call; then this is a new one.
+            // If another clone of the request was sent as that call, this is a new one.
             Some(joined) => match record.call(joined.key) {
                 Some(call) if call.depth == joined.depth => {
                     let begins = call.held.then(&now);
                     let may = match begins {
                         Some(now) => record.may_begin(|| now),
-                        // Begun further out, it is sent only now. In a final report it stands as sent.
+                        // Begun further out, it is sent only now. A final report already counts it as sent.
                         None if record.closed => Ok(()),
                         None => record.may_go_on(),
                     };
@@ -201,11 +201,11 @@ impl CallContext {
         })
     }
 
-    /// For a layer that hands the request on at once: as [`hold`](Self::hold) and [`release`](CallHold::release) in one act. The
-    /// clock is not read again where the caller has `read` it.
+    /// For a layer that passes the request on without waiting: [`hold`](Self::hold) and [`release`](CallHold::release) in one step.
+    /// Uses the time that the caller has `read`, if given.
     ///
     /// # Errors
-    /// If no call may begin any more. Then the request must not be handed on.
+    /// If no call may begin. Then the request must not be passed on.
     pub(crate) fn pass(&mut self, read: Option<Instant>) -> Result<HandedOn, CallRefused> {
         let now = || read.unwrap_or_else(Instant::now);
         let mut record = self.item.record();
@@ -216,7 +216,7 @@ impl CallContext {
         };
         if let Some(entering) = entering {
             record.may_begin(now)?;
-            // Its time begins with the end of this very poll.
+            // Its time starts at the end of the current poll.
             let id = record.pass_on(entering, self.origin, self.item.requests_made());
             self.origin.hand_over = id;
             return Ok(HandedOn::Unwatched { id, from });
@@ -244,7 +244,7 @@ impl CallContext {
         Ok(HandedOn::Unwatched { id, from })
     }
 
-    /// For layers that wait before they let a call begin, or answer without one: until the call begins further in, nothing was
+    /// For layers that wait before a call, or may answer without one: until the call begins further in, the request counts as not
     /// sent.
     pub fn hold(&mut self) -> CallHold {
         let within = self.surrounding();
@@ -253,7 +253,7 @@ impl CallContext {
         record.holds += 1;
         let by_driver = record.entering(self.origin).is_some();
         let id = record.next_hand_over();
-        // Another clone of the request may have been sent as that call; then this will be a new one.
+        // If another clone of the request was sent as that call, this will be a new one.
         self.call = self.call.filter(|joined| {
             let call = record.own_call(joined.within(), self.origin);
             call.is_some_and(|call| {
@@ -281,7 +281,7 @@ impl CallContext {
         }
     }
 
-    /// For a policy that waits before the request is sent again: holds it until then, and not the call around it.
+    /// For a policy that waits before it repeats the request: holds the request until then, but not the call around it.
     pub(crate) fn hold_before_repeat(&self) -> CallHold {
         let mut record = self.item.record();
         record.holds += 1;
@@ -299,10 +299,10 @@ impl CallContext {
         }
     }
 
-    /// For a policy, right before the request is sent: the service may send it.
+    /// For a policy, right before the request is passed to a service that may send it.
     pub(crate) fn expect_call(&self) {
         let mut record = self.item.record();
-        // If it is in the hands of a service, its time runs already.
+        // If a service already has it, its time is running.
         if !record.is_handed_over(self.origin) {
             record.take(self.origin);
             let within = self.surrounding();
@@ -310,7 +310,7 @@ impl CallContext {
         }
     }
 
-    /// For a policy, when what followed [`expect_call`](Self::expect_call) has ended.
+    /// For a policy, when the request announced with [`expect_call`](Self::expect_call) has ended.
     pub(crate) fn settle_call(&self, sent: bool, answered: bool) {
         let waiting = {
             let mut record = self.item.record();
@@ -321,10 +321,10 @@ impl CallContext {
     }
 }
 
-/// A layer holds a request back; made by [`CallContext::hold`].
+/// Marks a request as held back by a layer; returned by [`CallContext::hold`].
 ///
-/// While it exists, a stop ends the item. What it held is begun further in by [`CallContext::begin_call`], or handed on with
-/// [`release`](Self::release); if it is dropped without either, the layer answered without a call.
+/// While it exists, a stop ends the item. The request is then begun further in by [`CallContext::begin_call`], or passed on with
+/// [`release`](Self::release); if the hold is dropped without either, the layer answered without a call.
 #[derive(Debug)]
 #[must_use = "dropping it ends the wait"]
 pub struct CallHold {
@@ -332,35 +332,35 @@ pub struct CallHold {
     key: Option<u32>,
     /// The call around it.
     within: Option<Within>,
-    /// As which it will be handed on.
+    /// The request's origin when it is passed on.
     origin: Origin,
     /// The hand-over that the request came by.
     from: u32,
-    /// It holds what the driver has just handed over.
+    /// It holds the request that the driver has just handed over.
     by_driver: bool,
     released: bool,
-    /// Refused, with this number of wakes by the end of a call.
+    /// The count of wakes by the end of a call at the last poll after a refusal.
     refused_at: Option<u32>,
-    /// The number of polls in a row for which there was no reason but one outside.
+    /// The number of consecutive polls without a wake by a call and without a poll of the call beside it.
     alone: u8,
 }
 
 impl CallHold {
-    /// The item that waits.
+    /// The waiting item.
     pub const fn item(&self) -> &Arc<Item> {
         &self.item
     }
 
     /// For a future whose call was refused by a stop, before it fails: ready once no call of another clone of the request is under
-    /// way. An error now would cost the answer of the call that it stands beside (the other one of a hedge). It is ready, too, where
-    /// that call is not polled, so that it could not end.
+    /// way, because an earlier error would discard the answer of the call beside it (the other one of a hedge). It is also ready if
+    /// that call is not polled, since it could not end.
     pub fn poll_refused(&mut self, cx: &Context<'_>) -> Poll<()> {
         let mut record = self.item.record();
         let Some(polled) = record.look_beside(self.within, self.origin.request) else {
             return Poll::Ready(());
         };
-        // Woken by neither the end of a call nor, as it seems, by one that is polled with this. A `select` that polls in random order
-        // leaves one out at times, but never twice.
+        // Woken neither by the end of a call nor, apparently, by one that is polled together with this. A `select` that polls in random
+        // order may skip one, but not twice in a row.
         let is_alone = self.refused_at.replace(record.wakes) == Some(record.wakes) && !polled;
         self.alone = if is_alone { self.alone.saturating_add(1) } else { 0 };
         if self.alone > 1 {
@@ -374,7 +374,7 @@ impl CallHold {
         Poll::Pending
     }
 
-    /// The way in which it will be handed on.
+    /// The way in which the request will be passed on.
     pub(crate) fn handed_on(&self) -> HandedOn {
         match self.within.filter(|_| self.key.is_some()) {
             Some(call) => HandedOn::AsCall(call),
@@ -390,10 +390,10 @@ impl CallHold {
         self.within
     }
 
-    /// Ends the wait: the request is handed to the service inside, which may send it.
+    /// Ends the wait: the request is passed to the service inside, which may send it.
     ///
     /// # Errors
-    /// If no call may begin any more. Then the request must not be handed on.
+    /// If no call may begin. Then the request must not be passed on.
     pub fn release(mut self) -> Result<(), CallRefused> {
         let now = Instant::now();
         self.released = true;
@@ -415,7 +415,7 @@ impl CallHold {
 }
 
 impl CallHold {
-    /// The hold ends in the record, with the beginning of the call.
+    /// Ends the hold in the record when the call begins.
     pub(super) fn end(mut self, record: &mut Record) {
         self.released = true;
         record.holds -= 1;
@@ -429,7 +429,7 @@ impl Drop for CallHold {
         }
         let mut record = self.item.record();
         record.holds -= 1;
-        // The next request like it may be sent as that call.
+        // Another clone of the request may be sent as that call.
         if let Some(call) = self.key.and_then(|key| record.call(key))
             && call.handed_on == Some(self.origin.hand_over)
         {

@@ -1,4 +1,4 @@
-//! The hand-over in which this thread is at work, so that a request that is made for the item belongs to it.
+//! The hand-over that this thread is executing, so that new requests of the item can be assigned to it.
 
 use std::cell::{Cell, RefCell};
 use std::marker::PhantomData;
@@ -10,7 +10,7 @@ type Work = (usize, u32);
 
 thread_local! {
     static CURRENT: Cell<Option<Work>> = const { Cell::new(None) };
-    /// The work on other items in which this thread came to the current one, the innermost last: a batch in an item's own work.
+    /// The outer work of this thread on other items, the innermost last: a batch nested in an item's work.
     static AROUND: RefCell<Vec<Work>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -19,17 +19,17 @@ fn address(item: &Item) -> usize {
     std::ptr::from_ref(item).addr()
 }
 
-/// While it exists, this thread is at work on the hand-over.
+/// While it exists, this thread executes the hand-over.
 #[must_use = "dropping it ends the work"]
 pub(crate) struct AtWork {
     before: Option<Work>,
-    /// What was before is of another item.
+    /// The previous work was on another item.
     nested: bool,
     /// Not `Send`: it must not be held over an await.
     thread: PhantomData<*const ()>,
 }
 
-/// This thread begins to work on a hand-over of the item.
+/// Marks this thread as executing a hand-over of the item.
 #[inline]
 pub(crate) fn enter(item: &Item, hand_over: u32) -> AtWork {
     let address = address(item);
@@ -55,7 +55,7 @@ impl Drop for AtWork {
     }
 }
 
-// A thread that ends has left all work, so that there is nothing to be noted.
+// A thread that is ending has left all work; nothing to record.
 
 #[cold]
 fn surround(work: Work) {
@@ -67,7 +67,7 @@ fn leave() {
     let _ = AROUND.try_with(|around| around.borrow_mut().pop());
 }
 
-/// The innermost hand-over of the item in which this thread is at work; `None` in a task that the item's work has spawned.
+/// The innermost hand-over of the item that this thread is executing; `None` in a task spawned by the item's work.
 pub(super) fn of(item: &Item) -> Option<u32> {
     let address = address(item);
     let (at, hand_over) = CURRENT.get()?;

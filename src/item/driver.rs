@@ -1,4 +1,4 @@
-//! The driver's own operations on an item: it stops it, wakes it, and closes its accounts.
+//! The driver's operations on an item: stopping it, waking it, and closing its accounts.
 
 use std::sync::atomic::Ordering;
 use std::task::Waker;
@@ -11,30 +11,30 @@ use super::handed::{Handed, HandedOver};
 use super::{CallsInside, Item, ItemReport};
 
 impl Item {
-    /// For the driver, after the strategy was called: what was handed over is under way. Returns `false` if a stream that was dropped
-    /// meanwhile has closed the item, and counted no call that was only being handed over.
+    /// For the driver, after the strategy was called: the hand-over is complete. Returns `false` if the stream was dropped meanwhile
+    /// and has closed the item without counting the call that was being handed over.
     pub(crate) fn entered(&self) -> bool {
         let mut record = self.record();
         record.entered();
         !record.closed
     }
 
-    /// For the driver whose stream is dropped: what no layer watches is cut, unless it has not begun.
+    /// For the driver whose stream is dropped: cuts the requests that no layer watches, unless their call has not begun.
     pub(crate) fn settle_dropped(&self, inside: &CallsInside, at: Instant) {
         self.settle(inside, false, at, |handed| {
             (handed.state == Handed::Entering).then_some(false)
         });
     }
 
-    /// For the driver: whether a layer or strategy that watches calls has begun one.
+    /// For the driver: returns whether a layer or strategy that watches calls has begun one.
     pub(crate) fn has_begun(&self) -> bool {
         self.record().begun
     }
 
-    /// For the driver, when the item's future has ended `at` then: as [`settle_call`](super::Signals::settle_call). `sent` is what
-    /// is known of it; else `inside` decides.
+    /// For the driver, when the item's future has ended at time `at`: like [`settle_call`](super::Signals::settle_call). If `sent` is
+    /// unknown, `inside` decides.
     pub(crate) fn settle_ended(&self, inside: &CallsInside, sent: Option<bool>, answered: bool, at: Instant) {
-        // The error of an item is not that of a call which it has cut, by itself or in a layer.
+        // The item's error is not the error of a call that the item, or a layer in it, has cut.
         self.settle(inside, answered, at, |handed| {
             sent.filter(|sent| *sent || (handed.id == 0 && handed.is_under_way()))
         });
@@ -58,7 +58,7 @@ impl Item {
         record.settle(is_sent, answered, || at);
     }
 
-    /// For the driver: no call of the item begins any more. What waits to begin one is woken.
+    /// For the driver: no further call of the item may begin. Futures that wait to begin one are woken.
     pub(crate) fn request_stop(&self, cancel: bool) {
         let waiting = {
             let mut record = self.record();
@@ -68,37 +68,37 @@ impl Item {
             self.stopped.store(true, Ordering::Release);
             std::mem::take(&mut record.waiting)
         };
-        // Wakers may be anything: called outside the lock.
+        // Wakers run foreign code: called outside the lock.
         waiting.into_iter().for_each(Waker::wake);
         self.driver.wake();
     }
 
-    /// For the driver: the task that runs the item, to be woken by a stop.
+    /// For the driver: registers the task that runs the item, which a stop wakes.
     #[inline]
     pub(crate) fn run_by(&self, waker: &Waker) {
         self.driver.register(waker);
     }
 
-    /// For the driver: whether the item ends now, because of a stop, because its stream is gone, or because nothing is left of it
-    /// but futures that cannot end.
+    /// For the driver: returns whether the item must end now, because of a stop, because its stream is gone, or because only futures
+    /// that cannot end are left.
     #[inline]
     pub(crate) fn must_end(&self) -> bool {
         self.may_end.load(Ordering::Acquire) && self.record().must_end()
     }
 
-    /// For the driver: the item's future has ended.
+    /// For the driver: records that the item's future has ended.
     #[inline]
     pub(crate) fn set_ended(&self) {
         self.ended.store(true, Ordering::Release);
     }
 
-    /// For the driver: whether the item's future has ended.
+    /// For the driver: returns whether the item's future has ended.
     pub(crate) fn has_ended(&self) -> bool {
         self.ended.load(Ordering::Acquire)
     }
 
-    /// Its final accounts, if it ended at `finished`. From now on no call begins, and what ends later is not counted: a call that
-    /// is still open counts as it was observed, or as unknown.
+    /// Closes the item and returns its final accounts as of `finished`. From now on no call may begin, and a call that ends later is
+    /// not counted: one that is still open counts with its observed usage, or as unknown.
     pub(crate) fn close(&self, finished: Instant) -> ClosedItem {
         let mut record = self.record();
         record.closed = true;
@@ -116,7 +116,7 @@ impl Item {
     }
 }
 
-/// The part of an item's record that the batch's statistics take over.
+/// The part of an item's record that goes into the batch's statistics.
 #[derive(Debug)]
 pub(crate) struct ClosedItem {
     pub(crate) report: ItemReport,

@@ -1,4 +1,4 @@
-//! Waits for a service and hands it a held request.
+//! A future that waits for a service and passes a held request to it.
 
 use std::fmt;
 use std::future::Future;
@@ -14,8 +14,9 @@ use super::{Abandoned, AtWork, CallContext, CallHold, CallRefused, HandedOn, Ite
 use crate::error::was_sent;
 use crate::request::FindItem;
 
-/// Waits for a service to be ready while the request is held, and then hands the request over: as tower's `Oneshot`, but what a
-/// stop or the item's deadline finds waiting is never sent. A call that no layer inside watches enters the item's accounts.
+/// Waits for a service to be ready while the request is held, and then passes the request to it: like tower's `Oneshot`, but a
+/// request that is still waiting at a stop or at the item's deadline is never sent. A call that no layer inside watches is counted
+/// in the item's accounts.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), llm_batch::BoxError> {
@@ -32,7 +33,7 @@ use crate::request::FindItem;
 /// ```
 ///
 /// # Cancel safety
-/// Dropped while it waits, nothing has been sent. Dropped later, the call may still be billed.
+/// If it is dropped while it waits, nothing has been sent. If it is dropped later, the call may still be billed.
 #[pin_project]
 #[must_use = "futures do nothing unless polled"]
 pub struct HandOver<S: Service<Req>, Req> {
@@ -42,15 +43,15 @@ pub struct HandOver<S: Service<Req>, Req> {
 
 #[pin_project(project = StepProjection)]
 enum Step<S: Service<Req>, Req> {
-    /// Empty once the request is on its way, or refused.
+    /// `None` once the request was passed on or refused.
     Waiting(Option<Waiting<S, Req>>),
     Calling {
         #[pin]
         call: S::Future,
-        // Dropped after the call, so that what the service reports at its end still counts.
+        // Dropped after the call, so that the service's last reports still count.
         under_way: Option<UnderWay>,
     },
-    /// Refused, without an error type that can say so: waits until the driver or a time limit further out ends the item.
+    /// Refused, but the error type cannot express it: waits until the driver or a time limit further out ends the item.
     Refused(#[allow(dead_code, reason = "says by its existence that this waits")] Abandoned),
 }
 
@@ -62,7 +63,7 @@ struct Waiting<S: Service<Req>, Req> {
     refusal: fn(CallRefused) -> Option<S::Error>,
 }
 
-/// A request in the hands of a service. Dropped without [`end`](Self::end) it was cut, or the service panicked.
+/// A request that a service is processing. If it is dropped without [`end`](Self::end), it was cut or the service panicked.
 struct UnderWay {
     item: Arc<Item>,
     handed_on: HandedOn,
@@ -79,13 +80,13 @@ impl UnderWay {
         }
     }
 
-    /// The request is polled.
+    /// Records a poll of the request.
     #[inline]
     fn enter(&self) -> AtWork {
         self.item.signals().note_poll(self.handed_on);
         let hand_over = match self.handed_on {
             HandedOn::Unwatched { id, .. } => id,
-            // It is a call, so that what is made in it is another one.
+            // It is a call, so requests made in it are separate calls.
             HandedOn::AsCall(_) => 0,
         };
         enter(&self.item, hand_over)
@@ -112,8 +113,8 @@ impl Drop for UnderWay {
 }
 
 impl<S: Service<Req>, Req> HandOver<S, Req> {
-    /// Hands `request` over once `service` is ready. `refusal` makes the error for a request that may not be sent any more; with
-    /// `None` it waits until the driver or a time limit further out ends the item.
+    /// Passes `request` to `service` once it is ready. `refusal` creates the error for a request that may no longer be sent; if it
+    /// returns `None`, the future waits until the driver or a time limit further out ends the item.
     pub const fn new(
         service: S,
         request: Req,
@@ -130,12 +131,12 @@ impl<S: Service<Req>, Req> HandOver<S, Req> {
         }
     }
 
-    /// Returns `true` until the request is handed over.
+    /// Returns `true` until the request is passed on.
     pub(crate) const fn is_waiting(&self) -> bool {
         matches!(self.step, Step::Waiting(_) | Step::Refused(_))
     }
 
-    /// For a layer that is ready although `service` may not be, in its own `poll_ready`; notes whether this instance is `ready`.
+    /// For a layer whose `poll_ready` is always ready: polls `service` and records in `ready` whether this instance is ready.
     pub(crate) fn poll_ready(
         service: &mut S,
         ready: &mut bool,
@@ -145,14 +146,14 @@ impl<S: Service<Req>, Req> HandOver<S, Req> {
         *ready = matches!(polled, Poll::Ready(Ok(())));
         match polled {
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            // Pending is waited for by the call.
+            // If pending, the call waits for it.
             Poll::Ready(Ok(())) | Poll::Pending => Poll::Ready(Ok(())),
         }
     }
 
-    /// For a layer that asked `service` in its own `poll_ready`: if it was `ready`, the request is handed over at once, by this very
-    /// instance. Otherwise the instance that waits for its turn is taken into the future, and replaced by a fresh one. The clock is not
-    /// read again where the caller has `read` it.
+    /// For a layer that polled `service` in its own `poll_ready`: if it was `ready`, this same instance is called immediately.
+    /// Otherwise the waiting instance is moved into the future and replaced by a clone. Uses the time that the caller has `read`, if
+    /// given.
     #[inline]
     pub(crate) fn after_poll_ready<F>(
         service: &mut S,
@@ -219,7 +220,7 @@ where
             {
                 ready!(hold.poll_refused(cx));
             }
-            // After a stop the wait is over, whatever the service says.
+            // After a stop the wait is over, even if the service is ready.
             let item = hold.as_ref().map(CallHold::item);
             let stopped = item.is_some_and(|item| item.signals().stop_requested());
             let ready = match service.poll_ready(cx) {

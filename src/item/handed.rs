@@ -1,4 +1,4 @@
-//! Requests that are handed to services of which it is not known whether a layer there watches the calls.
+//! Requests that were passed to services in which calls may or may not be watched by a layer.
 
 use std::time::Duration;
 
@@ -7,57 +7,57 @@ use tokio::time::Instant;
 use super::record::{Record, Within};
 use super::{Item, current};
 
-/// The hand-over that a request came by, and the request's number among those of its item, which its clones share.
+/// The hand-over that delivered a request, and the request's number within its item, shared by its clones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Origin {
     /// 0 if it came from the driver.
     pub(super) hand_over: u32,
     pub(super) request: u32,
-    /// It was made in a task that the item's work has spawned, so that the hand-over is not known.
+    /// It was made in a task spawned by the item's work, so the hand-over is unknown.
     pub(super) spawned: bool,
-}
+    }
 
-/// The way in which a request was handed on; to be settled once the service has answered.
+/// The way in which a request was passed on; settled once the service has answered.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum HandedOn {
-    /// As a call that a layer further out has begun.
+    /// As the call that a layer further out has begun.
     AsCall(Within),
-    /// As a call that enters the accounts unless a layer inside begins it: the number of this hand-over, and that of the one
-    /// which the request came by.
+    /// As a possible call, which is counted unless a layer inside begins one: the number of this hand-over, and the number of the
+    /// one that delivered the request.
     Unwatched { id: u32, from: u32 },
 }
 
-/// A request in the hands of a service, as long as no layer that watches calls has seen it. Each one may be a call.
+/// A request that a service is processing and that no layer that watches calls has seen. Each one may be a call.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct HandedOver {
     pub(super) id: u32,
-    /// The number of its request. The driver hands over an item, not a request.
+    /// The number of its request; `None` for the driver, which hands over an item, not a request.
     pub(super) request: Option<u32>,
     /// The call around it.
     pub(super) within: Option<u32>,
     pub(super) state: Handed,
-    /// The driver did it, and no layer has since.
+    /// It was handed over by the driver, and not by a layer since then.
     pub(super) by_driver: bool,
-    /// It was polled after a stop, since a refused call beside it has looked.
+    /// It was polled, after a stop, since the last check by a refused call beside it.
     pub(super) polled: bool,
-    /// The number of requests that had been made for the item by then: a later one may have been made inside.
+    /// The number of requests made for the item before the hand-over: later ones may have been made inside.
     requests: u32,
-    /// It was done in a task that the item's work has spawned.
+    /// It happened in a task spawned by the item's work.
     spawned: bool,
-    /// Of the driver's, the end of the poll that handed it over.
+    /// The time of the hand-over; for the driver's, the end of the poll that handed the item over.
     since: Option<Instant>,
-    /// The item's total wait by then.
+    /// The item's total wait before the hand-over.
     waited: Duration,
 }
 
 /// The state of a request that was handed over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Handed {
-    /// It is being handed over, in the poll that runs: the service may begin a call.
+    /// It is being handed over in the current poll: the service may begin a call.
     Entering,
     /// The service may be in a call.
     Unwatched,
-    /// It has ended after this time, and nothing says whether a call was sent.
+    /// It has ended after this time, and it is unknown whether a call was sent.
     Undecided(Duration),
 }
 
@@ -66,7 +66,7 @@ impl HandedOver {
         !matches!(self.state, Handed::Undecided(_))
     }
 
-    /// The duration of the call, if it ended at `at` then: the time since the request was handed over, without waits.
+    /// The duration of a call that ended at `at`: the time since the request was handed over, without waits.
     fn time(&self, at: Instant, waited: Duration) -> Duration {
         match self.state {
             Handed::Undecided(time) => time,
@@ -80,13 +80,13 @@ impl HandedOver {
 }
 
 impl Record {
-    /// A number for the next hand-over.
+    /// Returns the number for the next hand-over.
     pub(super) fn next_hand_over(&mut self) -> u32 {
         self.last_hand_over = self.last_hand_over.wrapping_add(1).max(1);
         self.last_hand_over
     }
 
-    /// A request of `item` is handed to a service, which may begin a call.
+    /// Records that a request of `item` is passed to a service, which may begin a call.
     pub(super) fn hand_over(
         &mut self,
         item: &Item,
@@ -109,7 +109,7 @@ impl Record {
         });
     }
 
-    /// The item is handed to a service, by the driver, or `now` by another one.
+    /// Records that the item is passed to a service: by the driver, or at `now` by a layer.
     pub(super) fn hand_over_item(&mut self, requests: u32, now: Option<Instant>) {
         self.take(Origin {
             hand_over: 0,
@@ -120,7 +120,7 @@ impl Record {
             id: 0,
             request: None,
             within: None,
-            // The driver looks once more before the item goes on.
+            // The driver checks once more before the item continues.
             state: match now {
                 Some(_) => Handed::Unwatched,
                 None => Handed::Entering,
@@ -134,8 +134,8 @@ impl Record {
         });
     }
 
-    /// The hand-over that a request came by, if no layer has taken it up. A request that was made in a spawned task while another
-    /// one was in the hands of a service is taken to have been made there.
+    /// The position of the hand-over that delivered a request, if no layer has taken it. A request that was made in a spawned task
+    /// while a service was processing another one counts as made by that service.
     fn position(&self, origin: Origin) -> Option<usize> {
         let is_it = |handed: &HandedOver| handed.id == origin.hand_over && handed.is_under_way();
         let position = self.handed.iter().position(is_it);
@@ -148,19 +148,19 @@ impl Record {
         self.handed.iter().rposition(may_be_around)
     }
 
-    /// Returns `true` if the request may be in the hands of a service that no layer watches.
+    /// Returns `true` if the request may be inside a service in which no layer watches calls.
     pub(super) fn is_handed_over(&self, origin: Origin) -> bool {
         self.position(origin).is_some()
     }
 
-    /// The position of the hand-over that the request came by, if the driver does that in the poll that runs.
+    /// The position of the hand-over that delivered the request, if it is the driver's in the current poll.
     pub(super) fn entering(&self, origin: Origin) -> Option<usize> {
         let position = self.position(origin)?;
         (self.handed[position].state == Handed::Entering).then_some(position)
     }
 
-    /// A layer hands the request on in the poll in which the driver handed it over, `entering`. Returns the number that the hand-over
-    /// has from now on.
+    /// A layer passes the request on in the same poll in which the driver handed it over, at position `entering`. Returns the new number
+    /// of the hand-over.
     pub(super) fn pass_on(&mut self, entering: usize, origin: Origin, requests: u32) -> u32 {
         let id = self.next_hand_over();
         let handed = &mut self.handed[entering];
@@ -170,8 +170,8 @@ impl Record {
         id
     }
 
-    /// A layer takes the request up. What it came by is not a call then, unless that had ended undecided: the item has gone on after
-    /// it, so it counts.
+    /// A layer takes the request. The hand-over that delivered it is then not a call, unless it had ended undecided: since the item has
+    /// continued after it, it counts.
     pub(super) fn take(&mut self, origin: Origin) {
         if self.handed.is_empty() {
             return;
@@ -194,13 +194,13 @@ impl Record {
         }
     }
 
-    /// As [`take`](Self::take), by a layer that watches calls: what is not begun there does not take place.
+    /// Like [`take`](Self::take), by a layer that watches calls: without a begun call nothing was sent.
     pub(super) fn watch(&mut self, origin: Origin) {
         self.take(origin);
         self.watched = true;
     }
 
-    /// After a stop: the request is polled.
+    /// Records a poll of the request after a stop.
     pub(super) fn note_poll(&mut self, handed_on: HandedOn) {
         match handed_on {
             HandedOn::AsCall(within) => {
@@ -215,7 +215,7 @@ impl Record {
         }
     }
 
-    /// The poll that handed the item over has ended.
+    /// Records the end of the poll that handed the item over.
     pub(super) fn entered(&mut self) {
         for handed in &mut self.handed {
             if handed.state == Handed::Entering {
@@ -225,10 +225,10 @@ impl Record {
         }
     }
 
-    /// Counts a call that no layer watched, with unknown usage. Around it may be a call that an accounting layer watches.
+    /// Counts a call that no layer watched, with unknown usage. If an accounting layer watches a call around it, it is noted there.
     fn count_unwatched(&mut self, time: Duration, within: Option<u32>) {
         if self.closed {
-            // It is in the final report as it was then.
+            // The final report has it in its state of that time.
             return;
         }
         let report = &mut self.report;
@@ -244,7 +244,7 @@ impl Record {
         }
     }
 
-    /// All that the item did has ended `at` then: counts each call that no layer watched, with unknown usage, if it was `sent`.
+    /// The item's work has ended at time `at`: counts each call that no layer watched, with unknown usage, if it was `sent`.
     pub(super) fn settle(
         &mut self,
         sent: impl Fn(&HandedOver) -> bool,
@@ -263,7 +263,7 @@ impl Record {
         }
     }
 
-    /// As [`settle`](Self::settle), of this request alone.
+    /// Like [`settle`](Self::settle), for this request only.
     pub(super) fn settle_request(&mut self, origin: Origin, sent: bool, answered: bool) {
         self.watched = false;
         self.answered |= answered;
@@ -279,8 +279,8 @@ impl Record {
         }
     }
 
-    /// As [`settle_request`](Self::settle_request), for a layer that handed the request on and may be called again by what is around
-    /// it. What nothing is known of is left for the one further out to decide.
+    /// Like [`settle_request`](Self::settle_request), for a layer that passed the request on and may be called again by an outer layer,
+    /// which decides if `sent` is `None`.
     pub(super) fn settle_inside(&mut self, handed_on: HandedOn, sent: Option<bool>, answered: bool) {
         self.answered |= answered;
         let (id, from) = match handed_on {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// An item's identifier: a text given by the user, or its index in the batch.
 ///
-/// An id need not be unique; the index is. Two ids are equal when they read the same.
+/// An id need not be unique; the index is. Two ids are equal if their texts are equal.
 ///
 /// ```
 /// use llm_batch::ItemId;
@@ -16,7 +16,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum ItemId {
-    /// No id was given: the item's index, from 0.
+    /// The item's index, from 0, if no id was given.
     Index(u64),
     /// The id that was given.
     Text(Arc<str>),

@@ -1,34 +1,35 @@
 //! One item's identity and accounts, and, for authors of layers, the protocol through which the layers of a stack work together.
 //!
-//! Users of a batch need [`Item`], [`ItemId`], [`ItemReport`], [`WaitReason`] and [`Waits`], which the crate's root has too. The rest
-//! is for layers that begin calls, wait before them, or decide about the next one. A layer that only changes requests or
-//! answers needs nothing of it.
+//! Users of a batch need [`Item`], [`ItemId`], [`ItemReport`], [`WaitReason`] and [`Waits`], which the crate's root re-exports. The
+//! rest is for layers that begin calls, wait before them, or decide about the next one. A layer that only changes requests or
+//! answers does not need it.
 //!
 //! # The beginning of a call
 //!
 //! A call begins in one place, [`CallContext::begin_call`], right before it is sent.
 //! ([`LlmRequest::begin_call`](crate::LlmRequest::begin_call) does the same; a layer for requests of any type finds the
-//! context with [`FindItem`](crate::FindItem).) There the call is counted, or refused with a [`CallRefused`]: after a stop,
-//! after the item's deadline, and once the item has its outcome. Then send nothing.
+//! context with [`FindItem`](crate::FindItem).) It counts the call, or refuses it with a [`CallRefused`]: after a stop,
+//! after the item's deadline, and once the item has its outcome. After a refusal, send nothing.
 //!
 //! - The outermost layer that begins the call owns it; layers further in that begin it join the same call. The call ends when
-//!   the outermost [`CallGuard`] is dropped: keep it until the answer is there.
-//! - The guard takes what becomes known of the call ([`observe`](CallGuard::observe), [`observe_cost`](CallGuard::observe_cost),
+//!   the outermost [`CallGuard`] is dropped: keep it until the answer has arrived.
+//! - Record facts about the call through the guard ([`observe`](CallGuard::observe), [`observe_cost`](CallGuard::observe_cost),
 //!   [`set_throttled`](CallGuard::set_throttled)). The first observation counts; without one the usage is unknown.
 //! - A layer that waits before the call, or may answer without one, takes a [`CallHold`] with [`CallContext::hold`]. While it
 //!   exists, the request does not count as sent, and a stop ends the item. The wait ends with
 //!   [`release`](CallHold::release) or with the beginning of the call. A pending wait registers with
 //!   [`wake_at_stop`](Signals::wake_at_stop), and enters the accounts with [`add_wait`](Signals::add_wait).
-//! - A layer that is refused fails with an error of its own once [`poll_refused`](CallHold::poll_refused) is ready: an agent above
-//!   keeps what it has, and a hedge the call that is under way.
-//! - [`HandOver`] hands a held request to a service that may watch its calls or not, so that its call is counted in any case; without
-//!   a hold [`hand_over`](Signals::hand_over) announces it and [`settle_call`](Signals::settle_call) settles it. Several requests of
-//!   one item at once, in services that watch nothing, are counted each where a layer of this crate hands them over; tower's own
-//!   `Retry` does not, so that clones which it has at once count as one.
+//! - A layer that is refused fails with its own error once [`poll_refused`](CallHold::poll_refused) is ready: an agent above
+//!   keeps its results so far, and a hedge keeps the call that is under way.
+//! - [`HandOver`] passes a held request to a service that may or may not watch its calls, so that the call is counted in both cases;
+//!   without a hold, [`hand_over`](Signals::hand_over) announces it and [`settle_call`](Signals::settle_call) settles it. Concurrent
+//!   requests of one item, in services that do not watch calls, are counted separately if a layer of this crate passes them on.
+//!   Tower's own `Retry` does not do that, so its concurrent clones count as one call.
 //!
-//! What is unknown counts as sent: an error of a service that watches nothing, unless it is known not to have been sent (an
-//! [`LlmError`](crate::LlmError) or a layer's refusal that says so, tower's `LoadShed`). Once other calls of the batch have begun in a
-//! layer inside, an unknown error that passed none is taken to come from a check before the call, such as tower's `Filter`.
+//! An unknown request counts as sent: if a service that does not watch calls fails, the call counts unless the error states that
+//! nothing was sent (an [`LlmError`](crate::LlmError), a layer's refusal, tower's `LoadShed`). Once other calls of the batch have
+//! begun in a layer inside, an unknown error without a begun call is attributed to a check before the call, such as tower's
+//! `Filter`.
 //!
 //! ```
 //! use std::task::{Context, Poll};
@@ -87,7 +88,7 @@
 //!
 //! # Signals
 //!
-//! The notes that layers and the driver leave for each other, without knowing each other, in [`Item::signals`]:
+//! The notes in [`Item::signals`] through which layers and the driver communicate without depending on each other:
 //!
 //! | signal | written by | read by |
 //! |---|---|---|
@@ -143,31 +144,31 @@ pub use signals::Signals;
 
 /// One item's identity, retry state, deadline and accounts.
 ///
-/// The request and the driver hold the same one, so what an item did survives a panic or an abort. Users reach it
-/// through [`LlmRequest::item`](crate::LlmRequest::item). What layers note in it for each other is behind
+/// The request and the driver share it, so the accounts survive a panic or an abort. Users reach it
+/// through [`LlmRequest::item`](crate::LlmRequest::item). The notes between layers are behind
 /// [`signals`](Self::signals), for authors of layers.
 pub struct Item {
     id: ItemId,
     index: u64,
     started: Instant,
     state: RetryState,
-    /// Set if the batch is stopping, to be read without the lock.
+    /// Set if the batch is stopping; read without the lock.
     stopped: AtomicBool,
-    /// Set if the item may have to end before its future does, to be read without the lock.
+    /// Set if the item may have to end before its future does; read without the lock.
     may_end: AtomicBool,
     /// The item's future has ended.
     ended: AtomicBool,
     record: Mutex<Record>,
-    /// The task that runs the item, so that a stop is seen at once.
+    /// The task that runs the item, so that a stop can wake it.
     driver: AtomicWaker,
-    /// A call went to a server on a machine of the user's own.
+    /// A call went to a server on the user's own machine.
     local_server: AtomicBool,
-    /// The number of requests made for it, clones apart.
+    /// The number of requests made for it, not counting clones.
     requests: AtomicU32,
 }
 
 impl Item {
-    /// A new item, picked up now. Strategies outside a batch get one through [`LlmRequest::new`](crate::LlmRequest::new).
+    /// Creates an item that is picked up now. Outside a batch, [`LlmRequest::new`](crate::LlmRequest::new) creates one.
     pub fn new(id: ItemId, index: u64) -> Arc<Self> {
         Arc::new(Self {
             id,
@@ -192,12 +193,12 @@ impl Item {
         self.requests.load(Ordering::Relaxed)
     }
 
-    /// Wakes those that waited for the end of a call, and the driver, which may have.
+    /// Wakes the futures that waited for the end of a call, and the driver, which may wait for it too.
     fn wake_after_a_call(&self, waiting: Vec<Waker>) {
         if self.signals().stop_requested() {
             self.driver.wake();
         }
-        // Wakers may be anything: called outside the lock.
+        // Wakers run foreign code: called outside the lock.
         waiting.into_iter().for_each(Waker::wake);
     }
 
@@ -238,8 +239,8 @@ impl Item {
 
     /// Its accounts up to now.
     ///
-    /// `total_time` runs until this call; open calls are counted, but are not in `call_time`. A request of the item that passed no
-    /// layer that watches calls counts as one call of unknown usage from the moment it was made: it may have been sent.
+    /// `total_time` runs until now; open calls are counted, but are not in `call_time`. A request of the item that did not pass a
+    /// layer that watches calls counts as one call with unknown usage from its creation: it may have been sent.
     pub fn report(&self) -> ItemReport {
         let mut report = self.record().report_with_open();
         report.total_time = self.started.elapsed();

@@ -26,49 +26,48 @@ pub(super) struct Record {
     pub(super) stopped: bool,
     /// It is stopping without waiting for calls.
     pub(super) cancelled: bool,
-    /// The item has its final report: no call begins, and what ends now is not counted any more.
+    /// The item has its final report: no call begins, and a call that ends now is no longer counted.
     pub(super) closed: bool,
     /// A call did not begin because of a stop, a deadline or the end of the item.
     pub(super) refused: bool,
-    /// A call was answered, so that the item may still be at work on what is paid for.
+    /// A call was answered, so the item may still be processing an answer that is paid for.
     pub(super) answered: bool,
-    /// Layers that hold the request back until they may let a call begin.
+    /// The number of layers that hold the request back.
     pub(super) holds: u32,
-    /// The requests in the hands of services, where no layer that watches calls has seen them. Only hedging makes it several.
+    /// The requests inside services that no layer that watches calls has seen. More than one only with hedging.
     pub(super) handed: SmallVec<[HandedOver; 1]>,
     pub(super) last_hand_over: u32,
     /// A layer that watches calls has, or had, a request.
     pub(super) watched: bool,
-    /// A layer has begun a call of this item: those that it hands over it watches.
+    /// A layer has begun a call of this item.
     pub(super) begun: bool,
-    /// Futures that wait to begin a call, to be woken by a stop, and after it by the end of a call.
+    /// Futures that wait to begin a call; woken by a stop, and after it by the end of a call.
     pub(super) waiting: Vec<Waker>,
-    /// The number of times that those were woken by the end of a call.
+    /// The number of times that `waiting` was woken by the end of a call.
     pub(super) wakes: u32,
 
-    /// Only hedging opens two calls of one item at once.
+    /// The open calls. More than one only with hedging and nested calls.
     pub(super) open: SmallVec<[OpenCall; 1]>,
-    /// How long each ended call took.
+    /// The duration of each ended call.
     pub(super) call_times: SmallVec<[Duration; 1]>,
-    /// Distinguishes the calls, also those that are not counted in the end.
+    /// Distinguishes the calls, including those that are not counted in the end.
     last_key: u32,
     seldom: Option<Box<Seldom>>,
 }
 
-/// The part of a record that few items need, so that the others are smaller.
+/// The rarely needed part of a record, boxed to keep the others small.
 #[derive(Default)]
 pub(super) struct Seldom {
-    /// Until when a gate holds the next call, and which one: its mark, or 0 if it did not say.
+    /// The time until which a gate holds the next call, and the gate's mark; 0 if unspecified.
     pub(super) throttled_until: Option<(Instant, u64)>,
     pub(super) cooldowns: Vec<(Instant, Instant)>,
-    /// Futures that were refused and wait for ever, as they have no error to fail with, each with the call around it: the driver
-    /// ends the item.
+    /// Refused futures that stay pending, as they have no error to fail with, each with the call around it. The driver ends the item.
     pub(super) abandoned: Vec<Option<Within>>,
-    /// The ledgers that have calls of which a layer outlives the end.
+    /// The calls that a layer outlives, each with a ledger that has counted it.
     outlived: Vec<(u32, usize)>,
 }
 
-/// The call around a request, and the number of layers of it that are around the request, too.
+/// The call around a request, and the number of the call's layers that are also around the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Within {
     pub(super) key: u32,
@@ -82,24 +81,24 @@ pub(super) struct OpenCall {
     pub(super) parent: Option<u32>,
     /// The number of its request.
     request: u32,
-    /// The number of layers and strategies, one inside the other, that take part in it.
+    /// The number of nested layers and strategies that take part in it.
     pub(super) depth: u32,
-    /// The number of those below the outermost that have not left it.
+    /// The number of these, without the outermost, that have not left it.
     pub(super) inside: u32,
-    /// A layer inside waits before it sends: nothing has been sent, and unless it begins again, nothing will be.
+    /// A layer inside waits before it sends: nothing has been sent, and nothing will be unless the call begins again.
     pub(super) held: bool,
-    /// The hand-over by which it is on its way to a service that no layer watches. The request of another one is a call of its own.
+    /// The hand-over that passed it to a service in which no layer watches calls. A request of another hand-over is a separate call.
     pub(super) handed_on: Option<u32>,
-    /// A request that was handed on as this call was sent.
+    /// A request that was passed on as this call was sent.
     pub(super) sent: bool,
-    /// The depth of the innermost layer of it that was polled after a stop, since a refused call beside it has looked.
+    /// The depth of its innermost layer that was polled, after a stop, since the last check by a refused call beside it.
     pub(super) polled: u32,
     pub(super) started: Instant,
-    // When an accounting layer saw its end; without one it ends with the opener's guard.
+    // Set when an accounting layer sees its end; without one it ends with the opener's guard.
     pub(super) ended: Option<Instant>,
     pub(super) observed: Option<Option<TokenUsage>>,
     pub(super) cost: Option<Usd>,
-    /// The provider and the model that are asked.
+    /// The provider and the model.
     pub(super) model: Option<(Arc<str>, Arc<str>)>,
     pub(super) throttled: bool,
     pub(super) answered: bool,
@@ -107,7 +106,7 @@ pub(super) struct OpenCall {
     pub(super) announced: bool,
     /// Accounting layers that have not seen its end.
     pub(super) accounting: u32,
-    /// Calls inside it that no layer watched, and that stand in no ledger yet.
+    /// The number of calls inside it that no layer watched and that are not in a ledger yet.
     pub(super) unwatched: u32,
     /// The time of the first piece of a streamed answer.
     pub(super) first_token: Option<Instant>,
@@ -117,14 +116,14 @@ pub(super) struct OpenCall {
 }
 
 impl OpenCall {
-    /// Adds what the call used and cost, as far as it is known, to the accounts.
+    /// Adds the usage and cost of the call to the accounts, or counts them as unknown.
     fn account(&self, report: &mut ItemReport) {
         let usage = self.observed.flatten();
         match usage {
             Some(usage) => report.usage += usage,
             None => report.unknown_usage_calls += 1,
         }
-        // No tokens cost nothing, whatever the price.
+        // Zero tokens cost nothing at any price.
         let nothing = usage.is_some_and(|usage| usage.total() == 0).then_some(Usd::ZERO);
         match self.cost.or(nothing) {
             Some(cost) => report.cost += cost,
@@ -141,7 +140,7 @@ impl Record {
         record
     }
 
-    /// The rarely needed fields, to write to.
+    /// The rarely needed fields, created if absent.
     pub(super) fn seldom(&mut self) -> &mut Seldom {
         self.seldom.get_or_insert_default()
     }
@@ -151,12 +150,12 @@ impl Record {
         self.seldom.as_deref_mut()
     }
 
-    /// The futures that were refused and wait for ever.
+    /// The refused futures that stay pending.
     fn abandoned(&self) -> &[Option<Within>] {
         self.seldom.as_deref().map_or(&[], |seldom| &seldom.abandoned)
     }
 
-    /// Checks that a call may begin `now`, which is asked only of an item with a deadline. If not, it notes that one was refused.
+    /// Checks that a call may begin; reads `now` only for an item with a deadline. A refusal is recorded.
     pub(super) fn may_begin(&mut self, now: impl FnOnce() -> Instant) -> Result<(), CallRefused> {
         self.may_go_on()?;
         if self.deadline.is_some_and(|deadline| deadline <= now()) {
@@ -167,7 +166,7 @@ impl Record {
         Ok(())
     }
 
-    /// As [`may_begin`](Self::may_begin), without the deadline.
+    /// Like [`may_begin`](Self::may_begin), without the deadline.
     pub(super) fn may_go_on(&mut self) -> Result<(), CallRefused> {
         if self.stopped || self.closed {
             self.refused = true;
@@ -176,7 +175,7 @@ impl Record {
         Ok(())
     }
 
-    /// Begins a call that no layer further out has begun, or prepares one that is still `held`. Returns its key and number.
+    /// Begins a call that was not begun further out; if `held`, it does not count as sent yet. Returns its key and number.
     pub(super) fn begin(
         &mut self,
         now: Instant,
@@ -184,7 +183,7 @@ impl Record {
         parent: Option<u32>,
         origin: Origin,
     ) -> Result<(u32, u32), CallRefused> {
-        // Refused or not: what is not begun here does not take place.
+        // Even if refused: without a begun call nothing is sent.
         self.watch(origin);
         self.begun = true;
         self.may_begin(|| now)?;
@@ -220,14 +219,14 @@ impl Record {
         Ok((key, number))
     }
 
-    /// The opener's guard was dropped: the call enters the accounts, unless nothing was sent.
+    /// The opener's guard was dropped: adds the call to the accounts, unless nothing was sent.
     pub(super) fn end(&mut self, key: u32) {
         let Some(position) = self.open.iter().position(|call| call.key == key) else {
             return;
         };
         let call = &self.open[position];
         if self.closed {
-            // It is in the final report as it was then.
+            // The final report has it in its state of that time.
         } else if call.held {
             self.report.calls -= 1;
         } else {
@@ -256,7 +255,7 @@ impl Record {
         }
     }
 
-    /// Enters the call with this key, whose opener's guard was dropped before, for `ledger`. Returns `false` if that ledger has it.
+    /// Records that `ledger` has the call with this key, whose opener's guard was dropped before. Returns `false` if it already had it.
     pub(super) fn enters_outlived(&mut self, key: u32, ledger: usize) -> bool {
         let entry = (key, ledger);
         let outlived = &mut self.seldom().outlived;
@@ -272,22 +271,22 @@ impl Record {
         self.last_key == key
     }
 
-    /// Returns `true` if a request is in the hands of a service that no layer watches, which may be in a call.
+    /// Returns `true` if a request is inside a service in which no layer watches calls, which may be in a call.
     pub(super) fn is_unwatched(&self) -> bool {
         self.handed.iter().any(HandedOver::is_under_way)
     }
 
-    /// Returns `true` if a call is under way, or may be: a strategy that no layer watches is taken to be in one.
+    /// Returns `true` if a call is or may be under way: a service in which no layer watches calls counts as being in one.
     pub(super) fn call_under_way(&self) -> bool {
         self.is_unwatched() || self.open.iter().any(|call| !call.held)
     }
 
-    /// Returns whether a call of another clone of the request with this number, begun in the same surroundings, or as the very call
-    /// `within` which both were sent, was polled since the last look; `None` if no such call is under way.
+    /// Checks the calls of other clones of the request with this number: those begun within the same call, and the shared call
+    /// `within` itself. Returns whether one was polled since the last check; `None` if none is under way.
     pub(super) fn look_beside(&mut self, within: Option<Within>, request: u32) -> Option<bool> {
         let key = within.map(|within| within.key);
         let calls = self.open.iter_mut().filter_map(|call| {
-            // As the call around both, it is at work beside this one in the layers further in.
+            // The shared call around both: layers further in are still working on it.
             let joined = within.filter(|within| within.key == call.key && call.inside >= within.depth);
             let own = call.parent == key && call.request == request;
             let depth = joined.map(|within| within.depth).or(own.then_some(0))?;
@@ -301,7 +300,7 @@ impl Record {
             .reduce(|one, other| one | other)
     }
 
-    /// Returns `true` if `key` is the call `within`, or one around that.
+    /// Returns `true` if `key` is the call `within`, or a call around it.
     fn is_around(&self, key: u32, within: Option<Within>) -> bool {
         let mut within = within.map(|within| within.key);
         while let Some(inner) = within {
@@ -326,8 +325,8 @@ impl Record {
             })
     }
 
-    /// Returns `true` if the driver ends the item, because of a stop, because it has its final report, or because nothing is left in
-    /// it that could end. A drain does unless the item is in a call, or at work on an answer that is paid for.
+    /// Returns `true` if the driver must end the item, because of a stop, because it has its final report, or because only futures
+    /// that cannot end are left. A drain ends it unless the item is in a call, or processes an answer that is paid for.
     pub(super) fn must_end(&self) -> bool {
         if self.closed {
             return true;
@@ -339,7 +338,7 @@ impl Record {
         self.stopped && (self.cancelled || (idle && !self.answered && !self.call_under_way()))
     }
 
-    /// Nothing was sent as the call `within`, unless a layer inside has joined it: the next request like it may be.
+    /// Marks the call `within` as not sent, unless a layer inside has joined it: another clone of the request may be sent as it.
     pub(super) fn take_back(&mut self, within: Within) {
         if let Some(call) = self.call(within.key)
             && call.depth == within.depth
@@ -350,7 +349,7 @@ impl Record {
         }
     }
 
-    /// The call `joined`, if this request is it: the first of its clones that is handed on.
+    /// The call `joined`, if this request represents it: the first of its clones that is passed on.
     pub(super) fn own_call(&mut self, joined: Within, origin: Origin) -> Option<&mut OpenCall> {
         self.call(joined.key).filter(|call| {
             let is_own = call.handed_on.is_none_or(|id| id == origin.hand_over);
@@ -358,7 +357,7 @@ impl Record {
         })
     }
 
-    /// The futures to wake because a call, or a part of it, has ended. They wait for that only after a stop.
+    /// Takes the futures to wake because a call, or a part of it, has ended. They wait for that only after a stop.
     pub(super) fn take_waiting(&mut self) -> Vec<Waker> {
         if !self.stopped {
             return Vec::new();
@@ -374,8 +373,7 @@ impl Record {
         }
     }
 
-    /// The accounts with the calls that are still open: each counts as it was observed, or as unknown. What may be a call counts,
-    /// too.
+    /// The accounts including the open calls: each counts with its observed usage, or as unknown. Possible calls count, too.
     pub(super) fn report_with_open(&self) -> ItemReport {
         let mut report = self.report;
         for _ in &self.handed {

@@ -1,4 +1,4 @@
-//! The accounts of an item, as its outcome carries them.
+//! The accounts of an item in its outcome.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ pub enum WaitReason {
     Tokens,
     /// The gate's cap on calls in flight.
     InFlight,
-    /// The gate spaces starts: startup ramp, or the resume after a throttle.
+    /// The gate's pacing of starts: the startup ramp, or the resume after a throttle.
     Pace,
     /// The backoff before a retry.
     Backoff,
@@ -67,7 +67,7 @@ pub struct Waits {
     /// The gate's cap on calls in flight.
     #[serde(with = "crate::serde_seconds")]
     pub in_flight: Duration,
-    /// The gate spaces starts.
+    /// The gate's pacing of starts.
     #[serde(with = "crate::serde_seconds")]
     pub pace: Duration,
     /// The backoff before a retry.
@@ -76,7 +76,7 @@ pub struct Waits {
 }
 
 impl Waits {
-    /// Adds `time` to what was waited for `reason`.
+    /// Adds `time` to the wait for `reason`.
     pub fn add(&mut self, reason: WaitReason, time: Duration) {
         let slot = match reason {
             WaitReason::Cooldown => &mut self.cooldown,
@@ -108,7 +108,7 @@ impl Waits {
             .map(|reason| (reason, self.get(reason)))
     }
 
-    /// All waits together.
+    /// The sum of all waits.
     pub fn total(&self) -> Duration {
         self.iter()
             .map(|(_, time)| time)
@@ -118,35 +118,35 @@ impl Waits {
 
 /// The accounts of one item over all its calls.
 ///
-/// `usage` and `cost` hold what is known; each of the `unknown_usage_calls` and `unknown_cost_calls` may have taken something
-/// on top.
+/// `usage` and `cost` hold the known part; each of the `unknown_usage_calls` and `unknown_cost_calls` may have added to the real
+/// totals.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct ItemReport {
-    /// Attempts: what the retry budget counts, from 1. A throttled call does not advance it.
+    /// The number of attempts, which the retry budget counts, from 1. A throttled call does not advance it.
     pub attempts: u32,
     /// Physical requests.
     pub calls: u32,
-    /// The throttled ones among the calls.
+    /// The number of throttled calls.
     pub throttled_calls: u32,
     /// Known usage over **all** calls, failed ones too.
     pub usage: TokenUsage,
     /// Calls whose usage is not known: cut, timed out, cancelled, or never observed.
     pub unknown_usage_calls: u32,
-    /// Known cost over **all** calls, failed ones too: what the provider itself reported, or else what the price table
-    /// of the accounting layer says.
+    /// Known cost over **all** calls, failed ones too: the provider's own figure, or else the cost by the accounting layer's price
+    /// table.
     pub cost: Usd,
-    /// Calls whose cost is not known: their usage or the price of their model is not, or no price table was configured. A call
-    /// that used nothing costs nothing, and is known.
+    /// Calls whose cost is unknown: their usage or the price of their model is unknown, or no price table was configured. The cost of
+    /// a call that used nothing is known: zero.
     pub unknown_cost_calls: u32,
     /// Time waited, by reason.
     pub waits: Waits,
     /// Time inside calls.
     #[serde(with = "crate::serde_seconds")]
     pub call_time: Duration,
-    /// From the start of a call to the first piece of its streamed answer, thoughts included: of the last call that came
-    /// so far. `None` where nothing was streamed.
+    /// The time from the start of a call to the first piece of its streamed answer, thoughts included; of the last call that got
+    /// there. `None` if nothing was streamed.
     #[serde(
         skip_serializing_if = "Option::is_none",
         with = "crate::serde_seconds::option"
@@ -158,7 +158,7 @@ pub struct ItemReport {
 }
 
 impl ItemReport {
-    /// Counts a call of which nothing is known.
+    /// Counts a call with unknown usage and cost.
     pub(super) fn add_unwatched(&mut self) {
         self.calls += 1;
         self.unknown_usage_calls += 1;

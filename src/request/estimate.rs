@@ -5,10 +5,10 @@ use std::any::Any;
 use super::LlmRequest;
 use crate::prompt::Prompt;
 
-/// Estimates how many tokens a request takes, input and output together.
+/// Estimates the tokens of a request, input plus output.
 ///
-/// A token quota reserves the estimate before the call and settles with what was really used, so an estimate need
-/// only be roughly right. Closures implement it.
+/// A token quota reserves the estimate before the call and settles with the actual usage, so a rough estimate is
+/// enough. Closures implement it.
 ///
 /// ```
 /// use llm_batch::Estimate;
@@ -21,7 +21,7 @@ use crate::prompt::Prompt;
     note = "give the layer a closure whose argument has its type written out: `.estimate_with(|request: &{Req}| 1_000)`"
 )]
 pub trait Estimate<Req> {
-    /// Tokens that `request` will probably take.
+    /// Returns the expected tokens of `request`.
     fn estimate(&self, request: &Req) -> u64;
 }
 
@@ -32,15 +32,15 @@ impl<Req, F: Fn(&Req) -> u64> Estimate<Req> for F {
     }
 }
 
-/// The default [`Estimate`]: four characters a token, plus the output token limit, or 256 where none is set.
+/// The default [`Estimate`]: four characters a token, plus the output token limit, or 256 if none is set.
 ///
-/// It knows [`LlmRequest`]s of [`Prompt`], `String` and `&'static str`; for any other request it says 0, which
-/// turns the token quota off. Four characters a token is OpenAI's rule of thumb for English; the 256 is about what an
-/// unbounded chat answer takes, and settlement corrects both.
+/// It supports [`LlmRequest`]s of [`Prompt`], `String` and `&'static str`; for any other request it returns 0, which
+/// turns the token quota off. Four characters a token is OpenAI's rule of thumb for English; 256 is about the length of an
+/// unbounded chat answer. Settlement corrects both.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CharacterEstimate;
 
-/// Output tokens assumed where no limit is set.
+/// Output tokens assumed if no limit is set.
 const DEFAULT_OUTPUT: u64 = 256;
 
 impl<Req: 'static> Estimate<Req> for CharacterEstimate {

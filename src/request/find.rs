@@ -5,18 +5,18 @@ use std::sync::Arc;
 use super::LlmRequest;
 use crate::item::{CallContext, Item};
 
-/// Finds the record of the item that a request belongs to, for a layer.
+/// Finds the item that a request belongs to, for a layer.
 ///
-/// A type parameter of this crate's layers, because no trait on the request type could be implemented for requests
-/// of other crates. The default is [`InRequest`]; `.untracked()` on a layer chooses [`Untracked`].
+/// It is a type parameter of this crate's layers, because a trait on the request type could not be implemented for
+/// requests of other crates. The default is [`InRequest`]; `.untracked()` on a layer selects [`Untracked`].
 pub trait FindItem<Req> {
-    /// The item and the call of the request, if it carries them.
+    /// Returns the request's context (its item and call), if it has one.
     fn context<'a>(&self, request: &'a Req) -> Option<&'a CallContext>;
 
-    /// The same, to begin a call.
+    /// Returns the context mutably, to begin a call.
     fn context_mut<'a>(&self, request: &'a mut Req) -> Option<&'a mut CallContext>;
 
-    /// The item, if the request carries one.
+    /// Returns the item, if the request has one.
     fn item<'a>(&self, request: &'a Req) -> Option<&'a Arc<Item>> {
         self.context(request).map(CallContext::item)
     }
@@ -36,7 +36,7 @@ impl<I> FindItem<LlmRequest<I>> for InRequest {
     }
 }
 
-/// Finds nothing: for requests of other crates.
+/// Never finds an item: for requests of other crates.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Untracked;
 

@@ -14,10 +14,10 @@ mod find;
 pub use estimate::{CharacterEstimate, Estimate};
 pub use find::{FindItem, InRequest, Untracked};
 
-/// One item on its way down the stack.
+/// A request for one item, passed down the stack.
 ///
-/// In a batch the driver makes it. Outside one, [`LlmRequest::prompt`] does, or [`LlmRequest::new`] for inputs of other types, so
-/// that a single call with the whole stack's resilience is a `oneshot`:
+/// In a batch the driver creates it. Outside a batch, use [`LlmRequest::prompt`], or [`LlmRequest::new`] for inputs of other types,
+/// so that a single call with the resilience of the whole stack is a `oneshot`:
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
@@ -32,8 +32,8 @@ pub use find::{FindItem, InRequest, Untracked};
 /// # }
 /// ```
 ///
-/// A clone stands for the same item, and shares its accounts and state. Where an outer layer has begun a call, the first of the
-/// clones that is sent is that call, and each further one is a call of its own.
+/// A clone represents the same item, and shares its accounts and state. If an outer layer has begun a call, the first clone
+/// that is sent is that call, and each further one is a separate call.
 #[derive(Clone, Debug)]
 pub struct LlmRequest<I = Prompt> {
     input: I,
@@ -41,13 +41,13 @@ pub struct LlmRequest<I = Prompt> {
 }
 
 impl LlmRequest {
-    /// A request of a prompt outside a batch: index 0, no deadline.
+    /// Creates a request for a prompt outside a batch: index 0, no deadline.
     pub fn prompt(prompt: impl Into<Prompt>) -> Self {
         Self::new(prompt.into())
     }
 }
 
-/// A request of this prompt outside a batch, as [`LlmRequest::prompt`] makes it.
+/// The same as [`LlmRequest::prompt`].
 impl<P: Into<Prompt>> From<P> for LlmRequest {
     fn from(prompt: P) -> Self {
         Self::prompt(prompt)
@@ -55,13 +55,13 @@ impl<P: Into<Prompt>> From<P> for LlmRequest {
 }
 
 impl<I> LlmRequest<I> {
-    /// A request outside a batch, of an input whose type is what the strategy takes: index 0, no deadline. For texts
+    /// Creates a request outside a batch for an input of the strategy's input type: index 0, no deadline. For texts
     /// and prompts see [`prompt`](LlmRequest::prompt).
     pub fn new(input: I) -> Self {
         Self::for_item(input, Item::new(ItemId::Index(0), 0))
     }
 
-    /// A request for an item that the caller keeps, to read its accounts later.
+    /// Creates a request for an item that the caller keeps, to read its accounts later.
     ///
     /// From now on the item may be in a call: see [`Item::report`].
     pub fn for_item(input: I, item: Arc<Item>) -> Self {
@@ -70,7 +70,7 @@ impl<I> LlmRequest<I> {
         Self { input, context }
     }
 
-    /// A request that is not sent before [`Signals::hand_over`](crate::item::Signals::hand_over).
+    /// Creates a request that is not sent before [`Signals::hand_over`](crate::item::Signals::hand_over).
     pub(crate) fn of_driver(input: I, item: Arc<Item>) -> Self {
         Self {
             input,
@@ -93,7 +93,7 @@ impl<I> LlmRequest<I> {
         &self.input
     }
 
-    /// The input, to change it.
+    /// The input, mutably.
     pub fn input_mut(&mut self) -> &mut I {
         &mut self.input
     }
@@ -103,7 +103,7 @@ impl<I> LlmRequest<I> {
         self.input
     }
 
-    /// The same request with another input.
+    /// Returns the same request with another input.
     pub fn map_input<J>(self, f: impl FnOnce(I) -> J) -> LlmRequest<J> {
         LlmRequest {
             input: f(self.input),
@@ -111,17 +111,17 @@ impl<I> LlmRequest<I> {
         }
     }
 
-    /// The attempt, from 1: what the retry budget counts. A throttled call does not advance it.
+    /// The number of the attempt, which the retry budget counts, from 1. A throttled call does not advance it.
     pub fn attempt(&self) -> u32 {
         self.item().attempt()
     }
 
-    /// The physical call, from 1; 0 before the first one has begun.
+    /// The number of the physical call, from 1; 0 before the first one has begun.
     pub fn call_number(&self) -> u32 {
         self.context.call_number().unwrap_or_else(|| self.item().calls())
     }
 
-    /// The state that the item keeps from call to call.
+    /// The item's state, kept from call to call.
     pub fn state(&self) -> &RetryState {
         self.item().state()
     }
@@ -136,12 +136,12 @@ impl<I> LlmRequest<I> {
         self.context.item()
     }
 
-    /// For authors of layers: the item and the call that the request belongs to.
+    /// For authors of layers: the request's context (its item and call).
     pub const fn context(&self) -> &CallContext {
         &self.context
     }
 
-    /// The same, to begin a call or to hold it back.
+    /// The context mutably, to begin a call or to hold it back.
     pub const fn context_mut(&mut self) -> &mut CallContext {
         &mut self.context
     }

@@ -1,10 +1,10 @@
-//! The error of an item that the driver itself fails.
+//! The error of an item that the driver itself ends.
 
 use std::fmt;
 
 use crate::error::{BoxError, Delivery, ErrorKind, LlmError, caught_text};
 
-/// The driver ended an item without an answer of its strategy.
+/// The driver ended an item without an answer from its strategy.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum BatchError {
@@ -18,7 +18,7 @@ pub enum BatchError {
         /// The panic's message.
         message: String,
     },
-    /// The source yielded an error in place of an item.
+    /// The source yielded an error instead of an item.
     Source(BoxError),
 }
 

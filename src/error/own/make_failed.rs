@@ -1,4 +1,4 @@
-//! The error of making a lazy strategy.
+//! The error of creating a lazy strategy.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::CallRefused;
 use crate::error::{BoxError, Delivery, ErrorKind, LlmError};
 
-/// A [`lazy`](crate::lazy()) strategy could not be made, or was closed; nothing was sent.
+/// A [`lazy`](crate::lazy()) strategy could not be created, or was closed; nothing was sent.
 #[derive(Clone, Debug)]
 pub struct MakeFailed(Option<Arc<BoxError>>);
 
@@ -15,7 +15,7 @@ impl MakeFailed {
     /// The strategy was closed.
     pub(crate) const CLOSED: Self = Self(None);
 
-    /// The making failed with `error`.
+    /// The creation failed with `error`.
     pub(crate) fn of(error: BoxError) -> Self {
         Self(Some(Arc::new(error)))
     }
@@ -24,12 +24,12 @@ impl MakeFailed {
         Self(Some(Arc::new("its making panicked".into())))
     }
 
-    /// The strategy is there, but the item may not begin a call any more.
+    /// The strategy exists, but the item may no longer begin a call.
     pub(crate) fn refused(refused: CallRefused) -> Self {
         Self(Some(Arc::new(LlmError::from(refused).into())))
     }
 
-    /// The category: that of an [`LlmError`] that the making failed with, else [`ErrorKind::Configuration`].
+    /// The category: that of the [`LlmError`] with which the creation failed, else [`ErrorKind::Configuration`].
     pub fn kind(&self) -> ErrorKind {
         self.cause().map_or(ErrorKind::Configuration, LlmError::kind)
     }
@@ -38,7 +38,7 @@ impl MakeFailed {
         self.0.as_ref()?.downcast_ref()
     }
 
-    /// Returns `true` if the strategy was closed, rather than failed to be made.
+    /// Returns `true` if the strategy was closed, and `false` if its creation failed.
     pub const fn is_closed(&self) -> bool {
         self.0.is_none()
     }
@@ -61,8 +61,8 @@ impl StdError for MakeFailed {
     }
 }
 
-/// Keeps the kind, status and hint of an [`LlmError`] that the making failed with, so that it is retried or not as
-/// that says; any other failure is [`ErrorKind::Configuration`].
+/// Keeps the kind, status and hint of an [`LlmError`] with which the creation failed, so that it is retried accordingly;
+/// any other failure is [`ErrorKind::Configuration`].
 impl From<MakeFailed> for LlmError {
     fn from(error: MakeFailed) -> Self {
         let mut failed = Self::new(error.kind(), error.to_string());

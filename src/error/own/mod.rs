@@ -19,7 +19,7 @@ pub use make_failed::MakeFailed;
 pub use refused::{CallRefused, Refused};
 pub use timed_out::{TimedOut, TimeoutScope};
 
-/// The depth to which a chain of sources is followed: an error may be its own source.
+/// The depth to which a chain of sources is followed, because it may be cyclic.
 const DEEPEST: usize = 64;
 
 /// An error of this crate.
@@ -61,7 +61,7 @@ impl<'a> OwnError<'a> {
         }
     }
 
-    /// Returns whether the call that failed so was sent, as far as it says; `None` leaves it to the source.
+    /// Returns whether the failed call was sent; `None` if only the source can tell.
     fn was_sent(self) -> Option<bool> {
         match self {
             Self::Llm(error) => match error.delivery() {
@@ -84,7 +84,7 @@ pub(crate) fn chain<'a>(
     std::iter::successors(Some(error), |&error| error.source()).take(DEEPEST)
 }
 
-/// `error` as an error whose sources can be followed: a [`BoxError`], or one of this crate's own.
+/// `error` as a `dyn Error`, whose sources can be followed: a [`BoxError`], or one of this crate's own.
 fn as_error<E: 'static>(error: &E) -> Option<&(dyn StdError + 'static)> {
     let any: &dyn Any = error;
     if let Some(error) = any.downcast_ref::<BoxError>() {
@@ -101,17 +101,17 @@ fn as_error<E: 'static>(error: &E) -> Option<&(dyn StdError + 'static)> {
     })
 }
 
-/// The first error of this crate in `error` and its chain of sources. Looks into [`BoxError`] and this crate's own types.
+/// The first error of this crate in `error` and its chain of sources. Searches [`BoxError`] and this crate's own types.
 pub(crate) fn own_error<E: 'static>(error: &E) -> Option<OwnError<'_>> {
     chain(as_error(error)?).find_map(OwnError::of)
 }
 
-/// The kind of an error of any type, for reports: [`ErrorKind::Other`] where nothing is known of it.
+/// The kind of an error of any type, for reports: [`ErrorKind::Other`] if unknown.
 pub(crate) fn kind_of<E: 'static>(error: &E) -> ErrorKind {
     own_error(error).map_or(ErrorKind::Other, OwnError::kind)
 }
 
-/// Returns whether the call that failed with `error` was sent; `None` where nothing in it says so.
+/// Returns whether the call that failed with `error` was sent; `None` if unknown.
 pub(crate) fn was_sent<E: 'static>(error: &E) -> Option<bool> {
     as_error(error)
         .into_iter()
@@ -130,7 +130,7 @@ pub(crate) fn was_shed<E: 'static>(error: &E) -> bool {
         .any(|error| error.is::<Overloaded>())
 }
 
-/// A call that may not begin as an error of type `E`: of an [`LlmError`] or a [`BoxError`]. Other types have none.
+/// The refusal of a call as an error of type `E`, if `E` is [`LlmError`] or [`BoxError`]; `None` for other types.
 pub(crate) fn refusal<E: 'static>(refused: CallRefused) -> Option<E> {
     let mut made: Option<E> = None;
     let any: &mut dyn Any = &mut made;
@@ -142,8 +142,8 @@ pub(crate) fn refusal<E: 'static>(refused: CallRefused) -> Option<E> {
     made
 }
 
-/// An error of any type as this crate's, without its source: a copy of an [`LlmError`], else `kind` or what is known of
-/// it, and its text.
+/// Converts an error of any type without its source: copies an [`LlmError`], else uses `kind`, or the kind known for it, and
+/// its text.
 pub(crate) fn describe<E: fmt::Display + 'static>(error: &E, kind: Option<ErrorKind>) -> LlmError {
     let any: &dyn Any = error;
     let own = any.downcast_ref::<LlmError>().or_else(|| {

@@ -1,4 +1,4 @@
-//! The reasons why a call may not be sent: the answer of its item, and the answer of the gate.
+//! The reasons why a call may not be sent: refusals by its item, and refusals by the gate.
 
 use std::fmt;
 use std::sync::Arc;
@@ -48,18 +48,18 @@ impl From<CallRefused> for LlmError {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Refused {
-    /// The scope is latched: an earlier call failed in a way that no call of this account and model can survive.
+    /// The scope is latched: an earlier call failed in a way that fails every call of this account and model.
     Latched {
         /// The kind of that call's failure.
         kind: ErrorKind,
-        /// The same in words.
+        /// The message of that failure.
         message: Arc<str>,
     },
-    /// The request needs more tokens than the token quota gives in a minute.
+    /// The request needs more tokens than the token quota per minute.
     TooLarge {
-        /// The tokens that the request was estimated to take.
+        /// The estimated tokens of the request.
         estimate: u64,
-        /// The tokens that the quota gives per minute.
+        /// The token quota per minute.
         limit: u64,
     },
     /// The call had to wait, which needs a running tokio runtime with its timer enabled.
@@ -110,7 +110,7 @@ impl From<Refused> for LlmError {
         let made = Self::new(error.kind(), error.to_string());
         let made = match error {
             Refused::Item(_) => made.with_disposition(Disposition::Fatal),
-            // Whatever its kind: a repeat would be refused, too.
+            // For every kind: a repeat would be refused, too.
             Refused::Latched { .. } => made.with_disposition(Disposition::ScopeFatal),
             _ => made,
         };

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::error::{BoxError, Disposition, ErrorKind, LlmError};
 
-/// The scope whose time ran out.
+/// The scope of a time limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum TimeoutScope {
@@ -18,7 +18,7 @@ pub enum TimeoutScope {
 
 /// A time limit of this library passed.
 ///
-/// Its source, where there is one, is what the item last failed with: the reason why it was still trying.
+/// Its source, if any, is the item's last failure, which it was still retrying.
 #[derive(Debug)]
 pub struct TimedOut {
     scope: TimeoutScope,
@@ -27,7 +27,7 @@ pub struct TimedOut {
 }
 
 impl TimedOut {
-    /// A limit of `limit` passed.
+    /// Creates the error for a time limit of `limit`.
     pub const fn new(scope: TimeoutScope, limit: Duration) -> Self {
         Self {
             scope,
@@ -43,12 +43,12 @@ impl TimedOut {
         self
     }
 
-    /// Returns the scope whose time ran out.
+    /// Returns the scope of the time limit.
     pub const fn scope(&self) -> TimeoutScope {
         self.scope
     }
 
-    /// The limit that was set.
+    /// The configured limit.
     pub const fn limit(&self) -> Duration {
         self.limit
     }
