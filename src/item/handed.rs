@@ -15,7 +15,7 @@ pub(crate) struct Origin {
     pub(super) request: u32,
     /// It was made in a task spawned by the item's work, so the hand-over is unknown.
     pub(super) spawned: bool,
-    }
+}
 
 /// The way in which a request was passed on; settled once the service has answered.
 #[derive(Clone, Copy, Debug)]
