@@ -1,4 +1,4 @@
-//! The layers as methods of tower's builder.
+//! Methods on tower's builder for the layers.
 
 use std::time::Duration;
 
@@ -12,9 +12,9 @@ use super::token_accounting::{TokenAccountingLayer, TokenLedger};
 
 /// This crate's layers as methods of [`ServiceBuilder`].
 ///
-/// The first method called is the outermost layer. Options that these methods do not have are on the layers
-/// themselves; give those to [`ServiceBuilder::layer`]. The names differ from the builder's own (`retry`, `timeout`,
-/// `rate_limit`), which would win over them.
+/// The first method called adds the outermost layer. For further options configure the layers
+/// themselves and pass them to [`ServiceBuilder::layer`]. The names differ from the builder's own (`retry`, `timeout`,
+/// `rate_limit`), which would take precedence.
 ///
 /// ```
 /// use std::time::Duration;
@@ -47,13 +47,13 @@ pub trait ServiceBuilderExt<L>: sealed::Sealed<L> + Sized {
     /// If `limit` is zero.
     fn item_timeout(self, limit: Duration) -> ServiceBuilder<Stack<ItemTimeoutLayer, L>>;
 
-    /// Retries by `policy`, such as a [`RetryPolicy`](super::retry::RetryPolicy).
+    /// Retries according to `policy`, such as a [`RetryPolicy`](super::retry::RetryPolicy).
     fn llm_retry<P>(self, policy: P) -> ServiceBuilder<Stack<RetryLayer<P>, L>>;
 
-    /// Lets every call pass `limiter`. See [`RateLimiterLayer`].
+    /// Limits every call by `limiter`. See [`RateLimiterLayer`].
     fn rate_limiter(self, limiter: RateLimiter) -> ServiceBuilder<Stack<RateLimiterLayer, L>>;
 
-    /// Accounts every call. See [`TokenAccountingLayer`].
+    /// Records every call in `ledger`. See [`TokenAccountingLayer`].
     fn token_accounting(self, ledger: TokenLedger) -> ServiceBuilder<Stack<TokenAccountingLayer, L>>;
 
     /// Limits the time of each call. See [`CallTimeoutLayer`].

@@ -1,4 +1,4 @@
-//! A run that calls no provider.
+//! A run without calls to a provider.
 
 use std::fmt;
 use std::future::{Ready, ready};
@@ -11,10 +11,10 @@ use tower_service::Service;
 use crate::item::CallContext;
 use crate::request::{FindItem, InRequest, Untracked};
 
-/// Answers in place of the stack inside, which is never asked: no call, no quota, usage unknown.
+/// Answers in place of the stack inside, which is never called: no call, no quota, usage unknown.
 ///
-/// Place it outermost, and a batch runs through with everything but the calls. The answer is the response type's
-/// default, or made from the request by a closure ([`answer_with`](Self::answer_with)).
+/// Place it outermost to run a batch with everything except the calls. The answer is the response type's
+/// default, or created from the request by a closure ([`answer_with`](Self::answer_with)).
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
@@ -50,7 +50,7 @@ impl DryRunLayer {
 }
 
 impl<A, F> DryRunLayer<A, F> {
-    /// Answers with what `answer` makes of the request.
+    /// Answers with the response that `answer` returns for the request.
     pub fn answer_with<Req, Res, G>(self, answer: G) -> DryRunLayer<G, F>
     where
         G: Fn(&Req) -> Res,
@@ -61,7 +61,7 @@ impl<A, F> DryRunLayer<A, F> {
         }
     }
 
-    /// For requests of other crates, which carry no item.
+    /// Makes it fit requests of other crates, which do not carry an item.
     pub fn untracked(self) -> DryRunLayer<A, Untracked> {
         DryRunLayer {
             answer: self.answer,
@@ -70,7 +70,7 @@ impl<A, F> DryRunLayer<A, F> {
     }
 }
 
-/// Makes the answer of a dry run. Closures implement it.
+/// Creates the answer of a dry run. Closures implement it.
 pub trait Answer<Req, Res> {
     /// The answer to `request`.
     fn answer(&self, request: &Req) -> Res;
@@ -104,11 +104,11 @@ impl<S, A: Clone, F: Clone> Layer<S> for DryRunLayer<A, F> {
     }
 }
 
-/// Answers in place of a service; made by [`DryRunLayer`].
+/// Answers in place of a service; created by [`DryRunLayer`].
 pub struct DryRun<S, A = DefaultAnswer, F = InRequest> {
     answer: A,
     find: F,
-    // Only its types are needed: they are those of the real run.
+    // Only its types are needed: those of the real run.
     instead_of: PhantomData<fn() -> S>,
 }
 
@@ -137,7 +137,7 @@ where
     }
 
     fn call(&mut self, mut request: Req) -> Self::Future {
-        // Nothing is sent.
+        // Records that nothing is sent.
         drop(self.find.context_mut(&mut request).map(CallContext::hold));
         ready(Ok(self.answer.answer(&request)))
     }

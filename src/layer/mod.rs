@@ -1,5 +1,5 @@
-//! One folder per middleware. Every layer works on any [`tower::Service`](tower_service::Service); none knows a
-//! provider.
+//! One module per middleware. Every layer works on any [`tower::Service`](tower_service::Service), independent of
+//! providers.
 
 #[cfg(feature = "cache")]
 #[cfg_attr(docsrs, doc(cfg(feature = "cache")))]

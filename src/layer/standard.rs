@@ -21,8 +21,8 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// The recommended stack: item timeout, retry, rate limiter, token accounting, call timeout, from the outside in.
 ///
-/// Everything that one layer made shares one limiter and one ledger; so do its clones. For a strategy of another
-/// account or model make another layer. For other options (a gate per model, other accounts) compose the layers with
+/// All services of one layer and its clones share one limiter and one ledger. For a strategy of another
+/// account or model create another layer. For other options (a gate per model, separate accounts) compose the layers with
 /// [`ServiceBuilder`](tower::ServiceBuilder) as the [crate documentation](crate) shows.
 ///
 /// | part | default |
@@ -30,13 +30,13 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(600);
 /// | [item timeout](Self::with_item_timeout) | 900 s |
 /// | [retry](Self::with_max_attempts) | 3 attempts, 20 throttles |
 /// | [classifier](Self::with_classifier) | [`KindClassifier`](crate::KindClassifier) |
-/// | [layers around attempts](Self::with_attempt_layer) | none; the place of a budget |
+/// | [layers around attempts](Self::with_attempt_layer) | none; the place for a budget |
 /// | [rate limiter](Self::with_limiter) | no quotas; cools down and paces when the provider throttles |
 /// | [estimate](Self::with_estimate) of tokens, for a token quota | [`CharacterEstimate`] |
 /// | [layers around calls](Self::with_call_layer) | none |
 /// | [ledger](Self::with_ledger) | a new one |
 /// | prices (`with_prices`, feature `prices`) | none |
-/// | [call timeout](Self::with_call_timeout) | 600 s, what OpenAI's own clients wait |
+/// | [call timeout](Self::with_call_timeout) | 600 s, as in OpenAI's own clients |
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
@@ -57,8 +57,8 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(600);
 /// ```
 ///
 /// The type parameters (retry policy, estimate, layers around attempts, layers around calls) are set by methods and
-/// seldom written: a function that returns a layer may say `StandardLayer` where nothing was changed, and
-/// `impl Layer<S, Service = ..>` elsewhere.
+/// rarely written: a function may return `StandardLayer` if none was changed, and
+/// `impl Layer<S, Service = ..>` otherwise.
 #[derive(Clone)]
 pub struct StandardLayer<P = RetryPolicy, E = CharacterEstimate, A = Identity, B = Identity> {
     settings: Settings,
@@ -68,12 +68,12 @@ pub struct StandardLayer<P = RetryPolicy, E = CharacterEstimate, A = Identity, B
     around_calls: B,
 }
 
-/// The settings that need no type parameter.
+/// The settings without a type parameter.
 #[derive(Clone)]
 struct Settings {
     item_timeout: Option<Duration>,
     call_timeout: Option<Duration>,
-    /// The user's own; none of its settings are touched.
+    /// The user's own limiter, whose settings are not changed.
     own_limiter: bool,
     limiter: RateLimiter,
     ledger: TokenLedger,
@@ -85,7 +85,7 @@ struct Settings {
 }
 
 impl Settings {
-    /// Lets the default limiter report under the name and to the events that were set.
+    /// Makes the default limiter use the configured name and events.
     fn name_limiter(&mut self) {
         if self.own_limiter {
             return;
@@ -97,11 +97,11 @@ impl Settings {
         if let Some(events) = &self.events {
             builder = builder.events(events);
         }
-        // Without quotas nothing can be refused.
+        // Without quotas the settings are always valid.
         self.limiter = builder.build().unwrap_or_default();
     }
 
-    /// Warns once of a call timeout that the item timeout makes pointless. The default ones are not meant.
+    /// Warns once about a call timeout that can never fire because of the item timeout. Default values do not cause a warning.
     fn check_timeouts(&self) {
         let item_timeout = self.item_timeout.unwrap_or(ITEM_TIMEOUT);
         if let Some(call_timeout) = self.call_timeout.filter(|limit| *limit > item_timeout) {
@@ -132,7 +132,7 @@ impl Settings {
 }
 
 impl StandardLayer {
-    /// The stack with its defaults.
+    /// Creates the stack with its defaults.
     pub fn new() -> Self {
         Self {
             settings: Settings {
@@ -171,7 +171,7 @@ impl<C, H, E, A, B> StandardLayer<RetryPolicy<C, InRequest, H>, E, A, B> {
         self
     }
 
-    /// Judges outcomes by `classifier`, such as a closure `Fn(Result<&Res, &Err>) -> Verdict`: for the retries and for the
+    /// Classifies outcomes by `classifier`, such as a closure `Fn(Result<&Res, &Err>) -> Verdict`, for the retries and the
     /// gate.
     ///
     /// ```
@@ -202,7 +202,7 @@ impl<C, H, E, A, B> StandardLayer<RetryPolicy<C, InRequest, H>, E, A, B> {
 }
 
 impl<P, E, A, B> StandardLayer<P, E, A, B> {
-    /// Another retry policy: more throttles, another backoff, a hook. Its classifier serves the gate too.
+    /// Sets another retry policy: more throttles, another backoff, a hook. The gate uses its classifier too.
     pub fn with_retry<C, H>(
         self,
         policy: RetryPolicy<C, InRequest, H>,
@@ -216,8 +216,8 @@ impl<P, E, A, B> StandardLayer<P, E, A, B> {
         }
     }
 
-    /// Estimates the tokens of a request by `estimate`, such as a closure `Fn(&Req) -> u64`: for a token quota and inputs
-    /// of another type than [`Prompt`](crate::Prompt) or text.
+    /// Estimates the tokens of a request by `estimate`, such as a closure `Fn(&Req) -> u64`: for a token quota with inputs
+    /// other than [`Prompt`](crate::Prompt) or text.
     pub fn with_estimate<F>(self, estimate: F) -> StandardLayer<P, F, A, B> {
         StandardLayer {
             settings: self.settings,
@@ -228,8 +228,8 @@ impl<P, E, A, B> StandardLayer<P, E, A, B> {
         }
     }
 
-    /// Puts `layer` between the retries and the gate: it sees each call before it waits for its quota, and holds nothing
-    /// there. A budget belongs here, which refuses calls that it cannot pay. Of several layers the first is the outermost.
+    /// Adds `layer` between the retries and the gate: it sees each call before it waits for its quota and holds
+    /// anything. This is the place for a budget that rejects calls it cannot pay for. Of several layers the first is the outermost.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() {
@@ -255,8 +255,8 @@ impl<P, E, A, B> StandardLayer<P, E, A, B> {
         }
     }
 
-    /// Puts `layer` between the gate and the accounting: it sees each call that the gate has admitted. What it refuses is
-    /// not sent and not accounted. Its own time counts against the gate's cap on calls in flight, not against the call
+    /// Adds `layer` between the gate and the accounting: it sees each call that the gate has admitted. A call that it rejects is
+    /// neither sent nor accounted. Its own time counts against the gate's cap on calls in flight, not against the call
     /// timeout; for a layer inside that, wrap the strategy. Of several layers the first is the outermost.
     pub fn with_call_layer<L>(self, layer: L) -> StandardLayer<P, E, A, Stack<L, B>> {
         StandardLayer {
@@ -280,7 +280,7 @@ impl<P, E, A, B> StandardLayer<P, E, A, B> {
         self
     }
 
-    /// Sets the time limit of one call. One above the item timeout never fires, of which the log warns once.
+    /// Sets the time limit of one call. A limit above the item timeout never fires, which is logged once as a warning.
     ///
     /// # Panics
     /// If `limit` is zero.
@@ -292,8 +292,8 @@ impl<P, E, A, B> StandardLayer<P, E, A, B> {
         self
     }
 
-    /// The limiter, with the quotas of the account and model. A clone of the handle may stand in other stacks too,
-    /// which then share the scope.
+    /// Sets the limiter, with the quotas of the account and model. Other stacks may use clones of the handle
+    /// and then share the scope.
     #[must_use]
     pub fn with_limiter(mut self, limiter: RateLimiter) -> Self {
         self.settings.limiter = limiter;
@@ -301,14 +301,14 @@ impl<P, E, A, B> StandardLayer<P, E, A, B> {
         self
     }
 
-    /// The ledger to feed.
+    /// Sets the ledger that counts the calls.
     #[must_use]
     pub fn with_ledger(mut self, ledger: TokenLedger) -> Self {
         self.settings.ledger = ledger;
         self
     }
 
-    /// Prices the calls whose provider does not report a cost. See
+    /// Sets the prices for calls whose provider does not report a cost. See
     /// [`TokenAccountingLayer::prices`](super::token_accounting::TokenAccountingLayer::prices).
     #[cfg(feature = "prices")]
     #[cfg_attr(docsrs, doc(cfg(feature = "prices")))]
@@ -318,8 +318,8 @@ impl<P, E, A, B> StandardLayer<P, E, A, B> {
         self
     }
 
-    /// The name in [metrics](crate::telemetry) and logs, of retries, calls and the default gate. `default` by default. A
-    /// limiter of your own has its own name, as it may be shared:
+    /// Sets the name of retries, calls and the default gate in [metrics](crate::telemetry) and logs. `default` by default. Your own
+    /// limiter has its own name, as it may be shared:
     /// [`RateLimiterBuilder::name`](super::rate_limiter::RateLimiterBuilder::name). Items take theirs from
     /// [`LlmBatch::name`](crate::LlmBatch::name).
     #[must_use]
@@ -329,7 +329,7 @@ impl<P, E, A, B> StandardLayer<P, E, A, B> {
         self
     }
 
-    /// Sends the events of retries, calls and the default gate to `events`. A limiter of your own has its own setting, as
+    /// Sends the events of retries, calls and the default gate to `events`. Your own limiter has its own setting, as
     /// it may be shared: [`RateLimiterBuilder::events`](super::rate_limiter::RateLimiterBuilder::events).
     #[must_use]
     pub fn with_events(mut self, events: &Events) -> Self {
@@ -338,7 +338,7 @@ impl<P, E, A, B> StandardLayer<P, E, A, B> {
         self
     }
 
-    /// The limiter's handle: for its snapshot, to reopen it, or to share it.
+    /// The limiter's handle, to take a snapshot, reopen it, or share it.
     pub const fn limiter(&self) -> &RateLimiter {
         &self.settings.limiter
     }
@@ -426,12 +426,12 @@ where
             .layer(self.around_calls.layer(called))
             .with_calls_begun_inside();
         let attempted = self.around_attempts.layer(admitted);
-        // The gate refuses, and waits in its own future.
+        // The gate refuses calls after a stop, and waits in its own future.
         item_timeout.layer(Retry::new(policy.with_calls_refused_inside(), attempted))
     }
 }
 
-/// The strategy that [`StandardLayer`] makes of a strategy `S`; what is inside may change.
+/// The service that [`StandardLayer`] returns for a strategy `S`; its inner types may change.
 ///
 /// ```
 /// use llm_batch::layer::standard::Standard;

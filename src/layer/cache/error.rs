@@ -1,4 +1,4 @@
-//! The failure of the request that was waited for.
+//! The shared failure of identical requests.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,19 +6,19 @@ use std::sync::Arc;
 use crate::error::{BoxError, Delivery, ErrorKind, LlmError, describe};
 use crate::usage::TokenUsage;
 
-/// The same request was under way and failed; this one shares the failure and sent nothing itself.
+/// An identical request was under way and failed; this one shares the failure and sent nothing itself.
 ///
-/// As a source it has an [`LlmError`] of the same kind, status and hint, so that it is judged as the failure that it
-/// shares. That one's own source is not shared.
+/// Its source is an [`LlmError`] of the same kind, status and hint, so that it is classified like the failure that it
+/// shares. The source of that failure is not shared.
 #[derive(Clone, Debug)]
 pub struct SharedFailure {
     failure: Arc<LlmError>,
-    /// The one that asked had to stop, which says nothing to others.
+    /// The leading request was stopped, which does not concern the others.
     stopped: bool,
 }
 
 impl SharedFailure {
-    /// The failure for the requests that wait; `stopped` if the failure is the asking item's alone.
+    /// Creates the failure for the waiting requests; `stopped` if it concerns only the item of the leading request.
     pub(super) fn of<E: fmt::Display + 'static>(error: &E, stopped: bool) -> Self {
         let failure = describe(error, None)
             .with_delivery(Delivery::NotSent)
@@ -60,7 +60,7 @@ impl std::error::Error for SharedFailure {
     }
 }
 
-/// Of the same kind, status and hint, with known zero usage.
+/// Keeps kind, status and hint, with known zero usage.
 impl From<SharedFailure> for LlmError {
     fn from(error: SharedFailure) -> Self {
         error.failure.without_source().with_source(BoxError::from(error))

@@ -1,4 +1,4 @@
-//! Requests under way: of all that are the same one asks, the others wait for it.
+//! Single flight: of identical requests under way one calls the service, the others wait for its result.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -8,16 +8,16 @@ use tokio::sync::watch;
 
 use super::key::KeyDigest;
 
-/// The requests under way, each with what its waiters will receive.
+/// The requests under way, each with the channel on which its waiters receive the result.
 pub(super) struct Flights<T> {
     under_way: Mutex<HashMap<KeyDigest, watch::Receiver<Option<T>>>>,
 }
 
-/// The role of a request among those that are the same.
+/// The role of a request among identical ones.
 pub(super) enum Role<'a, T> {
-    /// It asks, and has to [`land`](Flight::land) with the result.
+    /// It calls the service, and has to [`land`](Flight::land) with the result.
     Asks(Flight<'a, T>),
-    /// It waits for the one that asks.
+    /// It waits for the leading request.
     Waits(Landing<T>),
 }
 
@@ -53,7 +53,7 @@ impl<T> Default for Flights<T> {
     }
 }
 
-/// The request that asks. Dropped before it has landed, one of those that wait asks in its place.
+/// The leading request, which calls the service. If it is dropped before it has landed, one of the waiting requests takes its place.
 pub(super) struct Flight<'a, T> {
     flights: &'a Flights<T>,
     key: KeyDigest,
@@ -62,9 +62,9 @@ pub(super) struct Flight<'a, T> {
 }
 
 impl<T> Flight<'_, T> {
-    /// Hands `result` to those that wait.
+    /// Passes `result` to the waiting requests.
     pub(super) fn land(mut self, result: T) {
-        // Before they wake: one that tries again after a failure must not meet this flight once more.
+        // Removed before they wake: a retry after a failure must not join this flight again.
         self.flights.under_way().remove(&self.key);
         self.landed = true;
         self.sender.send_replace(Some(result));
@@ -79,13 +79,13 @@ impl<T> Drop for Flight<'_, T> {
     }
 }
 
-/// The wait for the one that asks.
+/// The wait for the leading request.
 pub(super) struct Landing<T> {
     result: watch::Receiver<Option<T>>,
 }
 
 impl<T: Clone> Landing<T> {
-    /// Returns the result of the one that asked; `None` if it went away without a result.
+    /// Returns the result of the leading request; `None` if it was dropped without a result.
     pub(super) async fn result(mut self) -> Option<T> {
         let result = self.result.wait_for(Option::is_some).await.ok()?;
         (*result).clone()

@@ -5,19 +5,19 @@ use sha2::{Digest, Sha256};
 use crate::prompt::Prompt;
 use crate::request::LlmRequest;
 
-/// The form in which a key is stored, whatever its length: its SHA-256. Two keys with the same digest cannot be found even on
-/// purpose, so a prompt of a stranger cannot be made to collect another prompt's answer, and no secret has to be kept for that.
+/// The stored form of a key: its SHA-256. Collisions cannot be constructed, so an attacker's prompt cannot obtain the answer to
+/// another prompt, and no secret is needed for that.
 pub(super) type KeyDigest = [u8; 32];
 
 pub(super) fn digest(key: &str) -> KeyDigest {
     Sha256::digest(key).into()
 }
 
-/// Defines which requests are the same: those with equal keys. Closures implement it.
+/// Defines which requests are identical: those with equal keys. Closures implement it.
 pub trait CacheKey<Req> {
-    /// The key, or `None` for a request that is neither looked up nor stored. The cache keeps only a digest of it.
+    /// Returns the key, or `None` for a request that is neither looked up nor stored. The cache keeps only a digest of it.
     ///
-    /// Called once per request, under no lock. A panic fails that request alone.
+    /// Called once per request, without a lock held. A panic fails only that request.
     fn key(&self, request: &Req) -> Option<String>;
 }
 
@@ -27,7 +27,7 @@ impl<Req, F: Fn(&Req) -> Option<String>> CacheKey<Req> for F {
     }
 }
 
-/// The default [`CacheKey`]: all that the [`Prompt`] says, by [`prompt_key`].
+/// The default [`CacheKey`]: the whole [`Prompt`], by [`prompt_key`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PromptKey;
 
@@ -37,8 +37,8 @@ impl CacheKey<LlmRequest> for PromptKey {
     }
 }
 
-/// All that a prompt says, as canonical JSON: the fields of every object in order of their names. `None` if the prompt cannot be
-/// written as JSON, which then is not cached.
+/// Returns the whole prompt as canonical JSON: the fields of every object in order of their names. `None` if the prompt cannot be
+/// written as JSON; it is then not cached.
 ///
 /// ```
 /// use llm_batch::Prompt;

@@ -6,7 +6,7 @@ use tower_layer::Layer;
 
 use super::{Cache, PromptKey, ResponseCache};
 
-/// Answers requests that were asked before from a [`ResponseCache`]. See the [module](super).
+/// Answers repeated requests from a [`ResponseCache`]. See the [module](super).
 #[derive(Clone)]
 pub struct CacheLayer<O = String, K = PromptKey> {
     cache: ResponseCache<O>,
@@ -14,7 +14,7 @@ pub struct CacheLayer<O = String, K = PromptKey> {
 }
 
 impl<O> CacheLayer<O> {
-    /// Keeps answers in `cache`, by what their [`Prompt`](crate::Prompt)s say.
+    /// Keeps answers in `cache`, keyed by the whole [`Prompt`](crate::Prompt).
     pub const fn new(cache: ResponseCache<O>) -> Self {
         Self {
             cache,
@@ -24,8 +24,8 @@ impl<O> CacheLayer<O> {
 }
 
 impl<O, K> CacheLayer<O, K> {
-    /// Identifies requests by `key`: a closure `Fn(&LlmRequest<I>) -> Option<String>`. Where it says `None` the cache is
-    /// passed by.
+    /// Identifies requests by `key`: a closure `Fn(&LlmRequest<I>) -> Option<String>`. For `None` the cache is
+    /// bypassed.
     ///
     /// ```
     /// use llm_batch::LlmRequest;

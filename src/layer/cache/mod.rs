@@ -1,8 +1,8 @@
-//! A cache of answers: the same request is asked once.
+//! A cache of answers: identical requests cause one call.
 //!
-//! A [`ResponseCache`] is a handle like the other ones: what shares it shares its answers. One cache belongs to one
-//! strategy; those that would answer differently (another account's model, another parser) need caches of their own,
-//! as the key says what was asked and not of whom.
+//! A [`ResponseCache`] is a handle: its clones share the answers. One cache belongs to one
+//! strategy; strategies that would answer differently (another account's model, another parser) need separate caches,
+//! as the key identifies the request and not the strategy.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), llm_batch::BoxError> {
@@ -27,40 +27,40 @@
 //! ```
 //!
 //! # Where it belongs
-//! Outermost: then a hit passes no gate, takes no quota, and requests that are alike share the retries of one. Under the
-//! retries it works too; there the cache sees calls rather than items.
+//! Outermost: then a hit passes no gate, uses no quota, and identical requests share the retries of one. It also works inside the
+//! retries; there the cache sees calls rather than items.
 //!
-//! # What is the same request
-//! By default everything a [`Prompt`](crate::Prompt) says, as canonical JSON ([`prompt_key`]): texts, model, sampling parameters,
-//! schema, extra fields. For other inputs give the layer a closure ([`CacheLayer::key_with`]); it may also keep requests out of the
-//! cache. Note that the answer to a prompt at a temperature above zero is then the same every time it is asked.
+//! # Identical requests
+//! By default two requests are identical if their whole [`Prompt`](crate::Prompt)s are, as canonical JSON ([`prompt_key`]): texts,
+//! model, sampling parameters, schema, extra fields. For other inputs give the layer a closure ([`CacheLayer::key_with`]); it may
+//! also keep requests out of the cache. Note that a prompt at a temperature above zero then always gets the same answer.
 //!
-//! # How much it holds
+//! # Capacity
 //! 64 MiB by default ([`ResponseCacheBuilder::max_bytes`]). An answer counts with its output, the texts of its metadata, and 512
-//! bytes for its key and the bookkeeping. Of a request only the SHA-256 of its key is kept. When there is no room for
-//! a new answer, those that were asked for least go, or the new one is not kept.
+//! bytes for its key and the bookkeeping. Of a request only the SHA-256 of its key is kept. If there is no room for
+//! a new answer, the least frequently requested ones are evicted, or the new one is not kept.
 //!
-//! # What a hit costs
-//! Nothing: no call is opened in the item's record, and the answer's usage and cost are zero. What the answer took when it was asked
-//! for is in its [`Cached`] extension. [`ResponseCache::snapshot`] counts hits and misses.
+//! # Cost of a hit
+//! Zero: no call is opened in the item's record, and the answer's usage and cost are zero. The usage and cost of the original call
+//! are in the answer's [`Cached`] extension. [`ResponseCache::snapshot`] counts hits and misses.
 //!
 //! # Requests in flight
-//! A request that is the same as one under way waits for that one and shares its answer. It shares its failure too, as
-//! [`SharedFailure`], and nothing is stored: the next request asks again. If the one that asks is cancelled, panics or
-//! belongs to a batch that is stopping, one of those that wait asks in its place, on its own account. Until then it is the time
-//! limit of the one that asks that counts.
+//! A request identical to one under way waits for that one and shares its answer. It also shares its failure, as
+//! [`SharedFailure`]; a failure is not stored, so the next request calls again. If the leading request is cancelled, panics or
+//! belongs to a batch that is stopping, one of the waiting requests takes its place, on its own account. While they wait, the time
+//! limits of the leading request's call apply.
 //!
 //! # Panics
-//! A request whose call or whose key panics does so alone: of those that waited for it one asks in its place. An answer
-//! that panics when it is cloned fails the request that it was cloned for. An answer whose size panics is handed on and not kept.
-//! Neither key, size nor clone is taken under a lock; the destructor of an answer that has to go may run under one.
+//! A panic in a request's call or key fails only that request: one of the waiting requests takes its place. A panic in the clone
+//! of an answer fails the request for which it was cloned. If taking the size of an answer panics, the answer is returned and not
+//! kept. Keys, sizes and clones are taken without a lock held; the destructor of an evicted answer may run under one.
 //!
 //! # Time
 //! [`ResponseCacheBuilder::time_to_live`] is measured by the system's clock, not by tokio's, which tests may pause.
 //!
 //! # Cancel safety
-//! A future dropped while it waits for another's answer loses nothing. One dropped while it asks drops that call, which may
-//! be billed; nothing is stored.
+//! Dropping a future that waits for another request's answer loses nothing. Dropping the future of a leading request drops its
+//! call, which may be billed; nothing is stored.
 
 use std::fmt;
 use std::task::{Context, Poll};
@@ -87,7 +87,7 @@ pub use key::{CacheKey, PromptKey, prompt_key};
 pub use layer::CacheLayer;
 pub use store::{CacheSnapshot, Cached, ResponseCache, ResponseCacheBuilder};
 
-/// Answers from a [`ResponseCache`] where it can; made by [`CacheLayer`].
+/// Answers from a [`ResponseCache`] if it can; created by [`CacheLayer`].
 ///
 /// It waits in its future: `poll_ready` is always ready and does not touch the service inside.
 #[derive(Clone)]
@@ -98,7 +98,7 @@ pub struct Cache<S, O = String, K = PromptKey> {
 }
 
 impl<S, O, K> Cache<S, O, K> {
-    /// The handle of the answers.
+    /// The cache's handle.
     pub const fn cache(&self) -> &ResponseCache<O> {
         &self.cache
     }
@@ -108,7 +108,7 @@ impl<S, O, K> Cache<S, O, K> {
         &self.inner
     }
 
-    /// The service inside, to change it.
+    /// The service inside, mutably.
     pub const fn get_mut(&mut self) -> &mut S {
         &mut self.inner
     }
@@ -137,7 +137,7 @@ where
     }
 
     fn call(&mut self, mut request: LlmRequest<I>) -> Self::Future {
-        // Before any code of the user's. Nothing is sent while it looks and waits.
+        // Taken before any user code runs. Nothing is sent during the look-up and the wait.
         let hold = request.context_mut().hold();
         let inner = self.inner.clone();
         match self.key.key(&request) {

@@ -10,20 +10,20 @@ use crate::response::{FinishReason, LlmResponse, ResponseMetadata};
 /// The key, and the store's bookkeeping for one answer.
 const ENTRY: usize = 512;
 
-/// Counted for each extension, whose size cannot be known.
+/// Counted for each extension, whose size is unknown.
 const EXTENSION: usize = 256;
 
-/// The bytes that an answer takes in the cache; `output` of them belong to its output, outside of the value itself.
+/// The bytes that an answer takes in the cache; `output` is the heap size of its output.
 pub(super) fn of_answer<O>(answer: &LlmResponse<O>, output: usize) -> usize {
     (ENTRY + size_of_val(answer))
         .saturating_add(output)
         .saturating_add(of_metadata(&answer.metadata))
 }
 
-/// Counted for an output of a type whose size outside of the value itself is not known.
+/// Counted for an output of a type whose heap size is unknown.
 const OUTPUT: usize = 2 * 1024;
 
-/// The bytes that an output holds outside of itself.
+/// The bytes that an output holds on the heap.
 pub(super) fn of_output<O: 'static>(output: &O) -> usize {
     let output: &dyn Any = output;
     if let Some(text) = output.downcast_ref::<String>() {
@@ -72,7 +72,7 @@ fn of_metadata(metadata: &ResponseMetadata) -> usize {
         + extensions.len() * EXTENSION
 }
 
-/// Counts a rare part by its JSON, which is about as long.
+/// Estimates a rare part by the length of its JSON.
 fn as_json<T: Serialize>(part: Option<&T>) -> usize {
     part.map_or(0, |part| {
         size_of::<T>() + serde_json::to_value(part).map_or(EXTENSION, |value| of_value(&value))
@@ -84,7 +84,7 @@ fn of_value(value: &Value) -> usize {
         Value::Null | Value::Bool(_) | Value::Number(_) => 0,
         Value::String(text) => text.len(),
         Value::Array(values) => values.iter().map(of_value).sum(),
-        // Beside name and value, an object holds a hash and a place for each field.
+        // Beside name and value, an object holds a hash and an entry for each field.
         Value::Object(fields) => (fields.iter())
             .map(|(name, value)| size_of::<(String, u64, usize)>() + name.len() + of_value(value))
             .sum(),

@@ -1,4 +1,4 @@
-//! The answers.
+//! The store of the answers.
 
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -21,16 +21,16 @@ use crate::request::LlmRequest;
 use crate::response::LlmResponse;
 use crate::usage::TokenUsage;
 
-/// The longest time to live that the store takes: a thousand years.
+/// The longest time to live that the store accepts: a thousand years.
 const LONGEST: Duration = Duration::from_secs(1_000 * 365 * 24 * 3_600);
 
-/// The bytes that a typical answer takes, its key and bookkeeping included.
+/// The bytes of a typical answer, its key and bookkeeping included.
 const TYPICAL: u64 = 4 * 1024;
 
 /// 64 MiB.
 const MAX_BYTES: u64 = 64 * 1024 * 1024;
 
-/// Answers by what was asked. Cloning is cheap; all clones hold the same answers. See the [module](super).
+/// Answers by request. Cloning is cheap; all clones share the answers. See the [module](super).
 ///
 /// ```
 /// use std::time::Duration;
@@ -51,11 +51,11 @@ struct Shared<O> {
     flights: Flights<Result<Arc<LlmResponse<O>>, SharedFailure>>,
     counters: Counters,
     max_bytes: u64,
-    /// The bytes that an output holds outside of itself.
+    /// The bytes that an output holds on the heap.
     size: Box<dyn Fn(&O) -> usize + Send + Sync>,
 }
 
-/// An answer with its size, which is taken before the store locks anything.
+/// An answer with its size, which is computed before the store locks anything.
 struct Stored<O> {
     answer: Arc<LlmResponse<O>>,
     bytes: u32,
@@ -77,36 +77,35 @@ pub struct ResponseCacheBuilder {
 }
 
 impl ResponseCacheBuilder {
-    /// Sets the number of bytes that the answers may take together, keys and bookkeeping included; 64 MiB by default. 0
-    /// keeps none, but requests in flight are shared all the same.
+    /// Sets the maximum total size of the answers in bytes, keys and bookkeeping included; 64 MiB by default. With 0 no
+    /// answer is kept, but requests in flight are still shared.
     pub const fn max_bytes(mut self, bytes: u64) -> Self {
         self.max_bytes = bytes;
         self
     }
 
-    /// Sets the time for which an answer is kept; as long as there is room by default.
+    /// Sets the time for which an answer is kept. By default an answer does not expire.
     pub const fn time_to_live(mut self, time: Duration) -> Self {
         self.time_to_live = Some(time);
         self
     }
 
-    /// Room for about this many answers of 4 KiB each, keys and bookkeeping included: another way to set
-    /// [`max_bytes`](Self::max_bytes).
+    /// Sets [`max_bytes`](Self::max_bytes) to hold about this many answers of 4 KiB each, keys and bookkeeping included.
     pub const fn capacity(self, answers: u64) -> Self {
         self.max_bytes(answers.saturating_mul(TYPICAL))
     }
 
-    /// The cache. The sizes of outputs that are texts, bytes or JSON (`String`, `Vec<u8>`, `serde_json::Value`) are taken; an
-    /// output of any other type counts as 2 KiB beside its own fields. For large ones of those see
+    /// Builds the cache. The size of an output that is text, bytes or JSON (`String`, `Vec<u8>`, `serde_json::Value`) is measured;
+    /// one of any other type counts with 2 KiB on the heap. If those are larger, use
     /// [`build_sized_by`](Self::build_sized_by).
     pub fn build<O: Clone + Send + Sync + 'static>(self) -> ResponseCache<O> {
         self.build_sized_by(size::of_output)
     }
 
-    /// The cache, for outputs of any type: `size` returns how many bytes an output holds on the heap. An estimate will do, such as
-    /// the length of its JSON; 0 is right for a number.
+    /// Builds the cache for outputs of any type: `size` returns the bytes that an output holds on the heap. An estimate is enough, such
+    /// as the length of its JSON; 0 is right for a number.
     ///
-    /// `size` is called once for each answer, under no lock. Where it panics, the answer is handed on and not kept.
+    /// `size` is called once for each answer, without a lock held. If it panics, the answer is returned and not kept.
     ///
     /// ```
     /// use llm_batch::layer::cache::ResponseCache;
@@ -137,31 +136,31 @@ impl ResponseCacheBuilder {
     }
 }
 
-/// The counts and the contents of a [`ResponseCache`] at one moment.
+/// The counters and the size of a [`ResponseCache`] at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct CacheSnapshot {
     /// Requests answered from the cache.
     pub hits: u64,
-    /// Requests that waited for the same request under way and shared its answer or failure.
+    /// Requests that waited for an identical request under way and shared its answer or failure.
     pub joined: u64,
-    /// Requests that asked the strategy.
+    /// Requests that called the strategy.
     pub misses: u64,
-    /// Answers that are kept.
+    /// The number of stored answers.
     pub answers: u64,
-    /// The bytes that they take, keys and bookkeeping included.
+    /// Their total size in bytes, keys and bookkeeping included.
     pub bytes: u64,
 }
 
-/// Beside an answer that cost nothing: what it took when it was asked for. In
+/// Marks an answer from the cache, with the usage and cost of the original call. In
 /// [`ResponseMetadata::extensions`](crate::ResponseMetadata::extensions).
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Cached {
-    /// The usage of the call; `None` if that is unknown.
+    /// The usage of the call; `None` if unknown.
     pub usage: Option<TokenUsage>,
-    /// The cost of the call as the provider reported it, in US dollars.
+    /// The cost of the call reported by the provider, in US dollars.
     pub cost: Option<f64>,
 }
 
@@ -176,14 +175,14 @@ impl ResponseCache<String> {
 }
 
 impl<O: Clone + Send + Sync + 'static> ResponseCache<O> {
-    /// A cache with room for about `capacity` answers of 4 KiB each, which are kept as long as there is room. See
+    /// Creates a cache with room for about `capacity` answers of 4 KiB each, which do not expire. See
     /// [`builder`](ResponseCache::builder) for a bound in bytes.
     pub fn new(capacity: u64) -> Self {
         ResponseCache::builder().capacity(capacity).build()
     }
 }
 
-/// A cache of 64 MiB.
+/// Creates a cache of 64 MiB.
 impl<O: Clone + Send + Sync + 'static> Default for ResponseCache<O> {
     fn default() -> Self {
         ResponseCache::builder().build()
@@ -191,12 +190,12 @@ impl<O: Clone + Send + Sync + 'static> Default for ResponseCache<O> {
 }
 
 impl<O: Clone + Send + Sync + 'static> ResponseCache<O> {
-    /// Forgets all answers. Requests under way are not touched.
+    /// Removes all answers. Requests under way are not affected.
     pub fn clear(&self) {
         self.shared.answers.invalidate_all();
     }
 
-    /// Returns the counts of its work so far, and the size of its contents.
+    /// Returns the counters so far and the size of the contents.
     pub fn snapshot(&self) -> CacheSnapshot {
         let Shared {
             answers, counters, ..
@@ -211,7 +210,7 @@ impl<O: Clone + Send + Sync + 'static> ResponseCache<O> {
         }
     }
 
-    /// The answer to a request that was not asked before is `inner`'s.
+    /// Answers a request from the cache, from an identical request under way, or by calling `inner`.
     pub(super) async fn answer<S, I>(
         self,
         key: KeyDigest,
@@ -231,7 +230,7 @@ impl<O: Clone + Send + Sync + 'static> ResponseCache<O> {
                 return Ok(without_cost(&stored.answer));
             }
             let landing = match shared.flights.join(key) {
-                // An earlier one may have stored the answer since the look above.
+                // An earlier request may have stored the answer since the check above.
                 Role::Asks(_) if shared.answers.contains_key(&key) => continue,
                 Role::Asks(flight) => break flight,
                 Role::Waits(landing) => landing,
@@ -255,7 +254,7 @@ impl<O: Clone + Send + Sync + 'static> ResponseCache<O> {
                     shared.counters.joined.fetch_add(1, Ordering::Relaxed);
                     return Ok(without_cost(&answer));
                 }
-                // The one that asked was cut, or had to stop. This one goes on in its place, unless it has to stop, too.
+                // The leading request was cut or stopped. This one takes its place, unless it has to stop, too.
                 None => {}
                 Some(Err(failure)) if failure.is_stopped() && !item.signals().stop_requested() => {}
                 Some(Err(failure)) => {
@@ -268,7 +267,7 @@ impl<O: Clone + Send + Sync + 'static> ResponseCache<O> {
     }
 }
 
-/// Waits until the service inside is ready, and sends the request unless the batch is stopping by then.
+/// Waits until the service inside is ready, and then sends the request unless the batch is stopping.
 pub(super) fn hand_over<S, Req>(inner: S, request: Req, hold: CallHold) -> HandOver<S, Req>
 where
     S: Service<Req>,
@@ -297,7 +296,7 @@ impl<O: Clone + Send + Sync + 'static> Shared<O> {
         match hand_over(inner, request, hold).await {
             Ok(answer) => {
                 let answer = Arc::new(answer);
-                // Stored before it lands, so that no later request finds neither.
+                // Stored before it lands, so that every later request finds the answer or the flight.
                 self.store(key, &answer);
                 flight.land(Ok(Arc::clone(&answer)));
                 Ok(Arc::unwrap_or_clone(answer))
@@ -324,12 +323,12 @@ impl<O: Clone + Send + Sync + 'static> Shared<O> {
             bytes,
         };
         self.answers.insert(key, stored);
-        // What has to go for it goes now, so that the bound holds at once.
+        // Evicts immediately, so that the bound holds at any time.
         self.answers.run_pending_tasks();
     }
 }
 
-/// The answer as one that costs nothing now.
+/// Clones the answer with zero usage and cost.
 fn without_cost<O: Clone>(answer: &LlmResponse<O>) -> LlmResponse<O> {
     let mut answer = answer.clone();
     let cached = Cached {

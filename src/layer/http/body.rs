@@ -15,21 +15,21 @@ use tokio::task::unconstrained;
 use super::passage::Passage;
 use crate::error::BoxError;
 
-/// A body that carries the call it belongs to: reading it drives the call, and dropping it before its end cancels the call. See the
+/// A body that drives the call it belongs to: reading it drives the call, and dropping it before its end cancels the call. See the
 /// [module](super).
 #[pin_project(PinnedDrop)]
 pub struct HttpCallBody<B> {
-    /// The body of a call that ended with its head.
+    /// The body, if the call ended with the head.
     #[pin]
     rest: Option<B>,
-    /// The call, until it has ended. Never locked: it is there to be `Sync`.
+    /// The call, until it has ended. The mutex is never locked; it only makes the type `Sync`.
     call: Option<Mutex<Pin<Box<dyn Call + Send>>>>,
     /// The failure of the call, to be returned after the last frame.
     failure: Option<BoxError>,
     passage: Arc<Passage<B>>,
 }
 
-/// A call through all layers, whatever its types.
+/// A type-erased call through all layers.
 pub(super) trait Call {
     fn poll_end(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>>;
 }
@@ -86,7 +86,7 @@ where
             });
         }
         this.passage.before_poll(cx);
-        // Out of its place meanwhile, so that one that panics is not polled again.
+        // Taken out during the poll, so that a call that panics is not polled again.
         if let Some(mut call) = this.call.take() {
             let polled = call
                 .get_mut()
@@ -96,7 +96,7 @@ where
             match polled {
                 Poll::Pending => *this.call = Some(call),
                 Poll::Ready(Ok(())) => {}
-                // The body's own error is the one to hand on; the layers had a copy of it.
+                // Returns the body's own error; the layers got a copy of it.
                 Poll::Ready(Err(error)) => *this.failure = this.passage.take_error().or(Some(error)),
             }
         }
@@ -140,11 +140,11 @@ impl<B> PinnedDrop for HttpCallBody<B> {
         let Some(call) = this.call.take() else { return };
         let mut call = call.into_inner().unwrap_or_else(PoisonError::into_inner);
         if !std::thread::panicking() {
-            // One last look: the end may have arrived unread. It is not part of the task that drops, so it has its own budget.
+            // One last poll: the end may have arrived unread. It does not use the budget of the dropping task.
             this.passage.leave();
             let end = std::future::poll_fn(|cx| call.as_mut().poll_end(cx));
             let mut cx = Context::from_waker(Waker::noop());
-            // A panic was reported by the panic hook; the call ends all the same.
+            // A panic was reported by the panic hook; the call still ends.
             let _ = catch_unwind(AssertUnwindSafe(|| {
                 let _ = std::pin::pin!(unconstrained(end)).poll(&mut cx);
             }));

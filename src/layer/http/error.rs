@@ -4,17 +4,17 @@ use std::fmt;
 
 use crate::error::{BoxError, Delivery, ErrorKind, LlmError};
 
-/// The body of a reply broke, or its call could not be made through the layers around it.
+/// The body of a reply broke off, or its call could not be made through the layers around it.
 ///
-/// Its source is an [`LlmError`], so that it is judged as one: [`ErrorKind::Connection`] for a body that broke, whose usage is
-/// unknown, and [`ErrorKind::Configuration`] for a call that the layers around it do not let through.
+/// Its source is an [`LlmError`], by which it is classified: [`ErrorKind::Connection`] for a body that broke off, whose usage is
+/// unknown, and [`ErrorKind::Configuration`] for layers that do not support the call.
 #[derive(Debug)]
 pub struct BodyFailed {
     failure: LlmError,
 }
 
 impl BodyFailed {
-    /// The body broke, as `error` says. The caller gets the error itself.
+    /// The body broke off with `error`. The caller gets the error itself.
     pub(super) fn broken(error: &BoxError) -> Self {
         let failure = LlmError::new(ErrorKind::Connection, format!("the body broke: {error}"))
             .with_delivery(Delivery::MaybeBilled);
@@ -26,7 +26,7 @@ impl BodyFailed {
         Self { failure }
     }
 
-    /// Of two calls at once (a hedge inside) the other one's body is on its way to the caller.
+    /// Of two concurrent calls (a hedge inside) the other one's body is already being delivered to the caller.
     pub(super) fn overtaken() -> Self {
         let why = "the body of another call has been handed on; a hedge belongs outside of `HttpCallLayer`";
         let failure = LlmError::new(ErrorKind::Configuration, why).with_delivery(Delivery::MaybeBilled);

@@ -1,4 +1,4 @@
-//! The inner end: the service whose call ends with its body.
+//! The inner end of a call: the service whose future ends with the body.
 
 use std::fmt;
 use std::future::Future;
@@ -17,11 +17,11 @@ use super::passage::{CURRENT, Caller, Passage};
 use super::reply::HttpReply;
 use crate::error::BoxError;
 
-/// The number of frames without data that may follow what the caller has read, for the body to count as read to its end.
+/// The maximum number of frames without data after the read part for the body to count as read to its end.
 const LAST_FRAMES: usize = 8;
 
-/// The service inside the layers of an [`HttpCallLayer`](super::HttpCallLayer), which makes it. Its future ends when the body has
-/// passed to the caller.
+/// The innermost service of an [`HttpCallLayer`](super::HttpCallLayer), which creates it. Its future ends when the body has
+/// been delivered to the caller.
 #[derive(Clone)]
 pub struct Exchange<S> {
     inner: S,
@@ -145,7 +145,7 @@ where
                                     passage,
                                     head: Some(seen),
                                 });
-                                // The caller has the head before anything is read: what it does not want is not read.
+                                // The caller gets the head before anything is read: an unwanted body is not read.
                                 return Poll::Pending;
                             }
                             Err(BodyFailed::overtaken().into())
@@ -166,14 +166,14 @@ where
                 }
                 StepProj::Done => panic!("`ExchangeFuture` polled after completion"),
             };
-            // Body and connection go with it.
+            // Drops the body and the connection.
             this.step.set(Step::Done);
             return Poll::Ready(ended);
         }
     }
 }
 
-/// Carries one frame to the caller. Ready when there is none to come.
+/// Delivers one frame to the caller. Ready at the end of the body.
 fn carry<B>(
     mut body: Pin<&mut B>,
     passage: &Passage<B>,
@@ -213,7 +213,7 @@ where
         if tail.is_done() {
             return Poll::Ready(Ok(()));
         }
-        // The caller has read all if nothing but the end is missing.
+        // The caller has read everything if only the end is missing.
         frames += 1;
         if !data.is_empty() || frames > LAST_FRAMES {
             return Poll::Pending;
@@ -221,7 +221,7 @@ where
     }
 }
 
-/// The copy of a head that the layers see.
+/// The copy of the head for the layers.
 fn copy_of(head: &http::response::Parts) -> http::response::Parts {
     let (mut copy, ()) = http::Response::new(()).into_parts();
     copy.status = head.status;

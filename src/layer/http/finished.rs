@@ -1,11 +1,11 @@
-//! The remains of a body that has passed.
+//! The record of a delivered body.
 
 use std::fmt;
 
 use bytes::Bytes;
 use serde_json::Value;
 
-/// The remains of a body that has passed to the caller: its length, whether it was complete, and its last bytes.
+/// The record of a body that was delivered to the caller: its length, whether it was complete, and its last bytes.
 ///
 /// It is the body of the [`http::Response`] that the layers inside an [`HttpCallLayer`](super::HttpCallLayer) see.
 pub struct FinishedBody {
@@ -15,24 +15,24 @@ pub struct FinishedBody {
 }
 
 impl FinishedBody {
-    /// The last bytes of the body: all of it, unless it was longer than what is
-    /// [kept](super::HttpCallLayer::keep_bytes). Empty for a reply without a success status, whose body had not passed.
+    /// The last bytes of the body: all of it, unless it was longer than the
+    /// [limit](super::HttpCallLayer::keep_bytes). Empty for a reply without a success status, whose body was not delivered yet.
     pub fn tail(&self) -> &[u8] {
         &self.tail
     }
 
-    /// The number of bytes that have passed.
+    /// The number of bytes delivered.
     pub const fn length(&self) -> u64 {
         self.length
     }
 
-    /// Returns `true` if the body has passed to its end.
+    /// Returns `true` if the body was delivered to its end.
     pub const fn is_complete(&self) -> bool {
         self.complete
     }
 
-    /// The JSON in [`tail`](Self::tail), in its order: the body itself if it is JSON, or else the data of each event of an event
-    /// stream. What is not JSON (`[DONE]`, an event of which only the end was kept) is left out.
+    /// The JSON values in [`tail`](Self::tail), in order: the body itself if it is JSON, or else the data of each event of an event
+    /// stream. Anything else (`[DONE]`, an event of which only the end was kept) is skipped.
     pub fn json(&self) -> impl DoubleEndedIterator<Item = Value> + '_ {
         let whole = serde_json::from_slice(&self.tail).ok();
         let lines = if whole.is_some() { &[][..] } else { self.tail() };
@@ -43,7 +43,7 @@ impl FinishedBody {
 }
 
 impl fmt::Debug for FinishedBody {
-    /// Without its bytes, which may be confidential.
+    /// Omits the bytes, which may be confidential.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("FinishedBody")
             .field("length", &self.length)
@@ -52,7 +52,7 @@ impl fmt::Debug for FinishedBody {
     }
 }
 
-/// Keeps the last bytes of what passes.
+/// Keeps the last bytes of the delivered body.
 #[derive(Debug)]
 pub(super) struct Tail {
     kept: Vec<u8>,
@@ -73,7 +73,7 @@ impl Tail {
         self.length = self.length.saturating_add(data.len() as u64);
         let data = &data[data.len().saturating_sub(self.keep)..];
         self.kept.extend_from_slice(data);
-        // At twice the size, so that bytes are moved once in a while and not with each piece.
+        // Trimmed at twice the size, so that bytes are not moved with each piece.
         if self.kept.len() / 2 >= self.keep {
             self.kept.drain(..self.kept.len() - self.keep);
         }

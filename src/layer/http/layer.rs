@@ -1,4 +1,4 @@
-//! The layer, and the outer end of a call.
+//! The layer and the outer end of a call.
 
 use std::fmt;
 use std::future::Future;
@@ -18,7 +18,7 @@ use super::passage::{CURRENT, Passage};
 use super::reply::HttpReply;
 use crate::error::BoxError;
 
-/// Stands around the layers that work per call, and makes a call over HTTP end with its body. See the [module](super).
+/// Wraps the layers that work per call, and makes a call over HTTP end with its body. See the [module](super).
 #[derive(Clone, Copy, Debug)]
 pub struct HttpCallLayer<L> {
     layers: L,
@@ -26,7 +26,7 @@ pub struct HttpCallLayer<L> {
 }
 
 impl<L> HttpCallLayer<L> {
-    /// Around `layers`: one layer, a tuple of layers, or what
+    /// Wraps `layers`: one layer, a tuple of layers, or the value that
     /// [`ServiceBuilder::into_inner`](tower::ServiceBuilder::into_inner) returns.
     pub const fn new(layers: L) -> Self {
         Self {
@@ -55,7 +55,7 @@ impl<S, L: Layer<Exchange<S>>> Layer<S> for HttpCallLayer<L> {
     }
 }
 
-/// A service whose calls end with their bodies; made by [`HttpCallLayer`]. `M` is the service that the layers made around the
+/// A service whose calls end with their bodies; created by [`HttpCallLayer`]. `M` is the service that the layers return for the
 /// client `S`.
 pub struct HttpCall<M, S> {
     inner: M,
@@ -68,7 +68,7 @@ impl<M, S> HttpCall<M, S> {
         &self.inner
     }
 
-    /// The service inside, to change it.
+    /// The service inside, mutably.
     pub const fn get_mut(&mut self) -> &mut M {
         &mut self.inner
     }
@@ -121,15 +121,15 @@ impl<M: fmt::Debug, S> fmt::Debug for HttpCall<M, S> {
     }
 }
 
-/// A future that can be polled for a call's end with its passage at hand.
+/// A future that is polled for a call's end, with access to its passage.
 pub(super) type Scoped<F> = TaskLocalFuture<Arc<dyn std::any::Any + Send + Sync>, F>;
 
 /// The future of [`HttpCall`]: ready with the head of the reply.
 ///
 /// # Cancel safety
-/// Dropped, the call is cancelled, and may still be billed.
+/// Dropping it cancels the call, which may still be billed.
 pub struct HttpCallFuture<F, R: HttpReply> {
-    /// The call through all layers. It goes on in the body.
+    /// The call through all layers. It moves into the body.
     call: Option<Pin<Box<Scoped<F>>>>,
     passage: Arc<Passage<R::Body>>,
 }
@@ -160,7 +160,7 @@ where
             self.call = call;
             return Poll::Pending;
         };
-        // From here on the call is the body's.
+        // From here on the body drives the call.
         let passage = Arc::clone(&self.passage);
         Poll::Ready(Ok(R::from_http(head.map(|rest| match rest {
             Some(rest) => HttpCallBody::rest(rest, passage),

@@ -1,11 +1,11 @@
-//! A call over HTTP is one call until its body has ended.
+//! Calls over HTTP that last until the end of the body.
 //!
-//! A [`Service`](tower_service::Service) of an HTTP client is done when the *head* of the response is there: the body follows, for
-//! seconds or minutes where an answer is streamed. A layer around such a service would end the call with the head: the
-//! gate lets the next call start, the ledger counts the call as answered, and the call timeout never sees the body.
+//! The [`Service`](tower_service::Service) of an HTTP client completes when the *head* of the response has arrived: the body
+//! follows, for seconds or minutes if an answer is streamed. A layer around such a service would end the call with the head: the
+//! gate lets the next call start, the ledger counts the call as answered, and the call timeout never covers the body.
 //!
-//! [`HttpCallLayer`] stands around the layers that work per call and makes them see the whole exchange: their inner future ends
-//! when the body does. The caller has the head at once and reads the body as usual; each read drives the call on.
+//! [`HttpCallLayer`] wraps the layers that work per call and makes them see the whole exchange: their inner future ends
+//! with the body. The caller gets the head immediately and reads the body as usual; each read drives the call.
 //!
 //! ```no_run
 //! # #[cfg(feature = "reqwest")] mod example {
@@ -48,30 +48,30 @@
 //! # }
 //! ```
 //!
-//! It serves [`http::Response`] of any [`Body`](http_body::Body), and `reqwest::Response` (feature `reqwest`): so a `reqwest::Client`,
-//! `hyper`'s clients, and whatever takes a service of those, such as `async_openai::Client::with_http_service`.
+//! It supports [`http::Response`] with any [`Body`](http_body::Body), and `reqwest::Response` (feature `reqwest`): so a
+//! `reqwest::Client`, `hyper`'s clients, and anything that takes such a service, like `async_openai::Client::with_http_service`.
 //!
-//! # What the layers between see
+//! # The view of the layers between
 //! - The request, unchanged.
-//! - As response an [`http::Response`] of [`FinishedBody`]: status, version and headers of the reply, and what passed through its
-//!   body. [`HttpClassifier`](crate::HttpClassifier) judges it; a closure for
+//! - As response an [`http::Response`] of [`FinishedBody`]: status, version and headers of the reply, and the last bytes of its
+//!   body. [`HttpClassifier`](crate::HttpClassifier) classifies it; a closure for
 //!   [`usage_with`](crate::TokenAccountingLayer::usage_with) reads the usage from [`FinishedBody::json`].
-//! - A reply without a success status (a 429, say) ends the call with its head, as does an empty body (`HEAD`, 204), so that
-//!   the gate knows of a throttle at once. Such a body is not carried.
-//! - A body that breaks is an error, [`BodyFailed`], which the service's error type has to be made from. [`BoxError`](crate::BoxError) and
-//!   [`LlmError`](crate::LlmError) are.
+//! - A reply without a success status (such as 429) ends the call with its head, as does an empty body (`HEAD`, 204), so that
+//!   the gate learns of a throttle immediately. Such a body does not drive the call.
+//! - A body that breaks off is an error, [`BodyFailed`], for which the service's error type needs a `From`.
+//!   [`BoxError`](crate::BoxError) and [`LlmError`](crate::LlmError) have it.
 //!
-//! # What the caller sees
-//! The reply of the service inside, byte for byte, with its trailers and size hint. The body yields an error where it broke, and
-//! where a layer ended the call: a [`TimedOut`](crate::layer::timeout::TimedOut) of the call timeout, for one.
+//! # The view of the caller
+//! The reply of the service inside, byte for byte, with its trailers and size hint. The body yields an error where it broke off, or
+//! where a layer ended the call, such as the call timeout's [`TimedOut`](crate::layer::timeout::TimedOut).
 //!
-//! A call lasts for as long as its body is read. A response that is kept without being read keeps its place at the gate, and since
-//! nothing polls it no timeout fires: read it, or drop it.
+//! A call lasts until its body is read. A response that is kept without being read keeps its place at the gate, and since
+//! it is not polled no timeout fires: read it, or drop it.
 //!
 //! # Where retries belong
-//! Outside. A retry between would make its next call only after the caller has seen the first one's body, which is refused. (A
+//! Outside. A retry between would make its next call only after the caller has received the first one's body, which is rejected. (A
 //! reply without a success status may be retried inside: its head is held back until the layers have seen it.) A hedge belongs
-//! outside as well: of two calls at once inside, the body of one passes to the caller, and the other fails.
+//! outside as well: of two concurrent calls inside, the body of one is delivered to the caller, and the other fails.
 //!
 //! # Errors
 //! A layer between that calls the service in another task (tower's `Buffer`) gets a [`BodyFailed`]: nothing is sent.
@@ -81,8 +81,8 @@
 //!
 //! # Cancel safety
 //! Dropping the response, or its body before its end, cancels the call: the ledger counts it with unknown usage, the gate keeps
-//! its estimate. Not so if the rest of the body had arrived without any data in it, or if the body is an event stream whose last
-//! event was `[DONE]`: clients stop reading there, and the call is complete.
+//! its estimate. The call is complete, however, if the rest of the body had arrived and has no data, or if the body is an event
+//! stream whose last event was `[DONE]`, where clients stop reading.
 
 mod body;
 mod error;

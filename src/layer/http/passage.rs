@@ -1,4 +1,4 @@
-//! The way of a reply past the layers that stand around its call.
+//! The channel that delivers a reply past the layers around its call.
 
 use std::any::Any;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,31 +14,31 @@ tokio::task_local! {
     pub(super) static CURRENT: Arc<dyn Any + Send + Sync>;
 }
 
-/// The state that the two ends of a call share: the [`Exchange`](super::Exchange) inside the layers puts in, the caller takes out.
+/// The state shared by the two ends of a call: the [`Exchange`](super::Exchange) inside the layers writes, the caller reads.
 ///
-/// No code of others runs under its lock: bodies are polled and dropped outside of it.
+/// No foreign code runs under its lock: bodies are polled and dropped outside of it.
 pub(super) struct Passage<B> {
     state: Mutex<State<B>>,
 }
 
 struct State<B> {
     head: Option<Head<B>>,
-    /// A body is on its way to the caller, so no other call can take this one's place.
+    /// A body is being delivered to the caller, so no other call can replace this one.
     carrying: bool,
     frame: Option<Frame<Bytes>>,
     /// The failure of the body itself.
     error: Option<BoxError>,
-    /// Of what has not passed yet.
+    /// The size hint of the part that was not delivered yet.
     hint: SizeHint,
     caller: Caller,
-    /// Wakes the caller. There while it waits, and only for as long as it does.
+    /// Wakes the caller. Set only while it waits.
     reader: Option<Waker>,
     /// Wakes the exchange, which may wait until its frame has been taken.
     writer: Option<Waker>,
 }
 
 impl<B> State<B> {
-    /// Puts a head in the place of the one before, unless a body is on its way. Returns whether it did, and the head to be dropped.
+    /// Replaces the previous head, unless a body is being delivered. Returns whether it did, and the head to drop.
     fn replace_head(&mut self, head: Head<B>) -> (bool, Option<Head<B>>) {
         if self.carrying {
             (false, Some(head))
@@ -52,13 +52,13 @@ impl<B> State<B> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Caller {
     Reads,
-    /// It has dropped the body, and looks whether the end has arrived.
+    /// It has dropped the body, and checks whether the end has arrived.
     Leaves,
-    /// It has gone.
+    /// It has dropped the call.
     Gone,
 }
 
-/// The head of a reply, with its body if the call ends here, and without if the call carries it.
+/// The head of a reply, with its body if the call ends with the head, and without if the call delivers the body.
 pub(super) type Head<B> = http::Response<Option<B>>;
 
 impl<B> Passage<B> {
@@ -93,19 +93,19 @@ impl<B> Passage<B> {
         result
     }
 
-    /// Returns `true` if a body is on its way to the caller.
+    /// Returns `true` if a body is being delivered to the caller.
     pub(super) fn is_carrying(&self) -> bool {
         self.state().carrying
     }
 
-    /// The exchange has a reply, whose call ends here. One that came before (a retry inside) is replaced. Returns whether it was
-    /// taken: not while the body of another call is on its way.
+    /// Stores a reply whose call ends with the head. An earlier one (before a retry inside) is replaced. Returns `false` if the body
+    /// of another call is being delivered.
     pub(super) fn put_reply(&self, reply: Head<B>) -> bool {
         let (taken, _dropped_outside_the_lock) = self.put(|state| state.replace_head(reply));
         taken
     }
 
-    /// The exchange has a head, and carries the body. Returns as [`put_reply`](Self::put_reply).
+    /// Stores a head whose body the exchange delivers. Returns the same as [`put_reply`](Self::put_reply).
     pub(super) fn put_head(&self, head: Head<B>, hint: SizeHint, cx: &Context<'_>) -> bool {
         let (taken, _dropped_outside_the_lock) = self.put(|state| {
             let (taken, dropped) = state.replace_head(head);
@@ -119,7 +119,7 @@ impl<B> Passage<B> {
         taken
     }
 
-    /// Returns what the caller does, if there is room for another frame. In any case the exchange will be woken when that changes.
+    /// Returns the caller's state if there is room for another frame. The exchange will be woken when that changes.
     pub(super) fn room(&self, cx: &Context<'_>) -> Option<Caller> {
         let mut state = self.state();
         match &mut state.writer {
@@ -129,7 +129,7 @@ impl<B> Passage<B> {
         (state.frame.is_none() || state.caller == Caller::Gone).then_some(state.caller)
     }
 
-    /// The exchange has a frame; `hint` is that of what follows.
+    /// Stores a frame; `hint` is the size hint of the rest.
     pub(super) fn put_frame(&self, frame: Frame<Bytes>, hint: SizeHint) {
         self.put(|state| {
             state.frame = Some(frame);
@@ -144,7 +144,7 @@ impl<B> Passage<B> {
     /// The caller is about to poll the call.
     pub(super) fn before_poll(&self, cx: &Context<'_>) {
         let mut state = self.state();
-        // Who polls need not be woken.
+        // The polling task need not be woken.
         let reader = state.reader.take();
         let writer = match state.frame {
             Some(_) => None,
@@ -152,13 +152,13 @@ impl<B> Passage<B> {
         };
         drop(state);
         drop(reader);
-        // The layers between poll the exchange with the caller, as a rule. Then it need not be woken either.
+        // Usually the layers between poll the exchange in the caller's task. Then it need not be woken either.
         if let Some(writer) = writer.filter(|writer| !writer.will_wake(cx.waker())) {
             writer.wake();
         }
     }
 
-    /// The head, if the call carries its body or has `ended`. Otherwise the caller will be woken.
+    /// Takes the head, if the call delivers its body or has `ended`. Otherwise the caller will be woken.
     pub(super) fn take_head(&self, ended: bool, cx: &Context<'_>) -> Option<Head<B>> {
         let mut state = self.state();
         if state.carrying || ended {
@@ -168,7 +168,7 @@ impl<B> Passage<B> {
         None
     }
 
-    /// The next frame. If there is none, the caller will be woken.
+    /// Takes the next frame. If there is none, the caller will be woken.
     pub(super) fn take_frame(&self, cx: &Context<'_>) -> Option<Frame<Bytes>> {
         let mut state = self.state();
         if state.frame.is_none() {
@@ -186,7 +186,7 @@ impl<B> Passage<B> {
         self.state().caller = Caller::Leaves;
     }
 
-    /// The caller has dropped the call. Where a layer has moved it to another task it goes on there, and is to end.
+    /// The caller has dropped the call. If a layer has moved it to another task, this makes it end there.
     pub(super) fn abandon(&self) {
         let mut state = self.state();
         state.caller = Caller::Gone;
@@ -197,14 +197,14 @@ impl<B> Passage<B> {
         }
     }
 
-    /// The bytes that wait for the caller.
+    /// The number of bytes that wait for the caller.
     pub(super) fn waiting(&self) -> Option<u64> {
         let state = self.state();
         let frame = state.frame.as_ref()?;
         Some(frame.data_ref().map_or(0, |data| data.len() as u64))
     }
 
-    /// Of what the exchange has not read yet.
+    /// The size hint of the part that the exchange has not read yet.
     pub(super) fn hint(&self) -> SizeHint {
         self.state().hint
     }

@@ -1,11 +1,11 @@
-//! Which responses are replies over HTTP.
+//! The response types of HTTP clients.
 
 use http_body::Body;
 
 use super::body::HttpCallBody;
 use crate::error::BoxError;
 
-/// A response over HTTP: [`http::Response`], or `reqwest::Response` with the feature `reqwest`. Not to be implemented elsewhere.
+/// A response over HTTP: [`http::Response`], or `reqwest::Response` with the feature `reqwest`. Sealed.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a response over HTTP whose body can be carried",
     note = "`HttpCallLayer` serves `http::Response<B>` where `B: http_body::Body<Error: Into<BoxError>> + Send + 'static`, and \
@@ -15,7 +15,7 @@ pub trait HttpReply: sealed::Sealed + Sized {
     /// The body of the response.
     type Body: Body<Error: Into<BoxError>> + Send + 'static;
 
-    /// The response whose body carries its call.
+    /// The response whose body drives its call.
     type Carried;
 
     #[doc(hidden)]
@@ -50,7 +50,7 @@ impl HttpReply for reqwest::Response {
     fn into_http(self) -> http::Response<reqwest::Body> {
         use reqwest::ResponseBuilderExt;
 
-        // The conversion loses the address, but takes one that it finds among the extensions when it goes back.
+        // The conversion drops the URL, but restores it from the extensions when converting back.
         let address = http::Response::builder().url(self.url().clone()).body(()).ok();
         let mut reply = http::Response::from(self);
         if let Some(address) = address {

@@ -11,7 +11,7 @@ pub(super) struct Backoff {
     pub(super) max: Option<Duration>,
 }
 
-/// The longest wait where none was set, unless the initial one is longer.
+/// The default longest wait, unless the initial one is longer.
 const MAX: Duration = Duration::from_secs(60);
 
 impl Backoff {
@@ -21,19 +21,19 @@ impl Backoff {
         max: None,
     };
 
-    /// The longest wait: what was set, or 60 s, or the initial wait where that is longer.
+    /// The longest wait: the configured one, or else 60 s, or the initial wait if that is longer.
     fn longest(&self) -> Duration {
         self.max.unwrap_or(MAX.max(self.initial))
     }
 
-    /// The wait after failure number `failure` (from 1), at `jitter` in `[0, 1)`: between half of the whole and the
-    /// whole.
+    /// The wait after failure number `failure` (from 1), with `jitter` in `[0, 1)`: between half of the full wait and the
+    /// full wait.
     pub(super) fn wait(&self, failure: u32, jitter: f64) -> Duration {
         if self.initial.is_zero() {
             return Duration::ZERO;
         }
         let exponent = i32::try_from(failure.saturating_sub(1)).unwrap_or(i32::MAX);
-        // Infinity is cut by the maximum like any large number.
+        // The maximum also caps infinity.
         let longest = self.longest();
         let whole = (self.initial.as_secs_f64() * self.base.powi(exponent)).min(longest.as_secs_f64());
         Duration::try_from_secs_f64(whole * (0.5 + jitter / 2.0)).unwrap_or(longest)

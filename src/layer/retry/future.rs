@@ -13,7 +13,7 @@ use tokio::time::{Instant, Sleep};
 use crate::item::{Abandoned, CallContext, CallHold, CallRefused, WaitReason};
 use crate::telemetry::Meter;
 
-/// The wait of a [`RetryPolicy`](super::RetryPolicy) before the next call. It holds nothing but a timer.
+/// The wait of a [`RetryPolicy`](super::RetryPolicy) before the next call. It holds only a timer.
 ///
 /// If the batch stops, the next call may not begin: [`RetryLayer`](super::RetryLayer) refuses it. Below tower's own layer the wait
 /// never ends, and the driver ends the item.
@@ -49,7 +49,7 @@ impl RetryWait {
     }
 }
 
-/// Writes the wait down, once.
+/// Records the wait, once.
 fn record(since: Instant, hold: Option<&CallHold>, meter: &mut Option<Meter>) {
     let Some(meter) = meter.take() else { return };
     let now = Instant::now();

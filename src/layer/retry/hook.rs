@@ -2,8 +2,8 @@
 
 /// Called after each failed call, before the retry decision; it may edit the next request.
 ///
-/// [`RetryPolicy::on_error`](super::RetryPolicy::on_error) takes a closure. What has to survive from call to call
-/// belongs into the request's [`RetryState`](crate::RetryState).
+/// [`RetryPolicy::on_error`](super::RetryPolicy::on_error) takes a closure. Keep state from call to call
+/// in the request's [`RetryState`](crate::RetryState).
 #[diagnostic::on_unimplemented(
     message = "the hook `{Self}` does not take the error `{E}` and the request `{Req}`",
     label = "`{Self}` does not take these types",
@@ -11,7 +11,7 @@
             `.on_error_with(|error: &{E}, next: &mut {Req}| ...)`"
 )]
 pub trait OnError<Req, E> {
-    /// The call failed with `error`; `next` is what the next call will send, if there is one.
+    /// The call failed with `error`; `next` is the request of the next call, if there will be one.
     fn on_error(&self, error: &E, next: &mut Req);
 }
 

@@ -11,14 +11,14 @@ use crate::error::refusal;
 use crate::item::HandOver;
 use crate::request::{FindItem, InRequest};
 
-/// Repeats calls by a [`RetryPolicy`]: tower's [`Retry`] around [`WhenReady`]. See the [module](super).
+/// Retries calls according to a [`RetryPolicy`]: tower's [`Retry`] around [`WhenReady`]. See the [module](super).
 #[derive(Clone, Copy, Debug)]
 pub struct RetryLayer<P> {
     policy: P,
 }
 
 impl<P> RetryLayer<P> {
-    /// Repeats calls by `policy`.
+    /// Retries calls according to `policy`.
     pub const fn new(policy: P) -> Self {
         Self { policy }
     }
@@ -41,9 +41,9 @@ where
     }
 }
 
-/// Waits for the service inside in its future, before each call; made by [`RetryLayer`].
+/// Waits in its future until the service inside is ready, before each call; created by [`RetryLayer`].
 ///
-/// tower's [`Retry`] waits for it after a backoff has ended, and would then send in any case. Here a stop or the item's deadline
+/// tower's [`Retry`] itself waits for readiness after a backoff, and then sends in any case. Here a stop or the item's deadline
 /// ends that wait.
 #[derive(Debug)]
 pub struct WhenReady<S, F = InRequest> {
@@ -53,7 +53,7 @@ pub struct WhenReady<S, F = InRequest> {
     ready: bool,
 }
 
-/// A clone has to be made ready anew.
+/// A clone has to become ready again.
 impl<S: Clone, F: Clone> Clone for WhenReady<S, F> {
     fn clone(&self) -> Self {
         Self {
@@ -70,7 +70,7 @@ impl<S, F> WhenReady<S, F> {
         &self.inner
     }
 
-    /// The service inside, to change it.
+    /// The service inside, mutably.
     pub const fn get_mut(&mut self) -> &mut S {
         self.ready = false;
         &mut self.inner

@@ -1,4 +1,4 @@
-//! Retry: tower's [`Retry`] with a policy for calls of language models.
+//! Retries: tower's [`Retry`] with a policy for calls to language models.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")] async fn main() {
@@ -22,11 +22,11 @@
 //! # }
 //! ```
 //!
-//! # What is decided, and in which order
-//! After each call the [classifier](crate::Classify) gives its verdict. If the call failed, the `on_error` hook sees
-//! the error and may edit the next request; it sees every failure, also the last one, throttles and call timeouts. Then:
+//! # The order of decisions
+//! After each call the [classifier](crate::Classify) returns its verdict. If the call failed, the `on_error` hook sees
+//! the error and may edit the next request; it sees every failure, including the last one, throttles and call timeouts. Then:
 //!
-//! | verdict | budget it takes from | wait before the next call |
+//! | verdict | budget | wait before the next call |
 //! |---|---|---|
 //! | retry now (a validation failure) | attempts | none |
 //! | backoff | attempts | `min(initial * base^(k-1), max) * U[0.5, 1)` before attempt k+1 |
@@ -34,29 +34,29 @@
 //! | fatal | | the item fails |
 //!
 //! A wait is never shorter than the provider's hint. A wait that would not fit the item's deadline is not begun: the
-//! item fails at once, and [`ItemTimeout`](super::timeout::ItemTimeout) turns its error into a
+//! item fails immediately, and [`ItemTimeout`](super::timeout::ItemTimeout) turns its error into a
 //! [`TimedOut`](super::timeout::TimedOut) with the cause as source.
 //!
-//! An *attempt* is what [`LlmRequest::attempt`](crate::LlmRequest::attempt) counts; a throttled call does not
+//! [`LlmRequest::attempt`](crate::LlmRequest::attempt) counts *attempts*; a throttled call does not
 //! advance it: the outcomes `429, invalid, 429, ok` are the attempts 1, 1, 2, 2.
 //!
 //! # Where it belongs
-//! Outside everything that works per call: a backoff then holds no quota and no permit. It should be the only layer
-//! that retries: an SDK or a gateway with retries of its own multiplies the calls.
+//! Outside everything that works per call: a backoff then holds neither a quota nor a permit. It should be the only layer
+//! that retries: an SDK or a gateway with its own retries multiplies the calls.
 //!
-//! [`RetryLayer`] is tower's with one difference: it waits for the service inside in the call's future. tower's own would send the
-//! next call after a stop if that came while it waited for a permit.
+//! [`RetryLayer`] is tower's with one difference: it waits for the service inside in the call's future. tower's own layer would
+//! still send the next call if a stop came while it waited for a permit.
 //!
-//! One trap is tower's: its `Retry` ends an item when the service below reports an error from `poll_ready` at once, without
-//! asking the policy. One that comes while the call waits is a failed attempt. The layers of this crate that wait do so in
+//! If the service below fails in `poll_ready` on its first poll, tower's `Retry` ends the item without
+//! consulting the policy. An error that comes while the call waits is a failed attempt. The layers of this crate wait in
 //! their futures and are always ready.
 //!
 //! # Panics
 //! A wait panics outside a tokio runtime, or in one without time enabled.
 //!
 //! # Cancel safety
-//! A dropped future ends the item: no call is begun afterwards, and a backoff that was under way is recorded for as
-//! long as it lasted.
+//! A dropped future ends the item: no call is begun afterwards, and a backoff under way is recorded up to that
+//! moment.
 
 mod backoff;
 mod future;

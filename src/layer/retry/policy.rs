@@ -1,4 +1,4 @@
-//! The policy itself.
+//! The retry policy.
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,13 +20,13 @@ use crate::prompt::Prompt;
 use crate::request::{FindItem, InRequest, LlmRequest, Untracked};
 use crate::telemetry::Meter;
 
-/// Decides whether an item is called again, and how long to wait before.
+/// Decides whether an item's call is retried, and how long to wait before.
 ///
-/// Give it to tower's [`RetryLayer`](super::RetryLayer). tower clones the policy for every request, so what it counts
-/// belongs to one item. The [module](super) says what is decided in which order.
+/// Pass it to [`RetryLayer`](super::RetryLayer). tower clones the policy for every request, so its counters
+/// belong to one item. The [module](super) describes the order of decisions.
 ///
 /// Three type parameters have defaults and are changed by methods: the classifier
-/// ([`classify_with`](Self::classify_with)), how the item is found ([`untracked`](Self::untracked)) and the hook
+/// ([`classify_with`](Self::classify_with)), the look-up of the item ([`untracked`](Self::untracked)) and the hook
 /// ([`on_error`](Self::on_error)).
 ///
 /// ```
@@ -46,7 +46,7 @@ pub struct RetryPolicy<C = KindClassifier, F = InRequest, H = NoHook> {
     find: F,
     hook: H,
     progress: Progress,
-    /// Set if the service inside refuses a call after a stop, and enters each call in the item's accounts.
+    /// Set if the service inside refuses a call after a stop, and adds each call to the item's accounts.
     refused_inside: bool,
 }
 
@@ -65,7 +65,7 @@ struct Config {
 }
 
 impl Config {
-    /// Warns once of settings of which only one can hold.
+    /// Warns once about contradictory settings.
     fn warn_of_contradictions(&self) {
         let Backoff { initial, max, .. } = self.backoff;
         if let Some(max) = max.filter(|max| initial > *max)
@@ -80,7 +80,7 @@ impl Config {
     }
 }
 
-/// The longest hint that is obeyed by default: that of [`Cooldown`](crate::layer::rate_limiter::Cooldown).
+/// The default cap on a provider's hint, the same as for [`Cooldown`](crate::layer::rate_limiter::Cooldown).
 const MAX_HINT: Duration = Duration::from_secs(600);
 
 /// The calls, attempts and throttles that one item has used up.
@@ -93,7 +93,7 @@ struct Progress {
 }
 
 impl RetryPolicy {
-    /// A policy with `max_attempts` attempts (3 is usual), 20 throttles, and a backoff of 1 s that doubles up to
+    /// Creates a policy with `max_attempts` attempts (3 is usual), 20 throttles, and a backoff of 1 s that doubles up to
     /// 60 s.
     ///
     /// # Panics
@@ -147,7 +147,7 @@ impl<C, F, H> RetryPolicy<C, F, H> {
         self.set(|config| config.max_throttles = max_throttles)
     }
 
-    /// Upper bound on the calls of one item, over both budgets. None by default.
+    /// Sets an upper bound on the calls of one item, over both budgets. None by default.
     ///
     /// # Panics
     /// If `max_calls` is 0.
@@ -158,14 +158,14 @@ impl<C, F, H> RetryPolicy<C, F, H> {
         self.set(|config| config.max_calls = max_calls)
     }
 
-    /// Sets how often an item repeats a call that ran out of time. Such a call may have been answered and billed, and
+    /// Sets how often an item repeats a call that timed out. Such a call may have been answered and billed, and
     /// its repeat is billed again. 1 by default; the attempts limit it too.
     #[must_use]
     pub fn max_billed_repeats(self, max_billed_repeats: u32) -> Self {
         self.set(|config| config.max_billed_repeats = max_billed_repeats)
     }
 
-    /// The whole wait before the second attempt; the real one is between half of it and all of it. 1 s by default.
+    /// Sets the full wait before the second attempt; jitter makes the actual wait 50 to 100 % of it. 1 s by default.
     #[must_use]
     pub fn initial_backoff(self, initial: Duration) -> Self {
         self.set(|config| config.backoff.initial = initial)
@@ -185,22 +185,22 @@ impl<C, F, H> RetryPolicy<C, F, H> {
         self.set(|config| config.backoff.base = base)
     }
 
-    /// The longest backoff. By default 60 s, or the [initial backoff](Self::initial_backoff) where that is longer. A provider's
-    /// hint may be longer, and is obeyed up to [`max_hint`](Self::max_hint). A maximum below the initial backoff counts, and
-    /// the log warns once.
+    /// Sets the longest backoff. By default 60 s, or the [initial backoff](Self::initial_backoff) if that is longer. A provider's
+    /// hint may be longer, and is obeyed up to [`max_hint`](Self::max_hint). A maximum below the initial backoff is applied, with one
+    /// warning in the log.
     #[must_use]
     pub fn max_backoff(self, max: Duration) -> Self {
         self.set(|config| config.backoff.max = Some(max))
     }
 
-    /// The longest wait that a provider's hint may ask for. 600 s by default, as at a gate.
+    /// Caps the wait that a provider's hint may request. 600 s by default, as at a gate.
     #[must_use]
     pub fn max_hint(self, max: Duration) -> Self {
         self.set(|config| config.max_hint = max)
     }
 
-    /// A budget shared by everything that has a clone of it, so that a broken input set does not double the cost:
-    /// a success deposits, an attempt after the first withdraws. Throttled calls do not; the gate paces those.
+    /// Sets a retry budget that its clones share, so that a broken input set does not double the cost:
+    /// a success deposits, an attempt after the first withdraws. Throttled calls do not withdraw; the gate paces them.
     ///
     /// [`TpsBudget`](tower::retry::budget::TpsBudget) is tower's.
     #[must_use]
@@ -214,14 +214,14 @@ impl<C, F, H> RetryPolicy<C, F, H> {
         self.set(|config| config.events = Some(events.clone()))
     }
 
-    /// The label `batch` of the [metrics](crate::telemetry). `default` by default.
+    /// Sets the label `batch` of the [metrics](crate::telemetry). `default` by default.
     #[must_use]
     pub fn name(self, name: &str) -> Self {
         self.set(|config| config.meter = Meter::new(Some(name)))
     }
 
-    /// Judges outcomes by `classifier`, such as a closure `Fn(Result<&Res, &E>) -> Verdict`. Its verdict on a response may
-    /// lead to a repeat too.
+    /// Classifies outcomes by `classifier`, such as a closure `Fn(Result<&Res, &E>) -> Verdict`. Its verdict on a response may
+    /// lead to a retry too.
     pub fn classify_with<D>(self, classifier: D) -> RetryPolicy<D, F, H> {
         RetryPolicy {
             config: self.config,
@@ -233,8 +233,8 @@ impl<C, F, H> RetryPolicy<C, F, H> {
         }
     }
 
-    /// For requests of other crates, which carry no item: nothing is recorded, no deadline is known, and after a
-    /// throttle the policy always sleeps itself; a gate below is closed meanwhile, so that the waits do not add up.
+    /// Makes it fit requests of other crates, which do not carry an item: nothing is recorded, no deadline is known, and after a
+    /// throttle the policy always sleeps itself; a gate below is closed in the same period, so the waits do not add up.
     pub fn untracked(self) -> RetryPolicy<C, Untracked, H> {
         RetryPolicy {
             config: self.config,
@@ -246,10 +246,10 @@ impl<C, F, H> RetryPolicy<C, F, H> {
         }
     }
 
-    /// Runs `hook` on every failed call, before the decision; it may edit the next request. For the crate's own
+    /// Calls `hook` for every failed call, before the decision; it may edit the next request. For the crate's own
     /// error and prompt; [`on_error_with`](Self::on_error_with) takes any types.
     ///
-    /// A verdict against a response is not an error, and the hook is not called for it.
+    /// The hook is not called for a response that the classifier rejects, as that is not an error.
     pub fn on_error<G>(self, hook: G) -> RetryPolicy<C, F, OnErrorFn<G>>
     where
         G: Fn(&LlmError, &mut LlmRequest<Prompt>),
@@ -257,7 +257,7 @@ impl<C, F, H> RetryPolicy<C, F, H> {
         self.on_error_with(hook)
     }
 
-    /// As [`on_error`](Self::on_error), for any types: write them at the closure's arguments.
+    /// Like [`on_error`](Self::on_error), for any types: annotate the closure's arguments.
     pub fn on_error_with<E, Req, G>(self, hook: G) -> RetryPolicy<C, F, OnErrorFn<G>>
     where
         G: Fn(&E, &mut Req),
@@ -272,16 +272,16 @@ impl<C, F, H> RetryPolicy<C, F, H> {
         }
     }
 
-    /// Decides what follows `verdict`: the wait before the next call, or `None` for the end.
+    /// Returns the wait before the next call after `verdict`, or `None` for no further call.
     fn decide(&mut self, verdict: &Verdict, item: Option<&Arc<Item>>) -> Option<Duration> {
         let config = &*self.config;
         let progress = &mut self.progress;
-        // A server may say anything.
+        // A server may send any value.
         let hint = verdict.retry_after.unwrap_or_default().min(config.max_hint);
         let jittered = |failure| config.backoff.wait(failure, fastrand::f64());
-        // Whether a gate will hold the call for the wait, so that it need not be slept here.
+        // `true` if a gate will hold the call for the wait, so that the policy need not sleep.
         let mut held_below = false;
-        // Overload is not the item's failure: like throttles, it has a budget of its own.
+        // Overload is not the item's failure: it counts against the budget of throttles.
         let overloaded = verdict.is_overload();
         let turned_away = overloaded || verdict.disposition == Disposition::Throttled;
         let wait = match verdict.disposition {
@@ -382,7 +382,7 @@ where
 
     fn clone_request(&mut self, request: &Req) -> Option<Req> {
         self.config.warn_of_contradictions();
-        // tower asks for a clone right before each call.
+        // tower clones the request right before each call.
         if !self.refused_inside
             && let Some(context) = self.context_of_own(request)
         {
@@ -393,7 +393,7 @@ where
 }
 
 impl<C, F, H> RetryPolicy<C, F, H> {
-    /// For a stack in which what stands inside refuses a call after a stop.
+    /// For a stack in which the layers inside refuse a call after a stop.
     pub(crate) const fn with_calls_refused_inside(mut self) -> Self {
         self.refused_inside = true;
         self
@@ -404,7 +404,7 @@ impl<C, F, H> RetryPolicy<C, F, H> {
         &self.find
     }
 
-    /// The context, if the calls below are the policy's own to watch: inside a call that an outer layer began, they are that layer's.
+    /// The context, if the policy has to announce the calls below; inside a call of an outer layer, that layer does.
     fn context_of_own<'a, Req>(&self, request: &'a Req) -> Option<&'a CallContext>
     where
         F: FindItem<Req>,
@@ -414,7 +414,7 @@ impl<C, F, H> RetryPolicy<C, F, H> {
     }
 }
 
-/// The item's failure, to be named by a time limit. The error itself is gone by then.
+/// A copy of the item's failure for a later timeout error, as the error itself is returned or dropped.
 fn describe<E: fmt::Display + 'static>(verdict: &Verdict, error: Option<&E>) -> LlmError {
     match error {
         Some(error) => crate::error::describe(error, verdict.kind),

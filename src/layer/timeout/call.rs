@@ -1,4 +1,4 @@
-//! The limit on one call.
+//! The time limit of one call.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -12,13 +12,13 @@ use tower_service::Service;
 
 use crate::error::{TimedOut, TimeoutScope};
 
-/// Limits the time of each physical call. Place it innermost, right on the strategy.
+/// Limits the time of each physical call. Place it innermost, directly around the strategy.
 ///
-/// Use it to give up on a call that hangs, so that a retry can make another; use
-/// [`ItemTimeoutLayer`](super::ItemTimeoutLayer) to limit the item as a whole. See the [module](super) for which to use when.
+/// Use it to abort a call that hangs, so that it can be retried; use
+/// [`ItemTimeoutLayer`](super::ItemTimeoutLayer) to limit the item as a whole. The [module](super) compares the two.
 ///
 /// The clock starts when the request is sent. A wait for the service inside to be ready is not part of the call. Around an HTTP
-/// client the call ends with the head of the reply, unless [`HttpCallLayer`](crate::HttpCallLayer) carries it to the end of the
+/// client the call ends with the head of the reply, unless [`HttpCallLayer`](crate::HttpCallLayer) extends it to the end of the
 /// body.
 ///
 /// ```
@@ -42,7 +42,7 @@ pub struct CallTimeoutLayer {
 }
 
 impl CallTimeoutLayer {
-    /// Every call may take `limit`.
+    /// Limits every call to `limit`.
     ///
     /// # Panics
     /// If `limit` is zero.
@@ -71,7 +71,7 @@ impl<S> Layer<S> for CallTimeoutLayer {
     }
 }
 
-/// Limits the time of each call; made by [`CallTimeoutLayer`].
+/// Limits the time of each call; created by [`CallTimeoutLayer`].
 #[derive(Clone, Copy, Debug)]
 pub struct CallTimeout<S> {
     inner: S,
@@ -84,7 +84,7 @@ impl<S> CallTimeout<S> {
         &self.inner
     }
 
-    /// The service inside, to change it.
+    /// The service inside, mutably.
     pub const fn get_mut(&mut self) -> &mut S {
         &mut self.inner
     }
@@ -149,7 +149,7 @@ where
         if !super::passed(this.sleep, this.started.checked_add(*this.limit), cx) {
             return Poll::Pending;
         }
-        // Dropped before the error is returned, so that what reads the item's accounts next finds the call closed.
+        // Dropped before the error is returned, so that the call is closed in the item's accounts.
         this.call.set(None);
         Poll::Ready(Err(TimedOut::new(TimeoutScope::Call, *this.limit).into()))
     }

@@ -1,4 +1,4 @@
-//! The limit on a whole item.
+//! The time limit of a whole item.
 
 use std::fmt;
 use std::future::Future;
@@ -18,15 +18,15 @@ use crate::request::{FindItem, InRequest, Untracked};
 
 /// Limits the time of a whole item: every call and every wait. Place it outermost.
 ///
-/// Use it to promise an answer, or an error, within a time; use [`CallTimeoutLayer`](super::CallTimeoutLayer) to give up on
-/// one call that hangs and try again. See the [module](super) for which to use when.
+/// Use it to guarantee an answer or an error within a time; use [`CallTimeoutLayer`](super::CallTimeoutLayer) to abort
+/// one call that hangs and retry it. The [module](super) compares the two.
 ///
 /// The clock starts when the item is picked up ([`Item::started`]), and retry policies below see the deadline in
-/// the request, so a wait that would not fit is not begun. The error's source is what the item last failed with.
+/// the request, so a wait that would not fit is not begun. The error's source is the item's last failure.
 ///
-/// `poll_ready` is always ready: a service inside that is not (a `ConcurrencyLimit` without a free permit, a connection that is
-/// being made) is waited for in the future, so that the limit covers that wait, too. A future that is not polled before the
-/// deadline is never polled.
+/// `poll_ready` is always ready: if the service inside is not (a `ConcurrencyLimit` without a free permit, a connection that is
+/// being opened), the future waits for it, so that the limit covers that wait, too. If the future is first polled after the
+/// deadline, the service inside is never polled.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
@@ -50,7 +50,7 @@ pub struct ItemTimeoutLayer<F = InRequest> {
 }
 
 impl ItemTimeoutLayer {
-    /// Every item may take `limit`.
+    /// Limits every item to `limit`.
     ///
     /// # Panics
     /// If `limit` is zero.
@@ -70,7 +70,7 @@ impl<F> ItemTimeoutLayer<F> {
         self.limit
     }
 
-    /// For requests of other crates: the clock starts with the request.
+    /// Makes it fit requests of other crates: the clock starts with the request.
     pub fn untracked(self) -> ItemTimeoutLayer<Untracked> {
         ItemTimeoutLayer {
             limit: self.limit,
@@ -92,7 +92,7 @@ impl<S, F: Clone> Layer<S> for ItemTimeoutLayer<F> {
     }
 }
 
-/// Limits the time of a whole item; made by [`ItemTimeoutLayer`].
+/// Limits the time of a whole item; created by [`ItemTimeoutLayer`].
 #[derive(Debug)]
 pub struct ItemTimeout<S, F = InRequest> {
     inner: S,
@@ -102,7 +102,7 @@ pub struct ItemTimeout<S, F = InRequest> {
     ready: bool,
 }
 
-/// A clone has to be made ready anew.
+/// A clone has to become ready again.
 impl<S: Clone, F: Clone> Clone for ItemTimeout<S, F> {
     fn clone(&self) -> Self {
         Self {
@@ -120,7 +120,7 @@ impl<S, F> ItemTimeout<S, F> {
         &self.inner
     }
 
-    /// The service inside, to change it.
+    /// The service inside, mutably.
     pub const fn get_mut(&mut self) -> &mut S {
         self.ready = false;
         &mut self.inner
@@ -150,12 +150,12 @@ where
         let item = self.find.item(&request).cloned();
         let now = Instant::now();
         let started = item.as_ref().map_or(now, |item| item.started());
-        // None: too far away to be represented.
+        // `None` if it is too far in the future to be represented.
         let deadline = started.checked_add(self.limit);
         if let (Some(item), Some(deadline)) = (&item, deadline) {
             item.signals().limit_deadline(deadline);
         }
-        // Without time left nothing may be sent.
+        // If no time is left, nothing may be sent.
         let ready = std::mem::take(&mut self.ready) && deadline.is_none_or(|deadline| deadline > now);
         let run = HandOver::after_poll_ready(&mut self.inner, ready, &self.find, request, Some(now), refusal);
         ItemTimeoutFuture {
@@ -172,14 +172,14 @@ where
 /// The future of [`ItemTimeout`].
 ///
 /// # Cancel safety
-/// Dropped while it waits for the service inside to be ready, nothing has been sent. Dropped later, a call that was
+/// If it is dropped while it waits for the service inside to be ready, nothing has been sent. If it is dropped later, a call
 /// under way may still be billed.
 #[pin_project]
 pub struct ItemTimeoutFuture<S, Req>
 where
     S: Service<Req>,
 {
-    /// Until it has ended, or was cut.
+    /// `None` once it has ended or was cut.
     #[pin]
     run: Option<HandOver<S, Req>>,
     polled: bool,
@@ -202,14 +202,14 @@ where
         let Some(run) = this.run.as_mut().as_pin_mut() else {
             panic!("`ItemTimeoutFuture` polled after completion");
         };
-        // The same here, however late the first poll is.
+        // Checked here too, for a late first poll.
         let first = !std::mem::replace(this.polled, true);
         let late =
             (first || run.is_waiting()) && this.deadline.is_some_and(|deadline| deadline <= Instant::now());
         let timed_out = TimedOut::new(TimeoutScope::Item, *this.limit);
         if !late && let Poll::Ready(result) = run.poll(cx) {
             this.run.set(None);
-            // A retry policy that gave up early hands its last error up.
+            // A retry policy that gave up early returns its last error.
             let gave_up = result.is_err()
                 && this
                     .item
@@ -223,7 +223,7 @@ where
         if !late && !super::passed(this.sleep.as_mut(), *this.deadline, cx) {
             return Poll::Pending;
         }
-        // Dropped before the error is returned, so that what reads the item's accounts next finds the call closed.
+        // Dropped before the error is returned, so that the call is closed in the item's accounts.
         this.run.set(None);
         let cause = this.item.as_ref().and_then(|item| {
             item.signals().set_deadline_missed();

@@ -14,11 +14,11 @@ use crate::response::{ReportsUsage, ResponseMetadata};
 use crate::telemetry::{self, CallEnd};
 use crate::usage::TokenUsage;
 
-/// One call, from right before it starts. Dropped without [`end`](Self::end) it is a cancelled one.
+/// One call, from right before it starts. If it is dropped without [`end`](Self::end), it counts as cancelled.
 pub(super) struct Call {
     shared: Arc<Shared>,
     guard: Option<CallGuard>,
-    /// Its start; `None` if metrics, span and events of this call are another layer's to write.
+    /// Its start; `None` if another layer reports the metrics, span and events of this call.
     started: Option<Instant>,
     span: Span,
     ended: bool,
@@ -98,8 +98,8 @@ impl Call {
         if !shed {
             self.announce();
         }
-        // The strategy, or a layer further in, may have reported it first; then that is what the item's record has. What
-        // is not known is not reported: a layer further out may know.
+        // The strategy, or a layer further in, may have reported it first; then the item's record has that value. An unknown
+        // usage is not reported: a layer further out may know it.
         let now = Instant::now();
         let ledger = &self.shared.ledger;
         let kind = match end {

@@ -23,14 +23,14 @@ pub struct TokenAccountingFuture<Fut, U> {
 #[pin_project(project = StepProjection)]
 enum Step<Fut> {
     Calling {
-        // Dropped before the account, so that what the strategy observes at its end still counts.
+        // Dropped before the account, so that the strategy's last observations still count.
         #[pin]
         future: Fut,
         call: Option<Call>,
     },
-    /// The call may not begin.
+    /// The call was refused.
     Refused(CallRefused, CallHold),
-    /// Refused, without an error type that can say so: waits until the driver or a time limit further out ends the item.
+    /// Refused, but the error type cannot express it: waits until the driver or a time limit further out ends the item.
     Waiting(#[allow(dead_code, reason = "says by its existence that this waits")] Abandoned),
     Done,
 }
@@ -74,7 +74,7 @@ where
                     ready!(future.poll(cx))
                 };
                 let call = call.take();
-                // First, so that what ends with it is accounted before.
+                // Dropped first, so that calls that end with it are accounted before.
                 this.step.set(Step::Done);
                 if let Some(call) = call {
                     call.end(result.as_ref(), this.usage);

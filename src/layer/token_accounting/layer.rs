@@ -11,10 +11,10 @@ use crate::request::{InRequest, Untracked};
 use crate::response::InResponse;
 use crate::telemetry::Meter;
 
-/// Accounts every physical call. See the [module](super).
+/// Records every physical call. See the [module](super).
 ///
-/// Two type parameters have defaults and are changed by methods: how the usage is read
-/// ([`usage_with`](Self::usage_with)) and how the item is found ([`untracked`](Self::untracked)).
+/// Two type parameters have defaults and are changed by methods: the reader of the usage
+/// ([`usage_with`](Self::usage_with)) and the look-up of the item ([`untracked`](Self::untracked)).
 #[derive(Clone)]
 pub struct TokenAccountingLayer<U = InResponse, F = InRequest> {
     ledger: TokenLedger,
@@ -26,8 +26,8 @@ pub struct TokenAccountingLayer<U = InResponse, F = InRequest> {
 }
 
 impl TokenAccountingLayer {
-    /// Feeds `ledger`, and reads the usage that [`LlmResponse`](crate::LlmResponse) and
-    /// [`LlmError`](crate::LlmError) carry.
+    /// Records calls in `ledger`, and reads the usage from [`LlmResponse`](crate::LlmResponse) and
+    /// [`LlmError`](crate::LlmError).
     pub fn new(ledger: TokenLedger) -> Self {
         Self {
             ledger,
@@ -48,16 +48,16 @@ impl<U, F> TokenAccountingLayer<U, F> {
         self
     }
 
-    /// The label `batch` of the [metrics](crate::telemetry). `default` by default.
+    /// Sets the label `batch` of the [metrics](crate::telemetry). `default` by default.
     #[must_use]
     pub fn name(mut self, name: &str) -> Self {
         self.meter = Meter::new(Some(name));
         self
     }
 
-    /// Prices the calls whose provider does not report a cost by `table`, failed calls with known usage too: by the model that
-    /// the strategy [says it asks](crate::item::CallGuard::set_model), or else by the one that answered. The first call to a model that
-    /// is not listed is logged as a warning.
+    /// Computes the cost by `table` for calls whose provider does not report one, including failed calls with known usage: by the
+    /// model that the strategy [recorded](crate::item::CallGuard::set_model), or else by the one that answered. The first call to a
+    /// model that is not listed is logged as a warning.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() {
@@ -99,7 +99,7 @@ impl<U, F> TokenAccountingLayer<U, F> {
         }
     }
 
-    /// For requests of other crates, which carry no item: ledger, metrics and span only.
+    /// Makes it fit requests of other crates, which do not carry an item: ledger, metrics and span only.
     pub fn untracked(self) -> TokenAccountingLayer<U, Untracked> {
         TokenAccountingLayer {
             ledger: self.ledger,

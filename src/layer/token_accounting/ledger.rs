@@ -1,4 +1,4 @@
-//! Totals over everything that shares a ledger.
+//! The shared totals of calls and tokens.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 use crate::usage::TokenUsage;
 use crate::usd::Usd;
 
-/// Totals of calls and tokens over everything that has a clone of this handle. Lock-free.
+/// Totals of calls and tokens, shared by all clones of this handle. Lock-free.
 ///
-/// A ledger counts calls, whichever batch, stack or task made them; it outlives them all.
+/// A ledger counts the calls of any number of batches, stacks and tasks, and outlives them.
 #[derive(Clone, Default)]
 pub struct TokenLedger {
     totals: Arc<Totals>,
@@ -32,16 +32,16 @@ struct Totals {
     unknown_cost_calls: AtomicU64,
 }
 
-/// The counts of a [`TokenLedger`] at one moment.
+/// The totals of a [`TokenLedger`] at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct LedgerSnapshot {
     /// Physical calls that have ended.
     pub calls: u64,
-    /// The number of them that failed or were cut.
+    /// The number of calls that failed or were cut.
     pub failed_calls: u64,
-    /// The number of them with unknown usage: each may have cost something on top of `usage`.
+    /// The number of calls with unknown usage: each may have used tokens on top of `usage`.
     pub unknown_usage_calls: u64,
     /// Known usage over all calls, failed ones too.
     pub usage: TokenUsage,
@@ -52,17 +52,17 @@ pub struct LedgerSnapshot {
 }
 
 impl TokenLedger {
-    /// An empty ledger.
+    /// Creates an empty ledger.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The totals. Every call in `calls` is in the other numbers too; one that ends meanwhile may be in some of
-    /// them already. Once nothing runs they are exact.
+    /// Returns the totals. Every call in `calls` is in the other numbers too; a call that ends concurrently may already be in some of
+    /// them. When no call is running they are exact.
     pub fn snapshot(&self) -> LedgerSnapshot {
         let totals = &*self.totals;
         let read = |total: &AtomicU64| total.load(Ordering::Relaxed);
-        // First, and Acquire: a reader that sees a call sees its tokens, which are written before it.
+        // Read first, with Acquire: a reader that sees a call sees its tokens, which are written before it.
         let calls = totals.calls.load(Ordering::Acquire);
         let mut usage = TokenUsage::new(read(&totals.input), read(&totals.output));
         usage.cached_input = read(&totals.cached_input);
@@ -79,14 +79,14 @@ impl TokenLedger {
         }
     }
 
-    /// The same for all clones, and for no other ledger.
+    /// An identity that is equal for all clones and distinct from other ledgers.
     pub(super) fn address(&self) -> usize {
         Arc::as_ptr(&self.totals) as usize
     }
 
     pub(super) fn add(&self, failed: bool, usage: Option<TokenUsage>, cost: Option<Usd>) {
         let totals = &*self.totals;
-        // Saturating, as the sums of items are: a provider's nonsense must not wrap the totals.
+        // Saturating, like the sums of items: absurd values from a provider must not wrap the totals.
         let add = |total: &AtomicU64, count: u64| {
             if count > 0 {
                 let old = total.fetch_add(count, Ordering::Relaxed);

@@ -7,16 +7,16 @@
 //! - sends [`CallStarted`](crate::EventKind::CallStarted) and [`CallCompleted`](crate::EventKind::CallCompleted)
 //!   or [`CallFailed`](crate::EventKind::CallFailed), if it was given [`Events`].
 //!
-//! Several such layers in one stack are fine, each with its ledger: every ledger counts each call once, and the item's record,
+//! A stack may have several such layers, each with its ledger: every ledger counts each call once, and the item's record,
 //! the metrics, span and events report it once.
 //!
-//! The cost of a call is what the provider itself reported ([`ResponseMetadata::cost`](crate::ResponseMetadata::cost)). Where it
-//! did not, it follows from the usage by the price table, if one was given (`TokenAccountingLayer::prices`, feature `prices`). A
-//! call that used nothing costs nothing; any other is one of unknown cost, and so is one that used what is not billed as text
-//! tokens ([`BilledApart`](crate::response::BilledApart)): a search, or audio.
+//! The cost of a call is the provider's own figure ([`ResponseMetadata::cost`](crate::ResponseMetadata::cost)), or else
+//! computed from the usage by the price table, if one was given (`TokenAccountingLayer::prices`, feature `prices`). A
+//! call that used nothing costs nothing. The cost of any other call is unknown, and so is that of a call with usage that is not
+//! billed as text tokens ([`BilledApart`](crate::response::BilledApart)): a search, or audio.
 //!
-//! The account holds what the provider billed for calls answered in full. A call that it may have billed but
-//! did not answer is counted as one with unknown usage, which is not zero.
+//! The account has the usage that the provider billed for calls answered in full. A call that may have been billed but
+//! was not answered is counted as one with unknown usage, which is not zero.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")] async fn main() {
@@ -38,12 +38,12 @@
 //! # Errors
 //! A call that may not begin (after a stop, or the item's deadline) is neither sent nor accounted. It fails with
 //! [`CallRefused`](crate::item::CallRefused) if the error type is [`LlmError`](crate::LlmError) or [`BoxError`](crate::BoxError), so
-//! that an agent can return what it has. Another error type has no room for it: the future waits, and the driver or the item
+//! that an agent can return its results so far. Another error type cannot express it: the future waits until the driver or the item
 //! timeout ends the item.
 //!
 //! # Cancel safety
-//! A future dropped before its end, for whatever reason, is a call with unknown usage, unless the strategy
-//! had observed it already.
+//! A future dropped before its end counts as a call with unknown usage, unless the strategy
+//! had observed the usage already.
 
 use std::fmt;
 use std::sync::Arc;
@@ -68,7 +68,7 @@ pub use layer::TokenAccountingLayer;
 pub use ledger::{LedgerSnapshot, TokenLedger};
 use prices::Prices;
 
-/// Accounts every call; made by [`TokenAccountingLayer`].
+/// Records every call; created by [`TokenAccountingLayer`].
 #[derive(Clone)]
 pub struct TokenAccounting<S, U = InResponse, F = InRequest> {
     inner: S,
@@ -86,7 +86,7 @@ struct Shared {
 }
 
 impl<S, U, F> TokenAccounting<S, U, F> {
-    /// The ledger that the layer feeds.
+    /// The ledger of the layer.
     pub fn ledger(&self) -> &TokenLedger {
         &self.shared.ledger
     }
@@ -96,7 +96,7 @@ impl<S, U, F> TokenAccounting<S, U, F> {
         &self.inner
     }
 
-    /// The service inside, to change it.
+    /// The service inside, mutably.
     pub const fn get_mut(&mut self) -> &mut S {
         &mut self.inner
     }
@@ -133,7 +133,7 @@ where
             },
             None => None,
         };
-        // Before the call: a strategy that panics in `call` has been called.
+        // Begun before the call: a strategy that panics in `call` has been called.
         let call = Call::start(&self.shared, claimed);
         let future = {
             let _entered = call.enter();

@@ -12,7 +12,7 @@ use crate::response::ResponseMetadata;
 use crate::usage::TokenUsage;
 use crate::usd::Usd;
 
-/// The number of models without a price that are warned of.
+/// The maximum number of warnings about models without a price.
 #[cfg(feature = "prices")]
 const MOST_WARNED: usize = 32;
 
@@ -21,7 +21,7 @@ const MOST_WARNED: usize = 32;
 pub(super) struct Prices {
     #[cfg(feature = "prices")]
     table: Option<PriceTable>,
-    /// Models without a price that have been warned of.
+    /// Models without a price that were already warned about.
     #[cfg(feature = "prices")]
     warned: Arc<Mutex<Vec<String>>>,
 }
@@ -59,8 +59,8 @@ impl Prices {
         None
     }
 
-    /// The table's figure: for the model that was asked, or else for the one that answered. So a user's price for
-    /// the name that is asked counts, whatever dated name the provider answers with.
+    /// The table's figure: for the requested model, or else for the one that answered. So a user's price for the requested
+    /// name counts even if the provider answers with a dated name.
     #[cfg(feature = "prices")]
     fn listed(
         &self,
@@ -76,7 +76,7 @@ impl Prices {
             let provider = provider.or(asked.map(|(provider, _)| provider));
             Some((provider.unwrap_or_default(), metadata.model.as_deref()?))
         });
-        // A list of token prices does not have the whole of it.
+        // Token prices do not cover the whole cost.
         let apart = metadata.and_then(|metadata| metadata.extensions.get::<BilledApart>());
         if apart.is_some() {
             self.warn(asked.or(answered));
@@ -92,7 +92,7 @@ impl Prices {
         cost
     }
 
-    /// Warns of a model without a price, once.
+    /// Warns about a model without a price, once.
     #[cfg(feature = "prices")]
     fn warn(&self, model: Option<(&str, &str)>) {
         let name = match model {
