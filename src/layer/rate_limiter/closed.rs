@@ -1,4 +1,4 @@
-//! Waiting for the gate to close.
+//! A future that waits for the gate to close.
 
 use std::fmt;
 use std::future::Future;
@@ -36,7 +36,7 @@ impl Future for Closed {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let mut this = self.project();
         loop {
-            // Registered before the look at the gate, so that no closing is missed.
+            // Registered before the gate is checked, so that no closing is missed.
             let notified = this.notified.as_mut().poll(cx).is_ready();
             if this.gate.is_shut() {
                 return Poll::Ready(());

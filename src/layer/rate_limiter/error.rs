@@ -1,10 +1,10 @@
-//! The error of a limiter's setting.
+//! The error for an invalid limit.
 
 use std::fmt;
 
 use crate::error::{ErrorKind, LlmError};
 
-/// A number given to the builder makes no sense.
+/// A number given to the builder is invalid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvalidLimit {
     field: &'static str,
@@ -16,7 +16,7 @@ impl InvalidLimit {
         Self { field, problem }
     }
 
-    /// Returns the name of the limit: that of the builder's method.
+    /// Returns the name of the limit, which is the name of the builder's method.
     pub const fn field(&self) -> &'static str {
         self.field
     }

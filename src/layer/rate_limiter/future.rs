@@ -21,7 +21,7 @@ use crate::response::{InResponse, ReportsUsage};
 /// The future of [`RateLimited`](super::RateLimited).
 ///
 /// # Cancel safety
-/// Dropped while it waits, it leaves the queue and gives back what it was granted. Dropped during the call, the request
+/// Dropping it while it waits leaves the queue and returns its grant, if any. After a drop during the call, the request
 /// quota is spent and the token quota keeps the estimate, as the provider may bill the call.
 #[pin_project]
 pub struct RateLimitedFuture<S, Req, C, F, U = InResponse>
@@ -40,24 +40,24 @@ where
 pub(super) struct Pending<S, Req> {
     pub(super) service: S,
     pub(super) request: Req,
-    /// Says in the item's record that nothing is sent.
+    /// Marks in the item's record that nothing was sent.
     pub(super) hold: Option<CallHold>,
 }
 
 #[pin_project(project = StepProj)]
 enum Step<S, Req, Fut> {
-    /// `pending` is gone once the call is made.
+    /// `pending` is `None` once the call is made.
     Waiting {
         wait: Wait,
         pending: Option<Pending<S, Req>>,
     },
-    /// The call may not begin.
+    /// The call was refused.
     Refused {
         refused: Option<Refused>,
         hold: Option<CallHold>,
     },
     Calling {
-        // Dropped first, so that what is observed at its end still counts.
+        // Dropped first, so that observations at its end still count.
         #[pin]
         future: Fut,
         call: Option<ActiveCall>,
@@ -66,7 +66,7 @@ enum Step<S, Req, Fut> {
 
 enum Wait {
     ForGrant(Acquire),
-    /// For the service inside, with the grant in hand.
+    /// For the service inside to be ready, while holding the grant.
     ForService(Option<Grant>),
 }
 
@@ -170,7 +170,7 @@ where
                         panic!("`RateLimitedFuture` polled after completion");
                     };
                     let now = Instant::now();
-                    // Refused, the grant is dropped and goes back.
+                    // If refused, the grant is dropped and thereby returned.
                     let guard = this
                         .find
                         .context_mut(&mut waiting.request)
@@ -187,13 +187,13 @@ where
                     let mut call = match granted.start_at(now) {
                         Ok(call) => call,
                         Err(acquire) => {
-                            // A fresh clone holds nothing of the service inside while this waits again.
+                            // A clone holds no capacity of the service inside while this waits again.
                             waiting.service = waiting.service.clone();
                             *wait = Wait::ForGrant(acquire);
                             continue;
                         }
                     };
-                    // Where a layer inside begins the call, it stays held until then.
+                    // If a layer inside begins the call, it stays held until then.
                     let released = guard
                         .as_ref()
                         .filter(|_| !this.calls_inside.is_certain())
@@ -248,7 +248,7 @@ where
     }
 }
 
-/// Sends the event of the call's start, as of the instant of the last look, unless what is inside sends it when the call begins there.
+/// Sends the event of the call's start, with the time of the last check, unless a layer inside sends it when the call begins there.
 fn announce(call: &ActiveCall, inside: &CallsInside) {
     let Some(guard) = call.guard() else { return };
     let learned = inside.begin();
@@ -279,9 +279,9 @@ fn settle(call: ActiveCall, mut verdict: Verdict, end: &GateEnd, inside: &CallsI
     let used = match observed.flatten().or(reported) {
         _ if unsent => Some(0),
         Some(usage) => Some(usage.total()),
-        // A layer that watches the call has reported that it is unknown.
+        // A layer that watches the call has reported the usage as unknown.
         None if observed.is_some() => None,
-        // A call that was not sent or was rejected took nothing.
+        // A call that was not sent or was rejected used no tokens.
         None if throttled => Some(0),
         None => verdict
             .kind
@@ -291,7 +291,7 @@ fn settle(call: ActiveCall, mut verdict: Verdict, end: &GateEnd, inside: &CallsI
     if verdict.quota.is_none() {
         verdict.quota = ended.and_then(|ended| ended.quota);
     }
-    // An answered item is held by no gate.
+    // An answered item is not held.
     let item = call
         .guard()
         .filter(|_| !end.answered)

@@ -1,4 +1,4 @@
-//! From asking to the end of the call, each step an object that cleans up after itself.
+//! The steps of a call at the gate: [`Acquire`], [`Grant`], [`ActiveCall`]. Each cleans up when it is dropped.
 
 use std::fmt;
 use std::future::Future;
@@ -17,10 +17,10 @@ use crate::error::Refused;
 use crate::events::EventKind;
 use crate::item::{CallGuard, CallRefused, Item, WaitReason};
 
-/// The future of [`RateLimiter::acquire`](super::RateLimiter::acquire): waits for its turn.
+/// The future of [`RateLimiter::acquire`](super::RateLimiter::acquire): waits for a grant.
 ///
 /// # Cancel safety
-/// Dropped, it leaves the queue and the next one moves up; a grant that had arrived unseen is given back.
+/// Dropping it leaves the queue and the next call moves up; a grant that it had not received yet is returned.
 #[must_use = "futures do nothing unless polled"]
 pub struct Acquire {
     gate: Arc<Gate>,
@@ -28,14 +28,14 @@ pub struct Acquire {
     place: Place,
     hold_until: Option<Instant>,
     item: Option<Arc<Item>>,
-    /// A pump that it counted on has died.
+    /// The pump that served it has died once.
     orphaned: bool,
     step: Step,
 }
 
 enum Step {
     Asking,
-    /// Waits out its own hint, before it joins the queue.
+    /// Waits for the item's own hint to pass, before it joins the queue.
     Holding(Pin<Box<Holding>>),
     Queued(Ticket, Arc<Slot>),
     Done,
@@ -46,13 +46,13 @@ struct Holding {
     since: Instant,
     #[pin]
     sleep: Sleep,
-    /// The gate was opened by hand, for those who hold too.
+    /// Notified when the gate is reopened, which also ends this wait.
     #[pin]
     reopened: OwnedNotified,
 }
 
 impl Holding {
-    /// Returns whether the gate was opened by hand.
+    /// Ready when the wait is over; `true` if the gate was reopened.
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<bool> {
         let this = self.project();
         if this.reopened.poll(cx).is_ready() {
@@ -75,14 +75,14 @@ impl Acquire {
         }
     }
 
-    /// Comes back after a throttle: waits out its own hint before it joins the queue, at the tail, or at the head if
-    /// its estimate is far above the mean.
+    /// Returns to the gate after a throttle: waits until the item's own hint has passed, and then joins the queue at the tail, or at the
+    /// head if its estimate is far above the mean.
     pub fn held_until(mut self, until: Instant) -> Self {
         self.hold_until = Some(until);
         self
     }
 
-    /// Writes its waits into the item's record.
+    /// Records its waits in the item's record.
     pub(super) fn for_item(mut self, item: Arc<Item>) -> Self {
         self.item = Some(item);
         self
@@ -149,7 +149,7 @@ impl Future for Acquire {
                     {
                         return Poll::Ready(Ok(this.granted(admission)));
                     }
-                    // Made before the look at the gate, so that no opening by hand is missed.
+                    // Created before the gate is checked, so that no reopening is missed.
                     let reopened = this
                         .hold_until
                         .map(|_| Arc::clone(&this.gate.reopened).notified_owned());
@@ -170,7 +170,7 @@ impl Future for Acquire {
                                 reopened,
                             }));
                         }
-                        // Not reached: only one who has a hint is held.
+                        // Unreachable: only a call with a hint is held.
                         (Answer::Hold(_), None) => {}
                         (Answer::Queued(ticket, slot), _) => this.step = Step::Queued(ticket, slot),
                     }
@@ -197,8 +197,8 @@ impl Future for Acquire {
                         this.step = Step::Done;
                         return Poll::Ready(Err(refused));
                     }
-                    // The pump it counted on has died with its runtime. Another one may serve it, but where that
-                    // dies too there is none to be had: the runtime shuts down, or has no timer.
+                    // The pump that served it has died with its runtime. Another one may serve it. If that one
+                    // dies too, the runtime is shutting down or has no timer.
                     Poll::Ready(Err(Lost::Orphaned)) if this.orphaned => {
                         this.step = Step::Done;
                         return Poll::Ready(Err(Refused::Closed));
@@ -250,10 +250,10 @@ impl fmt::Debug for Acquire {
     }
 }
 
-/// Permission to make one call, with its place among the calls in flight and its share of both quotas.
+/// Permission to make one call, with its permit among the calls in flight and its share of both quotas.
 ///
-/// Dropped before [`start`](Self::start), everything is given back.
-#[must_use = "dropping the grant gives it back"]
+/// Dropping it before [`start`](Self::start) returns everything.
+#[must_use = "dropping the grant returns it"]
 pub struct Grant {
     gate: Arc<Gate>,
     admission: Admission,
@@ -262,7 +262,7 @@ pub struct Grant {
 }
 
 impl Grant {
-    /// The last look, right before the call: it starts now.
+    /// Starts the call, after a last check that the gate is still open. Use it right before the call is sent.
     ///
     /// # Errors
     /// If the gate was closed after the grant was given: a future that waits again, from the same place in the queue.
@@ -270,7 +270,7 @@ impl Grant {
         self.start_at(Instant::now())
     }
 
-    /// As [`start`](Self::start), for a caller that has read the clock.
+    /// Like [`start`](Self::start), for a caller that has read the clock.
     pub(super) fn start_at(mut self, now: Instant) -> Result<ActiveCall, Acquire> {
         self.open = false;
         let Some(started) = self.gate.start(&self.admission, now) else {
@@ -289,7 +289,7 @@ impl Grant {
         let estimate = started.call.estimate;
         self.gate
             .emit(started.call.at, item, || EventKind::QuotaAdmitted { estimate });
-        // A policy that panics ends the call, which is then cancelled.
+        // If a policy panics, `call` is dropped and counts as cancelled.
         self.gate.started(&started);
         Ok(call)
     }
@@ -314,36 +314,36 @@ impl fmt::Debug for Grant {
 
 /// A call that has started. Its request quota is spent.
 ///
-/// Dropped without [`settle`](Self::settle) it was cancelled: the token quota keeps the estimate.
+/// If it is dropped without [`settle`](Self::settle), it counts as cancelled: the token quota keeps the estimate.
 #[must_use = "dropping it means that the call was cancelled"]
 pub struct ActiveCall {
     gate: Arc<Gate>,
     started: Started,
-    /// Its entry in the item's record, which ends with it.
+    /// Its entry in the item's record, which ends when this is dropped.
     guard: Option<CallGuard>,
     open: bool,
 }
 
 impl ActiveCall {
-    /// Returns the time at which it started, as the gate's events have it.
+    /// Returns the time at which it started, the same as in the gate's events.
     pub fn started_at(&self) -> Instant {
         self.started.call.at
     }
 
-    /// The call has ended: settles the token quota and acts on the verdict.
+    /// Ends the call: settles the token quota and acts on the verdict.
     ///
     /// `used` tokens settle the reservation: less than the estimate is refunded, more leaves a debt, `None` (unknown)
-    /// keeps the estimate. For a throttle, and for overload where the gate is closed or full, it returns until when the caller has to
-    /// wait, for [`Acquire::held_until`].
+    /// keeps the estimate. For a throttle, and for overload if the gate is closed or full, it returns the time until which the caller
+    /// has to wait; pass it to [`Acquire::held_until`].
     ///
     /// # Panics
-    /// As a [`Pace`](super::Pace) of the user's own does; the call is settled then.
+    /// If the user's own [`Pace`](super::Pace) panics; the call is settled before.
     pub fn settle(mut self, verdict: &Verdict, used: Option<u64>) -> Option<Instant> {
         let item = self.guard.as_ref().map(|guard| &**guard.item());
         self.gate.end(&self.started, verdict, used, item, &mut self.open)
     }
 
-    /// A stop came in the last moment, and nothing was sent.
+    /// Takes the call back, because a stop came before it was sent.
     pub(super) fn retract(mut self) {
         self.open = false;
         self.gate.end_unjudged(&self.started, Some(0), None);
@@ -359,7 +359,7 @@ impl ActiveCall {
         &self.gate
     }
 
-    /// Its call has been polled, and may have found a local server.
+    /// Called after each poll of the call, which may have found that the server is local.
     #[inline]
     pub(super) fn look_for_local_server(&self) {
         if let Some(guard) = &self.guard {
@@ -380,7 +380,7 @@ impl ActiveCall {
 impl Drop for ActiveCall {
     fn drop(&mut self) {
         if self.open {
-            // What was observed before it was cut counts.
+            // A usage observed before the call was cut counts.
             let guard = self.guard.as_ref();
             let used = guard.and_then(CallGuard::observed).flatten();
             let item = guard.map(|guard| &**guard.item());

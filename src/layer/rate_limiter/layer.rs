@@ -1,4 +1,4 @@
-//! The layer, its options, and the service it makes.
+//! The layer, its options, and its service.
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,10 +19,10 @@ use crate::response::{InResponse, ReportsUsage, UnknownUsage};
 
 /// Sends every call through a [`RateLimiter`]. See the [module](super).
 ///
-/// Its type parameters have defaults and are changed by methods: how outcomes are judged
-/// ([`classify_with`](Self::classify_with)), how the item is found ([`untracked`](Self::untracked)), how tokens are
-/// estimated ([`estimate_with`](Self::estimate_with)), how the gate is picked ([`keyed`](RateLimiterLayer::keyed)) and how
-/// the usage is read ([`usage_with`](Self::usage_with)).
+/// Its type parameters have defaults and are changed by methods: the classifier of outcomes
+/// ([`classify_with`](Self::classify_with)), the look-up of the item ([`untracked`](Self::untracked)), the estimate of tokens
+/// ([`estimate_with`](Self::estimate_with)), the selection of the gate ([`keyed`](RateLimiterLayer::keyed)) and the reader of
+/// the usage ([`usage_with`](Self::usage_with)).
 #[derive(Clone)]
 pub struct RateLimiterLayer<
     C = KindClassifier,
@@ -44,7 +44,7 @@ pub(super) struct Parts<C, F, E, L, U> {
 }
 
 impl RateLimiterLayer {
-    /// One gate for all requests.
+    /// Creates a layer with one gate for all requests.
     pub const fn new(limiter: RateLimiter) -> Self {
         Self::with_limiter(limiter)
     }
@@ -63,7 +63,7 @@ impl<L> RateLimiterLayer<KindClassifier, InRequest, CharacterEstimate, L> {
         }
     }
 
-    /// A gate per scope, picked by request: for batches that mix models or accounts, each with limits of its own. Scopes
+    /// Creates a layer with a gate per scope, selected by request: for batches that mix models or accounts with separate limits. Scopes
     /// never pause each other. See [`RateLimiters`](super::RateLimiters).
     pub fn keyed<Req>(select: L) -> Self
     where
@@ -74,10 +74,10 @@ impl<L> RateLimiterLayer<KindClassifier, InRequest, CharacterEstimate, L> {
 }
 
 impl<C, F, E, L> RateLimiterLayer<C, F, E, L> {
-    /// For requests and responses of other crates, which carry neither an item nor a usage: a throttled call rejoins at the
+    /// Makes it fit requests and responses of other crates, which carry neither an item nor a usage: a throttled call rejoins at the
     /// tail, and an answered one keeps its estimate.
     ///
-    /// Call [`usage_with`](Self::usage_with) after it to say how the usage is read; [`InResponse`] reads it from
+    /// Call [`usage_with`](Self::usage_with) after it to set the reader of the usage; [`InResponse`] reads it from
     /// [`LlmResponse`](crate::LlmResponse).
     pub fn untracked(self) -> RateLimiterLayer<C, Untracked, E, L, UnknownUsage> {
         let Parts {
@@ -99,7 +99,7 @@ impl<C, F, E, L> RateLimiterLayer<C, F, E, L> {
 }
 
 impl<C, F, E, L, U> RateLimiterLayer<C, F, E, L, U> {
-    /// Judges outcomes by `classify`, such as a closure `Fn(Result<&Res, &Err>) -> Verdict`.
+    /// Classifies outcomes by `classify`, such as a closure `Fn(Result<&Res, &Err>) -> Verdict`.
     pub fn classify_with<D>(self, classify: D) -> RateLimiterLayer<D, F, E, L, U> {
         let Parts {
             find,
@@ -120,7 +120,7 @@ impl<C, F, E, L, U> RateLimiterLayer<C, F, E, L, U> {
     }
 
     /// Estimates the tokens of a request by `estimate`, such as a closure `Fn(&Req) -> u64`. 0 means unknown: the gate then
-    /// reserves what calls used in the mean.
+    /// reserves the mean usage of earlier calls.
     pub fn estimate_with<G>(self, estimate: G) -> RateLimiterLayer<C, F, G, L, U> {
         let Parts {
             classify,
@@ -140,10 +140,10 @@ impl<C, F, E, L, U> RateLimiterLayer<C, F, E, L, U> {
         }
     }
 
-    /// Reads what a call used by `usage`, such as a closure `Fn(Result<&Res, &Err>) -> Option<TokenUsage>`, to settle the
-    /// token quota. By default that is the usage in [`LlmResponse`](crate::LlmResponse) and [`LlmError`](crate::LlmError).
+    /// Reads the usage of a call by `usage`, such as a closure `Fn(Result<&Res, &Err>) -> Option<TokenUsage>`, to settle the
+    /// token quota. By default it is read from [`LlmResponse`](crate::LlmResponse) and [`LlmError`](crate::LlmError).
     ///
-    /// A usage that a layer or strategy inside has observed outranks it. `None` (unknown) keeps the estimate.
+    /// A usage that a layer or strategy inside has observed takes precedence. `None` (unknown) keeps the estimate.
     ///
     /// ```
     /// use llm_batch::layer::rate_limiter::{RateLimiter, RateLimiterLayer};
@@ -199,7 +199,7 @@ impl<C, F, E, L: fmt::Debug, U> fmt::Debug for RateLimiterLayer<C, F, E, L, U> {
     }
 }
 
-/// A service behind a gate; made by [`RateLimiterLayer`].
+/// A service behind a gate; created by [`RateLimiterLayer`].
 ///
 /// It waits in its future: `poll_ready` is always ready and does not touch the service inside, so that nothing is
 /// reserved there while a call waits.
@@ -229,7 +229,7 @@ impl<S, C, F, E, L, U> RateLimited<S, C, F, E, L, U> {
         &self.inner
     }
 
-    /// The service inside, to change it.
+    /// The service inside, mutably.
     pub const fn get_mut(&mut self) -> &mut S {
         &mut self.inner
     }
@@ -266,7 +266,7 @@ where
             limiter,
             usage,
         } = &self.parts;
-        // Before any code of the user's: from here on nothing is sent unless the call begins.
+        // Taken before any user code runs: from here on nothing is sent unless the call begins.
         let hold = find.context_mut(&mut request).map(CallContext::hold);
         let limiter = limiter.select(&request);
         let mut acquire = Acquire::new(limiter.gate, estimate.estimate(&request));

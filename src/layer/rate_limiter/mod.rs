@@ -1,8 +1,8 @@
 //! One gate per quota scope: cooldown, pace, calls in flight, requests and tokens per minute.
 //!
 //! All calls of one account and model share a [`RateLimiter`]. A call waits in its queue until, at the same instant, the
-//! gate is open, fewer calls than the cap are in flight, the pace allows a start and both quotas have what it needs; then
-//! it takes all of it at once. A waiting call holds nothing. The queue is first come, first served: a small call never
+//! gate is open, fewer calls than the cap are in flight, the pace allows a start and both quotas have enough for it; then
+//! it takes everything in one step. A waiting call holds nothing. The queue is first come, first served: a small call never
 //! overtakes a large one.
 //!
 //! ```
@@ -30,76 +30,76 @@
 //! ```
 //!
 //! # Where it belongs
-//! Inside the retries, so that every physical call passes it and a backoff holds no place; outside the call timeout, so
-//! that waiting is not part of a call. A token accounting layer belongs inside it: what that layer observes, also of a call
-//! that was cut, settles the token quota. It waits in its future: its `poll_ready` is always ready and reserves nothing
+//! Inside the retries, so that every physical call passes it and a backoff holds no permit; outside the call timeout, so
+//! that waiting is not part of a call. A token accounting layer belongs inside it: the usage that it observes, also of a call
+//! that was cut, settles the token quota. The limiter waits in its future: its `poll_ready` is always ready and reserves nothing
 //! inside. Prefer [`max_in_flight`](RateLimiterBuilder::max_in_flight) to tower's `ConcurrencyLimit` inside it: a call that
-//! waits there has its quota already.
+//! waits there already holds its quota.
 //!
 //! # Quotas
 //! Both quotas refill continuously and hold the refill of one second by default ([`burst`](RateLimiterBuilder::burst)). A
-//! start that is late by a few milliseconds is charged at the instant at which it was due (5 ms back at most), so that the
+//! start that is late by a few milliseconds is charged at the instant at which it was due (5 ms earlier at most), so that the
 //! granularity of timers costs no quota.
 //!
-//! A call reserves tokens and is settled when it ends, exactly once, also if it is cancelled or panics:
+//! A call reserves tokens and is settled when it ends, exactly once, even if it is cancelled or panics:
 //!
 //! | | tokens |
 //! |---|---|
-//! | reserved | the [estimate](crate::Estimate); where that is 0 (unknown) what calls used in the mean, as far as is known |
-//! | known usage | the difference is refunded, or leaves a debt; known zero refunds all |
-//! | unknown usage | the reservation stays |
-//! | not sent, or throttled | all is refunded |
+//! | reserved | the [estimate](crate::Estimate); if that is 0 (unknown), the mean of the known usages of earlier calls |
+//! | known usage | the difference is refunded, or leaves a debt; known zero refunds everything |
+//! | unknown usage | the reservation is kept |
+//! | not sent, or throttled | everything is refunded |
 //!
-//! The usage is what a layer or strategy inside has observed, or else what the layer reads from the outcome
-//! ([`usage_with`](RateLimiterLayer::usage_with)). An estimate above what the bucket holds waits for a full bucket and leaves
-//! a debt; one above the quota of a minute fails at once with [`Refused::TooLarge`]. While there is a debt, no call starts,
-//! whatever its estimate. Where neither an estimate nor a usage is known the token quota cannot be kept, which is logged once as a
-//! warning.
+//! The usage is the one that a layer or strategy inside has observed, or else the one that the layer reads from the outcome
+//! ([`usage_with`](RateLimiterLayer::usage_with)). A call with an estimate above the bucket's size waits for a full bucket and leaves
+//! a debt; one with an estimate above the quota of a minute fails immediately with [`Refused::TooLarge`]. While there is a debt, no
+//! call starts, even with a small estimate. If neither an estimate nor a usage is known, the token quota cannot be kept, which is
+//! logged once as a warning.
 //!
-//! One call is charged at most ten minutes of the quota: a usage above that is an error in the report, and is logged once
+//! One call is charged at most ten minutes of the quota: a usage above that is assumed to be a reporting error, and is logged once
 //! as a warning.
 //!
 //! # Throttles
-//! A call with a [verdict](crate::Classify) of throttled closes the gate for all who share it; calls in flight finish.
-//! [`Cooldown`] decides for how long. The pause belongs to the gate, so it goes on if the item that reported it is
+//! A call with a [verdict](crate::Classify) of throttled closes the gate for all calls of the scope; calls in flight finish.
+//! [`Cooldown`] decides the length of the pause. The pause belongs to the gate, so it continues if the item that reported it is
 //! cancelled. The throttled item rejoins at the tail of the queue, or at the head if its estimate is above four times the
 //! mean, since large prompts would starve under a token quota otherwise.
 //!
-//! Each pause begins a new *generation* of calls. Only the first throttle of a generation closes the gate. Those that
-//! arrive later, of calls that were under way, may lengthen the pause by their hint, but neither close the gate again nor
-//! make pauses longer; their own items still wait out their own hints, at this gate only. Between grant and start every
-//! call checks once more whether the gate has closed, and if it has, gives everything back and waits again from the same
+//! Each pause begins a new *generation* of calls. Only the first throttle of a generation closes the gate. Later throttles, of
+//! calls that were under way, may extend the pause by their hint, but neither close the gate again nor
+//! make the next pauses longer; their items also wait for their own hints to pass, at this gate only. Between grant and start every
+//! call checks once more whether the gate has closed, and if so, returns everything and waits again from the same
 //! place.
 //!
 //! If the *first* call of a generation is throttled, nothing was accepted: the next pause is twice as long. After two such
-//! generations in a row the gate opens for one call alone, and for all once that one was not throttled.
+//! generations in a row the gate opens for a single probe call, and for all calls once the probe was not throttled.
 //!
 //! # Overload
-//! Overload (503, 529) means that the server has no room for a call now. It lowers the cap on calls in flight to those that are
-//! in flight when it is reported, and the rejected item rejoins the queue; as calls are accepted the cap rises again, slowly where
-//! overload comes back and quickly where it does not, and ends. One rejection among many accepted calls lowers nothing: that item
-//! waits for its own backoff. With a hint, or five times in a row over the whole scope, overload closes the gate for the hint, or
-//! for 1, 2, 4, 8 and then 15 s, and each time one call goes alone first. The retry policy counts overload with the throttles, not
-//! with the attempts. A server that cannot be connected to (the call provably not sent) is overloaded in this sense: a server
-//! that restarts costs the calls that were under way, and no others. The clients of this crate give it up after 30 s if it has
+//! Overload (503, 529) means that the server has no capacity for a call now. It lowers the cap on calls in flight to the number
+//! in flight when it is reported, and the rejected item rejoins the queue; as calls are accepted the cap rises again, slowly if
+//! overload recurs and quickly if it does not, until it is removed. One rejection among many accepted calls does not lower the cap:
+//! that item waits for its own backoff. With a hint, or five times in a row over the whole scope, overload closes the gate for the
+//! hint, or for 1, 2, 4, 8 and then 15 s, and each time a single probe call starts first. The retry policy counts overload with the
+//! throttles, not with the attempts. A server that refuses connections (the call provably not sent) is overloaded in this sense: a
+//! server restart fails only the calls that were under way. The clients of this crate give up after 30 s if the server has
 //! never answered, and after 5 minutes if it has.
 //!
 //! # Latch
-//! Failures that no call of the scope can survive (authentication, balance, an unknown model) *latch* the gate: queued and
+//! Failures that affect every call of the scope (authentication, balance, an unknown model) *latch* the gate: queued and
 //! new calls fail without being sent, with the same kind, until [`reopen`](RateLimiter::reopen).
 //!
 //! # Pace
-//! The gate spaces starts; callers do not sleep side by side. A cold gate ramps up ([`StartRamp`]), and after a throttle
-//! it resumes at a rate, not at full speed ([`LinearRecovery`]). [`Pace`] is the seam for other policies.
+//! The gate spaces starts itself; callers do not sleep independently. A cold gate ramps up ([`StartRamp`]), and after a throttle
+//! it resumes at a limited rate, not at full speed ([`LinearRecovery`]). Implement [`Pace`] for other policies.
 //!
 //! # Scopes
-//! Cloning a limiter shares its scope. Different scopes never pause each other: [`RateLimiterLayer::keyed`] picks one by
-//! request. [`StateStore`] is the seam for scopes that several processes share. The
+//! Cloning a limiter shares its scope. Different scopes never pause each other: [`RateLimiterLayer::keyed`] selects one by
+//! request. Implement [`StateStore`] for scopes that several processes share. The
 //! [name](RateLimiterBuilder::name) of a gate is in its logs, metrics and events.
 //!
 //! # Errors of other crates
-//! The service inside needs an error that is `From<`[`Refused`]`>`. [`LlmError`](crate::LlmError) and
-//! [`BoxError`](crate::BoxError) are; for an error of one's own that is one line, and a foreign one becomes a `BoxError`
+//! The error of the service inside must implement `From<`[`Refused`]`>`. [`LlmError`](crate::LlmError) and
+//! [`BoxError`](crate::BoxError) do; for your own error that is one line, and a foreign one becomes a `BoxError`
 //! below the layer:
 //!
 //! ```
@@ -125,15 +125,15 @@
 //!
 //! # Runtimes
 //! Waiting needs a tokio runtime with its timer; without one a call that would have to wait fails with
-//! [`Refused::Closed`]. A gate may be made, used and dropped outside a runtime, and shared by several: one that stops or is shut
-//! down stalls only its own calls. A grant, or the probe, that a waiter has not taken up after 1.5 s goes to the next one; a waiter
-//! that comes later asks again from its place. While calls wait, one task per runtime lets them through, whatever their number;
-//! each is woken once.
+//! [`Refused::Closed`]. A gate may be created, used and dropped outside a runtime, and shared by several runtimes: one that stops or
+//! is shut down stalls only its own calls. A grant, or the probe, that a waiter has not taken after 1.5 s passes to the next one; if
+//! the waiter comes later, it waits again from its old place. While calls wait, one task per runtime admits them all; each is woken
+//! once.
 //!
 //! # Cancel safety
-//! A future dropped while it waits leaves the queue and the next one moves up; a grant it had not seen is given back, with
+//! A future dropped while it waits leaves the queue and the next one moves up; a grant that it had not received yet is returned, with
 //! both quotas. A future dropped during its call has spent its request; its tokens stay reserved as estimated, as the
-//! provider may bill them, unless a layer inside observed what was used.
+//! provider may bill them, unless a layer inside observed the usage.
 
 use std::fmt;
 use std::sync::Arc;
@@ -168,7 +168,7 @@ pub use store::{Leave, StateStore, StoreReport};
 
 use gate::Gate;
 
-/// A handle to one gate. Cloning it is cheap; all clones are the same gate. See the [module](self).
+/// A handle to one gate. Cloning it is cheap; all clones share the gate. See the [module](self).
 ///
 /// ```
 /// use std::time::Duration;
@@ -188,7 +188,7 @@ pub struct RateLimiter {
     gate: Arc<Gate>,
 }
 
-/// A gate without quotas, which still cools down when the provider throttles, and spaces starts.
+/// Creates a gate without quotas, which still pauses when the provider throttles, and spaces starts.
 impl Default for RateLimiter {
     fn default() -> Self {
         Self::builder().make()
@@ -201,7 +201,7 @@ impl RateLimiter {
         RateLimiterBuilder::default()
     }
 
-    /// Waits for permission to make one call that will take about `estimate` tokens (0: unknown), for use without a layer.
+    /// Waits for permission to make one call of about `estimate` tokens (0: unknown), for use without a layer.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), llm_batch::BoxError> {
@@ -224,20 +224,20 @@ impl RateLimiter {
     /// ```
     ///
     /// # Errors
-    /// [`Refused`], if the gate is latched, if the estimate is above the token quota of a whole minute, or if it would
-    /// have to wait outside a tokio runtime.
+    /// [`Refused`], if the gate is latched, if the estimate is above the token quota of a whole minute, or if it
+    /// has to wait outside a tokio runtime.
     pub fn acquire(&self, estimate: u64) -> Acquire {
         Acquire::new(Arc::clone(&self.gate), estimate)
     }
 
-    /// A snapshot of the gate.
+    /// Returns a snapshot of the gate.
     pub fn snapshot(&self) -> RateLimiterSnapshot {
         self.gate.with(|state, now, _| state.snapshot(now))
     }
 
-    /// Waits until the gate is closed or latched; ready at once if it is. For those who would rather go elsewhere than wait.
+    /// Waits until the gate is closed or latched; ready immediately if it is. Use it to call another provider instead of waiting.
     ///
-    /// It does not keep the gate closed: look at [`snapshot`](Self::snapshot) afterwards to see for how long it is.
+    /// It does not keep the gate closed: [`snapshot`](Self::snapshot) returns the remaining time of the pause.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), llm_batch::BoxError> {
@@ -258,7 +258,7 @@ impl RateLimiter {
         Closed::new(Arc::clone(&self.gate))
     }
 
-    /// Opens the gate by hand: ends a latch, a pause, and the waits of items for hints of their own.
+    /// Reopens the gate: ends a latch, a pause, and the waits of items for their own hints.
     ///
     /// Calls that started before cannot latch it again.
     pub fn reopen(&self) {

@@ -1,4 +1,4 @@
-//! Picking the gate by request.
+//! Selection of the gate by request.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -7,14 +7,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{RateLimiter, RateLimiterSnapshot};
 
-/// Picks the gate for a request: one [`RateLimiter`] for all, or a closure.
+/// Selects the gate for a request: one [`RateLimiter`] for all, or a closure.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot pick the gate of a request `{Req}`",
     label = "`{Self}` does not pick a gate for this request",
     note = "write out the type of the closure's argument: `RateLimiterLayer::keyed(|request: &{Req}| ...)`"
 )]
 pub trait SelectLimiter<Req> {
-    /// The gate that `request` has to pass. Called once per call.
+    /// Returns the gate for `request`. Called once per call.
     fn select(&self, request: &Req) -> RateLimiter;
 }
 
@@ -31,10 +31,10 @@ impl<Req, F: Fn(&Req) -> RateLimiter> SelectLimiter<Req> for F {
     }
 }
 
-/// Gates by key, each made when its key is first seen. Cloning is cheap; all clones share the gates.
+/// Gates by key, each created when its key is first seen. Cloning is cheap; all clones share the gates.
 ///
-/// A gate is kept as long as any clone lives, because it remembers pauses and debts. So the keys should be few: models,
-/// accounts, regions, but nothing that grows with the number of items.
+/// A gate is kept as long as any clone exists, because it remembers pauses and debts. So the number of keys should be small:
+/// models, accounts, regions, but nothing that grows with the number of items.
 ///
 /// ```
 /// use llm_batch::LlmRequest;
@@ -61,7 +61,7 @@ struct Shared<K> {
 }
 
 impl<K: Eq + Hash> RateLimiters<K> {
-    /// Makes each gate with `make`, once per key.
+    /// Creates each gate with `make`, once per key.
     pub fn new(make: impl Fn(&K) -> RateLimiter + Send + Sync + 'static) -> Self {
         Self {
             shared: Arc::new(Shared {
@@ -71,7 +71,7 @@ impl<K: Eq + Hash> RateLimiters<K> {
         }
     }
 
-    /// The gate for `key`.
+    /// Returns the gate for `key`, and creates it if needed.
     pub fn get<Q>(&self, key: &Q) -> RateLimiter
     where
         K: std::borrow::Borrow<Q>,
@@ -80,13 +80,13 @@ impl<K: Eq + Hash> RateLimiters<K> {
         if let Some(limiter) = self.gates().get(key) {
             return limiter.clone();
         }
-        // Made outside the lock; if two threads meet here, one gate is dropped unused.
+        // Created outside the lock; if two threads race, one gate is dropped unused.
         let key = key.to_owned();
         let made = (self.shared.make)(&key);
         self.gates().entry(key).or_insert(made).clone()
     }
 
-    /// A snapshot of each gate.
+    /// Returns a snapshot of each gate.
     pub fn snapshots(&self) -> Vec<(K, RateLimiterSnapshot)>
     where
         K: Clone,

@@ -1,4 +1,4 @@
-//! A look at a gate.
+//! The snapshot of a gate.
 
 use std::time::Duration;
 
@@ -14,38 +14,38 @@ use crate::item::WaitReason;
 #[serde(default)]
 #[non_exhaustive]
 pub struct RateLimiterSnapshot {
-    /// The time for which it will still be closed, if it is.
+    /// The remaining time of the pause, if it is closed.
     #[serde(with = "crate::serde_seconds::option")]
     pub closed_for: Option<Duration>,
     /// The kind of failure that closed it, if it is closed.
     pub closed_by: Option<ErrorKind>,
     /// The kind of failure that latched it, if it is latched.
     pub latched: Option<ErrorKind>,
-    /// Goes up by one with each pause, and when it is reopened by hand.
+    /// Incremented with each pause, and when the gate is reopened.
     pub generation: u64,
     /// Calls that wait in its queue.
     pub waiting: usize,
-    /// The reason for the wait of the first of them.
+    /// The wait reason of the first of them.
     pub waiting_for: Option<WaitReason>,
-    /// Calls that were let through and have not ended.
+    /// Calls that were admitted and have not ended.
     pub in_flight: usize,
     /// The number of calls that may be in flight, if there is a cap.
     pub max_in_flight: Option<usize>,
     /// The pace, if starts are spaced.
     pub starts_per_second: Option<f64>,
-    /// Requests that could start at once, as far as the request quota goes; negative after a debt.
+    /// Requests that the request quota allows to start now; negative after a debt.
     pub requests_available: Option<f64>,
-    /// Tokens that could be taken at once; negative after a debt.
+    /// Tokens that the token quota allows to reserve now; negative after a debt.
     pub tokens_available: Option<f64>,
     /// Grants given so far.
     pub granted: u64,
-    /// Grants that were given back unused.
+    /// Grants that were returned unused.
     pub returned: u64,
     /// Calls that have ended.
     pub settled: u64,
     /// Calls that were throttled.
     pub throttled: u64,
-    /// Time it was closed so far.
+    /// The total time for which it was closed so far.
     #[serde(with = "crate::serde_seconds")]
     pub paused: Duration,
 }

@@ -1,4 +1,4 @@
-//! The seam for quotas and pauses that several gates share, in several processes as a rule.
+//! The interface for quotas and pauses that several gates share, usually in several processes.
 
 use std::time::Duration;
 
@@ -7,14 +7,14 @@ use futures_core::future::BoxFuture;
 use crate::error::{BoxError, ErrorKind};
 use crate::item::WaitReason;
 
-/// Holds what several gates share: the quotas and pauses of one account that many processes use.
+/// Holds the state shared by several gates: the quotas and pauses of one account that several processes use.
 ///
-/// Without one, which is the default, everything is in the gate and nothing is awaited. With one, a call first has
+/// Without a store, which is the default, all state is in the gate. With a store, a call first has
 /// to pass the gate's own limits; then the store is asked, for one call at a time, in the order of the queue. Set
-/// the shared quotas in the store and leave those of the gate unset, or set them to what this process may take at most.
+/// the shared quotas in the store and leave those of the gate unset, or set them to the maximum for this process.
 ///
-/// Only the gate's pump awaits a store, never a caller and never a lock. It waits for the answer before it asks for the next
-/// call, so an answer that does not come stops the gate: bound it by a time limit of your own.
+/// Only the gate's pump awaits a store, never a caller, and never under a lock. It waits for the answer before it asks for the next
+/// call, so a store that does not answer stops the gate: use your own time limit.
 ///
 /// ```
 /// use futures::future::BoxFuture;
@@ -36,17 +36,17 @@ use crate::item::WaitReason;
 /// # let _ = limiter;
 /// ```
 pub trait StateStore: Send + Sync + 'static {
-    /// Asks for leave for one call that reserves `tokens`.
+    /// Requests permission for one call that reserves `tokens`.
     ///
     /// # Errors
-    /// If the store cannot answer. The gate logs it and lets the call through on its own limits; a store that would rather
-    /// stop answers [`Leave::Wait`].
+    /// If the store cannot answer. The gate logs it and admits the call by its own limits; to stop the calls instead,
+    /// return [`Leave::Wait`].
     fn acquire(&self, tokens: u64) -> BoxFuture<'_, Result<Leave, BoxError>>;
 
     /// Reports the outcomes of calls that were permitted, and changes of the gate, in order.
     ///
     /// # Errors
-    /// If the report is lost. The gate logs it and goes on.
+    /// If the report is lost. The gate logs it and continues.
     fn report(&self, report: StoreReport) -> BoxFuture<'_, Result<(), BoxError>>;
 }
 
@@ -56,11 +56,11 @@ pub trait StateStore: Send + Sync + 'static {
 pub enum Leave {
     /// The call may start.
     Granted,
-    /// Not before this time has passed; then the gate asks again.
+    /// The call may not start before this time has passed; then the gate asks again.
     Wait {
         /// The length of the wait.
         time: Duration,
-        /// The reason for the wait: [`WaitReason::Cooldown`] if another process closed the scope, or the quota that is short.
+        /// The reason for the wait: [`WaitReason::Cooldown`] if another process closed the scope, or the exhausted quota.
         reason: WaitReason,
     },
 }
@@ -69,7 +69,7 @@ pub enum Leave {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StoreReport {
-    /// Leave was not used: nothing was sent.
+    /// The permission was not used: nothing was sent.
     Returned {
         /// The tokens that were reserved.
         reserved: u64,
@@ -81,9 +81,9 @@ pub enum StoreReport {
         /// The tokens that were used; `None` (unknown) keeps the reservation.
         used: Option<u64>,
     },
-    /// The gate closed, for everyone who shares the store.
+    /// The gate closed, for all gates that share the store.
     Closed {
-        /// For how long.
+        /// The length of the pause.
         pause: Duration,
         /// The kind of failure that closed it.
         kind: ErrorKind,
@@ -93,6 +93,6 @@ pub enum StoreReport {
         /// The kind of failure that latched it.
         kind: ErrorKind,
     },
-    /// The gate was reopened by hand.
+    /// The gate was reopened.
     Reopened,
 }
