@@ -1,4 +1,4 @@
-//! A second strategy where the first one fails.
+//! A second strategy for items that fail at the first one.
 
 use std::fmt;
 use std::future::Future;
@@ -14,22 +14,22 @@ use crate::item::{HandOver, Item};
 use crate::layer::rate_limiter::{Closed, RateLimiter};
 use crate::request::LlmRequest;
 
-/// Asks a second strategy where the first one failed for good, or at once while the first one's gate is closed.
+/// Calls a second strategy if the first one finally failed, or immediately while the first one's gate is closed.
 ///
 /// Both are whole stacks, each with its own retries, gate and accounting; only a time limit for the item belongs around
-/// both. What failure is final is for the first one's retry policy to say. For more than two strategies the second one may
+/// both. The first one's retry policy decides which failure is final. For more than two strategies the second one may
 /// be a `Fallback` itself.
 ///
-/// With [`gate`](Self::gate) an item does not wait for a gate that is closed or latched, whichever stack closed it:
-/// - an item that arrives meanwhile asks the second strategy immediately;
+/// With [`gate`](Self::gate) an item does not wait for a gate that is closed or latched, even if another stack closed it:
+/// - an item that arrives while it is closed goes to the second strategy immediately;
 /// - so does an item that was throttled itself;
-/// - an item that had queued before leaves the queue.
+/// - an item that was already queued leaves the queue.
 ///
-/// Calls under way at the first strategy are waited for.
+/// Calls under way at the first strategy are completed.
 ///
-/// The calls of both are in the accounts of the item. Its attempts count anew at the second strategy, which gets the request
-/// as it came: nothing that the first one's retries wrote into it. A model that the prompt names is named to both. The
-/// error of an item that fails at both is the second one's.
+/// The calls of both are in the accounts of the item. Its attempts start again at 1 for the second strategy, which gets the original
+/// request, without changes by the first one's retries. A model in the prompt applies to both. An
+/// item that fails at both has the error of the second one.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), llm_batch::BoxError> {
@@ -55,8 +55,8 @@ use crate::request::LlmRequest;
 /// It waits for either strategy in its future: its `poll_ready` is always ready.
 ///
 /// # Cancel safety
-/// A dropped future drops what runs at either strategy. An item that leaves a closed gate drops its place in the queue, which
-/// costs nothing; a call is never dropped for the fallback.
+/// A dropped future drops the call under way at either strategy. An item that leaves a closed gate gives up its place in the queue,
+/// which costs nothing; a call is never dropped for the fallback.
 #[derive(Clone)]
 pub struct Fallback<A, B> {
     first: A,
@@ -65,7 +65,7 @@ pub struct Fallback<A, B> {
 }
 
 impl<A, B> Fallback<A, B> {
-    /// Asks `first`, and `second` if that fails.
+    /// Calls `first`, and `second` if that fails.
     pub fn new(first: A, second: B) -> Self {
         Self {
             first,
@@ -74,20 +74,20 @@ impl<A, B> Fallback<A, B> {
         }
     }
 
-    /// Watches the gate of the first strategy, and does not ask that one while the gate is closed or latched, whatever closed
-    /// it.
+    /// Watches the gate of the first strategy, and does not call that strategy while the gate is closed or latched, for any
+    /// reason.
     #[must_use]
     pub fn gate(mut self, gate: &RateLimiter) -> Self {
         self.gate = Some(gate.clone());
         self
     }
 
-    /// The strategy that is asked first.
+    /// The strategy that is called first.
     pub const fn first(&self) -> &A {
         &self.first
     }
 
-    /// The strategy that is asked where the first one failed.
+    /// The strategy that is called if the first one failed.
     pub const fn second(&self) -> &B {
         &self.second
     }
@@ -118,7 +118,7 @@ where
                     HandOver::new(self.first.clone(), request, Some(hold), refusal)
                 },
             },
-            // A look at the gate comes before the first poll of the first strategy.
+            // The gate is checked before the first poll of the first strategy.
             started: false,
             spare,
             closed: self.gate.as_ref().map(RateLimiter::closed),
@@ -149,7 +149,7 @@ where
     #[pin]
     step: Step<HandOver<A, LlmRequest<I>>, HandOver<B, LlmRequest<I>>>,
     started: bool,
-    /// The parts that are needed to ask the second strategy; gone once it is asked.
+    /// The second strategy and its request; `None` once it is called.
     spare: Option<(B, LlmRequest<I>)>,
     gate: Option<RateLimiter>,
     /// Wakes this item when the gate closes.
@@ -184,7 +184,7 @@ where
             StepProjection::Second { run } => return run.poll(cx),
             StepProjection::First { run } => run,
         };
-        // Made anew once it was ready: a gate that closed while a call was under way may have opened again.
+        // Replaced once it was ready: a gate that closed while a call was under way may have opened again.
         let mut is_closed = |cx: &mut Context<'_>| {
             let Some(gate) = this.gate.as_ref() else {
                 return false;
@@ -196,7 +196,7 @@ where
                 .is_some_and(|closed| closed.poll(cx).is_ready());
             if closed {
                 this.closed.set(Some(gate.closed()));
-                // Registered, for the case that the item goes on with its call.
+                // Registered, in case the item continues with its call.
                 let _ = this.closed.as_mut().as_pin_mut().map(|closed| closed.poll(cx));
             }
             closed
@@ -212,7 +212,7 @@ where
                     }
                 }
                 Poll::Pending => {
-                    // A first strategy at work on what it has got goes on.
+                    // A first strategy that is not held back continues.
                     if !is_closed(cx)
                         || !this.item.signals().is_held_back()
                         || this.item.signals().may_call().is_err()
@@ -226,7 +226,7 @@ where
             panic!("`FallbackFuture` polled after completion");
         };
         this.item.signals().start_over();
-        // The first one is dropped before: it leaves the queue of its gate.
+        // The first one is dropped before the second starts: it leaves the queue of its gate.
         let hold = request.context_mut().hold();
         this.step.set(Step::Second {
             run: HandOver::new(second, request, Some(hold), refusal),

@@ -1,4 +1,4 @@
-//! Feedback on a bad answer for the next attempt.
+//! Feedback about a bad answer for the next attempt.
 
 use std::fmt::Write as _;
 
@@ -10,19 +10,20 @@ use crate::request::LlmRequest;
 use crate::schema::pointer::member;
 use crate::structured::{Fault, InvalidOutput};
 
-/// The last feedback of an item, and how many messages its prompt had before.
+/// The last feedback of an item, and the number of messages in its prompt before.
 #[derive(Clone)]
 struct LastFeedback {
     asked: usize,
     message: Message,
 }
 
-/// Shows the next attempt which fields of the last answer were wrong, and why, and which were right.
+/// Adds to the prompt of the next attempt which fields of the last answer were wrong, and why, and which were right.
 ///
-/// A hook for [`RetryPolicy::on_error`](crate::RetryPolicy::on_error). After a validation failure the prompt goes on with the model's
-/// own answer and a message of the faults, by path, as [typed answers](crate::structured) find them; for a validation failure of
-/// your own, with its text. Only the last answer is in the prompt, so that it does not grow from attempt to attempt. Other
-/// failures change nothing. An `Idempotency-Key` of the prompt is dropped, as it belongs to the question without feedback. A prompt with a [raw body](crate::Prompt::raw) is sent as it is.
+/// A hook for [`RetryPolicy::on_error`](crate::RetryPolicy::on_error). After a validation failure the hook appends the model's
+/// answer to the prompt, and a message with the faults by path, as found by [typed answers](crate::structured); for your own
+/// validation failure, a message with its text. Only the last answer is in the prompt, so that it does not grow from attempt to
+/// attempt. Other failures do not change the prompt. An `Idempotency-Key` of the prompt is removed, as it belongs to the prompt
+/// without feedback. A prompt with a [raw body](crate::Prompt::raw) is not changed.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), llm_batch::BoxError> {
@@ -64,10 +65,10 @@ pub fn feedback(error: &LlmError, next: &mut LlmRequest) {
         Some(invalid) => describe(&invalid.faults, invalid.value.as_ref()),
         None => describe(&[Fault::new("", error.message())], None),
     };
-    // It belongs to the body that was answered.
+    // The key belongs to the body that was answered.
     next.input_mut().remove_header(IDEMPOTENCY_KEY);
     let messages = next.input_mut().messages_mut();
-    // One item may ask several prompts, as agents do: another one has nothing in it to be taken back.
+    // One item may send several prompts, as agents do: another prompt has no feedback to remove.
     if let Some(last) = last
         && let Some(after) = messages.get(last.asked..)
         && after.contains(&last.message)
@@ -88,7 +89,7 @@ pub fn feedback(error: &LlmError, next: &mut LlmRequest) {
 fn describe(faults: &[Fault], value: Option<&Value>) -> String {
     let mut text = "Your answer was not accepted. What is wrong with it:\n".to_owned();
     for fault in faults {
-        // Writing to a string does not fail.
+        // Writing to a string cannot fail.
         let _ = writeln!(text, "- {fault}");
     }
     let mut right = Vec::new();
@@ -105,7 +106,7 @@ fn describe(faults: &[Fault], value: Option<&Value>) -> String {
     text
 }
 
-/// The paths of the largest parts of `value` that have no fault at them, above them or inside.
+/// The paths of the largest parts of `value` without a fault at, above or inside them.
 fn collect_right(value: &Value, path: &str, faults: &[Fault], right: &mut Vec<String>) {
     if faults.iter().any(|fault| fault.path == path) {
         return;
@@ -129,7 +130,7 @@ fn collect_right(value: &Value, path: &str, faults: &[Fault], right: &mut Vec<St
     }
 }
 
-/// Returns `true` if `path` leads on from `outer`.
+/// Returns `true` if `path` is inside `outer`.
 fn is_inside(path: &str, outer: &str) -> bool {
     path.strip_prefix(outer).is_some_and(|rest| rest.starts_with('/'))
 }

@@ -1,28 +1,28 @@
-//! Recipes: small pieces for what people do with language models, and programs to copy from.
+//! Recipes: small building blocks for common tasks with language models, and programs to copy from.
 //!
-//! Each piece is a strategy, a layer or a hook over the rest of the crate; nothing else knows of them.
+//! Each one is a strategy, a layer or a hook on top of the crate; the rest of the crate does not depend on them.
 //!
-//! | to | use | example |
+//! | task | use | example |
 //! |---|---|---|
-//! | ask a better model only where a cheap one answers badly | [`Escalate`], [`models`] | `examples/escalate.rs` |
+//! | call a better model only if a cheap one answers badly | [`Escalate`], [`models`] | `examples/escalate.rs` |
 //! | raise the temperature after bad answers | [`temperatures`] | `examples/temperatures.rs` |
 //! | change anything else from rung to rung | [`LadderLayer`] | [`LadderLayer`] |
-//! | show the next attempt what was wrong | `feedback` (feature `structured`) | `examples/feedback.rs` |
-//! | keep what was good, and ask for the rest | `partial` (feature `structured`) | `examples/partial.rs` |
-//! | go to another provider | [`Fallback`] | `examples/fallback.rs` |
-//! | ask the same thing once | [`layer::cache`](crate::layer) (feature `cache`) | `examples/response_cache.rs` |
+//! | report the faults of an answer to the next attempt | `feedback` (feature `structured`) | `examples/feedback.rs` |
+//! | keep the good fields, and request the rest | `partial` (feature `structured`) | `examples/partial.rs` |
+//! | switch to another provider | [`Fallback`] | `examples/fallback.rs` |
+//! | call once for identical requests | [`layer::cache`](crate::layer) (feature `cache`) | `examples/response_cache.rs` |
 //! | share one long context among many prompts | `Gemini::context_cache`, `AnthropicBuilder::cache_system` | `examples/context_cache.rs`, `examples/prompt_cache.rs` |
 //! | rotate keys | `api_key_with`, or a stack per key | [below](#rotating-keys) |
 //! | use a client that blocks | `spawn_blocking` | [below](#a-client-that-blocks) |
 //! | watch the cost as it grows | [`Events`](crate::Events) | [below](#watching-the-cost) |
-//! | embed texts, or send anything other than a prompt | an input of your own | [below](#embeddings) |
+//! | embed texts, or send anything other than a prompt | your own input type | [below](#embeddings) |
 //! | use `async-openai` | a strategy around it, or layers inside it | `examples/async_openai_strategy.rs`, `examples/async_openai.rs` |
 //! | use `genai` | a strategy around it | `examples/genai_strategy.rs` |
 //! | run agents | a framework as a strategy, or a strategy that calls a strategy | `examples/agentai_strategy.rs`, `examples/agent.rs`, [`rig` below](#agents) |
-//! | come from the Python package `async-batch-llm` | the [table of its names](migration) | |
+//! | migrate from the Python package `async-batch-llm` | the [table of its names](migration) | |
 //!
 //! # Rotating keys
-//! Keys of **one account** share its quotas, so they share a gate. The provider's client asks for a key before every call:
+//! Keys of **one account** share its quotas, so they share a gate. The provider's client requests a key before every call:
 //!
 //! ```no_run
 //! # #[cfg(feature = "openai")] fn example(keys: Vec<String>) -> Result<(), llm_batch::BoxError> {
@@ -43,7 +43,7 @@
 //! # Ok(()) }
 //! ```
 //!
-//! Keys of **several accounts** have quotas of their own, so each has a stack of its own, and items go round:
+//! Keys of **several accounts** have separate quotas, so each has its own stack, and items are assigned in turn:
 //!
 //! ```
 //! # #[cfg(not(feature = "testing"))] fn main() {}
@@ -67,10 +67,10 @@
 //! # }
 //! ```
 //!
-//! For an account that steps in only while the other one is throttled, see [`Fallback`].
+//! For an account that is used only while the other one is throttled, see [`Fallback`].
 //!
 //! # A client that blocks
-//! Its call runs on a thread of its own. A thread cannot be stopped: a call that is cut goes on there to its end, and may be billed.
+//! Its call runs on a separate thread. A thread cannot be stopped: a call that is cut continues there to its end, and may be billed.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), llm_batch::BoxError> {
@@ -97,8 +97,8 @@
 //! ```
 //!
 //! # Watching the cost
-//! A hook of the [`Events`](crate::Events) of a run sees the usage of every call as it ends, failed ones too, and misses none. What is
-//! unknown is counted as that, not as zero. The prices of many models are in a `PriceTable` (feature `prices`).
+//! A hook on the [`Events`](crate::Events) of a run sees the usage of every call as it ends, failed ones too, and misses none.
+//! Unknown usage is counted separately, not as zero. For the prices of many models use a `PriceTable` (feature `prices`).
 //!
 //! ```
 //! # #[cfg(not(feature = "testing"))] fn main() {}
@@ -141,7 +141,7 @@
 //! ```
 //!
 //! # Embeddings
-//! An input may be anything, and so may an output. Here one item is a list of texts, which is one call:
+//! Input and output may have any type. Here one item is a list of texts, embedded in one call:
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), llm_batch::BoxError> {
@@ -182,12 +182,13 @@
 //! ```
 //!
 //! # Agents
-//! An agent that makes several calls for one item is a strategy like any other. Where the layers go depends on what they are to
-//! see: inside, around the model, each of its calls passes the gate and is accounted; outside, around the agent, a time limit is the
-//! whole item's. `examples/agent.rs` is such an agent by hand, with a tool.
+//! An agent that makes several calls for one item is a strategy like any other. The place of a layer decides its scope: with the
+//! layers inside, around the model, each call passes the gate and is accounted; outside, around the agent, a time limit applies to
+//! the whole item. `examples/agent.rs` is such a hand-written agent, with a tool.
 //!
-//! An agent of a framework is a leaf. `examples/agentai_strategy.rs` is one of `agentai`. This one is of `rig` 0.46; it is **text, not compiled here**, because that version wants a newer
-//! Rust (1.97) than this crate does, and its names change from month to month:
+//! A framework's agent is an innermost strategy. `examples/agentai_strategy.rs` uses `agentai`. The following one uses `rig` 0.46;
+//! it is **text, not compiled here**, because that version needs a newer Rust (1.97) than this crate, and its names change
+//! from month to month:
 //!
 //! ```text
 //! use rig::prelude::*;
@@ -204,8 +205,8 @@
 //! let model = StandardLayer::new().layer(strategy);
 //! ```
 //!
-//! An error that is only text says nothing to the gate, so map what the framework knows (status, retry hint) into the
-//! [`LlmError`](crate::LlmError), as `examples/genai_strategy.rs` does; and turn the framework's own retries off.
+//! The gate cannot classify an error that is only text, so convert the framework's details (status, retry hint) into the
+//! [`LlmError`](crate::LlmError), as `examples/genai_strategy.rs` does; and turn off the framework's own retries.
 
 mod escalate;
 mod fallback;

@@ -1,4 +1,4 @@
-//! Recording through the `metrics` facade, or nothing without the feature.
+//! Recording through the `metrics` facade; without the feature nothing is recorded.
 
 #[cfg(not(feature = "metrics"))]
 pub(crate) use disabled::{Meter, describe};
@@ -26,7 +26,7 @@ mod enabled {
     use crate::usage::TokenUsage;
 
     /// The metrics of one instance: a stream, a gate or a layer. Clones share the handles, which are looked up at
-    /// their first use, because the recorder may be installed after this is made.
+    /// their first use, because the recorder may be installed after this is created.
     #[derive(Clone)]
     pub(crate) struct Meter {
         handles: Arc<Handles>,
@@ -87,12 +87,12 @@ mod enabled {
             }
         }
 
-        /// An item was picked up.
+        /// Records that an item was picked up.
         pub(crate) fn item_started(&self) {
             self.handles.items().in_flight.increment(1.0);
         }
 
-        /// An item that was picked up has its outcome.
+        /// Records that an item that was picked up has its outcome.
         pub(crate) fn item_ended(&self, end: ItemEnd, total: Duration) {
             let items = self.handles.items();
             items.in_flight.decrement(1.0);
@@ -105,7 +105,7 @@ mod enabled {
             items.ended[position].increment(1);
         }
 
-        /// A physical call ended; `usage` is `None` where it is not known.
+        /// Records that a physical call ended; `usage` is `None` if unknown.
         pub(crate) fn call_ended(&self, end: CallEnd, duration: Duration, usage: Option<TokenUsage>) {
             let handles = &*self.handles;
             match end {
@@ -147,14 +147,14 @@ mod enabled {
             }
         }
 
-        /// One wait of one item ended.
+        /// Records that one wait of one item ended.
         pub(crate) fn waited(&self, reason: WaitReason, time: Duration) {
             self.handles.waits[reason as usize]
                 .get_or_init(|| histogram!(WAIT, self.handles.labels([(LABEL_REASON, reason.as_str())])))
                 .record(time.as_secs_f64());
         }
 
-        /// A gate closed for `pause`.
+        /// Records that a gate closed for `pause`.
         pub(crate) fn cooldown_started(&self, pause: Duration) {
             counter!(COOLDOWNS, self.handles.labels([])).increment(1);
             histogram!(COOLDOWN_DURATION, self.handles.labels([])).record(pause.as_secs_f64());

@@ -1,9 +1,9 @@
-//! Every name that this crate shows to monitoring: metrics, spans, fields and histogram buckets.
+//! The names that this crate exposes to monitoring: metrics, spans, fields and histogram buckets.
 //!
 //! # Metrics
 //! With the feature `metrics` the crate records through the [`metrics`](https://docs.rs/metrics) facade; without
 //! it nothing is recorded. The crate never installs a recorder. Install yours before the first call: handles are
-//! looked up once per layer or stream and kept. Call [`describe_metrics`] once to hand descriptions and units to
+//! looked up once per layer or stream and kept. Call [`describe_metrics`] once to pass descriptions and units to
 //! it.
 //!
 //! | name | kind | labels besides `batch` |
@@ -19,18 +19,18 @@
 //! | [`COOLDOWNS`] | counter | |
 //! | [`COOLDOWN_DURATION`] | histogram, seconds | |
 //!
-//! The label `batch` distinguishes instances; it is `default` unless a name was set. No label takes a value from an
+//! The label `batch` distinguishes instances; it is `default` unless a name was set. Labels never take a value from an
 //! item, a prompt or an error's text, so the number of series is bounded. `cached_input` and `cache_write` are
 //! parts of `input`, `reasoning` is a part of `output`: do not add them up.
 //!
-//! Exporters need bucket bounds for histograms: [`SECONDS_BUCKETS`] suits them all. With
+//! Exporters need bucket bounds for histograms: [`SECONDS_BUCKETS`] fits all of them. With
 //! `metrics-exporter-prometheus`:
 //! `builder.set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS_BUCKETS)`.
 //!
 //! # Spans
 //! One span `llm.item` per item and one span `chat` per physical call, both at level `INFO` with the target
 //! `llm_batch`. The fields of the call span follow OpenTelemetry's conventions for generative AI, which are still
-//! moving: the `gen_ai.*` names are not covered by this crate's version promise. Prompts and answers are never
+//! changing: the `gen_ai.*` names are not covered by this crate's semantic versioning. Prompts and answers are never
 //! recorded.
 
 use tracing::Span;
@@ -54,9 +54,9 @@ pub const TARGET: &str = "llm_batch";
 pub const ITEMS: &str = "llm_batch_items_total";
 /// Counter: physical calls that have ended.
 pub const CALLS: &str = "llm_batch_calls_total";
-/// Counter: tokens known to be used, failed calls too.
+/// Counter: tokens of known usage, including failed calls.
 pub const TOKENS: &str = "llm_batch_tokens_total";
-/// Counter: calls whose usage is not known.
+/// Counter: calls whose usage is unknown.
 pub const UNKNOWN_USAGE_CALLS: &str = "llm_batch_unknown_usage_calls_total";
 /// Histogram: time in one physical call, without any wait.
 pub const CALL_DURATION: &str = "llm_batch_call_duration_seconds";
@@ -66,26 +66,26 @@ pub const ITEM_DURATION: &str = "llm_batch_item_duration_seconds";
 pub const WAIT: &str = "llm_batch_wait_seconds";
 /// Gauge: items picked up and not yet done.
 pub const IN_FLIGHT: &str = "llm_batch_in_flight";
-/// Counter: how often a gate closed.
+/// Counter: the pauses of a gate.
 pub const COOLDOWNS: &str = "llm_batch_cooldowns_total";
-/// Histogram: the length of those pauses, as planned when they began.
+/// Histogram: the planned length of those pauses when they began.
 pub const COOLDOWN_DURATION: &str = "llm_batch_cooldown_seconds";
 
 /// Label: the instance.
 pub const LABEL_BATCH: &str = "batch";
-/// Label: how it ended.
+/// Label: the outcome of the item or call.
 pub const LABEL_OUTCOME: &str = "outcome";
 /// Label: the [`ErrorKind`] of a failure; empty for a success or an unknown kind.
 pub const LABEL_ERROR_TYPE: &str = "error_type";
 /// Label: the class of tokens.
 pub const LABEL_TOKEN_TYPE: &str = "type";
-/// Label: what was waited for.
+/// Label: the reason for the wait.
 pub const LABEL_REASON: &str = "reason";
-/// The value of [`LABEL_BATCH`] unless another one was set.
+/// The default value of [`LABEL_BATCH`].
 pub const DEFAULT_BATCH: &str = "default";
 
 /// Bucket bounds in seconds for every histogram of this crate: OpenTelemetry's for the duration of a generative
-/// AI call (0.01 doubling to 81.92), and on to the hour that an item may take.
+/// AI call (0.01 doubling to 81.92), extended to one hour for items.
 pub const SECONDS_BUCKETS: [f64; 20] = [
     0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92, 163.84, 327.68,
     655.36, 1310.72, 2621.44, 5242.88,
@@ -108,7 +108,7 @@ pub const CALL_ATTEMPT: &str = "llm_batch.attempt";
 pub const OTEL_NAME: &str = "otel.name";
 /// Field: the span's kind for OpenTelemetry; `client`.
 pub const OTEL_KIND: &str = "otel.kind";
-/// Field: `ERROR` where the call failed.
+/// Field: `ERROR` if the call failed.
 pub const OTEL_STATUS: &str = "otel.status_code";
 /// Field: the [`ErrorKind`] of a failed call, or `cancelled`.
 pub const ERROR_TYPE: &str = "error.type";
@@ -116,13 +116,13 @@ pub const ERROR_TYPE: &str = "error.type";
 pub const OPERATION: &str = "gen_ai.operation.name";
 /// Field: the provider.
 pub const PROVIDER: &str = "gen_ai.provider.name";
-/// Field: the model that was asked.
+/// Field: the requested model.
 pub const REQUEST_MODEL: &str = "gen_ai.request.model";
 /// Field: the model that answered.
 pub const RESPONSE_MODEL: &str = "gen_ai.response.model";
 /// Field: the provider's id of the answer.
 pub const RESPONSE_ID: &str = "gen_ai.response.id";
-/// Field: why the model stopped.
+/// Field: the reason why the model stopped.
 pub const FINISH_REASONS: &str = "gen_ai.response.finish_reasons";
 /// Field: [`TokenUsage::input`].
 pub const INPUT_TOKENS: &str = "gen_ai.usage.input_tokens";
@@ -135,7 +135,7 @@ pub const CACHE_WRITE_TOKENS: &str = "gen_ai.usage.cache_creation.input_tokens";
 /// Field: [`TokenUsage::reasoning`].
 pub const REASONING_TOKENS: &str = "gen_ai.usage.reasoning.output_tokens";
 
-/// Hands the description and unit of every metric to the installed recorder. Without the feature `metrics` it does
+/// Passes the description and unit of every metric to the installed recorder. Without the feature `metrics` it does
 /// nothing.
 pub fn describe_metrics() {
     meter::describe();
@@ -154,7 +154,7 @@ pub(crate) enum ItemEnd {
 pub(crate) enum CallEnd {
     Success,
     Failure(Option<ErrorKind>),
-    /// Dropped before its end: a time limit, an abort, a panic.
+    /// The call was dropped before its end: a time limit, an abort, a panic.
     Cancelled,
 }
 
@@ -168,7 +168,7 @@ pub(crate) fn item_span(item: &Item) -> Span {
     )
 }
 
-/// The span of one physical call. The strategy fills in what it asks by [`record_request`].
+/// The span of one physical call. The strategy fills in the request's fields with [`record_request`].
 pub(crate) fn call_span(call: Option<&CallGuard>) -> Span {
     let span = tracing::info_span!(
         target: TARGET,
@@ -198,7 +198,7 @@ pub(crate) fn call_span(call: Option<&CallGuard>) -> Span {
     span
 }
 
-/// For providers: writes into the current call span which provider and model are asked. Does nothing where the
+/// For providers: records the provider and the model in the current call span. Does nothing if the
 /// current span is another one.
 #[cfg(feature = "reqwest")]
 pub(crate) fn record_request(provider: &str, model: &str) {
@@ -213,7 +213,7 @@ pub(crate) fn record_request(provider: &str, model: &str) {
     span.record(OTEL_NAME, format_args!("chat {model}"));
 }
 
-/// Writes what a call answered into its span.
+/// Records the answer of a call in its span.
 pub(crate) fn record_response(span: &Span, metadata: Option<&ResponseMetadata>, usage: Option<TokenUsage>) {
     if span.is_disabled() {
         return;
@@ -244,7 +244,7 @@ pub(crate) fn record_response(span: &Span, metadata: Option<&ResponseMetadata>, 
     }
 }
 
-/// Writes into a call's span that it failed, and how.
+/// Records the failure of a call in its span.
 pub(crate) fn record_failure(span: &Span, error_type: &str) {
     if span.is_disabled() {
         return;

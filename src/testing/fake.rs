@@ -20,11 +20,11 @@ use crate::request::LlmRequest;
 use crate::response::LlmResponse;
 use crate::usage::TokenUsage;
 
-/// A strategy that answers from a closure and fails when its script says so.
+/// A strategy that answers from a closure and fails according to a script.
 ///
 /// Calls are numbered from 1 in the order in which they start, **over all items and clones**; after
-/// [`per_item`](Self::per_item) each item's calls are numbered by themselves. Without a script every call succeeds
-/// at once, with unknown usage. A throttled or rejected call has known zero usage, as with a real provider.
+/// [`per_item`](Self::per_item) each item's calls are numbered separately. Without a script every call succeeds
+/// immediately, with unknown usage. A throttled or rejected call has known zero usage, as with a real provider.
 ///
 /// Clones share the script, the numbering and the counters.
 ///
@@ -93,12 +93,12 @@ impl Drop for InFlight {
     }
 }
 
-/// The calls of one item, by the fake that counts them.
+/// The numbers of calls of one item, per fake.
 #[derive(Default)]
 struct ItemCalls(HashMap<usize, u64>);
 
 impl<F> FakeStrategy<F> {
-    /// Answers with what `answer` makes of the request.
+    /// Creates a fake that answers with the result of `answer` for the request.
     pub fn new<I, O>(answer: F) -> Self
     where
         F: Fn(&LlmRequest<I>) -> O,
@@ -119,73 +119,73 @@ impl<F> FakeStrategy<F> {
         self
     }
 
-    /// Every call takes that long; none by default.
+    /// Sets the latency of every call; none by default.
     #[must_use]
     pub fn latency(mut self, latency: impl Into<Latency>) -> Self {
         self.script().latency = latency.into();
         self
     }
 
-    /// Sets the usage that a successful call reports. By default it reports none.
+    /// Sets the usage that a successful call reports. By default it is unknown.
     #[must_use]
     pub fn usage(mut self, usage: TokenUsage) -> Self {
         self.script().usage = Some(usage);
         self
     }
 
-    /// The call with that number is throttled (a 429).
+    /// Throttles the call with that number (a 429).
     #[must_use]
     pub fn throttle_on_call(self, call: u64) -> Self {
         self.step(call, Step::Fail(ErrorKind::RateLimit))
     }
 
-    /// The retry-after hint of throttled calls; none by default.
+    /// Sets the retry-after hint of throttled calls; none by default.
     #[must_use]
     pub fn retry_after(mut self, wait: Duration) -> Self {
         self.script().retry_after = Some(wait);
         self
     }
 
-    /// The call with that number fails with [`ErrorKind::Timeout`] (a 504) and unknown usage.
+    /// Fails the call with that number with [`ErrorKind::Timeout`] (a 504) and unknown usage.
     #[must_use]
     pub fn timeout_on_call(self, call: u64) -> Self {
         self.step(call, Step::Fail(ErrorKind::Timeout))
     }
 
-    /// The call with that number fails with `kind`.
+    /// Fails the call with that number with `kind`.
     #[must_use]
     pub fn fail_on_call(self, call: u64, kind: ErrorKind) -> Self {
         self.step(call, Step::Fail(kind))
     }
 
-    /// The call with that number never ends; only a timeout or a drop does.
+    /// Makes the call with that number hang until a timeout or a drop.
     #[must_use]
     pub fn hang_on_call(self, call: u64) -> Self {
         self.step(call, Step::Hang)
     }
 
-    /// The call with that number panics, after its latency.
+    /// Makes the call with that number panic, after its latency.
     #[must_use]
     pub fn panic_on_call(self, call: u64) -> Self {
         self.step(call, Step::Panic)
     }
 
-    /// A share of all calls (0 to 1) fails with `kind`; which ones depends on the [`seed`](Self::seed) and the call's
-    /// number alone. May be given several times; a call named by its number keeps its own script.
+    /// Fails a share of all calls (0 to 1) with `kind`, selected by the [`seed`](Self::seed) and the call's
+    /// number only. May be set several times; a script for the call's number takes precedence.
     #[must_use]
     pub fn fail_at_rate(mut self, rate: f64, kind: ErrorKind) -> Self {
         self.script().rates.push((rate, kind));
         self
     }
 
-    /// The seed of latencies and failure rates; 0 by default.
+    /// Sets the seed of latencies and failure rates; 0 by default.
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Self {
         self.script().seed = seed;
         self
     }
 
-    /// Numbers the calls of each item by themselves, from 1.
+    /// Numbers the calls of each item separately, from 1.
     #[must_use]
     pub fn per_item(mut self) -> Self {
         self.script().per_item = true;
@@ -202,14 +202,14 @@ impl<F> FakeStrategy<F> {
         self.counters.in_flight.load(Ordering::Relaxed)
     }
 
-    /// The most calls that ever were in flight at the same time.
+    /// The maximum number of calls that were in flight at the same time.
     pub fn most_in_flight(&self) -> u64 {
         self.counters.most_in_flight.load(Ordering::Relaxed)
     }
 }
 
 impl Script {
-    /// Returns the step that decides about a call, if there is one, and the latency of the call.
+    /// Returns the script step for a call, if there is one, and the latency of the call.
     fn plan(&self, number: u64, item: u64) -> (Option<Step>, Duration) {
         let seed = if self.per_item {
             hash(self.seed, &item.to_le_bytes())

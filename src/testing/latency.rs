@@ -30,15 +30,15 @@ enum Shape {
 }
 
 impl Latency {
-    /// No latency at all.
+    /// No latency.
     pub const ZERO: Self = Self::constant(Duration::ZERO);
 
-    /// Always `time`.
+    /// A constant latency.
     pub const fn constant(time: Duration) -> Self {
         Self(Shape::Constant(time))
     }
 
-    /// Anything from `min` to `max`, equally likely. In the wrong order they are swapped.
+    /// A uniform distribution from `min` to `max`. They are swapped if `min` is larger.
     pub fn uniform(min: Duration, max: Duration) -> Self {
         Self(Shape::Uniform {
             min: min.min(max),
@@ -46,8 +46,8 @@ impl Latency {
         })
     }
 
-    /// A heavy tail, as real providers have it: half of the calls take less than `median`, one in a hundred more than
-    /// `p99`. No sample is above ten times `p99`. A `p99` below the median counts as the median.
+    /// A log-normal distribution with a heavy tail, as with real providers: half of the calls take less than `median`, one in a hundred
+    /// more than `p99`. No sample is above ten times `p99`. A `p99` below the median counts as the median.
     pub fn log_normal(median: Duration, p99: Duration) -> Self {
         Self(Shape::LogNormal {
             median,
@@ -55,7 +55,7 @@ impl Latency {
         })
     }
 
-    /// One latency. Takes the same number of draws whatever the shape, so that scenarios stay comparable.
+    /// Draws one latency. Every distribution takes the same number of draws, so that scenarios stay comparable.
     pub(crate) fn sample(&self, rng: &mut fastrand::Rng) -> Duration {
         let (first, second) = (rng.f64(), rng.f64());
         match self.0 {
@@ -64,7 +64,7 @@ impl Latency {
             Shape::LogNormal { median, .. } if median.is_zero() => Duration::ZERO,
             Shape::LogNormal { median, p99 } => {
                 let ratio = p99.as_secs_f64() / median.as_secs_f64();
-                // Box and Muller's transform; `1 - first` is never 0.
+                // The Box-Muller transform; `1 - first` is never 0.
                 let normal = (-2.0 * (1.0 - first).ln()).sqrt() * (std::f64::consts::TAU * second).cos();
                 let factor = (normal * ratio.ln() / NORMAL_P99).exp();
                 median.mul_f64(factor.min(10.0 * ratio))
@@ -96,7 +96,7 @@ impl fmt::Display for Latency {
     }
 }
 
-/// A text that is not a [`Latency`].
+/// The error for a text that is not a [`Latency`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParseLatencyError {
     text: String,

@@ -1,8 +1,8 @@
 //! Scripted fakes and a simulated provider, for tests, benches and first steps without a key.
 //!
-//! - [`FakeStrategy`] answers from a closure and fails when its script says so.
-//! - [`SimulatedProvider`] is a model of a real provider: quotas, throttles, latency, faults, and a ledger of its
-//!   own. It has two faces: a tower service for virtual time, and an HTTP server that speaks the wires of OpenAI,
+//! - [`FakeStrategy`] answers from a closure and fails according to a script.
+//! - [`SimulatedProvider`] is a model of a real provider: quotas, throttles, latency, faults, and its own
+//!   ledger. It has two interfaces: a tower service for virtual time, and an HTTP server with the wire formats of OpenAI,
 //!   Anthropic and Gemini.
 
 mod fake;
@@ -16,7 +16,7 @@ pub use simulated::{
     SimulatedProviderBuilder, SimulatedServer, SimulatedService, TokenCharge,
 };
 
-/// Mixes `bytes` into `seed`: FNV-1a, which is the same on every machine and in every version.
+/// Hashes `bytes` into `seed` with FNV-1a, which is the same on every machine and in every version.
 fn hash(seed: u64, bytes: &[u8]) -> u64 {
     let start = 0xcbf2_9ce4_8422_2325 ^ seed;
     bytes.iter().fold(start, |state, byte| {

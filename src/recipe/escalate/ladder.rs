@@ -1,4 +1,4 @@
-//! A ladder of settings: the rung decides what the request says.
+//! Ladders of settings, which are written into the request.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,10 +12,10 @@ use super::rungs::Rungs;
 use crate::classify::{Classify, KindClassifier};
 use crate::request::LlmRequest;
 
-/// Asks `models` one after the other: the first at first, and after every bad answer the next one.
+/// Calls `models` in order: begins with the first, and moves to the next one after every bad answer.
 ///
-/// It writes [`Prompt::with_model`](crate::Prompt::with_model) into every request, over a model that the prompt had. The rules of escalation
-/// are at [`Escalate`](super::Escalate). Place it above the gate, so that each model has its own:
+/// It sets [`Prompt::with_model`](crate::Prompt::with_model) in every request, replacing a model that the prompt had.
+/// [`Escalate`](super::Escalate) describes the rules of escalation. Place it above the gate, so that each model has its own:
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), llm_batch::BoxError> {
@@ -41,10 +41,10 @@ use crate::request::LlmRequest;
 /// # Ok(()) }
 /// ```
 ///
-/// `examples/escalate.rs` compares the cost with that of always asking the best model.
+/// `examples/escalate.rs` compares the cost with that of always calling the best model.
 ///
 /// # Panics
-/// If there is no model.
+/// If `models` is empty.
 #[track_caller]
 pub fn models<M: Into<String>>(models: impl IntoIterator<Item = M>) -> LadderLayer<String> {
     LadderLayer::new(models.into_iter().map(Into::into), |request, model| {
@@ -53,12 +53,12 @@ pub fn models<M: Into<String>>(models: impl IntoIterator<Item = M>) -> LadderLay
     })
 }
 
-/// Asks at the first temperature at first, and after every bad answer at the next one.
+/// Begins at the first temperature, and moves to the next one after every bad answer.
 ///
-/// It writes [`Prompt::with_temperature`](crate::Prompt::with_temperature) into every request. Zero first is the usual
-/// ladder: a model that is asked again in the same words at temperature 0 tends to repeat its mistake. Some models refuse any
-/// temperature. The rules of escalation are at [`Escalate`](super::Escalate). A prompt with a
-/// [raw body](crate::Prompt::raw) takes no temperature beside it, and fails unsent.
+/// It sets [`Prompt::with_temperature`](crate::Prompt::with_temperature) in every request. The usual ladder begins with zero:
+/// a model that gets the same prompt again at temperature 0 tends to repeat its mistake. Some models reject any
+/// temperature. [`Escalate`](super::Escalate) describes the rules of escalation. A prompt with a
+/// [raw body](crate::Prompt::raw) cannot have a temperature beside it, and fails without being sent.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), llm_batch::BoxError> {
@@ -78,7 +78,7 @@ pub fn models<M: Into<String>>(models: impl IntoIterator<Item = M>) -> LadderLay
 /// ```
 ///
 /// # Panics
-/// If there is no temperature.
+/// If `temperatures` is empty.
 #[track_caller]
 pub fn temperatures(temperatures: impl IntoIterator<Item = f64>) -> LadderLayer<f64> {
     LadderLayer::new(temperatures, |request, temperature| {
@@ -89,8 +89,8 @@ pub fn temperatures(temperatures: impl IntoIterator<Item = f64>) -> LadderLayer<
 
 /// A ladder of settings for one strategy: writes the setting of the item's rung into each request.
 ///
-/// [`models`] and [`temperatures`] are the two usual ones. Place it under the retries and, where the setting decides
-/// the gate, above the gate. The rules of escalation are at [`Escalate`](super::Escalate).
+/// [`models`] and [`temperatures`] are the two usual ones. Place it inside the retries and, if the setting decides
+/// the gate, outside the gate. [`Escalate`](super::Escalate) describes the rules of escalation.
 ///
 /// ```
 /// use llm_batch::LlmRequest;
@@ -108,7 +108,7 @@ pub struct LadderLayer<T, F = fn(&mut LlmRequest, &T)> {
 }
 
 impl<T> LadderLayer<T> {
-    /// From the first setting to the last; `edit` writes one into a request.
+    /// Creates a ladder from the first setting to the last; `edit` writes one into a request.
     ///
     /// # Panics
     /// If there is no setting.
@@ -119,7 +119,7 @@ impl<T> LadderLayer<T> {
 }
 
 impl<T, F> LadderLayer<T, F> {
-    /// As [`new`](LadderLayer::new), for requests of any input and closures that hold something.
+    /// Like [`new`](LadderLayer::new), for requests of any input and closures with captures.
     ///
     /// # Panics
     /// If there is no setting.
@@ -161,7 +161,7 @@ impl<T: fmt::Debug, F> fmt::Debug for LadderLayer<T, F> {
     }
 }
 
-/// Writes the setting of the item's rung into each request; made by [`LadderLayer`].
+/// Writes the setting of the item's rung into each request; created by [`LadderLayer`].
 pub struct Ladder<S, T, F = fn(&mut LlmRequest, &T)> {
     inner: S,
     layer: LadderLayer<T, F>,
@@ -173,7 +173,7 @@ impl<S, T, F> Ladder<S, T, F> {
         &self.inner
     }
 
-    /// The service inside, to change it.
+    /// The service inside, mutably.
     pub const fn get_mut(&mut self) -> &mut S {
         &mut self.inner
     }

@@ -1,4 +1,4 @@
-//! Ladders.
+//! Escalation ladders.
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,18 +20,18 @@ pub use ladder::{Ladder, LadderLayer, models, temperatures};
 
 use rungs::Rungs;
 
-/// A ladder of strategies: a bad answer takes the item one rung up, a bad connection does not.
+/// A ladder of strategies: a bad answer moves the item one rung up, a bad connection does not.
 ///
-/// An item starts on the first rung. After an answer that was bad (a failure whose verdict is
-/// [`RetryNow`](crate::Disposition::RetryNow): validation, a malformed tool call) its next call is made one rung higher; the last
-/// rung is kept. A failure of the transport, a throttle or a time limit says nothing about the model, so the item stays where
-/// it is. Where an item stands is in its own [`RetryState`](crate::RetryState): items that share a ladder do not see each other.
+/// An item starts on the first rung. After a bad answer (a failure whose verdict is
+/// [`RetryNow`](crate::Disposition::RetryNow): validation, a malformed tool call) its next call is made one rung higher; on the
+/// last rung it stays there. A failure of the transport, a throttle or a time limit is not the model's fault, so the item stays on
+/// its rung. The rung is stored in the item's [`RetryState`](crate::RetryState), so items that share a ladder are independent.
 ///
-/// A ladder is a strategy itself and stands under the retries, which need at least as many attempts as it has rungs. Its strategies
-/// are of one type; [`boxed_strategy`](crate::StrategyExt::boxed_strategy) makes them so. Each may have a gate and accounts of its
-/// own. Where the rungs are settings of **one** strategy, use [`models`], [`temperatures`] or a [`LadderLayer`] of your own.
+/// A ladder is itself a strategy and belongs inside the retries, which need at least as many attempts as it has rungs. Its
+/// strategies must have one type; use [`boxed_strategy`](crate::StrategyExt::boxed_strategy) to unify them. Each may have its own
+/// gate and accounts. If the rungs are settings of **one** strategy, use [`models`], [`temperatures`] or your own [`LadderLayer`].
 ///
-/// It waits for the strategy in its future, as only the request says which one it is: its `poll_ready` is always ready.
+/// It waits for the strategy in its future, as the strategy depends on the request: its `poll_ready` is always ready.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), llm_batch::BoxError> {
@@ -59,10 +59,10 @@ pub struct Escalate<S> {
 }
 
 impl<S> Escalate<S> {
-    /// From the first strategy to ask to the last.
+    /// Creates a ladder from the first strategy to the last.
     ///
     /// # Panics
-    /// If there is none.
+    /// If there is no strategy.
     #[track_caller]
     pub fn new(strategies: impl IntoIterator<Item = S>) -> Self {
         Self {

@@ -1,4 +1,4 @@
-//! On which rung of which ladder an item stands.
+//! The rungs of a ladder, and the rung of each item.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,7 +28,7 @@ impl<T> Rungs<T> {
         &self.rungs
     }
 
-    /// The next call of `item`, and what stands on its rung.
+    /// The next call of `item`, and the value on its rung.
     pub(super) fn step(&self, item: &Arc<Item>) -> (Step, &T) {
         let top = self.rungs.len() - 1;
         let rung = item
@@ -44,7 +44,7 @@ impl<T> Rungs<T> {
     }
 }
 
-/// The rungs of one item, by ladder: several may stand in one stack, or one after the other.
+/// The rungs of one item, by ladder: a stack may have several ladders, nested or side by side.
 #[derive(Default)]
 struct Standing(Vec<(u64, usize)>);
 
@@ -73,7 +73,7 @@ impl Step {
         self.rung
     }
 
-    /// The answer from this rung was bad: the item climbs, once however many of its calls were made from here.
+    /// The answer from this rung was bad: the item moves up, only once for concurrent calls from this rung.
     pub(super) fn climb(&self) {
         self.item.state().update(|standing: &mut Standing| {
             let rung = standing.of(self.ladder);

@@ -18,13 +18,13 @@ pub(super) struct Kept {
 
 #[derive(Clone, Debug)]
 struct Missing {
-    /// The names of the members that lead to it.
+    /// The path of member names to it.
     path: Vec<String>,
     fault: Fault,
 }
 
 impl Kept {
-    /// Returns the rest of an answer without its faults; `None` if nothing is left.
+    /// Returns the answer without its faulty parts; `None` if nothing is left.
     pub(super) fn of(answer: &Map<String, Value>, faults: &[Fault]) -> Option<Self> {
         let mut value = answer.clone();
         let mut missing = Vec::new();
@@ -42,7 +42,7 @@ impl Kept {
         (!missing.is_empty() && !is_hollow(&value)).then_some(Self { value, missing })
     }
 
-    /// Asks for what is missing alone. Returns whether it can be asked for like that.
+    /// Changes the prompt to request only the missing part. Returns `false` if that is not possible.
     pub(super) fn ask(&self, prompt: &mut Prompt) -> bool {
         if prompt.raw_body().is_some() {
             return false;
@@ -60,17 +60,17 @@ impl Kept {
         }
         let mut text = "The answer is known but for these fields:\n".to_owned();
         for missing in &self.missing {
-            // Writing to a string does not fail.
+            // Writing to a string cannot fail.
             let _ = writeln!(text, "- {}", missing.fault);
         }
         text.push_str("Answer with a JSON object of these fields alone, each where it is in the whole.");
         *prompt = next.with_message(Message::user(text));
-        // It belongs to the question for the whole.
+        // The key belongs to the request for the whole answer.
         prompt.remove_header(IDEMPOTENCY_KEY);
         true
     }
 
-    /// The kept part as JSON, with what `answer` has of the missing one; `None` if that is not a JSON object.
+    /// The kept part as JSON, merged with the missing members from `answer`; `None` if that is not a JSON object.
     pub(super) fn merge(mut self, answer: &str) -> Option<String> {
         let mut answer: Map<String, Value> = serde_json::from_str(strip_code_fence(answer)).ok()?;
         for missing in &self.missing {
@@ -82,7 +82,7 @@ impl Kept {
     }
 }
 
-/// The members that a JSON pointer leads through, up to a list: what is in a list cannot be asked for alone.
+/// The members on the path of a JSON pointer, up to a list: elements of a list cannot be requested separately.
 fn members(answer: &Map<String, Value>, pointer: &str) -> Vec<String> {
     let mut path = Vec::new();
     let mut at = Some(answer);
@@ -125,7 +125,7 @@ fn insert(value: &mut Map<String, Value>, path: &[String], part: Value) {
     at.insert(last.clone(), part);
 }
 
-/// Returns `true` if nothing but empty objects is in it.
+/// Returns `true` if it contains only empty objects.
 fn is_hollow(value: &Map<String, Value>) -> bool {
     value
         .values()

@@ -20,17 +20,17 @@ mod schema;
 
 use kept::Kept;
 
-/// Keeps what was good of an answer, and asks again only for the rest.
+/// Keeps the good parts of an answer, and requests only the rest again.
 ///
-/// After an answer with some wrong fields the next attempt asks for those alone, with a schema of those alone, and its answer
-/// is put into the last one. So a long answer with one wrong field costs one field more, not a second long answer.
+/// After an answer with some wrong fields the next attempt requests only those, with a schema of only those, and merges its answer
+/// into the last one. So a long answer with one wrong field costs one field more, not a second long answer.
 ///
-/// An `Idempotency-Key` of the prompt goes out with questions for the whole alone.
+/// An `Idempotency-Key` of the prompt is sent only with requests for the whole answer.
 ///
-/// It requests the missing parts by itself; do not put the `feedback` hook on the same retries, which asks for the whole
+/// It requests the missing parts itself; do not use the `feedback` hook on the same retries, which requests the whole
 /// answer again.
 ///
-/// `typed` makes the typed strategy: of `strategy`, with what merges its answers around it.
+/// `typed` creates the typed strategy from `strategy` wrapped in [`Merge`], which merges its answers.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), llm_batch::BoxError> {
@@ -64,21 +64,21 @@ use kept::Kept;
 /// # Ok(()) }
 /// ```
 ///
-/// # What is kept
-/// All members of an answer that is a JSON object but those that a fault names, or is inside of. A list with a fault in it is
-/// asked for as a whole, as is an answer with a fault that names no field. The merged answer is checked as any other, so a field
-/// that the new one made wrong is asked for in turn.
+/// # The kept part
+/// If the answer is a JSON object, all members are kept except those with a fault at or inside them. A list with a fault in it is
+/// requested as a whole, as is an answer with a fault that does not name a field. The merged answer is checked like any other, so a
+/// field that is wrong in the new answer is requested next.
 ///
-/// The item's [`RetryState`](crate::RetryState) keeps it, so other items see nothing of it, and failures in between (a throttle, a
-/// broken connection, an answer that is not JSON) lose nothing. A good answer ends it: what the item asks next is asked as a
-/// whole.
+/// The kept part is in the item's [`RetryState`](crate::RetryState), separate from other items, and failures in between (a throttle,
+/// a broken connection, an answer that is not JSON) do not discard it. A good answer does: the item's next request is for a whole
+/// answer.
 pub fn partial<P, S>(strategy: P, typed: impl FnOnce(Merge<P>) -> S) -> Partial<S> {
     Partial {
         inner: typed(Merge { inner: strategy }),
     }
 }
 
-/// A typed strategy that is asked again only for what was wrong; made by [`partial`].
+/// A typed strategy that requests only the wrong parts again; created by [`partial`].
 #[derive(Clone, Debug)]
 pub struct Partial<S> {
     inner: S,
@@ -90,7 +90,7 @@ impl<S> Partial<S> {
         &self.inner
     }
 
-    /// The typed strategy, to change it.
+    /// The typed strategy, mutably.
     pub const fn get_mut(&mut self) -> &mut S {
         &mut self.inner
     }
@@ -141,10 +141,10 @@ where
         let this = self.project();
         let result = ready!(this.future.poll(cx));
         if result.is_ok() {
-            // What the item asks next, as agents do, is another question.
+            // The item's next request, as in agents, is another one.
             drop(this.item.state().remove::<Kept>());
         }
-        // An answer that is not JSON takes nothing away from an earlier one.
+        // An answer that is not JSON does not discard the kept part of an earlier one.
         let invalid = result.as_ref().err().and_then(|error| InvalidOutput::of(error));
         if let Some((faults, value)) =
             invalid.and_then(|invalid| Some((&invalid.faults, invalid.value.as_ref()?.as_object()?)))
@@ -165,7 +165,7 @@ impl<Fut> fmt::Debug for PartialFuture<Fut> {
     }
 }
 
-/// The strategy inside of a [`Partial`]: asks it for what is missing, and puts its answer into what was kept.
+/// The strategy inside a [`Partial`]: requests the missing part, and merges the answer into the kept part.
 #[derive(Clone, Debug)]
 pub struct Merge<P> {
     inner: P,

@@ -1,17 +1,17 @@
-//! The part of a JSON Schema that is about some of its fields.
+//! The part of a JSON Schema for some of its fields.
 
 use serde_json::{Map, Value, json};
 
 use crate::schema::reference::{CONTAINERS, reference_of, target};
 
-/// The number of references in a row that are followed.
+/// The maximum number of consecutive references to follow.
 const REFERENCES: usize = 32;
 
-/// The schema of an object with the members at `paths` alone, each where it is in the whole; `None` if the schema knows none
+/// The schema of an object with only the members at `paths`, each at its place in the whole; `None` if the schema has none
 /// of them.
 pub(super) fn subset(schema: &Value, paths: &[&[String]]) -> Option<Value> {
     let mut picked = pick(schema, schema, paths)?;
-    // Definitions stay where references look for them.
+    // Definitions stay at the target of the references.
     for name in CONTAINERS {
         if let (Some(definitions), Some(picked)) = (schema.get(name), picked.as_object_mut()) {
             picked.insert(name.to_owned(), definitions.clone());
@@ -32,7 +32,7 @@ fn pick(root: &Value, node: &Value, paths: &[&[String]]) -> Option<Value> {
         if inside.is_empty() {
             continue;
         }
-        // The whole of it where it is missing itself, or where its parts are not known.
+        // The whole member if it is missing itself, or if its parts are unknown.
         let part = (!inside.iter().any(|rest| rest.is_empty()))
             .then(|| pick(root, property, &inside))
             .flatten();
@@ -44,7 +44,7 @@ fn pick(root: &Value, node: &Value, paths: &[&[String]]) -> Option<Value> {
     )
 }
 
-/// The object schema behind references and optionality.
+/// The object schema, with references and optionality resolved.
 fn object<'a>(root: &'a Value, mut node: &'a Value) -> Option<&'a Value> {
     for _ in 0..REFERENCES {
         if node.get("properties").is_some() {

@@ -1,4 +1,4 @@
-//! The question and the answer. The answer follows from the question alone.
+//! The question and the answer, which depends only on the question.
 
 use serde_json::Value;
 
@@ -8,7 +8,7 @@ use super::instance::{echo, instance};
 use crate::response::FinishReason;
 use crate::usage::TokenUsage;
 
-/// Characters a token has, by OpenAI's rule of thumb for English.
+/// Characters per token, by OpenAI's rule of thumb for English.
 const CHARACTERS_PER_TOKEN: u64 = 4;
 
 pub(super) fn tokens(text: &str) -> u64 {
@@ -31,7 +31,7 @@ impl Question {
     }
 }
 
-/// The text of a prompt from the texts of its parts.
+/// Joins the texts of a prompt's parts.
 pub(super) fn join<'a>(texts: impl Iterator<Item = &'a str>) -> String {
     texts.collect::<Vec<_>>().join("\n")
 }
@@ -84,14 +84,14 @@ impl Answer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Variant {
     Proper,
-    /// A refusal in words.
+    /// A refusal with a text.
     Refusal,
-    /// A refusal without a word.
+    /// A refusal without a text.
     Block,
     InvalidJson,
 }
 
-/// A few sentences in the manner of a solved word problem, with the echo at the end.
+/// A few sentences like a solved word problem, with the echo at the end.
 fn sentence(question: &str) -> String {
     let numbers: Vec<u64> = question
         .split(|character: char| !character.is_ascii_digit())
@@ -109,7 +109,7 @@ fn sentence(question: &str) -> String {
             listed.join(", ")
         )
     };
-    // One to eight steps, so that answers differ in length as real ones do.
+    // One to eight steps, so that answers differ in length like real ones.
     let steps = hash(1, question.as_bytes()) % 8 + 1;
     let filler: String = (1..=steps)
         .map(|step| format!(" Step {step}: read the numbers again and check the sum."))

@@ -1,4 +1,4 @@
-//! The set-up of a simulated provider.
+//! The builder of a simulated provider.
 
 use std::time::Duration;
 
@@ -9,13 +9,13 @@ use super::quota::Quota;
 use super::{SimulatedProvider, TokenCharge};
 use crate::error::{ErrorKind, LlmError};
 
-/// The smallest prompt that Gemini and most of Anthropic's models keep in a cache.
+/// The smallest prompt that Gemini and most of Anthropic's models cache.
 const CACHE_MINIMUM: u64 = 1_024;
 
-/// Sets up a [`SimulatedProvider`].
+/// Configures a [`SimulatedProvider`].
 ///
-/// Without any setting it answers everything at once. Rates are shares of calls from 0 to 1, decided by the seed and
-/// the call's ordinal number alone.
+/// Without any setting it answers every call immediately. Rates are shares of calls from 0 to 1, selected by the seed and
+/// the call's ordinal number only.
 #[derive(Clone, Debug)]
 #[must_use = "call build"]
 pub struct SimulatedProviderBuilder {
@@ -74,56 +74,56 @@ impl SimulatedProviderBuilder {
         }
     }
 
-    /// The seed of every decision of chance; 0 by default.
+    /// Sets the seed of all random decisions; 0 by default.
     pub fn seed(mut self, seed: u64) -> Self {
         self.config.seed = seed;
         self
     }
 
-    /// The name of its only model, `sim` by default. Calls for any name are answered, under the name they ask for.
+    /// Sets the name of its only model; `sim` by default. Calls for any model are answered, under the requested name.
     pub fn model(mut self, model: impl Into<String>) -> Self {
         self.config.model = model.into();
         self
     }
 
-    /// The key that the HTTP face asks for, on each wire in the provider's own place: `Authorization: Bearer` (OpenAI,
-    /// Anthropic), `x-api-key` (Anthropic), `x-goog-api-key` or `?key=` (Gemini). Anything else is a 401, or Gemini's 400.
-    /// By default it asks for none.
+    /// Sets the key that the HTTP server requires, in the place of each provider: `Authorization: Bearer` (OpenAI,
+    /// Anthropic), `x-api-key` (Anthropic), `x-goog-api-key` or `?key=` (Gemini). Any other key is rejected with 401, or Gemini's 400.
+    /// By default no key is required.
     pub fn api_key(mut self, key: impl Into<String>) -> Self {
         self.config.api_key = Some(key.into());
         self
     }
 
-    /// From the end of the request to the first byte of an answer; zero by default.
+    /// Sets the time from the end of the request to the first byte of an answer; zero by default.
     pub fn latency(mut self, latency: impl Into<Latency>) -> Self {
         self.config.latency = latency.into();
         self
     }
 
-    /// The same for rejections of any kind; zero by default.
+    /// Sets the latency of rejections of any kind; zero by default.
     pub fn rejection_latency(mut self, latency: impl Into<Latency>) -> Self {
         self.config.rejection_latency = latency.into();
         self
     }
 
-    /// A quota of requests.
+    /// Sets the request quota.
     pub fn request_quota(mut self, quota: Quota) -> Self {
         self.config.requests = Some(quota);
         self
     }
 
-    /// A quota of requests per minute, as a bucket that holds a second's worth (at least 1).
+    /// Sets a quota of requests per minute, as a bucket that holds one second's quota (at least 1).
     pub fn requests_per_minute(self, limit: u64) -> Self {
         self.request_quota(Quota::per_minute(limit).with_burst((limit / 60).max(1)))
     }
 
-    /// A quota of tokens. What a call costs is [`token_charge`](Self::token_charge).
+    /// Sets the token quota. [`token_charge`](Self::token_charge) sets the charge per call.
     pub fn token_quota(mut self, quota: Quota) -> Self {
         self.config.tokens = Some(quota);
         self
     }
 
-    /// A quota of tokens per minute, as a bucket that holds a second's worth (at least 1).
+    /// Sets a quota of tokens per minute, as a bucket that holds one second's quota (at least 1).
     pub fn tokens_per_minute(self, limit: u64) -> Self {
         self.token_quota(Quota::per_minute(limit).with_burst((limit / 60).max(1)))
     }
@@ -134,177 +134,177 @@ impl SimulatedProviderBuilder {
         self
     }
 
-    /// Sets the number of accepted calls that may be in flight at the same time. The throttle answer gives no hint, as
+    /// Sets the number of accepted calls that may be in flight at the same time. The throttle reply has no wait hint, as
     /// the time is unknown.
     pub fn concurrency(mut self, calls: u64) -> Self {
         self.config.concurrency = Some(calls);
         self
     }
 
-    /// Sets whether a throttled call takes from the request quota all the same, as OpenAI's does; it does not by default.
+    /// Sets whether a throttled call also counts against the request quota, as at OpenAI; it does not by default.
     /// It may empty a bucket, but leaves no debt.
     pub fn count_rejected(mut self, count: bool) -> Self {
         self.config.count_rejected = count;
         self
     }
 
-    /// Sets the form in which throttle answers say how long to wait; [`Hint::RetryAfterSeconds`] by default.
+    /// Sets the form of the wait hint in throttle replies; [`Hint::RetryAfterSeconds`] by default.
     pub fn hint(mut self, hint: Hint) -> Self {
         self.config.hint = hint;
         self
     }
 
-    /// A `Retry-After` on 503 and 529 answers (whole seconds on the wire, rounded up); none by default.
+    /// Sets a `Retry-After` on 503 and 529 replies (whole seconds on the wire, rounded up); none by default.
     pub fn overload_hint(mut self, wait: Duration) -> Self {
         self.config.overload_hint = Some(wait);
         self
     }
 
-    /// Sets whether answers carry `x-ratelimit-*` headers for the quotas there are; they do by default. Throttle answers
-    /// carry them with [`Hint::ResetHeaders`] only.
+    /// Sets whether answers carry `x-ratelimit-*` headers for the configured quotas; they do by default. Throttle replies
+    /// carry them only with [`Hint::ResetHeaders`].
     pub fn rate_limit_headers(mut self, send: bool) -> Self {
         self.config.rate_limit_headers = send;
         self
     }
 
-    /// The share of input tokens that is reported and billed as read from the cache; 0 by default. What Anthropic's
-    /// `cache_control` marks and Gemini's `cachedContent` lead to counts besides, the larger of the two.
+    /// Sets the share of input tokens that is reported and billed as read from the cache; 0 by default. If Anthropic's
+    /// `cache_control` marks or Gemini's `cachedContent` lead to more cached tokens, that larger number is used.
     pub fn cached_share(mut self, share: f64) -> Self {
         self.config.cached_share = share;
         self
     }
 
-    /// The smallest number of tokens that is kept in a cache; 1,024 by default, as at Gemini and most of Anthropic's
-    /// models. Less is an error when a Gemini cache is created, and is not kept when it is marked with Anthropic's
+    /// Sets the smallest number of tokens that is cached; 1,024 by default, as at Gemini and most of Anthropic's
+    /// models. Fewer tokens are an error when a Gemini cache is created, and are not cached when marked with Anthropic's
     /// `cache_control`.
     pub fn cache_minimum(mut self, tokens: u64) -> Self {
         self.config.cache_minimum = tokens;
         self
     }
 
-    /// Sets the number of tokens that the model thinks before each answer; 0 by default. They are billed as output and
-    /// count toward the output token limit. Anthropic's wire and Gemini's show the thoughts themselves when the request
-    /// asks for them.
+    /// Sets the number of reasoning tokens before each answer; 0 by default. They are billed as output and
+    /// count toward the output token limit. Anthropic's and Gemini's wire formats return the thoughts themselves if the request
+    /// includes them.
     pub fn reasoning_tokens(mut self, tokens: u64) -> Self {
         self.config.reasoning_tokens = tokens;
         self
     }
 
-    /// Keeps streams alive: whenever one has had nothing to send for `interval`, it sends a comment, on Anthropic's wire a
-    /// `ping` event, on Gemini's nothing, as its clients know no such thing. The head of the response then comes at once,
+    /// Keeps streams alive: a stream that is silent for `interval` sends a comment, for Anthropic a
+    /// `ping` event, for Gemini nothing, as its clients do not support it. The head of the response is then sent immediately,
     /// before the latency. Stalls stay silent. Off by default.
     pub fn keep_alive(mut self, interval: Duration) -> Self {
         self.config.keep_alive = Some(interval);
         self
     }
 
-    /// The share of calls whose connection is reset after the request was read: half of them before the head of the
+    /// Sets the share of calls whose connection is reset after the request was read: half of them before the head of the
     /// response, half in the middle of its body.
     pub fn reset_rate(self, rate: f64) -> Self {
         self.reset_before_head_rate(rate / 2.0)
             .reset_in_body_rate(rate / 2.0)
     }
 
-    /// The share of calls whose connection is reset before the request was read.
+    /// Sets the share of calls whose connection is reset before the request was read.
     pub fn reset_before_rate(mut self, rate: f64) -> Self {
         self.config.faults.reset_unread = rate;
         self
     }
 
-    /// The share of calls whose connection is reset after the request was read, before the head of the response.
+    /// Sets the share of calls whose connection is reset after the request was read, before the head of the response.
     pub fn reset_before_head_rate(mut self, rate: f64) -> Self {
         self.config.faults.reset_before_head = rate;
         self
     }
 
-    /// The share of calls whose connection is reset in the middle of the response's body, streamed or not.
+    /// Sets the share of calls whose connection is reset in the middle of the response's body, streamed or not.
     pub fn reset_in_body_rate(mut self, rate: f64) -> Self {
         self.config.faults.reset_in_body = rate;
         self
     }
 
-    /// The share of calls answered with JSON that ends too early, in a response that is whole by HTTP's rules; a stream
+    /// Sets the share of calls answered with truncated JSON, in a response that is complete for HTTP; a stream
     /// ends in the middle of an event.
     pub fn truncated_rate(mut self, rate: f64) -> Self {
         self.config.faults.truncated = rate;
         self
     }
 
-    /// The share of calls answered with a 200 whose body is an HTML page.
+    /// Sets the share of calls answered with a 200 whose body is an HTML page.
     pub fn garbage_rate(mut self, rate: f64) -> Self {
         self.config.faults.garbage = rate;
         self
     }
 
-    /// The share of calls that the model refuses to answer.
+    /// Sets the share of calls that the model refuses to answer.
     pub fn refusal_rate(mut self, rate: f64) -> Self {
         self.config.faults.refusal = rate;
         self
     }
 
-    /// The share of calls whose answer's **text** is broken JSON.
+    /// Sets the share of calls whose answer's **text** is broken JSON.
     pub fn invalid_json_rate(mut self, rate: f64) -> Self {
         self.config.faults.invalid_json = rate;
         self
     }
 
-    /// The share of calls rejected with a status, such as 503. May be given for several statuses. These calls have
+    /// Sets the share of calls rejected with a status, such as 503. May be set for several statuses. These calls have
     /// passed the quotas and count.
     pub fn status_rate(mut self, status: u16, rate: f64) -> Self {
         self.config.faults.statuses.push((status, rate));
         self
     }
 
-    /// The share of calls whose body dribbles over `time`, a stream event by event.
+    /// Sets the share of calls whose body is sent in small pieces over `time`, a stream event by event.
     pub fn slow_body(mut self, rate: f64, time: Duration) -> Self {
         self.config.faults.slow_body = (rate, time);
         self
     }
 
-    /// The share of calls that stand still for `time` on top of their latency.
+    /// Sets the share of calls that stall for `time` on top of their latency.
     pub fn stall(mut self, rate: f64, time: Duration) -> Self {
         self.config.faults.stall = (rate, time);
         self
     }
 
-    /// The share of **streamed** calls whose stream ends too early in good order: between two events, without the last one.
+    /// Sets the share of **streamed** calls whose stream ends early but cleanly: between two events, without the last one.
     pub fn stream_cut_rate(mut self, rate: f64) -> Self {
         self.config.faults.stream_cut = rate;
         self
     }
 
-    /// The share of **streamed** calls whose stream ends with an error event, in the provider's own form.
+    /// Sets the share of **streamed** calls whose stream ends with an error event, in the provider's own form.
     pub fn stream_error_rate(mut self, rate: f64) -> Self {
         self.config.faults.stream_error = rate;
         self
     }
 
-    /// The share of **streamed** calls that stand still for `time` in the middle of the stream.
+    /// Sets the share of **streamed** calls that stall for `time` in the middle of the stream.
     pub fn stream_stall(mut self, rate: f64, time: Duration) -> Self {
         self.config.faults.stream_stall = (rate, time);
         self
     }
 
-    /// A time, counted from the first call, in which every call is rejected with `status`. May be given several times.
+    /// Adds a period, counted from the first call, in which every call is rejected with `status`. May be used several times.
     pub fn outage(mut self, from: Duration, length: Duration, status: u16) -> Self {
         self.config.faults.outages.push(Outage { from, length, status });
         self
     }
 
-    /// After that many calls every further one is a 401.
+    /// After that many calls every further call is rejected with 401.
     pub fn key_expires_after(mut self, calls: u64) -> Self {
         self.config.key_expires_after = Some(calls);
         self
     }
 
-    /// After that many calls every further one is a 429 with `insufficient_quota`, on Anthropic's wire with
-    /// `enforced_spend_limit_reached`, on Gemini's a 402.
+    /// After that many calls every further call is rejected with 429 and `insufficient_quota`, for Anthropic with
+    /// `enforced_spend_limit_reached`, for Gemini with 402.
     pub fn balance_lasts_for(mut self, calls: u64) -> Self {
         self.config.balance_lasts_for = Some(calls);
         self
     }
 
-    /// The provider.
+    /// Builds the provider.
     ///
     /// # Errors
     /// [`ErrorKind::Configuration`] if a rate is not a share from 0 to 1, if rates that exclude each other sum to more than

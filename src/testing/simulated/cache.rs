@@ -1,4 +1,4 @@
-//! The parts of prompts that the provider keeps: Gemini's context caches, and the prefixes that Anthropic's marks ask for.
+//! The provider's prompt caches: Gemini's context caches, and the prefixes marked for Anthropic.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, SystemTime};
@@ -32,7 +32,7 @@ impl Content {
     }
 }
 
-/// The context caches there are.
+/// The existing context caches.
 #[derive(Debug, Default)]
 pub(super) struct Contents {
     created: u64,
@@ -66,7 +66,7 @@ impl Contents {
         content
     }
 
-    /// Those that have not expired, in the order of their creation.
+    /// The caches that have not expired, in the order of their creation.
     pub(super) fn list(&mut self) -> impl Iterator<Item = &Content> {
         let now = Instant::now();
         self.live.retain(|_, content| content.gone_at > now);
@@ -90,14 +90,14 @@ impl Contents {
     }
 }
 
-/// A mark in a prompt: keep everything up to here.
+/// A mark in a prompt: cache everything up to here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Mark {
-    /// Stands for everything up to the mark.
+    /// The hash of everything up to the mark.
     pub(super) prefix: u64,
     /// The tokens up to the mark.
     pub(super) tokens: u64,
-    /// For an hour, not five minutes.
+    /// Kept for an hour instead of five minutes.
     pub(super) long: bool,
 }
 
@@ -107,7 +107,7 @@ impl Mark {
     }
 }
 
-/// Tokens that a call's marks made it read and write.
+/// The tokens that a call read and wrote because of its marks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct PrefixUse {
     pub(super) read: u64,
@@ -116,14 +116,14 @@ pub(super) struct PrefixUse {
     pub(super) written_long: u64,
 }
 
-/// The prefixes that are kept, until when.
+/// The cached prefixes with their expiry.
 #[derive(Debug, Default)]
 pub(super) struct Prefixes {
     kept: HashMap<u64, Instant>,
 }
 
 impl Prefixes {
-    /// Reads the longest marked prefix that is kept, and writes what is marked beyond it. A read prolongs the life.
+    /// Reads the longest cached prefix among the marked ones, and writes the marked part beyond it. A read extends the lifetime.
     pub(super) fn apply(&mut self, marks: &[Mark], minimum: u64) -> PrefixUse {
         if marks.is_empty() {
             return PrefixUse::default();

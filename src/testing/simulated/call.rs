@@ -17,7 +17,7 @@ use super::{Clock, Inner, SimulatedProvider, State, TokenCharge};
 use crate::error::{QuotaDimension, ReportedQuota};
 use crate::usage::TokenUsage;
 
-/// A call that was received. Dropped without an [`end`](Self::end), its client has left.
+/// A received call. If it is dropped without an [`end`](Self::end), its client has disconnected.
 pub(super) struct Call {
     provider: Arc<Inner>,
     number: u64,
@@ -32,9 +32,9 @@ pub(super) struct Call {
 pub(super) struct Work {
     pub(super) asked: Asked,
     pub(super) model: String,
-    /// Until the head of the response.
+    /// The time until the head of the response.
     pub(super) delay: Duration,
-    /// From the head to the end of the body.
+    /// The time from the head to the end of the body.
     pub(super) body_time: Duration,
     pub(super) fate: Fate,
     /// A pause in the middle of a stream.
@@ -45,7 +45,7 @@ pub(super) struct Work {
 }
 
 impl SimulatedProvider {
-    /// A call arrives. From here on it counts.
+    /// Receives a call, which counts from here on.
     pub(super) fn receive(&self) -> Call {
         let config = &self.inner.config;
         let now = Instant::now();
@@ -87,7 +87,7 @@ impl Call {
         self.rejection_latency
     }
 
-    /// The request was read: accept it, or not.
+    /// Decides, once the request was read, whether it is accepted.
     pub(super) fn admit(&mut self, mut asked: Asked) -> Result<Work, Box<Rejection>> {
         let provider = Arc::clone(&self.provider);
         let config = &provider.config;
@@ -112,7 +112,7 @@ impl Call {
         };
         let mut answer = Answer::new(&asked.question, config, variant);
         let mut state = provider.state();
-        // One moment for the decision and for what headers say of it.
+        // The same instant for the decision and for the headers.
         let now = Instant::now();
         self.judge(&mut state, &asked.question, &answer, now)?;
         state.active += 1;
@@ -213,7 +213,7 @@ impl Call {
         }
     }
 
-    /// The call is over.
+    /// Ends the call.
     pub(super) fn end(mut self, end: End) {
         self.close(end);
     }
@@ -236,7 +236,7 @@ impl Drop for Call {
 }
 
 impl State {
-    /// Puts a context cache before the question, and returns the tokens it holds.
+    /// Prepends a context cache to the question, and returns the tokens in it.
     fn use_content(
         &mut self,
         name: &str,

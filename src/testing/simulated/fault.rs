@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// A time in which every call is rejected.
+/// A period in which every call is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Outage {
     pub(super) from: Duration,
@@ -29,7 +29,7 @@ pub(super) struct Faults {
     pub(super) stream_stall: (f64, Duration),
 }
 
-/// The fate of an accepted call.
+/// The outcome of an accepted call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
     Answer,
@@ -39,13 +39,13 @@ pub(super) enum Fate {
     Garbage,
     Refusal,
     InvalidJson,
-    /// A stream that ends in good order, but too early.
+    /// A stream that ends cleanly, but early.
     StreamCut,
     /// A stream that ends with an error event.
     StreamError,
 }
 
-/// The decisions of chance about one call.
+/// The random decisions about one call.
 #[derive(Clone, Debug)]
 pub(super) struct Chance {
     pub(super) reset_unread: bool,
@@ -53,14 +53,14 @@ pub(super) struct Chance {
     pub(super) fate: Fate,
     pub(super) body_time: Duration,
     pub(super) stall: Duration,
-    /// The fate of an answer that is streamed.
+    /// The outcome of a streamed answer.
     pub(super) stream_fate: Fate,
     pub(super) stream_stall: Duration,
 }
 
 impl Faults {
-    /// Decides about one call. Always takes four draws, and two of the other generator, so that what is decided about
-    /// streams changes nothing else.
+    /// Decides about one call. Always takes four draws, and two from the other generator, so that decisions about
+    /// streams do not affect the others.
     pub(super) fn draw(&self, rng: &mut fastrand::Rng, stream_rng: &mut fastrand::Rng) -> Chance {
         let (stream_fate, stream_stall) = (stream_rng.f64(), stream_rng.f64());
         let stream_fates = [
@@ -79,7 +79,7 @@ impl Faults {
         ];
         let when = |happens: bool, time: Duration| if happens { time } else { Duration::ZERO };
         Chance {
-            // From the far end of the same draw: what is reset unread has no status.
+            // From the upper end of the same draw: a call that is reset unread has no status.
             reset_unread: 1.0 - status <= self.reset_unread,
             status: choose(status, statuses).flatten(),
             fate: choose(fate, fates).unwrap_or(Fate::Answer),
@@ -90,7 +90,7 @@ impl Faults {
         }
     }
 
-    /// Everything that must be a share between 0 and 1, by name; those in one group exclude each other.
+    /// All values that must be a share between 0 and 1, by name; those in one group exclude each other.
     pub(super) fn groups(&self) -> [Vec<(&'static str, f64)>; 6] {
         let mut first = vec![("reset_before_rate", self.reset_unread)];
         first.extend(self.statuses.iter().map(|&(_, rate)| ("status_rate", rate)));

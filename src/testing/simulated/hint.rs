@@ -4,29 +4,29 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
-/// The form in which a throttle answer says how long to wait.
+/// The form of the wait hint in throttle replies.
 ///
-/// Providers of another wire than OpenAI's have a form of their own. Anthropic always sends `retry-after` (at least a
-/// second; without it, its 429 means a spend limit), whatever is asked for but `retry-after-ms` and `http-date`. Gemini
-/// sends no headers: with [`Hint::None`] its error has no details, with [`Hint::Message`] the time is in the message
-/// alone, and with any other form in `RetryInfo` besides.
+/// The wire formats other than OpenAI's have their own forms. Anthropic sends `retry-after` (at least one
+/// second; without it, its 429 means a spend limit) for every form except `retry-after-ms` and `http-date`. Gemini
+/// sends no headers: with [`Hint::None`] its error has no details, with [`Hint::Message`] the time is only in the message,
+/// and with any other form also in `RetryInfo`.
 ///
 /// As text: `none`, `retry-after-ms`, `retry-after`, `http-date`, `message`, `reset-headers`, `retry-info`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Hint {
-    /// It does not say.
+    /// No hint.
     None,
     /// `retry-after-ms`, rounded up to a millisecond.
     RetryAfterMs,
     /// `Retry-After` in whole seconds, rounded up.
     #[default]
     RetryAfterSeconds,
-    /// `Retry-After` as an HTTP date: whole seconds of the clock on the wall, rounded up.
+    /// `Retry-After` as an HTTP date: whole seconds of the system clock, rounded up.
     HttpDate,
-    /// In the message, as OpenAI does: `Please try again in 26.604s.`
+    /// In the message, as at OpenAI: `Please try again in 26.604s.`
     Message,
-    /// `x-ratelimit-reset-requests` and `-tokens`: the time until the quota is **full** again, as OpenAI documents it,
+    /// `x-ratelimit-reset-requests` and `-tokens`: the time until the quota is **full** again, as documented by OpenAI,
     /// which is longer than the wait for one call.
     ResetHeaders,
     /// `google.rpc.RetryInfo` in the error's details, exact to the nanosecond.
@@ -77,7 +77,7 @@ impl fmt::Display for Hint {
     }
 }
 
-/// A text that is not a [`Hint`].
+/// The error for a text that is not a [`Hint`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParseHintError {
     text: String,
@@ -103,7 +103,7 @@ impl FromStr for Hint {
     }
 }
 
-/// The moment after `wait` by the clock on the wall, rounded up to a second. A wait of centuries counts as one.
+/// The system time after `wait`, rounded up to a second. A wait is capped at a century.
 pub(super) fn moment(wait: Duration) -> SystemTime {
     let since_epoch = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
@@ -121,7 +121,7 @@ pub(super) fn up_to_milliseconds(time: Duration) -> Duration {
     Duration::from_millis(u64::try_from(milliseconds).unwrap_or(u64::MAX))
 }
 
-/// A duration as OpenAI writes it: `17ms`, `6s`, `8.64s`, `1m2.3s`, `6m0s`.
+/// A duration in OpenAI's format: `17ms`, `6s`, `8.64s`, `1m2.3s`, `6m0s`.
 pub(super) fn openai_duration(time: Duration) -> String {
     let time = up_to_milliseconds(time);
     let (minutes, milliseconds) = (time.as_secs() / 60, time.as_millis() % 60_000);

@@ -1,4 +1,4 @@
-//! The simulated provider's own books.
+//! The simulated provider's ledger.
 
 use std::collections::BTreeMap;
 
@@ -6,15 +6,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::usage::TokenUsage;
 
-/// The record of what the simulated provider did and billed: the other side of a client's accounts.
+/// The calls and billed tokens of the simulated provider, to compare with a client's accounts.
 ///
 /// Every call that was received ends in exactly one way:
 /// `received = in_flight + answered + garbled + cut + reset_unread + throttled + rejected (all statuses)`,
 /// see [`is_balanced`](Self::is_balanced).
 ///
-/// A client that accounts correctly has known usage equal to `billed_answered`, and one call of unknown usage for
-/// each one that was `cut`, `garbled` or `reset_unread` (and for each rejection that it cannot distinguish from work done,
-/// such as a 502). When a client leaves in the very moment in which the last byte is handed to its socket, the two
+/// A client that accounts correctly has known usage equal to `billed_answered`, and one call with unknown usage for
+/// each one that was `cut`, `garbled` or `reset_unread` (and for each rejection that may have been billed,
+/// such as a 502). If a client disconnects while the last byte is written to its socket, the two
 /// sides may differ by that call.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -24,14 +24,14 @@ pub struct Ledger {
     pub received: u64,
     /// Calls that have not ended yet.
     pub in_flight: u64,
-    /// The most calls that were in flight at the same time.
+    /// The maximum number of calls in flight at the same time.
     pub most_in_flight: u64,
-    /// Calls answered in full: the whole body of a proper answer was handed to the socket, of a stream up to its last
-    /// event. Refusals are among them.
+    /// Calls answered in full: the whole body of a valid answer was written to the socket, a stream up to its last
+    /// event. Includes refusals.
     pub answered: u64,
-    /// Calls answered with a whole body that is not an answer: truncated JSON or garbage.
+    /// Calls answered with a complete body that is not an answer: truncated JSON or garbage.
     pub garbled: u64,
-    /// Calls cut after the request was read, in any of the next four ways.
+    /// Calls cut after the request was read: the sum of the next four.
     pub cut: u64,
     /// Connections reset before the head of the response.
     pub cut_before_head: u64,
@@ -39,13 +39,13 @@ pub struct Ledger {
     pub cut_in_body: u64,
     /// Streams that ended with an error event.
     pub error_events: u64,
-    /// Calls whose client left before the response was complete, rejections under way included.
+    /// Calls whose client disconnected before the response was complete, including rejections.
     pub disconnected: u64,
     /// Connections reset before the request was read.
     pub reset_unread: u64,
-    /// Calls rejected for a quota (429).
+    /// Calls rejected because of a quota (429).
     pub throttled: u64,
-    /// Calls rejected for anything else, by status.
+    /// Calls rejected for other reasons, by status.
     pub rejected: BTreeMap<u16, u64>,
     /// Tokens billed for calls answered in full.
     pub billed_answered: TokenUsage,
@@ -53,7 +53,7 @@ pub struct Ledger {
     pub billed_cut: TokenUsage,
     /// Context caches created (Gemini's `cachedContents`). Creating one is not a call.
     pub caches_created: u64,
-    /// Tokens billed as input for creating them. Calls that use one have them as `cached_input`.
+    /// Tokens billed as input for their creation. Calls that use a cache count its tokens as `cached_input`.
     pub cache_creation_tokens: u64,
 }
 
@@ -68,7 +68,7 @@ impl Ledger {
         self.throttled + self.rejected.values().sum::<u64>()
     }
 
-    /// Returns `true` if every call received is in exactly one place.
+    /// Returns `true` if every received call is counted in exactly one category.
     pub fn is_balanced(&self) -> bool {
         let ended = self.answered + self.garbled + self.cut + self.reset_unread + self.rejections();
         self.received == self.in_flight + ended

@@ -1,4 +1,4 @@
-//! A model of a provider: quotas, throttles, latency, faults, and books of its own.
+//! A model of a provider: quotas, throttles, latency, faults, and its own ledger.
 
 mod answer;
 mod builder;
@@ -37,16 +37,16 @@ pub use self::quota::Quota;
 pub use self::server::SimulatedServer;
 pub use self::service::SimulatedService;
 
-/// A simulated provider, with two faces over one model: [`service`](Self::service) for virtual time, and
-/// [`serve`](Self::serve), an HTTP server on the wires of OpenAI (chat completions and Responses), Anthropic and Gemini.
+/// A simulated provider, with two interfaces to one model: [`service`](Self::service) for virtual time, and
+/// [`serve`](Self::serve), an HTTP server with the wire formats of OpenAI (chat completions and Responses), Anthropic and Gemini.
 ///
-/// Clones share quotas and ledger. Every decision of chance follows from the seed and the call's ordinal number, so
-/// that a scenario repeats itself in virtual time. The answer follows from the prompt alone, whatever the wire:
-/// [`answer_to`](Self::answer_to). A prompt with a schema is answered with an instance of it. A tool is called on Anthropic's
-/// wire alone, and only if the choice names it; elsewhere tools are taken and not called.
+/// Clones share quotas and ledger. Every random decision depends only on the seed and the call's ordinal number, so
+/// that a scenario is reproducible in virtual time. The answer depends only on the prompt, not on the wire format:
+/// [`answer_to`](Self::answer_to). A prompt with a schema is answered with an instance of it. A tool is called only in Anthropic's
+/// wire format, and only if the tool choice names it; elsewhere tools are accepted and not called.
 ///
-/// Tokens are counted at four characters each. Prompt and answer are billed once the request was accepted, whether the
-/// client gets the answer or not; [`Ledger`] keeps the two apart.
+/// Tokens are counted at four characters each. Prompt and answer are billed once the request was accepted, even if the
+/// client does not get the answer; [`Ledger`] distinguishes the two.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
@@ -85,18 +85,18 @@ struct State {
     prefixes: Prefixes,
 }
 
-/// The state that starts with the first call.
+/// The state that is initialised by the first call.
 struct Clock {
     first_call: Instant,
     requests: Option<Meter>,
     tokens: Option<Meter>,
 }
 
-/// The tokens that a call takes from the token quota when it arrives. Nothing is given back later.
+/// The tokens that a call takes from the token quota when it arrives. They are never refunded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum TokenCharge {
-    /// The larger of the prompt's tokens (by its characters) and its output token limit, as OpenAI documents it.
+    /// The larger of the prompt's tokens (by its characters) and its output token limit, as documented by OpenAI.
     #[default]
     Reservation,
     /// The tokens that will be billed for the call: prompt and answer.
@@ -104,7 +104,7 @@ pub enum TokenCharge {
 }
 
 impl SimulatedProvider {
-    /// A provider to be set up.
+    /// Returns a builder.
     pub fn builder() -> SimulatedProviderBuilder {
         SimulatedProviderBuilder::new()
     }
@@ -118,17 +118,17 @@ impl SimulatedProvider {
         }
     }
 
-    /// The face for virtual time: a strategy.
+    /// Returns the provider as a strategy for virtual time.
     pub fn service(&self) -> SimulatedService {
         SimulatedService::new(self.clone())
     }
 
-    /// Returns the record of what it did and billed so far.
+    /// Returns its calls and billed tokens so far.
     pub fn ledger(&self) -> Ledger {
         self.inner.state().ledger.clone()
     }
 
-    /// Returns its answer to a prompt when nothing goes wrong.
+    /// Returns its answer to a prompt without faults.
     pub fn answer_to(&self, prompt: &Prompt) -> String {
         let question = Question::from_prompt(prompt);
         Answer::new(&question, &self.inner.config, Variant::Proper).text

@@ -1,4 +1,4 @@
-//! Response bodies on their way out.
+//! Response bodies being sent.
 
 use std::collections::VecDeque;
 use std::io;
@@ -15,19 +15,19 @@ use super::socket::Connection;
 
 /// Time for bytes already written to reach the client before a connection is reset.
 const BEFORE_RESET: Duration = Duration::from_millis(2);
-/// Pieces in which a slow body dribbles.
+/// The number of pieces of a slow body.
 const DRIBBLES: usize = 8;
 
-/// A response body on its way out. Dropped before its last piece, the client has left.
+/// A response body being sent. If it is dropped before its last piece, the client has disconnected.
 pub(super) struct Outgoing {
     pieces: VecDeque<Bytes>,
-    /// Until the next piece.
+    /// The wait until the next piece.
     wait: Duration,
-    /// Before each piece.
+    /// The pause before each piece.
     pause: Duration,
-    /// The text to send when there was nothing to send for so long.
+    /// The text to send after this time of silence.
     keep_alive: Option<(Duration, &'static str)>,
-    /// A silence before the piece with so many left.
+    /// A stall when this many pieces are left.
     stall: Option<(usize, Duration)>,
     reset: bool,
     call: Call,
@@ -36,7 +36,7 @@ pub(super) struct Outgoing {
 }
 
 impl Outgoing {
-    /// A body that is written in `pieces` over `time`, and ends as `end` says.
+    /// A body that is written in `pieces` over `time`, and ends with `end`.
     pub(super) fn new(
         pieces: VecDeque<Bytes>,
         time: Duration,
@@ -64,13 +64,13 @@ impl Outgoing {
         self
     }
 
-    /// Stands still in the middle.
+    /// Stalls in the middle.
     pub(super) fn stall(mut self, time: Duration) -> Self {
         self.stall = (!time.is_zero()).then_some((self.pieces.len().div_ceil(2), time));
         self
     }
 
-    /// Waits for so long before the first piece, and says that it is alive.
+    /// Delays the first piece by `delay`, and sends `sign` at each `interval` of silence.
     pub(super) fn keep_alive(mut self, delay: Duration, interval: Duration, sign: &'static str) -> Self {
         self.wait += delay;
         self.keep_alive = Some((interval, sign));
@@ -115,7 +115,7 @@ impl Outgoing {
     }
 }
 
-/// The pieces of a body that takes `time`.
+/// The pieces of a body that is sent over `time`.
 pub(super) fn pieces(mut body: Bytes, time: Duration) -> VecDeque<Bytes> {
     let count = if time.is_zero() { 1 } else { DRIBBLES };
     let length = body.len().div_ceil(count).max(1);

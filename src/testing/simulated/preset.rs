@@ -1,4 +1,4 @@
-//! Ready-made providers.
+//! Preset providers.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,19 +9,19 @@ use super::builder::SimulatedProviderBuilder;
 use super::hint::Hint;
 use super::quota::Quota;
 
-/// A ready-made simulated provider.
+/// A preset of a simulated provider.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Preset {
     /// Answers in about 100 ms; no quota, no faults.
     Steady,
-    /// An ordinary bad day: 60 requests in every two seconds, hints in whole seconds, 3 % resets, 2 % 503s, 1 % stalls of
+    /// Moderate trouble: 60 requests in every two seconds, hints in whole seconds, 3 % resets, 2 % 503s, 1 % stalls of
     /// two seconds. With `max_attempts` of 8 every item succeeds.
     #[default]
     Throttled,
-    /// Everything at once: rejected calls that count, tokens by a fixed window, a concurrency limit, no hints; resets,
-    /// truncated and garbage bodies, slow bodies, streams that are cut or fail, an outage of five seconds. Retried with
-    /// patience (`max_attempts` of 8 or more), nearly every item succeeds.
+    /// All faults together: rejected calls that count, tokens by a fixed window, a concurrency limit, no hints; resets,
+    /// truncated and garbage bodies, slow bodies, streams that are cut or fail, an outage of five seconds. With
+    /// `max_attempts` of 8 or more, nearly every item succeeds.
     Chaos,
 }
 
@@ -71,7 +71,7 @@ impl Preset {
 }
 
 impl SimulatedProviderBuilder {
-    /// Starts from a ready-made provider: everything set before is forgotten but the seed.
+    /// Starts from a preset, and resets all earlier settings except the seed.
     pub fn preset(self, preset: Preset) -> Self {
         preset.apply(Self::new().seed(self.config.seed))
     }
@@ -83,7 +83,7 @@ impl fmt::Display for Preset {
     }
 }
 
-/// A text that is not a [`Preset`].
+/// The error for a text that is not a [`Preset`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParsePresetError {
     text: String,

@@ -49,7 +49,7 @@ impl Quota {
         Self::new(limit, Duration::from_secs(1))
     }
 
-    /// A bucket that holds at most `burst`. A call that costs more passes when the bucket is full, and leaves a debt.
+    /// Limits the bucket to `burst`. A call that costs more passes when the bucket is full, and leaves a debt.
     #[must_use]
     pub const fn with_burst(mut self, burst: u64) -> Self {
         self.shape = Shape::Bucket { burst };
@@ -60,7 +60,7 @@ impl Quota {
         self.limit == 0 || self.period.is_zero() || matches!(self.shape, Shape::Bucket { burst: 0 })
     }
 
-    /// Counts in windows of one period each, from the provider's first call on, and forgets at their end.
+    /// Counts in fixed windows of one period each, from the provider's first call on.
     #[must_use]
     pub const fn fixed_window(mut self) -> Self {
         self.shape = Shape::FixedWindow;
@@ -68,7 +68,7 @@ impl Quota {
     }
 }
 
-/// A quota in use. Exact: whole numbers of nanoseconds throughout.
+/// The state of a quota. Exact: computes in integers only.
 #[derive(Debug)]
 pub(super) struct Meter {
     quota: Quota,
@@ -154,7 +154,7 @@ impl Meter {
         }
     }
 
-    /// Takes `cost`, whether it fits or not.
+    /// Takes `cost`, even if it does not fit.
     pub(super) fn take(&mut self, cost: u64, now: Instant) {
         self.advance(now);
         let unit = self.unit();
@@ -164,7 +164,7 @@ impl Meter {
         }
     }
 
-    /// Takes what is left of `cost` from a call that was rejected: it empties the bucket but leaves no debt.
+    /// Takes the `cost` of a rejected call, at most the remaining amount: it may empty the bucket but leaves no debt.
     pub(super) fn charge_rejected(&mut self, cost: u64, now: Instant) {
         self.advance(now);
         let unit = self.unit();
@@ -174,7 +174,7 @@ impl Meter {
         }
     }
 
-    /// Returns the amount that is left.
+    /// Returns the remaining amount.
     pub(super) fn remaining(&mut self, now: Instant) -> u64 {
         self.advance(now);
         match self.state {
@@ -183,7 +183,7 @@ impl Meter {
         }
     }
 
-    /// Time until everything is there again.
+    /// Returns the time until the quota is full again.
     pub(super) fn until_full(&mut self, now: Instant) -> Duration {
         self.advance(now);
         match self.state {
@@ -194,7 +194,7 @@ impl Meter {
         }
     }
 
-    /// Returns the quota as rate-limit headers report it.
+    /// Returns the quota for the rate-limit headers.
     pub(super) fn reported(&mut self, now: Instant) -> QuotaWindow {
         QuotaWindow {
             limit: Some(self.limit()),

@@ -1,4 +1,4 @@
-//! The reason why a call was rejected, in no provider's dialect.
+//! The reason for a rejection, independent of the wire format.
 
 use std::time::Duration;
 
@@ -6,11 +6,11 @@ use super::hint::Hint;
 use super::ledger::End;
 use crate::error::{ErrorKind, QuotaDimension, ReportedQuota};
 
-/// The answer to a rejected call.
+/// The reply to a rejected call.
 #[derive(Debug)]
 pub(super) struct Rejection {
     pub(super) cause: Cause,
-    /// OpenAI's status. A wire may answer with one of its own.
+    /// OpenAI's status. A wire format may use another one.
     pub(super) status: u16,
     pub(super) kind: ErrorKind,
     pub(super) message: String,
@@ -23,7 +23,7 @@ pub(super) enum Cause {
     Invalid,
     WrongKey,
     NoMoney,
-    /// A status that was asked for, or an outage.
+    /// A configured status, or an outage.
     Status,
     TooLarge {
         limit: u64,
@@ -33,12 +33,12 @@ pub(super) enum Cause {
         limit: u64,
         period: Duration,
     },
-    /// A context cache that is gone.
+    /// A context cache that does not exist.
     NoCache,
     UnknownUrl,
 }
 
-/// The time to wait, and the form in which to say it.
+/// The time to wait, and the form of the hint.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct GivenHint {
     pub(super) form: Hint,
@@ -82,7 +82,7 @@ impl Rejection {
         Self::new(Cause::NoMoney, 429, ErrorKind::InsufficientBalance, message)
     }
 
-    /// A rejection by status alone.
+    /// A rejection by status only.
     pub(super) fn failure(status: u16, overload_hint: Option<Duration>) -> Self {
         let (kind, message) = match status {
             401 => (ErrorKind::Authentication, "Incorrect API key provided."),
@@ -113,7 +113,7 @@ impl Rejection {
         rejection
     }
 
-    /// A call that no wait can fit into the quota of tokens.
+    /// A call that never fits the token quota.
     pub(super) fn too_large(cost: u64, limit: u64) -> Self {
         let message = format!("Request too large for tokens per min (TPM): Limit {limit}, Requested {cost}.");
         Self::new(Cause::TooLarge { limit }, 429, ErrorKind::InvalidRequest, message)
@@ -139,7 +139,7 @@ impl Rejection {
         rejection
     }
 
-    /// The entry in the ledger, when it was answered with `status`.
+    /// The entry in the ledger for a reply with `status`.
     pub(super) fn end(&self, status: u16) -> End {
         match self.cause {
             Cause::Throttled { .. } => End::Throttled,

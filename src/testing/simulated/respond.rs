@@ -1,4 +1,4 @@
-//! Calls over HTTP, from the request to the last byte of the response.
+//! The handling of calls over HTTP, from the request to the last byte of the response.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -23,7 +23,7 @@ use super::rejection::Rejection;
 use super::socket::Connection;
 use super::wire::{Refused, Reply, Wire, insert};
 
-/// The largest request body that is read.
+/// The maximum size of a request body.
 const LARGEST_REQUEST: usize = 64 << 20;
 
 pub(super) async fn complete(
@@ -32,7 +32,7 @@ pub(super) async fn complete(
     connection: Connection,
     request: Request,
 ) -> Response {
-    // From here on the call counts: when the client leaves, this future is dropped, and the call with it.
+    // From here on the call counts: if the client disconnects, this future is dropped, and the call with it.
     let mut call = provider.receive();
     if call.is_reset_unread() {
         sleep(call.rejection_latency()).await;
@@ -161,7 +161,7 @@ impl Work {
         (headers, body.into_body()).into_response()
     }
 
-    /// The events of a stream, and how it ends.
+    /// The events of a stream, and its end.
     fn stream(&self, wire: &dyn Wire, reply: &Reply<'_>) -> (VecDeque<Bytes>, End) {
         let mut events = wire.events(reply);
         let end = match self.fate {
@@ -171,7 +171,7 @@ impl Work {
             _ => End::Answered,
         };
         if end != End::Answered {
-            // In the middle, and never with the last event, which would make an answer of it.
+            // In the middle, and never after the last event, which would complete the answer.
             let middle = events.len().saturating_sub(1) / 2;
             events.truncate(middle + 1);
         }

@@ -1,4 +1,4 @@
-//! The HTTP face: the wires of all providers on loopback.
+//! The HTTP server, with the wire formats of all providers.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -23,16 +23,16 @@ use super::respond::{check_key, complete, read, respond};
 use super::socket::{Connection, Listener};
 use super::wire::{self, Chat, Gemini, Messages, Responses, Wire, model_and_method, query};
 
-/// Connections that may wait to be accepted.
+/// The maximum number of connections waiting to be accepted.
 const BACKLOG: u32 = 4096;
 
-/// A running HTTP face of a [`SimulatedProvider`].
+/// A running HTTP server of a [`SimulatedProvider`].
 ///
-/// Each provider's calls are at the paths that it has itself, streamed or not as the request asks:
+/// It has the real paths of each provider, streamed or not as requested:
 ///
 /// | provider | base URL | paths |
 /// |---|---|---|
-/// | OpenAI, and servers that speak like it | [`base_url`](Self::base_url) | `/chat/completions`, `/responses`, `/models` |
+/// | OpenAI, and compatible servers | [`base_url`](Self::base_url) | `/chat/completions`, `/responses`, `/models` |
 /// | Anthropic | [`origin`](Self::origin) | `/v1/messages`, `/v1/messages/count_tokens`, `/v1/models` |
 /// | Gemini | [`origin`](Self::origin) | `/{v1,v1beta}/models/MODEL:generateContent`, `:streamGenerateContent?alt=sse`, `:countTokens`, `/models`, `/cachedContents` |
 ///
@@ -48,9 +48,9 @@ const BACKLOG: u32 = 4096;
 /// # }
 /// ```
 ///
-/// Only calls count: lists, token counts and context caches pass no quota and meet no fault. `GET /_sim/ledger` answers
-/// with the [`Ledger`] as JSON. A reset is a real one: the client's kernel sees `RST`. Dropping
-/// it stops the server as [`shutdown`](Self::shutdown) does, but in the background.
+/// Only calls count: lists, token counts and context caches are not subject to quotas and faults. `GET /_sim/ledger` returns
+/// the [`Ledger`] as JSON. A reset is a real one: the client's kernel sees `RST`. Dropping
+/// it stops the server like [`shutdown`](Self::shutdown), but in the background.
 pub struct SimulatedServer {
     address: SocketAddr,
     provider: SimulatedProvider,
@@ -59,7 +59,7 @@ pub struct SimulatedServer {
 }
 
 impl SimulatedProvider {
-    /// Serves the HTTP face on `address`, such as `127.0.0.1:0` for any free port.
+    /// Starts the HTTP server on `address`, such as `127.0.0.1:0` for any free port.
     ///
     /// # Errors
     /// If the address cannot be resolved or bound.
@@ -84,7 +84,7 @@ impl SimulatedProvider {
             .into_make_service_with_connect_info::<Connection>();
         let (stop, stopped) = oneshot::channel::<Infallible>();
         let serve = serve(Listener::new(listener), router).with_graceful_shutdown(async {
-            // Nothing is ever sent: the sender is dropped.
+            // Nothing is ever sent: dropping the sender is the signal.
             let _ = stopped.await;
         });
         Ok(SimulatedServer {
@@ -97,7 +97,7 @@ impl SimulatedProvider {
 }
 
 impl SimulatedServer {
-    /// The base URL for clients of OpenAI's wires: `http://127.0.0.1:PORT/v1`.
+    /// The base URL for OpenAI clients: `http://127.0.0.1:PORT/v1`.
     pub fn base_url(&self) -> String {
         format!("{}/v1", self.origin())
     }
@@ -112,14 +112,14 @@ impl SimulatedServer {
         self.address
     }
 
-    /// Returns the record of what the provider did and billed so far.
+    /// Returns the provider's calls and billed tokens so far.
     pub fn ledger(&self) -> Ledger {
         self.provider.ledger()
     }
 
-    /// Accepts no more connections, waits for the calls in flight, and returns the final ledger.
+    /// Stops accepting connections, waits for the calls in flight, and returns the final ledger.
     ///
-    /// Cancel safe: dropped, the server goes on stopping in the background.
+    /// Cancel safe: if the future is dropped, the server continues to stop in the background.
     pub async fn shutdown(self) -> Ledger {
         let Self {
             provider, stop, task, ..
@@ -144,7 +144,7 @@ async fn ledger(State(provider): State<SimulatedProvider>) -> Json<Ledger> {
     Json(provider.ledger())
 }
 
-/// The routes of all wires, at the paths that the providers have.
+/// The routes of all wire formats, at the providers' real paths.
 fn routes() -> Router<SimulatedProvider> {
     let mut router = Router::new()
         .route("/v1/chat/completions", calls(&Chat))
@@ -171,7 +171,7 @@ fn routes() -> Router<SimulatedProvider> {
     router.fallback(unknown)
 }
 
-/// Returns the wire of a request, as far as path and headers say: some paths are the same everywhere.
+/// Returns the wire format of a request by its path and headers, as some paths are shared.
 fn wire_of(head: &Parts) -> &'static dyn Wire {
     let path = head.uri.path();
     let has = |name: &str| head.headers.contains_key(name);
@@ -291,7 +291,7 @@ async fn delete_content(
     answer(&Gemini, deleted)
 }
 
-/// The answer to what is no call.
+/// The reply to a request that is not a call.
 fn answer(wire: &dyn Wire, result: Result<Value, Box<Rejection>>) -> Response {
     match result {
         Ok(body) => (wire.headers(0, None), Json(body)).into_response(),

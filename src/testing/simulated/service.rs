@@ -1,4 +1,4 @@
-//! The tower face.
+//! The tower service.
 
 use std::task::{Context, Poll};
 
@@ -19,8 +19,8 @@ use crate::response::{LlmResponse, ResponseMetadata};
 
 /// A [`SimulatedProvider`] as a strategy, for virtual time.
 ///
-/// The call counts as received when `call` runs, and as cut when its future is dropped before the end. It always is
-/// ready, like a client with enough connections. What comes over a wire as headers is in the error, or in the item's
+/// The call counts as received when `call` runs, and as cut when its future is dropped before the end. It is always
+/// ready, like a client with enough connections. Information from HTTP headers is in the error, or in the item's
 /// record for the gate.
 #[derive(Clone, Debug)]
 pub struct SimulatedService {
@@ -75,7 +75,7 @@ impl Service<LlmRequest> for SimulatedService {
                     work.run(call).await
                 }
             };
-            // Layers outside observe the call; without any this is the outermost place that sees it.
+            // Layers outside observe the usage; without any, this guard is the outermost.
             if guard.is_outermost() {
                 guard.observe(match &result {
                     Ok(response) => response.usage,
@@ -94,7 +94,7 @@ fn reset(when: &str) -> LlmError {
 
 impl Rejection {
     fn into_error(self) -> LlmError {
-        // After these it is unknown whether the provider went on with the call.
+        // For these it is unknown whether the provider continued with the call.
         let delivery = match self.status {
             408 | 502 | 504 | 524 => Delivery::MaybeBilled,
             _ => Delivery::Rejected,

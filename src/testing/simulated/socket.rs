@@ -31,7 +31,7 @@ impl Accept for Listener {
 
     async fn accept(&mut self) -> (Socket, SocketAddr) {
         let (stream, address) = Accept::accept(&mut self.listener).await;
-        // Only latency suffers without it.
+        // Without it only latency suffers.
         let _ = stream.set_nodelay(true);
         let socket = Socket {
             stream,
@@ -45,14 +45,14 @@ impl Accept for Listener {
     }
 }
 
-/// A handler's hold on its connection.
+/// A handler's handle to its connection.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Connection {
     reset: Arc<AtomicBool>,
 }
 
 impl Connection {
-    /// Resets the connection as soon as it is written to, which the returned response makes it be.
+    /// Resets the connection as soon as it is written to, which the returned response triggers.
     pub(super) fn reset(&self) -> Response {
         self.reset.store(true, Ordering::Release);
         Response::new(Body::empty())
@@ -79,7 +79,7 @@ impl Connected<IncomingStream<'_, Listener>> for Connection {
     }
 }
 
-/// A TCP stream whose end is a reset when its handler said so.
+/// A TCP stream that ends with a reset if its handler requested it.
 pub(super) struct Socket {
     stream: TcpStream,
     connection: Connection,
@@ -88,7 +88,7 @@ pub(super) struct Socket {
 impl Drop for Socket {
     fn drop(&mut self) {
         if self.connection.check().is_err() {
-            // With a linger time of zero the kernel sends RST in place of FIN. Failing that, the connection still ends.
+            // With a linger time of zero the kernel sends RST instead of FIN. If it cannot be set, the connection still ends.
             let _ = self.stream.set_zero_linger();
         }
     }

@@ -1,10 +1,10 @@
-//! Types, texts and numbers.
+//! Instances of texts and numbers.
 
 use serde_json::{Map, Value, json};
 
 use super::super::super::hash;
 
-/// Sixteen hexadecimal digits that stand for the question, so that a test can identify the answer.
+/// A hash of the question in sixteen hexadecimal digits, so that a test can identify the answer.
 pub(in super::super) fn echo(question: &str) -> String {
     format!("{:016x}", hash(0, question.as_bytes()))
 }
@@ -18,7 +18,7 @@ pub(super) fn allows_all(schema: &Value) -> bool {
     schema == &Value::Bool(true) || schema.as_object().is_some_and(Map::is_empty)
 }
 
-/// The type, in small letters: Gemini writes `STRING`. Empty if it is unknown.
+/// The type in lower case, as Gemini uses `STRING`. Empty if it is unknown.
 pub(super) fn kind(fields: &Map<String, Value>) -> String {
     let named = match fields.get("type") {
         Some(Value::String(kind)) => Some(kind.as_str()),
@@ -97,10 +97,10 @@ pub(super) fn text(fields: &Map<String, Value>, question: &str, nth: usize) -> S
     }
 }
 
-/// 42 and the numbers after it, or what is nearest to them within the bounds.
+/// 42 and the numbers after it, or the nearest ones within the bounds.
 pub(super) fn number(fields: &Map<String, Value>, integer: bool, nth: usize) -> Value {
     let bound = |name: &str| fields.get(name).and_then(Value::as_f64);
-    // A bound that is not itself allowed: for whole numbers the next one is; for others half of 1 is near enough.
+    // An exclusive bound: for integers the next one is allowed; for other numbers an offset of 0.5 is near enough.
     let step = if integer { 1.0 } else { 0.5 };
     let above = bound("exclusiveMinimum").map(|least| if integer { least.floor() } else { least } + step);
     let below = bound("exclusiveMaximum").map(|most| if integer { most.ceil() } else { most } - step);
@@ -115,7 +115,7 @@ pub(super) fn number(fields: &Map<String, Value>, integer: bool, nth: usize) -> 
         (least, most) = (least.ceil(), most.floor());
     }
     if least > most {
-        // The bounds that are not allowed themselves lie close together.
+        // The exclusive bounds are close together.
         let low = pick(bound("minimum"), bound("exclusiveMinimum"), true).unwrap_or(least);
         let high = pick(bound("maximum"), bound("exclusiveMaximum"), false).unwrap_or(most);
         (least, most) = ((low + high) / 2.0, (low + high) / 2.0);

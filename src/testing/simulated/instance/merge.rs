@@ -1,4 +1,4 @@
-//! Schemas put together.
+//! The merge of schemas.
 
 use serde_json::{Map, Value, json};
 
@@ -9,7 +9,7 @@ pub(super) fn without(fields: &Map<String, Value>, name: &str) -> Map<String, Va
         .collect()
 }
 
-/// Adds what `part` demands. Properties of both and everything that cannot be put together otherwise become `allOf`.
+/// Adds the requirements of `part`. Properties in both, and anything else that cannot be merged, become `allOf`.
 pub(super) fn merge(fields: &mut Map<String, Value>, part: Map<String, Value>) {
     for (name, value) in part {
         let Some(known) = fields.get_mut(&name) else {
@@ -37,7 +37,7 @@ pub(super) fn merge(fields: &mut Map<String, Value>, part: Map<String, Value>) {
             {
                 *known = value;
             }
-            // Of two lists of variants or parts, both count.
+            // Two lists of variants or parts both apply.
             ("anyOf" | "oneOf" | "allOf", known, value) if *known != value => {
                 let both = [
                     json!({ (name.as_str()): known.take() }),
@@ -52,7 +52,7 @@ pub(super) fn merge(fields: &mut Map<String, Value>, part: Map<String, Value>) {
             ("additionalProperties", known, value @ (Value::Object(_) | Value::Bool(false))) => {
                 *known = value
             }
-            // Titles, descriptions, types: what stands nearer counts.
+            // Titles, descriptions, types: the nearer one takes precedence.
             _ => {}
         }
     }

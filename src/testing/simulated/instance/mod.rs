@@ -11,17 +11,17 @@ use crate::schema::reference::{reference_of, target};
 
 pub(super) use self::leaf::echo;
 
-/// Schemas that are looked at for one answer: enough for any real one, and an end for one made to explode.
+/// The maximum number of schemas visited for one answer: enough for any real schema, and a bound for malicious ones.
 const MOST_STEPS: usize = 20_000;
-/// Schemas within schemas, references and variants included.
+/// The maximum depth of nested schemas, references and variants included.
 const DEEPEST: usize = 100;
 
-/// A small value that a JSON Schema allows, as far as its keywords are among those that Rust's `schemars`, Python's
-/// `pydantic` and the providers' own dialects use. Texts are an echo of the question.
+/// A small value that a JSON Schema allows; supports the keywords that Rust's `schemars`, Python's
+/// `pydantic` and the providers' own dialects use. Texts echo the question.
 ///
-/// Optional properties are there, what may be null is not null, lists have one element, numbers are 42; each only where
-/// the schema allows it. So schemas that say the same in the dialects of two wires get the same instance. A schema that
-/// refers to itself ends at the first repetition, by an empty list, a null or another variant.
+/// Optional properties are present, nullable values are not null, lists have one element, numbers are 42, each if
+/// the schema allows it. So equivalent schemas in the dialects of two wire formats get the same instance. A recursive
+/// schema ends at the first repetition, by an empty list, a null or another variant.
 pub(super) fn instance(schema: &Value, question: &str) -> Value {
     let mut maker = Maker {
         root: schema,
@@ -36,14 +36,14 @@ pub(super) fn instance(schema: &Value, question: &str) -> Value {
 struct Maker<'a> {
     root: &'a Value,
     question: &'a str,
-    /// References that are being followed.
+    /// The references being followed.
     open: Vec<String>,
     steps: usize,
     depth: usize,
 }
 
 impl Maker<'_> {
-    /// An instance; `nth` distinguishes the elements of a set. `None` if there is none without an endless recursion.
+    /// Returns an instance; `nth` distinguishes the elements of a set. `None` if every instance is infinitely recursive.
     fn make(&mut self, schema: &Value, nth: usize) -> Option<Value> {
         self.steps += 1;
         if self.steps > MOST_STEPS || self.depth >= DEEPEST {
@@ -94,7 +94,7 @@ impl Maker<'_> {
             "number" => Some(number(fields, false, nth)),
             "boolean" => Some(nth.is_multiple_of(2).into()),
             "null" => Some(Value::Null),
-            // A schema that allows nothing.
+            // A schema that does not allow any value.
             _ if fields.get("not").is_some_and(allows_all) => None,
             _ => Some(self.anything()),
         }
@@ -126,7 +126,7 @@ impl Maker<'_> {
         found.cloned().unwrap_or(Value::Bool(true))
     }
 
-    /// The fields of a part of `allOf`, references followed. The variants of a part are left to be chosen among.
+    /// The fields of a part of `allOf`, with references resolved. The variants of a part remain to be chosen.
     fn resolved(&mut self, part: &Value) -> Option<Map<String, Value>> {
         self.steps += 1;
         if self.steps > MOST_STEPS || self.depth >= DEEPEST {
@@ -140,7 +140,7 @@ impl Maker<'_> {
         };
         let mut merged = without(fields, "$ref");
         let target = self.target(reference);
-        // References in a circle end by the depth, before the stack does.
+        // The depth bounds cyclic references before the stack overflows.
         self.depth += 1;
         let target = self.resolved(&target);
         self.depth -= 1;
@@ -200,7 +200,7 @@ impl Maker<'_> {
                 made.insert(name.to_owned(), value);
             }
         }
-        // A map has one entry, unless more are asked for.
+        // A map has one entry, unless more are required.
         let least = fields.get("minProperties").and_then(Value::as_u64).unwrap_or(0);
         let most = fields
             .get("maxProperties")
@@ -220,7 +220,7 @@ impl Maker<'_> {
                 _ => format!("key{}", nth + 1),
             };
             match self.make(schema, nth) {
-                // Names that repeat themselves would never be enough.
+                // Repeated names would never reach the number.
                 Some(value) if nth < 2_000 => drop(made.insert(name, value)),
                 _ if (made.len() as u64) < least => return None,
                 _ => break,
@@ -237,7 +237,7 @@ impl Maker<'_> {
         );
         let mut made = Vec::new();
         let first = match (fields.get("prefixItems"), fields.get("items")) {
-            // The older form of a tuple.
+            // The older syntax for a tuple.
             (Some(Value::Array(first)), _) | (None, Some(Value::Array(first))) => first.as_slice(),
             _ => &[],
         };
@@ -313,7 +313,7 @@ mod tests {
             json!({"value": 42, "children": [], "next": null, "by_name": {}})
         );
         let endless = json!({"type": "object", "required": ["next"], "properties": {"next": {"$ref": "#"}}});
-        // Whatever it is, it ends.
+        // Any type ends here.
         of(endless);
         let parts = json!({"allOf": [{"$ref": "#"}, {"$ref": "#"}]});
         of(parts);

@@ -1,4 +1,4 @@
-//! Gemini's context caches: created, listed, kept for longer, deleted.
+//! Gemini's context caches: create, list, extend, delete.
 
 use std::time::{Duration, SystemTime};
 
@@ -13,7 +13,7 @@ use super::gemini::{field, prompt_texts};
 type Answer = Result<Value, Box<Rejection>>;
 
 const DEFAULT_LIFE: Duration = Duration::from_secs(3_600);
-/// Far beyond any use, and near enough to be written as a date.
+/// The maximum lifetime: beyond any use, and small enough for a date.
 const LONGEST_LIFE: Duration = Duration::from_secs(10 * 365 * 86_400);
 const LONGEST_DISPLAY_NAME: usize = 128;
 const PAGE: usize = 50;
@@ -54,7 +54,7 @@ impl SimulatedProvider {
         Ok(written(&content))
     }
 
-    /// A page of those there are; `token` is the place of its first.
+    /// A page of the existing caches; `token` is the position of its first entry.
     pub(in super::super) fn list_contents(&self, size: Option<&str>, token: Option<&str>) -> Answer {
         let number = |text: Option<&str>| text.and_then(|text| text.parse::<usize>().ok());
         let (start, size) = (number(token).unwrap_or(0), number(size).unwrap_or(0));
@@ -99,7 +99,7 @@ fn name(id: &str) -> String {
     format!("cachedContents/{id}")
 }
 
-/// Returns the time that a cache is to live from now: `ttl` such as `3.5s`, or up to the moment of its end.
+/// Returns the requested lifetime from now: `ttl` such as `3.5s`, or until the given expiry time.
 fn life(body: &Map<String, Value>) -> Result<Option<Duration>, Box<Rejection>> {
     let text = |name: &str| field(body, name).and_then(Value::as_str);
     let life = match (text("ttl"), text("expireTime")) {

@@ -17,7 +17,7 @@ pub(in super::super) struct Gemini;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// A field by its name in either case: the API takes both.
+/// A field by its name in camel case or snake case: the API accepts both.
 pub(super) fn field<'a>(fields: &'a Map<String, Value>, camel: &str) -> Option<&'a Value> {
     fields.get(camel).or_else(|| {
         let snake = camel.chars().fold(String::new(), |mut snake, letter| {
@@ -31,7 +31,7 @@ pub(super) fn field<'a>(fields: &'a Map<String, Value>, camel: &str) -> Option<&
     })
 }
 
-/// The texts of the system instruction and of all turns, thoughts left out.
+/// The texts of the system instruction and of all turns, without thoughts.
 pub(super) fn prompt_texts(body: &Map<String, Value>) -> Vec<&str> {
     let system = field(body, "systemInstruction").into_iter();
     let turns = body
@@ -181,7 +181,7 @@ impl Wire for Gemini {
         format!("{error:#}\r\n")
     }
 
-    /// Gemini sends nothing of the kind, and Google's client takes a comment for an error.
+    /// Gemini does not send keep-alives, and Google's client treats a comment as an error.
     fn keep_alive(&self) -> Option<&'static str> {
         None
     }
@@ -263,7 +263,7 @@ fn words(rejection: &Rejection) -> (String, Option<Value>) {
             (message.to_owned(), Some(details))
         }
         Cause::NoMoney => ("The project's prepaid credits are used up.".to_owned(), None),
-        // The provider does not distinguish it from a limit that a wait helps against.
+        // The provider does not distinguish it from a limit for which waiting helps.
         Cause::TooLarge { limit } => {
             let wait = Duration::from_secs(48);
             quota_exceeded(
@@ -337,7 +337,7 @@ fn thoughts(reply: &Reply<'_>) -> Vec<Value> {
     }
 }
 
-/// One object of a stream, or the only one. `candidate` are the answer's tokens so far.
+/// One object of a stream, or the only one. `candidate` is the number of the answer's tokens so far.
 fn chunk(reply: &Reply<'_>, parts: Vec<Value>, last: bool, candidate: u64) -> Value {
     let answer = reply.answer;
     let mut content = json!({ "role": "model" });

@@ -1,4 +1,4 @@
-//! The providers' wires over one model: how each reads a request, writes an answer and says no.
+//! The providers' wire formats: each parses requests and writes answers and rejections of one model.
 
 mod cached_contents;
 mod chat;
@@ -25,9 +25,9 @@ pub(super) use self::gemini::{Gemini, count_tokens as count_content_tokens, mode
 pub(super) use self::messages::{Messages, count_tokens};
 pub(super) use self::responses::Responses;
 
-/// The wire of one provider.
+/// The wire format of one provider.
 pub(super) trait Wire: Send + Sync {
-    /// The key in a request, from wherever this provider takes it.
+    /// The key in a request, from this provider's place for it.
     fn key(&self, head: &Parts) -> Option<String>;
 
     /// Reads a request.
@@ -36,14 +36,14 @@ pub(super) trait Wire: Send + Sync {
     /// The answer as one body.
     fn whole(&self, reply: &Reply<'_>) -> Value;
 
-    /// The answer as events, at least two. Everything from the reason to stop on is in the last, so that a stream
-    /// without it is not an answer.
+    /// The answer as events, at least two. The stop reason and everything after it are in the last one, so that a stream
+    /// without it is incomplete.
     fn events(&self, reply: &Reply<'_>) -> Vec<String>;
 
-    /// An event, or what stands in place of one, that ends a stream with an error, after the events `sent`.
+    /// The event, or its equivalent, that ends a stream with an error after the events `sent`.
     fn error_event(&self, number: u64, sent: &[String]) -> String;
 
-    /// Returns the text that keeps a stream alive that has nothing to say, if the provider's own clients would bear it.
+    /// Returns the keep-alive text for a silent stream, if the provider's own clients tolerate one.
     fn keep_alive(&self) -> Option<&'static str> {
         Some(": keep-alive\n\n")
     }
@@ -51,7 +51,7 @@ pub(super) trait Wire: Send + Sync {
     /// The headers of an answer.
     fn headers(&self, number: u64, quota: Option<&ReportedQuota>) -> HeaderMap;
 
-    /// The answer to a call that is not accepted.
+    /// The reply to a rejected call.
     fn refuse(&self, rejection: &Rejection, number: u64) -> Refused;
 
     /// The list of models.
@@ -66,17 +66,17 @@ pub(super) trait Wire: Send + Sync {
 pub(super) struct Asked {
     pub(super) question: Question,
     pub(super) streamed: bool,
-    /// The wire has no words for a refusal.
+    /// The wire format cannot express a refusal with a text.
     pub(super) refuses_without_words: bool,
     /// Anthropic's marks for the prompt cache, in order.
     pub(super) marks: Vec<Mark>,
-    /// The name of a context cache that comes before the question.
+    /// The name of a context cache to prepend to the question.
     pub(super) cached_content: Option<String>,
-    /// The request itself, for what an answer repeats of it.
+    /// The request itself, for the fields that an answer repeats.
     pub(super) body: Map<String, Value>,
 }
 
-/// An answer to be written.
+/// An answer to write.
 pub(super) struct Reply<'a> {
     pub(super) number: u64,
     pub(super) model: &'a str,
@@ -84,19 +84,19 @@ pub(super) struct Reply<'a> {
     pub(super) answer: &'a Answer,
 }
 
-/// A rejection as a wire writes it.
+/// A rejection in a wire format.
 pub(super) struct Refused {
     pub(super) status: u16,
     pub(super) headers: HeaderMap,
     pub(super) body: Value,
 }
 
-/// Characters in a piece of a stream, at least.
+/// The minimum number of characters in a piece of a stream.
 const PIECE: usize = 24;
-/// Pieces in a stream, at most.
+/// The maximum number of pieces in a stream.
 const MOST_PIECES: usize = 16;
 
-/// A text in pieces, as a stream sends it.
+/// Splits a text into the pieces of a stream.
 fn pieces(text: &str) -> Vec<&str> {
     let length = text.chars().count().div_ceil(MOST_PIECES).max(PIECE);
     let mut pieces = Vec::new();
@@ -112,14 +112,14 @@ fn pieces(text: &str) -> Vec<&str> {
     pieces
 }
 
-/// The thoughts of the model, where a wire shows them.
+/// The thoughts of the model, if a wire format returns them.
 const THOUGHT: &str = "Let me read the question again and work it out step by step.";
 
 fn event(name: &str, data: &Value) -> String {
     format!("event: {name}\ndata: {data}\n\n")
 }
 
-/// The texts of a message: a text, or a list of parts with texts, results of tools among them.
+/// The texts of a message: a text, or a list of parts with texts, including results of tools.
 fn texts(content: Option<&Value>) -> Vec<&str> {
     match content {
         Some(Value::String(text)) => vec![text],
@@ -127,7 +127,7 @@ fn texts(content: Option<&Value>) -> Vec<&str> {
             .iter()
             .flat_map(|part| match part.get("text").and_then(Value::as_str) {
                 Some(text) => vec![text],
-                // The result of a tool has content of its own.
+                // The result of a tool has its own content.
                 None => texts(part.get("content")),
             })
             .collect(),
@@ -135,7 +135,7 @@ fn texts(content: Option<&Value>) -> Vec<&str> {
     }
 }
 
-/// The schema that a format in OpenAI's manner asks for. `at` is where the schema stands in it.
+/// The schema in an OpenAI-style response format. `at` is its location in there.
 fn schema(format: Option<&Value>, at: &str) -> Option<Value> {
     let format = format.filter(|format| format["type"] != "text")?;
     Some(format.pointer(at).cloned().unwrap_or_default())
@@ -219,7 +219,7 @@ mod tests {
             let body = body.as_object().unwrap().clone();
             let asked = wire.read(&head(path), body.clone()).unwrap();
             assert_eq!(asked.question, Question::from_prompt(&prompt), "{path}");
-            // A raw prompt in the wire's own dialect, too, but for Gemini's model, which is in the path.
+            // Also for a raw prompt in the wire format's dialect, except for Gemini's model, which is in the path.
             let mut raw = question(&body);
             raw.model = Some("m".to_owned());
             assert_eq!(raw, asked.question, "{path}");
@@ -235,7 +235,7 @@ mod tests {
         }
     }
 
-    /// JSON of the names that the wires look for.
+    /// Generates JSON with the field names that the wire formats use.
     fn body() -> impl Strategy<Value = Value> {
         let leaf = prop_oneof![
             Just(Value::Null),

@@ -1,4 +1,4 @@
-//! The common part of OpenAI's two wires: errors, headers, keys.
+//! The common part of OpenAI's two wire formats: errors, headers, keys.
 
 use http::HeaderMap;
 use http::header::RETRY_AFTER;
@@ -37,7 +37,7 @@ pub(super) fn error(message: &str, kind: &str, code: Option<&str>) -> Value {
     json!({ "error": { "message": message, "type": kind, "param": null, "code": code } })
 }
 
-/// A failure on the way, in the form that chat completions and one form of Responses have.
+/// An error in the middle of a stream, in the form of chat completions and of one variant of Responses.
 pub(super) fn stream_error() -> Value {
     error(
         "The server had an error while processing your request. Sorry about that!",
@@ -77,7 +77,7 @@ pub(super) fn refuse(rejection: &Rejection, number: u64) -> Refused {
     }
 }
 
-/// The hints that are headers.
+/// The hint as headers.
 pub(super) fn wait_headers(headers: &mut HeaderMap, hint: GivenHint) {
     match hint.form {
         Hint::RetryAfterMs => {

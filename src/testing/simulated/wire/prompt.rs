@@ -1,4 +1,4 @@
-//! The question of a prompt, as a strategy gets it: of this crate's own form, or a raw body of whatever wire.
+//! The question in a strategy's prompt: in this crate's own form, or in a raw body of any wire format.
 
 use serde_json::{Map, Value};
 
@@ -24,7 +24,7 @@ impl Question {
     }
 }
 
-/// The texts of a part; results of tools are texts, their calls and reasoning are not.
+/// The texts of a part; tool results count as texts, tool calls and reasoning do not.
 fn texts_of(part: &Part) -> Vec<&str> {
     match part {
         Part::Text { text } => vec![text],
@@ -35,7 +35,7 @@ fn texts_of(part: &Part) -> Vec<&str> {
     }
 }
 
-/// The question in a raw body of whatever wire.
+/// The question in a raw body of any wire format.
 pub(super) fn question(body: &Map<String, Value>) -> Question {
     let read = if body.contains_key("contents") {
         gemini::question(body, None)

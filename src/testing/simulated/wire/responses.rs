@@ -110,7 +110,7 @@ impl Wire for Responses {
         events
     }
 
-    /// Both shapes there are, in turn.
+    /// Alternates between the two shapes.
     fn error_event(&self, number: u64, sent: &[String]) -> String {
         let mut nested = openai::stream_error();
         let body = if number.is_multiple_of(2) {
@@ -141,7 +141,7 @@ impl Wire for Responses {
     }
 }
 
-/// Events with their numbers.
+/// The events with their sequence numbers.
 #[derive(Default)]
 struct Stream {
     sent: u64,
@@ -156,7 +156,7 @@ impl Stream {
     }
 }
 
-/// Returns `true` if there is a message: not if reasoning took all the tokens there were.
+/// Returns `true` if there is a message; there is none if reasoning used up all tokens.
 fn has_message(reply: &Reply<'_>) -> bool {
     reply.answer.finish != FinishReason::Length || !reply.answer.text.is_empty()
 }

@@ -37,7 +37,7 @@ pub(super) fn blocks<'a>(reply: &Reply<'a>) -> Vec<Block<'a>> {
     blocks
 }
 
-/// The tool that the answer calls, if one has to be called and the answer is its input.
+/// The tool that the answer calls, if the choice requires one and the answer is its input.
 pub(super) fn called_tool<'a>(reply: &Reply<'a>) -> Option<(&'a str, Value)> {
     let body = &reply.asked.body;
     if reply.answer.refused

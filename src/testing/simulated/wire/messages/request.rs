@@ -1,4 +1,4 @@
-//! Reading a request, and what is wrong with it.
+//! The parsing and validation of a request.
 
 use http::request::Parts;
 use serde_json::{Map, Value, json};
@@ -10,12 +10,12 @@ use super::super::super::rejection::Rejection;
 use super::super::{header, texts};
 
 const VERSIONS: [&str; 3] = ["2023-01-01", "2023-06-01", SAMPLING_ENDS];
-/// The version under which nothing about sampling may be sent.
+/// The version from which sampling parameters are rejected.
 const SAMPLING_ENDS: &str = "2026-10-21";
 const MOST_MARKS: usize = 4;
 const LEAST_BUDGET: u64 = 1_024;
 
-/// The question in a body, whether the rest of it is in order or not.
+/// The question in a body, without validation of the rest.
 pub(in super::super) fn question(body: &Map<String, Value>) -> Result<Question, Box<Rejection>> {
     let messages = match body.get("messages").and_then(Value::as_array) {
         Some(messages) if !messages.is_empty() => messages,
@@ -41,7 +41,7 @@ pub(in super::super) fn question(body: &Map<String, Value>) -> Result<Question, 
     })
 }
 
-/// The tool that has to be called.
+/// The tool that the request requires to be called.
 pub(super) fn forced_tool(body: &Map<String, Value>) -> Option<&Value> {
     let choice = body
         .get("tool_choice")
@@ -70,7 +70,7 @@ pub(super) fn version(head: &Parts) -> Result<&str, Box<Rejection>> {
     }
 }
 
-/// Checks that the body has nothing that it may not have.
+/// Checks that the body has only allowed fields.
 pub(super) fn check(version: &str, body: &Map<String, Value>) -> Result<(), String> {
     let Some(limit) = body.get("max_tokens") else {
         return Err("max_tokens: Field required".to_owned());
@@ -119,7 +119,7 @@ pub(super) fn check(version: &str, body: &Map<String, Value>) -> Result<(), Stri
     Ok(())
 }
 
-/// The places up to which the prompt is to be kept, in order.
+/// The positions up to which the prompt is to be cached, in order.
 pub(super) fn marks(body: &Map<String, Value>) -> Result<Vec<Mark>, String> {
     let mut marks = Vec::new();
     let mut prefix = hash(
@@ -164,7 +164,7 @@ pub(super) fn marks(body: &Map<String, Value>) -> Result<Vec<Mark>, String> {
             mark(block.get("cache_control"), prefix, &text);
         }
     }
-    // At the top level: everything there is.
+    // A mark at the top level covers the whole prompt.
     mark(body.get("cache_control"), prefix, &text);
     if marks.len() > MOST_MARKS {
         return Err(format!(
