@@ -1,15 +1,15 @@
-//! Push thousands to millions of prompts through LLM providers, and come back with every answer, an account of every
+//! Push thousands to millions of prompts through LLM providers, and get every answer, an account of every
 //! token, and no storm of 429s.
 //!
-//! Three sentences hold the crate together:
+//! The crate has three principles:
 //!
-//! 1. **A strategy is a [`tower::Service`] of [`LlmRequest`].** A provider, a closure through [`tower::service_fn`], a
-//!    fake: all the same thing. Every policy around it is a [`tower::Layer`].
-//! 2. **What is shared lives in a handle; what belongs to one item lives in the request.** [`RateLimiter`],
-//!    [`TokenLedger`] and [`Events`] are cheap clones; attempt number, retry state, deadline and the
+//! 1. **A strategy is a [`tower::Service`] of [`LlmRequest`].** A provider, a closure through [`tower::service_fn`] and a
+//!    fake are all strategies. Every policy around a strategy is a [`tower::Layer`].
+//! 2. **Shared state is in handles; the state of one item is in its request.** [`RateLimiter`],
+//!    [`TokenLedger`] and [`Events`] are handles that are cheap to clone; attempt number, retry state, deadline and the
 //!    item's own accounts travel with the request, and survive a panic or an abort.
 //! 3. **[`llm_batch(n)`](LlmStreamExt::llm_batch) is a [`Stream`](futures_core::Stream) combinator.** It pulls work when it has a
-//!    free slot, yields outcomes as they finish, and stops the moment it is dropped.
+//!    free slot, yields outcomes as they finish, and stops when it is dropped.
 //!
 //! ```no_run
 //! # #[cfg(feature = "openai")] mod example {
@@ -43,67 +43,68 @@
 //! # }
 //! ```
 //!
-//! The same stack in one line: `StandardLayer::new().layer(strategy("openai:gpt-4o-mini")?)`. A single call with all of its
+//! The same stack in one line: `StandardLayer::new().layer(strategy("openai:gpt-4o-mini")?)`. A single call with the same
 //! resilience: `model.oneshot(LlmRequest::prompt("hi"))`. A batch that fits in memory: `.llm_batch(10).into_result().await`.
 //!
 //! # Attempts and calls
 //!
-//! An **attempt** is logical: what the retry budget counts, from 1. A **call** is one physical request. A throttled call does
+//! An **attempt** is logical: the retry budget counts attempts, from 1. A **call** is one physical request. A throttled call does
 //! not advance the attempt.
 //!
-//! # The stack, outside in
+//! # The stack, from the outside in
 //!
-//! item timeout, retry, rate limiter, token accounting, call timeout, strategy. Reasons:
+//! Item timeout, retry, rate limiter, token accounting, call timeout, strategy. Reasons:
 //!
-//! - Retry sleeps holding nothing: neither a permit nor a quota.
-//! - Under retry a layer sees calls, above it items.
+//! - A backoff in the retry layer holds neither a permit nor a quota.
+//! - Inside retry a layer sees calls, outside it items.
 //! - Quota is not spent while the gate is closed, and the call's clock starts after every wait.
-//! - `llm_batch(n)` counts **items**, those that back off too; the limiter's `max_in_flight` counts **calls**.
+//! - `llm_batch(n)` counts **items**, including those that back off; the limiter's `max_in_flight` counts **calls**.
 //!
-//! Layers keep the inner service's error type. One that adds a failure asks for a `From`: [`LlmError`] and [`BoxError`] have them
-//! all, an error of your own needs one `#[from]` each, a foreign one `.map_err(BoxError::from)`.
+//! Layers keep the inner service's error type. A layer with its own failure needs a `From` for it: [`LlmError`] and [`BoxError`]
+//! implement all of them, your own error needs one `#[from]` each, a foreign one `.map_err(BoxError::from)`.
 //!
-//! # Where things are
+//! # Modules
 //!
-//! | module | what is in it |
+//! | module | contents |
 //! |---|---|
 //! | [`batch`] | the stream combinator, outcomes, handle, summary, progress |
-//! | [`item`] | one item's accounts, and for authors of layers the protocol between layers |
+//! | [`item`] | one item's accounts, and the protocol between layers, for authors of layers |
 //! | [`layer`] | one module per middleware |
 //! | `price` | price tables, for the cost of calls (feature `prices`) |
 //! | [`provider`] | one module per wire format |
-//! | [`recipe`] | small pieces for common tasks: escalation, fallback, and programs to copy from |
+//! | [`recipe`] | building blocks for common tasks: escalation, fallback, and programs to copy from |
 //! | `structured` | typed answers (feature `structured`) |
 //! | [`telemetry`] | the names of metrics, spans and fields |
 //! | `testing` | scripted fakes and the simulated provider (feature `testing`) |
 //!
 //! # Names of methods
-//! Builders, layers, policies and streams are set up by methods named after the setting (`max_throttles(5)`). Values that have a
-//! getter of that name, and [`StandardLayer`], take `with_` before it (`prompt.with_temperature(0.2)`). One that takes a closure has
-//! `_with` after it (`estimate_with(|request| ..)`), and so has the form of a method that takes any types (`on_error_with`).
+//! Builders, layers, policies and streams are configured by methods named after the setting (`max_throttles(5)`). Values that have a
+//! getter of that name, and [`StandardLayer`], add the prefix `with_` (`prompt.with_temperature(0.2)`). A method that takes a closure
+//! has the suffix `_with` (`estimate_with(|request| ..)`), and so does the generic form of a method (`on_error_with`).
 //!
-//! # Cancel safety and money
+//! # Cancel safety and billing
 //!
-//! The work that a drop loses, the calls that may still be billed, and those that are never sent twice:
+//! The work that a drop loses, and the calls that may still be billed:
 //!
 //! | dropped | lost | may still be billed |
 //! |---|---|---|
 //! | the stream of [`llm_batch`](LlmStreamExt::llm_batch) | items in flight and outcomes not taken | calls under way |
 //! | `results.next()` before it is ready | nothing | nothing |
 //! | the future of one item (`oneshot`) | its answer | its call under way, counted with unknown usage |
-//! | a wait for the gate | its place in the queue; a grant that was not used is given back whole | nothing |
+//! | a wait for the gate | its place in the queue; an unused grant is returned whole | nothing |
 //! | a backoff | the item's next attempt | nothing |
-//! | a call timeout firing | the answer to come | that call, counted with unknown usage |
+//! | a call, when its timeout passes | its answer | that call, counted with unknown usage |
 //! | a response, or its body, of an [`HttpCallLayer`] | the rest of the body | that call, counted with unknown usage |
 //! | the [`EventReceiver`]'s `recv` | nothing | nothing |
 //!
-//! A call is never repeated behind your back: the one retry policy of the stack decides. An HTTP provider repeats a request by
-//! itself only if it provably was not sent, and once if Gemini refused it for a context cache that is gone. A call that ran out of time may have been answered and billed, and is repeated once
-//! at most by default. `Drain` lets calls under way finish; `Cancel` and a drop do not.
+//! The stack's retry policy decides about every repeat of a call, with two exceptions: an HTTP provider repeats a request on its own
+//! if it provably was not sent, and once if Gemini rejected it because its context cache no longer exists. A call that timed out may
+//! have been answered and billed, and is repeated once at most by default. `Drain` lets calls under way finish; `Cancel` and a drop
+//! do not.
 //!
 //! # Features
 //!
-//! | feature | what it adds | default |
+//! | feature | adds | default |
 //! |---|---|---|
 //! | `openai` | the provider for OpenAI (Responses and chat completions) and compatible servers, over `reqwest` | yes |
 //! | `anthropic` | the provider for Anthropic's Messages, over `reqwest` | yes |
@@ -113,17 +114,17 @@
 //! | `progress` | a terminal progress bar | |
 //! | `prices` | price tables, for the cost of calls | |
 //! | `testing` | fakes and the simulated provider | |
-//! | `structured` | typed answers: a JSON Schema from a type, answers checked against it | |
-//! | `garde` | rules of the type's own, by `garde`, for typed answers | |
+//! | `structured` | typed answers: a JSON Schema from a type, answers validated against it | |
+//! | `garde` | validation rules of the type, by `garde`, for typed answers | |
 //! | `cache` | a cache of answers, as a layer | |
 //! | `cli` | the command line `llm-batch` | |
 //!
 //! # Semantic versioning
-//! Types of other crates stand in this crate's signatures: of `tower` 0.5, `tower-service` and `tower-layer` 0.3,
-//! `futures-core` 0.3, `http` 1, `serde_json` 1 and `tokio` 1; with features also of `schemars` 1 (`structured`), `reqwest` 0.13
-//! ([`HttpClassifier`] judges its responses) and `garde` 0.23 (`validate_with_garde`). A new major version of one of them (for 0.x:
-//! a new minor one) comes only with a version of this crate that may break, such as 0.2 after 0.1. Use [`tower`], [`futures`],
-//! [`http`] and `schemars` as re-exported here to have the version that fits. Every other dependency may change in any release.
+//! This crate's signatures contain types of other crates: `tower` 0.5, `tower-service` and `tower-layer` 0.3,
+//! `futures-core` 0.3, `http` 1, `serde_json` 1 and `tokio` 1; with features also `schemars` 1 (`structured`), `reqwest` 0.13
+//! ([`HttpClassifier`] classifies its responses) and `garde` 0.23 (`validate_with_garde`). A new major version of one of them (for
+//! 0.x: a new minor version) comes only with a breaking version of this crate, such as 0.2 after 0.1. Use [`tower`], [`futures`],
+//! [`http`] and `schemars` as re-exported here to get matching versions. Every other dependency may change in any release.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![forbid(unsafe_code)]
 
@@ -237,7 +238,7 @@ pub use usage::TokenUsage;
 #[doc(inline)]
 pub use usd::Usd;
 
-// The crates whose types one has to name: with the version that this crate's signatures mean.
+// The crates whose types users have to name, in the version of this crate's signatures.
 #[doc(no_inline)]
 pub use ::{futures, http, tower};
 #[cfg(feature = "structured")]
