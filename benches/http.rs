@@ -1,7 +1,7 @@
-//! Over loopback HTTP: the whole crate beside a bare `reqwest` loop that reads `serde_json::Value`s.
+//! Over loopback HTTP: the whole crate compared with a bare `reqwest` loop that reads `serde_json::Value`s.
 //!
-//! `cargo bench --bench http` (Linux: CPU time is read from `/proc/self/stat`). The server runs in a process of
-//! its own. Both sides run in turn; every figure is the median of the paired rounds.
+//! `cargo bench --bench http` (Linux: CPU time is read from `/proc/self/stat`). The server runs in its own
+//! process. Both sides run in turn; every figure is the median of the paired rounds.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};

@@ -1,5 +1,5 @@
-//! How long a batch takes against the shortest possible run, and how many of its calls are turned away, for providers
-//! of different kinds; in virtual time, so it is a matter of seconds.
+//! The length of a batch relative to the shortest possible run, and the share of rejected calls, for providers
+//! of different kinds; in virtual time, so it takes only seconds.
 //!
 //! `cargo bench --bench makespan` prints the table.
 #![allow(clippy::unwrap_used)]
@@ -15,13 +15,13 @@ use llm_batch::{LlmRequest, LlmStreamExt, Prompt};
 use tokio::time::{Instant, sleep};
 use tower::{ServiceBuilder, ServiceExt};
 
-/// Every accepted call takes this long, ...
+/// The duration of an accepted call.
 const LATENCY: Duration = Duration::from_secs(1);
-/// ... and every rejected one this long.
+/// The duration of a rejected call.
 const REJECTION: Duration = Duration::from_millis(20);
 const SEEDS: [u64; 3] = [1, 2, 3];
 
-/// A provider, and what the client is told about it.
+/// A provider, and the client's configuration for it.
 struct Model {
     name: &'static str,
     items: u64,
@@ -32,7 +32,7 @@ struct Model {
     counts_tokens: bool,
 }
 
-/// What the shortest possible run has to obey.
+/// The limit that the shortest possible run has to obey.
 #[derive(Clone, Copy)]
 struct Limits {
     /// Calls per second and burst.
@@ -40,7 +40,7 @@ struct Limits {
     /// Calls per window, and its length in seconds.
     window: Option<(u64, f64)>,
     concurrency: Option<usize>,
-    /// From and to, in seconds.
+    /// Start and end, in seconds.
     outage: Option<(f64, f64)>,
 }
 
@@ -210,7 +210,7 @@ fn ideal(model: &Model, cost: &dyn Fn(u64) -> f64) -> Duration {
 
 struct Run {
     makespan: Duration,
-    /// Throttled, or rejected by a provider that was down.
+    /// Calls throttled, or rejected during an outage.
     turned_away: u64,
     failed: u64,
 }
@@ -223,7 +223,7 @@ fn simulate(model: &Model, seed: u64) -> SimulatedProvider {
     (model.provider)(sim).build().unwrap()
 }
 
-/// Ours: the recommended stack, with patience enough that every item ends well.
+/// Our side: the recommended stack, with budgets large enough that every item succeeds.
 async fn batch(model: &Model, seed: u64, cooldown: Cooldown) -> Run {
     let provider = simulate(model, seed);
     let limiter = (model.told)(RateLimiter::builder())
@@ -249,7 +249,7 @@ async fn batch(model: &Model, seed: u64, cooldown: Cooldown) -> Run {
     }
 }
 
-/// What is usually written by hand: a cap on calls in flight, and each call backs off by itself, by the hint or by
+/// The usual hand-written code: a cap on calls in flight, and each call backs off independently, by the hint or
 /// doubling from 1 s to 60 s with jitter.
 async fn semaphore_and_backoff(model: &Model, seed: u64) -> Run {
     let provider = simulate(model, seed);
@@ -282,7 +282,7 @@ async fn semaphore_and_backoff(model: &Model, seed: u64) -> Run {
     }
 }
 
-/// The mean over the seeds, each in virtual time of its own.
+/// The mean over the seeds, each in its own virtual time.
 fn measure<F: Future<Output = Run>>(model: &Model, ideal: Duration, run: impl Fn(u64) -> F) -> String {
     let (mut makespan, mut turned_away, mut failed) = (Duration::ZERO, 0, 0);
     for seed in SEEDS {
@@ -307,7 +307,7 @@ fn measure<F: Future<Output = Run>>(model: &Model, ideal: Duration, run: impl Fn
     format!("{ratio:.2}, {share:.1}{failed}")
 }
 
-/// What each call takes from the quota of the model: its tokens, or 1.
+/// The amount that each call takes from the model's quota: its tokens, or 1.
 fn costs(model: &Model) -> Vec<f64> {
     if !model.counts_tokens {
         return vec![1.0; model.items as usize];

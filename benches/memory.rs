@@ -1,4 +1,4 @@
-//! Memory of long and of wide batches: the peak for 10k, 100k and 1M items at concurrency 100, and bytes per item
+//! Memory of long and wide batches: the peak for 10k, 100k and 1M items at concurrency 100, and the bytes per item
 //! in flight at concurrency 100,000.
 //!
 //! `cargo bench --bench memory` (Linux: it reads `/proc/self/status` of a fresh process per row).
@@ -36,7 +36,7 @@ async fn run(items: u64, n: usize, latency: Duration) {
             Ok::<_, LlmError>(LlmResponse::new(request.into_input()).with_usage(TokenUsage::new(10, 10)))
         },
     ));
-    // A prompt of 1 KiB each, made when it is pulled.
+    // Prompts of 1 KiB each, created when pulled.
     let prompts = stream::iter(0..items).map(|n| WorkItem::new(format!("{n:01024}")));
     let answered = prompts
         .with_strategy(stack)

@@ -1,4 +1,4 @@
-//! What one item costs: the whole stack beside bare futures, in the consumer's task and spawned.
+//! The overhead per item: the whole stack compared with bare futures, in the consumer's task and spawned.
 //!
 //! `cargo bench --bench stack`. Every ratio is the median of paired rounds: both sides run in turn in one
 //! process, so that the machine's drift cancels out. The strategy is a no-op that yields once.
@@ -160,7 +160,7 @@ fn main() {
             .await;
         }
     };
-    // Inside a task: `block_on`'s own thread is no worker, and every wake-up of it crosses threads.
+    // Inside a task: `block_on`'s own thread is not a worker, and every wake-up of it crosses threads.
     runtime.block_on(async {
         tokio::spawn(consumer)
             .await

@@ -1,4 +1,4 @@
-//! How much of a bare spawning loop's throughput the whole stack reaches, with calls that take their time.
+//! The throughput of the whole stack relative to a bare spawning loop, with slow calls.
 //!
 //! `cargo bench --bench throughput`. 50 ms calls at concurrency 1,000 and 1 s calls at 10,000; both sides run in
 //! turn in one process.

@@ -1,4 +1,4 @@
-//! An agent as a strategy: it asks a model, runs the tool that the model calls, and asks again with what the tool said.
+//! An agent as a strategy: it calls a model, runs the tool that the model calls, and calls the model again with the tool's result.
 //!
 //! `cargo run --features full --example agent`
 
@@ -13,10 +13,10 @@ use llm_batch::{
 use serde_json::{Value, json};
 use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
 
-/// How often it may ask before it gives up.
+/// The maximum number of model calls per item.
 const STEPS: usize = 4;
 
-/// The tool: what something costs.
+/// The tool: returns a price.
 fn price_of(arguments: &Value) -> String {
     match arguments["product"].as_str() {
         Some("lamp") => "20".to_owned(),
@@ -25,14 +25,14 @@ fn price_of(arguments: &Value) -> String {
     }
 }
 
-/// The loop: until the model answers without a call of the tool.
+/// The loop: runs until the model answers without a tool call.
 async fn run<M>(model: M, prompt: Prompt, request: LlmRequest) -> Result<LlmResponse, LlmError>
 where
     M: Service<LlmRequest, Response = LlmResponse, Error = LlmError> + Clone,
 {
     let mut conversation = prompt;
     for _ in 0..STEPS {
-        // A clone of the request is another call of the same item: its accounts are the item's.
+        // A clone of the request is another call of the same item, in the same accounts.
         let next = request.clone().map_input(|_| conversation.clone());
         let answer = model.clone().oneshot(next).await?;
         let calls = answer.tool_calls();
@@ -48,7 +48,7 @@ where
     Err(LlmError::fatal("the model went on calling tools"))
 }
 
-/// What the last message asks, or what the tool says in it.
+/// The text of the last message, or the tool's result in it.
 fn last(prompt: &Prompt) -> (&str, bool) {
     let parts = prompt.messages().last().map(|message| &message.content[..]);
     match parts {
@@ -89,7 +89,7 @@ async fn main() -> Result<(), BoxError> {
         }
     });
 
-    // Around the model: each of the agent's calls is retried, passes the gate and is accounted by itself.
+    // Around the model: each of the agent's calls is retried, passes the gate and is accounted separately.
     let ledger = TokenLedger::new();
     let model = ServiceBuilder::new()
         .layer(RetryLayer::new(
@@ -98,7 +98,7 @@ async fn main() -> Result<(), BoxError> {
         .layer(RateLimiterLayer::new(RateLimiter::default()))
         .layer(TokenAccountingLayer::new(ledger.clone()))
         .service(model);
-    // Around the agent: what is the whole item's.
+    // Around the agent: limits for the whole item.
     let agent = ServiceBuilder::new()
         .layer(ItemTimeoutLayer::new(Duration::from_secs(60)))
         .service(service_fn(move |request: LlmRequest| {

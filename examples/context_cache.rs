@@ -1,9 +1,9 @@
-//! 200 questions about one manual: the manual sent with every question, and kept by the provider in a context cache.
+//! 200 questions about one manual: the manual sent with every question, compared with the manual in a context cache.
 //!
 //! `cargo run --features full --example context_cache`
 //!
-//! Needs no key and no server: the simulated provider speaks Gemini on a loopback port, and its own ledger reports what it
-//! billed.
+//! Needs neither a key nor a server: the simulated provider serves Gemini's API on a loopback port, and its own ledger reports the
+//! billed tokens.
 
 use futures::{StreamExt, stream};
 use llm_batch::provider::Model;
@@ -32,7 +32,7 @@ async fn main() -> Result<(), BoxError> {
     let sent = answers(client.model("gemini-2.5-flash"), prompts).await;
     let without = server.shutdown().await;
 
-    // Kept by the provider.
+    // Cached by the provider.
     let (client, server) = provider().await?;
     let cache = client.context_cache("gemini-2.5-flash", content.clone())?;
     let kept = answers(cache.model(), questions().map(Prompt::new)).await;
@@ -54,7 +54,7 @@ async fn main() -> Result<(), BoxError> {
     Ok(())
 }
 
-/// A provider of its own for each way, so that their ledgers stay apart.
+/// A separate provider for each variant, so that their ledgers are separate.
 async fn provider() -> Result<(Gemini, llm_batch::testing::SimulatedServer), BoxError> {
     let server = SimulatedProvider::builder().build()?.serve("127.0.0.1:0").await?;
     let client = Gemini::builder()
@@ -91,7 +91,7 @@ fn same(left: &[String], right: &[String]) -> usize {
         .count()
 }
 
-/// What the provider billed.
+/// The provider's bill.
 fn dollars(ledger: &Ledger) -> String {
     let billed = ledger.billed();
     let fresh = billed.input - billed.cached_input + ledger.cache_creation_tokens;

@@ -1,4 +1,4 @@
-//! A ladder of models: the cheap one first, a better one only where the answer was bad. And what that saves.
+//! A ladder of models: the cheap one first, a better one only after a bad answer. Prints the saving.
 //!
 //! `cargo run --features full --example escalate`
 
@@ -15,8 +15,8 @@ use llm_batch::{
 };
 use tower::{ServiceBuilder, ServiceExt, service_fn};
 
-/// Name, US dollars per million tokens in and out, and which items it answers badly: one in five of what the one
-/// before it could not do either.
+/// Name, US dollars per million tokens in and out, and the items that it answers badly: one in five of those that the model
+/// before it answers badly too.
 const MODELS: [(&str, f64, f64, u64); 3] = [
     ("small", 0.10, 0.40, 5),
     ("medium", 0.50, 2.00, 25),
@@ -53,7 +53,7 @@ async fn run(ladder: &[&str]) -> Result<f64, BoxError> {
             }
         })
     };
-    // Each model has its own gate: the ladder names the model before the gate is picked.
+    // Each model has its own gate: the ladder sets the model before the gate is selected.
     let gates = RateLimiters::new(|_: &String| {
         RateLimiter::builder()
             .without_start_ramp()

@@ -1,4 +1,4 @@
-//! Two providers: the second one answers while the first one throttles, and where the first one fails for good.
+//! Two providers: the second one answers while the first one throttles, and if the first one finally fails.
 //!
 //! `cargo run --features full --example fallback`
 
@@ -12,7 +12,7 @@ use tower::Layer;
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
-    // The first one allows 300 calls a minute and asks those above to wait for whole seconds; the second one is slow.
+    // The first one allows 300 calls a minute and sends a wait hint in whole seconds above that; the second one is slow.
     let first = SimulatedProvider::builder()
         .requests_per_minute(300)
         .latency(Duration::from_millis(20))
@@ -25,7 +25,7 @@ async fn main() -> Result<(), BoxError> {
     let strategy = Fallback::new(
         StandardLayer::new()
             .with_limiter(gate.clone())
-            // One that was throttled does not come back to the first provider: it goes to the second one at once.
+            // A throttled item does not return to the first provider: it goes to the second one immediately.
             .with_retry(RetryPolicy::new(3).max_throttles(0))
             .with_ledger(ledger.clone())
             .layer(first.service()),

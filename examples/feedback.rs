@@ -1,4 +1,4 @@
-//! The next attempt sees which fields were wrong, and which were right.
+//! Feedback for the next attempt: which fields were wrong, and which were right.
 //!
 //! `cargo run --features full --example feedback`
 

@@ -9,7 +9,7 @@ use futures::stream;
 use llm_batch::{LlmError, LlmRequest, LlmResponse, LlmStreamExt, StandardLayer, TokenUsage, WorkItem};
 use tower::{Layer, service_fn};
 
-/// Stands for the client you already have. The first call of every third item fails.
+/// In place of your existing client. The first call of every third item fails.
 struct Client;
 
 impl Client {
@@ -31,7 +31,7 @@ async fn main() {
             let call = request.call_number();
             match client.complete(request.input(), call).await {
                 Ok((text, tokens)) => Ok(LlmResponse::new(text).with_usage(TokenUsage::new(tokens, tokens))),
-                // Say what a failure means, and the layers do the rest.
+                // Map failures to an `ErrorKind`; the layers do the rest.
                 Err(error) => Err(LlmError::transient(error.to_string()).with_source(error)),
             }
         }

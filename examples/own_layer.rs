@@ -1,4 +1,4 @@
-//! Your own tower layer between ours: here, one that asks the model to answer briefly on every retry.
+//! Your own tower layer between ours: this one asks the model to answer briefly on every retry.
 //!
 //! `cargo run --example own_layer`
 
@@ -49,7 +49,7 @@ impl<S: Service<LlmRequest>> Service<LlmRequest> for Remind<S> {
 
 #[tokio::main]
 async fn main() {
-    // A model that talks too much unless it is asked twice to be brief.
+    // A model that is too verbose until it is asked twice to be brief.
     let model = service_fn(
         async |request: LlmRequest| match request.input().messages().len() {
             1 => Err(LlmError::validation("expected a number")),

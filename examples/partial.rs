@@ -1,4 +1,4 @@
-//! What was good of an answer is kept, and only the rest is asked for again.
+//! Partial retries: the good fields of an answer are kept, and only the rest is requested again.
 //!
 //! `cargo run --features full --example partial`
 
@@ -24,7 +24,7 @@ struct Report {
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
-    // It answers any schema with an instance of it. Long texts are put in here, and a first answer that is too sure of itself.
+    // It answers any schema with an instance of it. This adds long texts, and a fault in the first answer.
     let provider = SimulatedProvider::builder().build()?;
     let model = service_fn(move |request: LlmRequest| {
         let provider = provider.service();

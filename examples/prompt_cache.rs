@@ -1,9 +1,9 @@
-//! 200 questions about one manual: the manual sent with every question, and marked for Anthropic's prompt cache.
+//! 200 questions about one manual: the manual sent with every question, compared with the manual marked for Anthropic's prompt cache.
 //!
 //! `cargo run --features full --example prompt_cache`
 //!
-//! Needs no key and no server: the simulated provider speaks Anthropic's Messages on a loopback port, and its own ledger
-//! reports what it billed. For Gemini's caches, which are made and deleted apart, see `context_cache`.
+//! Needs neither a key nor a server: the simulated provider serves Anthropic's Messages on a loopback port, and its own ledger
+//! reports the billed tokens. For Gemini's caches, which are created and deleted explicitly, see `context_cache`.
 
 use futures::{StreamExt, stream};
 use llm_batch::provider::anthropic::CacheTtl;
@@ -34,7 +34,7 @@ async fn main() -> Result<(), BoxError> {
     Ok(())
 }
 
-/// Asks every question, and returns what the provider billed.
+/// Sends every question, and returns the provider's bill.
 async fn ask(cache: Option<CacheTtl>) -> Result<Ledger, BoxError> {
     let server = SimulatedProvider::builder().build()?.serve("127.0.0.1:0").await?;
     let mut client = Anthropic::builder()
@@ -52,7 +52,7 @@ async fn ask(cache: Option<CacheTtl>) -> Result<Ledger, BoxError> {
 
     let mut questions =
         (1..=QUESTIONS).map(|number| Prompt::new(format!("What does paragraph {number} say?")));
-    // The first question goes alone: calls that start together would each write the cache.
+    // The first question is sent alone: calls that start together would each write the cache.
     if let Some(first) = questions.next() {
         model.clone().oneshot(LlmRequest::new(first)).await?;
     }

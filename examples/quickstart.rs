@@ -2,8 +2,8 @@
 //!
 //! `cargo run -p quickstart`
 //!
-//! Needs no key and no server: the simulated provider serves real HTTP on a loopback port. A real one is asked only if a model is
-//! named, which costs money: `cargo run --features progress,testing --example quickstart -- openai:gpt-4o-mini`, which has TLS.
+//! Needs neither a key nor a server: the simulated provider serves real HTTP on a loopback port. A real provider is called only if a
+//! model is given, which costs money: `cargo run --features progress,testing --example quickstart -- openai:gpt-4o-mini` (with TLS).
 
 use std::env;
 

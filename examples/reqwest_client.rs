@@ -1,4 +1,4 @@
-//! A plain `reqwest::Client` is a tower service, so our layers fit around it; no part of our provider is used.
+//! Our layers around a plain `reqwest::Client`, which is a tower service; our provider is not used.
 //!
 //! `cargo run --features full --example reqwest_client` (against the simulated provider)
 
@@ -25,7 +25,7 @@ async fn main() -> Result<(), BoxError> {
     let url = format!("{}/chat/completions", server.base_url());
     let request = {
         let client = client.clone();
-        // Retry needs a request that can be cloned. A `reqwest::Request` cannot; what it is made from can.
+        // Retry needs a request that can be cloned. A `reqwest::Request` cannot; the data from which it is built can.
         move |body: Value| {
             client
                 .post(&url)
@@ -38,7 +38,7 @@ async fn main() -> Result<(), BoxError> {
         .layer(RetryLayer::new(
             RetryPolicy::new(8).classify_with(HttpClassifier).untracked(),
         ))
-        // What works per call sees the call until its body has been read.
+        // The layers per call see the call until its body has been read.
         .layer(HttpCallLayer::new((
             RateLimiterLayer::new(RateLimiter::default())
                 .classify_with(HttpClassifier)

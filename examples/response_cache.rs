@@ -1,4 +1,4 @@
-//! The same question is asked once, also while it is being asked.
+//! Identical questions cause one call, even while that call is in flight.
 //!
 //! `cargo run --features full --example response_cache`
 

@@ -27,7 +27,7 @@ async fn main() {
         .with_strategy(StandardLayer::new().layer(summarise))
         .llm_batch(8);
 
-    // What succeeded goes on under its id; what failed is reported and goes no further.
+    // Successes continue under their ids; failures are reported and dropped.
     let second = summaries.filter_map(|outcome| async move {
         match outcome.result {
             Ok(response) => Some((outcome.id.to_string(), Prompt::from(response.output))),

@@ -1,5 +1,5 @@
-//! Typed answers: a JSON Schema from a Rust type goes with every prompt, and what comes back is checked. The simulated
-//! provider breaks off in the middle of its JSON at every fourth call; such an answer is asked for again.
+//! Typed answers: a JSON Schema from a Rust type is sent with every prompt, and the answers are validated. The simulated
+//! provider breaks off in the middle of its JSON at every fourth call; such an answer is retried.
 //!
 //! `cargo run --features full --example structured`
 
@@ -60,7 +60,7 @@ async fn main() -> Result<(), BoxError> {
         theirs.total()
     );
 
-    // Every fault is named, by path: those of the schema, and those of rules of your own.
+    // Every fault is listed by path: those of the schema, and those of your own rules.
     let careless = service_fn(async |_: LlmRequest| {
         let text = r#"{"product": "lamp", "stars": 7, "would_buy_again": true}"#;
         Ok::<_, BoxError>(llm_batch::LlmResponse::new(text.to_owned()))

@@ -1,4 +1,4 @@
-//! Bad answers are asked for again at a higher temperature; a provider that is out of order says nothing about the answer.
+//! Bad answers are retried at a higher temperature; failures of the provider are retried at the same one.
 //!
 //! `cargo run --features full --example temperatures`
 
@@ -10,7 +10,7 @@ use llm_batch::testing::SimulatedProvider;
 use llm_batch::{BoxError, LlmError, LlmRequest, LlmStreamExt, RateLimiterLayer, RetryLayer, RetryPolicy};
 use tower::{ServiceBuilder, ServiceExt, service_fn};
 
-/// What an item was asked at, in order.
+/// The temperatures of an item's calls, in order.
 #[derive(Clone, Default)]
 struct Asked(Vec<f64>);
 

@@ -1,8 +1,8 @@
-//! Tools: the model calls a function of the program, is given the result, and answers. The prompts are the same for every
+//! Tools: the model calls a function of the program, gets the result, and answers. The prompts are the same for every
 //! provider.
 //!
-//! `cargo run --features full --example tools` (against the simulated provider, which calls a tool on Anthropic's wire, if the
-//! choice names it)
+//! `cargo run --features full --example tools` (against the simulated provider, which calls a tool in Anthropic's wire format if the
+//! tool choice names it)
 
 use llm_batch::testing::SimulatedProvider;
 use llm_batch::{Anthropic, BoxError, LlmError, LlmRequest, Message, Prompt, Tool, ToolCall, ToolChoice};
@@ -24,7 +24,7 @@ fn state_of(call: &ToolCall) -> Result<String, LlmError> {
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
     let server = SimulatedProvider::builder().build()?.serve("127.0.0.1:0").await?;
-    // A model of any other provider takes the same prompts.
+    // A model of any other provider accepts the same prompts.
     let model = Anthropic::builder()
         .base_url(server.base_url())
         .build()?

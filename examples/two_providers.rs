@@ -1,4 +1,4 @@
-//! Two providers in one batch: every item brings its own strategy.
+//! Two providers in one batch: every item has its own strategy.
 //!
 //! `cargo run --features full --example two_providers`
 
@@ -14,7 +14,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let answer = |name: &'static str| {
         move |request: &LlmRequest<Prompt>| format!("{name} answers item {}", request.id())
     };
-    // Each provider has a gate of its own: what one throttles does not hold up the other.
+    // Each provider has its own gate: a throttle of one does not delay the other.
     let quick = ServiceBuilder::new()
         .layer(RateLimiterLayer::new(
             RateLimiter::builder().requests_per_minute(6_000).build()?,

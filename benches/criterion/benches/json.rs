@@ -1,4 +1,4 @@
-//! The two models of JSON that replies are read with: `Json` for OpenAI's wires, which borrows, and `serde_json::Value`.
+//! The two JSON models used to read replies: `Json` for OpenAI's wire formats, which borrows, and `serde_json::Value`.
 #![allow(missing_docs, unreachable_pub)]
 
 use std::hint::black_box;

@@ -1,4 +1,4 @@
-//! The gate by itself: a call through an open gate, beside a fair semaphore; a queue of 10,000; and calls from several
+//! The gate alone: a call through an open gate, compared with a fair semaphore; a queue of 10,000; and calls from several
 //! threads.
 //!
 //! `cargo bench --bench rate_limiter`
@@ -90,7 +90,7 @@ fn queue(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// As many tasks as worker threads, each with its share of the calls: the time of one call, as the wall clock has it.
+/// One task per worker thread, each with its share of the calls: the wall-clock time of one call.
 fn threads(criterion: &mut Criterion) {
     const CALLS: u64 = 40_000;
     let mut group = criterion.benchmark_group("a call from several threads");

@@ -1,1 +1,1 @@
-//! Benches of llm-batch by criterion: see `benches` beside this file.
+//! Criterion benches of llm-batch: see `benches` in this package.

@@ -2,8 +2,8 @@
 //!
 //! `cargo run -p other-crates --example agentai_strategy` (against the simulated provider)
 //!
-//! One run of the agent is one call here, however often it asks its model; its usage is the sum of them. A run that failed has
-//! unknown usage: the agent does not report the usage of its model calls until it is done.
+//! One run of the agent is one call here, even with several model calls; its usage is their sum. A failed run has
+//! unknown usage: the agent reports the usage of its model calls only at the end.
 
 use agentai::genai::adapter::AdapterKind;
 use agentai::genai::resolver::{AuthData, Endpoint, ServiceTargetResolver};
@@ -17,7 +17,7 @@ use llm_batch::{
 };
 use tower::{Layer, service_fn};
 
-/// What a failure means: this framework keeps the status, but no headers.
+/// Classifies a failure: this framework keeps the status, but not the headers.
 fn meaning(error: AgentError) -> LlmError {
     let kind = match &error {
         AgentError::Llm(failed) => match failed.status() {

@@ -22,7 +22,7 @@ async fn main() -> Result<(), BoxError> {
     let handler = move |prompt: String, worker: WorkerContext| {
         let (calls, answers) = (Arc::clone(&calls), Arc::clone(&answers));
         async move {
-            // Every fifth call is throttled, as a provider would.
+            // Every fifth call is throttled, like by a provider.
             if calls.fetch_add(1, Ordering::Relaxed) % 5 == 4 {
                 return Err(BoxError::from(LlmError::rate_limit("slow down", None)));
             }

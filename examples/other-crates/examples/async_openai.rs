@@ -24,13 +24,13 @@ async fn main() -> Result<(), BoxError> {
         .build()?;
     let server = provider.serve("127.0.0.1:0").await?;
 
-    // The requests are the client's own, so the layers are set up to read a reply and to expect no item inside.
+    // The requests are the client's own, so the layers are configured for HTTP replies and requests without an item.
     let limiter = RateLimiter::default();
     let http = ServiceBuilder::new()
         .layer(RetryLayer::new(
             RetryPolicy::new(8).classify_with(HttpClassifier).untracked(),
         ))
-        // A call lasts until its body, streamed or not, has been read.
+        // A call lasts until its body, streamed or not, was read.
         .layer(HttpCallLayer::new(
             RateLimiterLayer::new(limiter.clone())
                 .classify_with(HttpClassifier)

@@ -2,8 +2,8 @@
 //!
 //! `cargo run -p other-crates --example async_openai_strategy` (against the simulated provider)
 //!
-//! The other way round, with our layers below the client, is `async_openai.rs`. There the gate reads HTTP headers; here it sees
-//! what the client's error contains, which is the status and the provider's code, but no `Retry-After`.
+//! `async_openai.rs` is the reverse, with our layers below the client. There the gate reads HTTP headers; here it sees only
+//! the content of the client's error: the status and the provider's code, but not `Retry-After`.
 
 use async_openai::Client;
 use async_openai::config::OpenAIConfig;
@@ -19,12 +19,12 @@ use llm_batch::{
 use serde_json::json;
 use tower::{Layer, service_fn};
 
-/// What a failure means: by status where there is one, else by how far the call got.
+/// Classifies a failure by its status if there is one, else by how far the call got.
 fn meaning(error: OpenAIError) -> LlmError {
     let failed = match &error {
         OpenAIError::ApiError(reply) => {
             let status = reply.status_code.as_u16();
-            // Money, not speed: waiting does not help.
+            // No balance left: waiting does not help.
             let kind = match reply.api_error.code.as_deref() {
                 Some("insufficient_quota") => Some(ErrorKind::InsufficientBalance),
                 _ => http::Response::builder()
@@ -55,7 +55,7 @@ async fn main() -> Result<(), BoxError> {
     let config = OpenAIConfig::new()
         .with_api_base(server.base_url())
         .with_api_key("none needed");
-    // Without a service that it is given the client repeats 429s and 5xx by itself; ours is the only retry here.
+    // Without a custom service the client retries 429s and 5xx itself; here only our layer retries.
     let client = Client::with_config(config).with_http_service(ReqwestService::default());
 
     let strategy = service_fn(move |request: LlmRequest<CreateChatCompletionRequest>| {

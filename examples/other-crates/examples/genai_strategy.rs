@@ -14,7 +14,7 @@ use llm_batch::{
 };
 use tower::{Layer, service_fn};
 
-/// A prompt in this client's words.
+/// Converts a prompt to this client's types.
 fn chat(prompt: &Prompt) -> ChatRequest {
     let mut chat = ChatRequest::default();
     if let Some(system) = prompt.system() {
@@ -35,7 +35,7 @@ fn chat(prompt: &Prompt) -> ChatRequest {
     chat
 }
 
-/// What a failure means: this client keeps the status and the headers, so the gate gets the provider's hint.
+/// Classifies a failure: this client keeps the status and the headers, so the gate gets the provider's hint.
 fn meaning(error: genai::Error) -> LlmError {
     let reply = match &error {
         genai::Error::WebModelCall { webc_error, .. } | genai::Error::WebAdapterCall { webc_error, .. } => {
@@ -76,7 +76,7 @@ async fn main() -> Result<(), BoxError> {
         .status_rate(503, 0.25)
         .build()?;
     let server = provider.serve("127.0.0.1:0").await?;
-    // Whatever model is asked for, it is this server that answers. Without a resolver the client goes by the model's name.
+    // This server answers for every model. Without a resolver the client selects the server by the model's name.
     let base_url = format!("{}/", server.base_url());
     let resolver = ServiceTargetResolver::from_resolver_fn(
         move |target: ServiceTarget| -> Result<ServiceTarget, genai::resolver::Error> {

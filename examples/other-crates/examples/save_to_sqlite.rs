@@ -1,4 +1,4 @@
-//! Results go to a database as they come; a new start continues an interrupted run.
+//! Writes results to a database as they arrive; a restart continues an interrupted run.
 //!
 //! `cargo run -p other-crates --example save_to_sqlite -- answers.db` (without a path: a temporary file)
 
@@ -27,7 +27,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .usage(TokenUsage::new(20, 5));
     let strategy = StandardLayer::new().layer(model);
 
-    // Two runs over the same input: the first is cut short, the second does what is left.
+    // Two runs over the same input: the first is interrupted, the second processes the rest.
     for limit in [40, usize::MAX] {
         let mut answered = database.prepare("SELECT 1 FROM answers WHERE id = ?1")?;
         let mut todo = Vec::new();

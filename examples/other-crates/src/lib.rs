@@ -1,1 +1,1 @@
-//! Programs of llm-batch together with other crates: see `examples` and `tests` beside this file.
+//! Programs that combine llm-batch with other crates: see `examples` and `tests` in this package.

@@ -1,4 +1,4 @@
-//! Runs every example and reads what it prints. `cargo test` has built them beside this program.
+//! Runs every example and checks its output. `cargo test` has built them beside this program.
 #![allow(clippy::unwrap_used)]
 
 use std::path::PathBuf;
@@ -19,7 +19,7 @@ fn example(name: &str) -> Command {
         path.display()
     );
     let mut command = Command::new(path);
-    // A key of the person who runs the tests must not be spent.
+    // The tests must not use the developer's API keys.
     command
         .env_remove("OPENAI_API_KEY")
         .env_remove("OPENAI_BASE_URL")
@@ -27,7 +27,7 @@ fn example(name: &str) -> Command {
     command
 }
 
-/// What the example prints to standard output, once it has succeeded.
+/// Runs the example, checks that it succeeds, and returns its standard output.
 fn output_of(name: &str) -> String {
     let output = example(name).output().unwrap();
     let printed = String::from_utf8(output.stdout).unwrap();
@@ -55,7 +55,7 @@ fn client_strategy(name: &str) {
     assert!(rejected > 0 && calls == 40 + rejected, "{printed}");
 }
 
-/// The numbers in what is printed, in order.
+/// The numbers in the output, in order.
 fn numbers(printed: &str) -> Vec<u64> {
     let words = printed.split(|character: char| !character.is_ascii_digit());
     words.filter_map(|word| word.parse().ok()).collect()

@@ -29,7 +29,7 @@ async fn a_worker_hosts_the_layers() {
                 ("throttled at first", 1) => return Err(LlmError::rate_limit("later", None).into()),
                 _ => {}
             }
-            // A stopped worker readies nothing more, so only the last call may stop it.
+            // A stopped worker does not start further tasks, so only the last call may stop it.
             if all == 5 {
                 worker.stop()?;
             }

@@ -45,7 +45,7 @@ fn client(url: &str, ledger: &TokenLedger, limiter: &RateLimiter) -> Client<Open
         )
         .layer(
             TokenAccountingLayer::new(ledger.clone())
-                // The body is not read yet: what was used is unknown here.
+                // The body was not read yet, so the usage is unknown here.
                 .usage_with(|_: Result<&reqwest::Response, &BoxError>| None)
                 .untracked(),
         )

@@ -84,7 +84,7 @@ async fn the_cap_holds_while_answers_stream_and_their_usage_is_known() {
     let texts: Vec<_> = answers.buffer_unordered(60).collect().await;
     assert!(texts.iter().all(|text| text == "42"));
     assert_eq!(under_way.most(), 5);
-    // The client stops reading at the last event; the calls are complete all the same.
+    // The client stops reading at the last event; the calls are still complete.
     until(|| ledger.snapshot().calls == 60).await;
     let counted = ledger.snapshot();
     assert_eq!((counted.failed_calls, counted.unknown_usage_calls), (0, 0));

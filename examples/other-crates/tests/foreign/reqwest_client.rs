@@ -38,7 +38,7 @@ async fn a_reqwest_client_is_retried_and_accounted() {
         .layer(
             TokenAccountingLayer::new(ledger.clone())
                 .usage_with(|outcome: Result<&reqwest::Response, &BoxError>| {
-                    // Refused calls cost nothing; the body of an answer is still to come.
+                    // Rejected calls cost nothing; the body of the answer has not arrived yet.
                     outcome
                         .is_ok_and(|response| !response.status().is_success())
                         .then_some(TokenUsage::ZERO)
@@ -47,7 +47,7 @@ async fn a_reqwest_client_is_retried_and_accounted() {
         )
         .layer(CallTimeoutLayer::new(Duration::from_secs(30)))
         .map_err(BoxError::from)
-        // A `reqwest::Request` is not `Clone`; what it is made from is.
+        // A `reqwest::Request` is not `Clone`; the data from which it is built is.
         .map_request(move |body: String| reqwest::Client::new().post(&url).body(body).build().unwrap())
         .service(reqwest::Client::new());
     let response = model.oneshot("{}".to_owned()).await.unwrap();
@@ -61,7 +61,7 @@ async fn a_reqwest_client_is_retried_and_accounted() {
 
 #[tokio::test]
 async fn a_connection_that_is_refused_fails_as_reqwest_says() {
-    // A port that was just free.
+    // A port that was free a moment ago.
     let port = std::net::TcpListener::bind(("127.0.0.1", 0))
         .unwrap()
         .local_addr()

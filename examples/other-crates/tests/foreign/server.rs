@@ -1,4 +1,4 @@
-//! A server on loopback that plays a script of status codes.
+//! A loopback server that plays a script of status codes.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
