@@ -1,4 +1,4 @@
-//! Summary, events, progress: what a batch says about itself.
+//! Summary, events and progress of a batch.
 
 use std::io::Write;
 use std::sync::{Arc, Mutex};
@@ -15,8 +15,8 @@ use tower::service_fn;
 
 use crate::support::{Sleeper, all};
 
-/// A strategy that keeps accounts like the layers do: it waits 300 ms for the request quota, then calls for 100 ms; item
-/// 2 is throttled once and waits out a pause, item 3 fails.
+/// A strategy that keeps accounts like the layers: it waits 300 ms for the request quota, then calls for 100 ms; item
+/// 2 is throttled once and waits for the end of a pause, item 3 fails.
 async fn accounted(mut request: LlmRequest) -> Result<LlmResponse, LlmError> {
     let item = Arc::clone(request.item());
     let hold = request.context_mut().hold();
@@ -118,7 +118,7 @@ async fn the_closing_line_names_what_the_time_went_to() {
             .starts_with("100 % inside calls: raise the concurrency")
     );
 
-    // What is not known is not shown as zero.
+    // Unknown values are not shown as zero.
     let text = results.summary().to_string();
     assert!(text.contains("  tokens     unknown for 10 calls"), "{text}");
 
@@ -132,7 +132,7 @@ async fn the_closing_line_names_what_the_time_went_to() {
     let line = results.summary().bottleneck().unwrap().to_string();
     assert!(line.contains("finished and waiting to be taken"), "{line}");
 
-    // Nothing at all.
+    // An empty batch.
     let results = stream::iter(Vec::<&str>::new())
         .with_strategy(Sleeper::millis(1))
         .llm_batch(2);
@@ -352,7 +352,7 @@ async fn progress_tells_several_gates_apart() {
             .cooldown(Cooldown::default().with_jitter(0.0))
             .build()
             .unwrap();
-        // Sent when the receiver is there.
+        // Sent once the receiver exists.
         tokio::spawn(async move {
             sleep(Duration::from_secs(1)).await;
             let throttled =
@@ -399,7 +399,7 @@ async fn progress_that_is_dropped_early_says_where_it_stood() {
     assert!(lines[0].starts_with("1/10 items (10 %)"), "{lines:#?}");
 }
 
-/// A hook sees every event, however many there are at once; what it does wrong costs nothing.
+/// A hook sees every event, even with many concurrent ones; its panics have no other effect.
 #[tokio::test(start_paused = true)]
 async fn a_hook_loses_no_event_and_its_panic_costs_nothing() {
     let seen = Arc::new(Mutex::new(Vec::new()));
@@ -407,7 +407,7 @@ async fn a_hook_loses_no_event_and_its_panic_costs_nothing() {
     let mut lossy = events.subscribe();
     let hooked = Arc::clone(&seen);
     events.on_event(|event| assert!(!matches!(event.kind, EventKind::ItemStarted), "as asked"));
-    // Another handle and another hook from inside a hook: no lock is held.
+    // Another handle and another hook inside a hook: no lock is held.
     let inner = events.clone();
     events.on_event(move |event| {
         assert!(inner.is_observed());

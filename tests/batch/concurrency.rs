@@ -1,4 +1,4 @@
-//! How many items run, and when they start.
+//! The number of running items, and the time of their start.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,7 +51,7 @@ async fn a_parked_consumer_leaves_exactly_n_started_calls() {
     sleep(Duration::from_secs(3600)).await;
     assert_eq!((counts.started(), counts.ended()), (4, 4));
 
-    // Taking one makes room for one, which starts when the next is asked for.
+    // Taking one makes room for one, which starts when the next outcome is requested.
     assert!(results.next().await.is_some());
     sleep(Duration::from_secs(3600)).await;
     assert_eq!(counts.started(), 4);
@@ -85,7 +85,7 @@ async fn nothing_is_reserved_while_the_source_is_idle() {
 }
 
 /// With 10 to 70 ms calls under a limit of 100 ms and a loop body of 150 ms, driving calls in the consumer's task
-/// makes most of them time out though they were merely not polled.
+/// makes most of them time out only because they were not polled.
 #[tokio::test(start_paused = true)]
 async fn a_slow_consumer_makes_no_call_time_out() {
     let strategy = service_fn(async |request: LlmRequest| {
@@ -141,7 +141,7 @@ async fn ready_items_do_not_hold_the_executor_in_one_poll() {
     assert_eq!(outcomes, 100_000);
 }
 
-/// On several threads: items that end at once, that yield, that panic, with stops from another thread in between.
+/// On several threads: items that end immediately, that yield, that panic, with stops from another thread in between.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_storm_on_several_threads_loses_and_doubles_nothing() {
     for round in 0..20 {

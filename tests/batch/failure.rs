@@ -1,4 +1,4 @@
-//! What goes wrong, and what is left of it in the accounts.
+//! Failures, and their traces in the accounts.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -198,7 +198,7 @@ async fn a_panic_of_the_source_goes_on_after_the_rest_was_aborted() {
     settle().await;
     assert_eq!(counts.started(), counts.dropped());
     assert_eq!(handle.termination(), Some(Termination::SourcePanicked));
-    // Those that were accepted still have their outcomes.
+    // The accepted items still have their outcomes.
     let rest = all(results).await;
     assert_eq!(rest.len(), 3);
     assert!(
@@ -228,7 +228,7 @@ async fn any_error_type_that_takes_a_batch_error_will_do() {
         results.next().await.unwrap().result,
         Err(Mine::Batch(BatchError::Panicked { .. }))
     ));
-    // The driver's own failures keep their kind whatever they were turned into.
+    // The driver's own failures keep their kind after conversion to any type.
     let kinds: Vec<_> = results
         .summary()
         .failures
@@ -248,7 +248,7 @@ async fn any_error_type_that_takes_a_batch_error_will_do() {
     assert_eq!(outcome.result.unwrap_err().to_string(), "broken");
 }
 
-/// Readiness belongs to an instance: the one that became ready is the one that is called.
+/// Readiness belongs to an instance: the instance that became ready is called.
 #[tokio::test(start_paused = true)]
 async fn the_instance_that_became_ready_is_called() {
     let permits = tower::limit::GlobalConcurrencyLimitLayer::new(2);

@@ -1,4 +1,4 @@
-//! The stream combinator, through its public face and in virtual time.
+//! The stream combinator, through its public API and in virtual time.
 #![allow(clippy::unwrap_used)]
 
 mod account;

@@ -1,4 +1,4 @@
-//! What holds in every scenario: latencies, faults, panics, slow consumers, changing concurrency, stops, drops.
+//! Invariants in every scenario: latencies, faults, panics, slow consumers, changing concurrency, stops, drops.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -156,7 +156,7 @@ macro_rules! drive {
                 (_, Some(ErrorKind::Aborted)) if ended_early => {}
                 other => prop_assert!(false, "unexpected: {other:?}"),
             }
-            // In flight and finished but not taken, bounded by the highest concurrency there was.
+            // Items in flight or finished but not taken, bounded by the highest concurrency so far.
             let parked = if scenario.in_order {
                 scenario.reorder_buffer
             } else {

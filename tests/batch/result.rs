@@ -1,4 +1,4 @@
-//! A batch that is run to its end and kept, over any source.
+//! Collecting a complete batch, from any source.
 
 use futures::{StreamExt, stream};
 use llm_batch::{BatchResult, ErrorKind, LlmError, LlmRequest, LlmResponse, LlmStreamExt, Termination};
@@ -42,7 +42,7 @@ async fn a_collected_batch_is_in_input_order_and_round_trips() {
             .failures()
             .all(|(outcome, error)| outcome.index % 2 == 1 && error.message() == "odd")
     );
-    // Ids that stand twice: the first one.
+    // Of equal ids the first item is kept.
     let by_id = result.by_id();
     assert_eq!(by_id.len(), 2);
     assert_eq!(by_id["q1"].index, 5);
@@ -82,7 +82,7 @@ async fn an_outcome_gives_its_answer_or_its_error() {
     assert!(second.ok().is_none());
 }
 
-/// A source that is not `Unpin` needs no pinning by hand.
+/// A source that is not `Unpin` does not have to be pinned.
 #[tokio::test(start_paused = true)]
 async fn any_source_works_in_the_loop() {
     let prompts = || {

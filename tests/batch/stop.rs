@@ -1,4 +1,4 @@
-//! Early ends: what finishes, what is aborted, and what is reported.
+//! Early ends: finished items, aborted items, and reports.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use tower::{Layer, Service, ServiceBuilder, service_fn};
 
 use crate::support::{Answer, Sleeper, all, indices, settle};
 
-/// A stand-in for a gate: one call at a time, in 100 ms each; the others wait and say so.
+/// A simple gate: one call at a time, 100 ms each; the others wait and record it.
 #[derive(Clone)]
 struct OneAtATime {
     permits: Arc<Semaphore>,
@@ -177,7 +177,7 @@ async fn a_drain_can_be_cut_short() {
     assert_eq!(handle.termination(), Some(Termination::Stopped));
 }
 
-/// Without layers nothing tells whether a call runs; it is taken to, since ending it would waste it.
+/// Without layers it is unknown whether a call is running; it counts as running, since aborting it would waste it.
 #[tokio::test(start_paused = true)]
 async fn a_drain_lets_bare_strategies_finish() {
     let strategy = Sleeper::millis(100);
@@ -189,7 +189,7 @@ async fn a_drain_lets_bare_strategies_finish() {
     assert_eq!(kinds(&all(results).await), [None; 3]);
 }
 
-/// Items that wait for a permit in `poll_ready` have no call yet.
+/// Items that wait for a permit in `poll_ready` do not have a call yet.
 #[tokio::test(start_paused = true)]
 async fn a_drain_aborts_items_that_wait_to_become_ready() {
     let limit = tower::limit::GlobalConcurrencyLimitLayer::new(1);
@@ -244,7 +244,7 @@ async fn no_retry_starts_after_a_stop() {
     assert_eq!([outcomes[0].report.calls, outcomes[1].report.calls], [1, 1]);
 }
 
-/// A retry without any wait, in a foreign policy that knows nothing of stops, is ended as soon as it is seen.
+/// A retry without a wait, in a foreign policy that is unaware of stops, is ended as soon as it is seen.
 #[tokio::test(start_paused = true)]
 async fn a_foreign_retry_loop_ends_when_its_call_has() {
     let strategy = service_fn(async |request: LlmRequest| {
@@ -328,7 +328,7 @@ async fn fail_fast_goes_by_the_final_failure() {
     assert_eq!(summary.not_reached, Some(96));
 }
 
-/// A kind that usually concerns every item stops nothing where the error says that it concerns its own alone.
+/// A kind that usually concerns every item does not stop the batch if the error states that it concerns its own item only.
 #[tokio::test(start_paused = true)]
 async fn a_failure_of_one_item_alone_does_not_stop_the_batch() {
     let strategy = service_fn(async |request: LlmRequest| {

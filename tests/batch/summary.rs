@@ -1,4 +1,4 @@
-//! The numbers of the summary that people set limits by.
+//! The numbers of the summary that are used to choose limits.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -48,7 +48,7 @@ async fn percentiles_are_of_calls() {
     near(percentiles.p99, 3_000);
 }
 
-/// What no layer accounts for is named, too: here a layer of the user's own that waits around the stack.
+/// Time that no layer accounts for is reported, too: here by the user's own layer that waits around the stack.
 #[tokio::test(start_paused = true)]
 async fn the_unexplained_share_is_named() {
     let quick = service_fn(async |_: LlmRequest| {
@@ -87,7 +87,7 @@ async fn quick(_: LlmRequest) -> Result<LlmResponse, LlmError> {
     Ok(LlmResponse::new("fine".to_owned()))
 }
 
-/// A strategy that takes ten seconds to make.
+/// A strategy whose creation takes ten seconds.
 fn slowly_made<S: Clone + Send + Sync + 'static>(strategy: S) -> Lazy<S> {
     lazy(move || {
         let strategy = strategy.clone();
@@ -98,7 +98,7 @@ fn slowly_made<S: Clone + Send + Sync + 'static>(strategy: S) -> Lazy<S> {
     })
 }
 
-/// The making of a strategy is not call time, with and without layers that see calls inside.
+/// The creation of a strategy is not call time, with and without layers that watch calls inside.
 #[tokio::test(start_paused = true)]
 async fn making_a_strategy_is_not_call_time() {
     let bare = slowly_made(service_fn(quick)).boxed_strategy();
@@ -113,8 +113,8 @@ async fn making_a_strategy_is_not_call_time() {
     }
 }
 
-/// The time of calls that no layer observes is the strategy's whole time, without the making, the waits and what a layer
-/// answers itself.
+/// The time of calls that no layer observes is the strategy's whole time, without its creation, the waits and a layer's own
+/// answers.
 #[tokio::test(start_paused = true)]
 async fn bare_calls_are_timed_one_by_one() {
     let bare = || {

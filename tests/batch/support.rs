@@ -1,4 +1,4 @@
-//! Strategies that tell what happens inside them.
+//! Strategies that record their calls.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -39,7 +39,7 @@ impl Counts {
     }
 }
 
-/// A strategy that sleeps as long as its function says for an item, then answers with the item's index.
+/// A strategy that sleeps for a time given by a function of the item, then answers with the item's index.
 #[derive(Clone)]
 pub(crate) struct Sleeper {
     counts: Arc<Counts>,
@@ -119,7 +119,7 @@ pub(crate) fn indices<R, E, C>(outcomes: &[Outcome<R, E, C>]) -> Vec<u64> {
     outcomes.iter().map(|outcome| outcome.index).collect()
 }
 
-/// Lets every other task run until all of them wait.
+/// Runs all other tasks until all of them wait.
 pub(crate) async fn settle() {
     for _ in 0..50 {
         tokio::task::yield_now().await;

@@ -1,4 +1,4 @@
-//! Auto traits of the public types, and what travels with an item.
+//! Auto traits of the public types, and the data that travels with an item.
 
 use futures::stream;
 use llm_batch::batch::{InPlace, WithStrategy};

@@ -1,4 +1,4 @@
-//! Accounts: nothing is counted that was not sent, and nothing sent is missing.
+//! Accounts: exactly the sent calls are counted.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -19,7 +19,7 @@ fn one() -> Arc<Item> {
     Item::new(ItemId::from(0), 0)
 }
 
-/// With a full gate each call that is cut gives its place to one that waits; what has no time left does not take it.
+/// With a full gate each call that is cut passes its permit to a waiting one; an item without time left does not take it.
 #[tokio::test(start_paused = true)]
 async fn no_call_begins_that_is_already_lost() {
     let provider = Provider::new(Duration::from_secs(3_600));
@@ -73,7 +73,7 @@ async fn a_filter_below_the_gate_sends_nothing() {
         outcomes.iter().map(|outcome| outcome.report.calls).sum::<u32>(),
         1
     );
-    // What was not sent gives its tokens back.
+    // Calls that were not sent refund their tokens.
     assert!(limiter.snapshot().tokens_available.unwrap() > 59_900.0);
 }
 
@@ -127,7 +127,7 @@ async fn clones_of_a_request_below_the_gate_are_as_many_calls_as_are_sent() {
     );
 }
 
-/// A judge above the stack asks through a request of its own for the same item.
+/// A judge above the stack makes its own request for the same item.
 #[tokio::test(start_paused = true)]
 async fn a_second_request_for_an_item_is_in_its_account() {
     let (answerer, judge) = (Provider::new(MS), Provider::new(MS));
@@ -193,7 +193,7 @@ fn a_stream_dropped_on_several_threads_leaves_equal_books() {
     }
 }
 
-/// The stream is dropped while a strategy that no layer watches is inside the poll in which it was handed the request.
+/// The stream is dropped while a strategy that no layer watches is in the poll in which it got the request.
 #[test]
 fn a_stream_dropped_inside_the_first_poll_of_a_call_counts_that_call() {
     let wait = Duration::from_secs(20);
@@ -206,7 +206,7 @@ fn a_stream_dropped_inside_the_first_poll_of_a_call_counts_that_call() {
         let strategy = service_fn(move |_: LlmRequest<u64>| {
             let (made, channels) = (Arc::clone(&counted), Arc::clone(&channels));
             async move {
-                // The retry's second attempt is the one that is dropped.
+                // The retry's second attempt is dropped.
                 if made.fetch_add(1, Ordering::SeqCst) == 0 && name == "retry" {
                     return Err(LlmError::new(ErrorKind::ServerError, "down"));
                 }

@@ -1,4 +1,4 @@
-//! Strategies that make several calls for one item: what they have is kept at a stop, and each call is counted.
+//! Strategies that make several calls for one item: a stop keeps their results, and each call is counted.
 
 use std::time::Duration;
 
@@ -42,7 +42,7 @@ pub(crate) fn gate() -> RateLimiter {
         .expect("no settings, no contradictions")
 }
 
-/// Each layer that begins calls, holds them, or hands them over.
+/// Each layer that begins calls, holds them back, or passes them on.
 pub(crate) fn stacks(provider: impl Model) -> Vec<(&'static str, Strategy)> {
     let made = provider.clone();
     vec![
@@ -92,7 +92,7 @@ pub(crate) fn stacks(provider: impl Model) -> Vec<(&'static str, Strategy)> {
     ]
 }
 
-/// Runs `count` items at once and drains them `at` then. Returns the answers that arrived and the calls that were counted.
+/// Runs `count` items concurrently and drains them at time `at`. Returns the answers that arrived and the calls that were counted.
 async fn drained(strategy: Strategy, count: u64, at: Duration) -> (u32, u32) {
     let mut results = numbers(count)
         .with_strategy(strategy)
@@ -111,7 +111,7 @@ async fn drained(strategy: Strategy, count: u64, at: Duration) -> (u32, u32) {
     (answers, calls)
 }
 
-/// Asks a second time after 100 ms, takes the first answer, and works on it.
+/// Makes a second call after 100 ms, takes the first answer, and works on it.
 fn hedge(stack: Strategy, work: Duration) -> Strategy {
     service_fn(move |request: LlmRequest<u64>| {
         let (first, second) = (stack.clone(), stack.clone());

@@ -1,4 +1,4 @@
-//! Several requests for one item at once, over strategies that watch no calls: each one that was made is counted, and no other.
+//! Concurrent requests for one item, with strategies in which calls are not watched: exactly the requests made are counted.
 
 use std::time::Duration;
 
@@ -22,14 +22,14 @@ fn variants() -> usize {
     stacks(Provider::new(MS)).len()
 }
 
-/// What an item does with one of its requests.
+/// The steps of one of an item's requests.
 #[derive(Clone, Debug)]
 struct Plan {
     /// It waits this long before.
     delay: u64,
     /// It gives up after this long.
     patience: u64,
-    /// It makes a request of its own, and does not clone the item's.
+    /// It creates a new request instead of cloning the item's.
     fresh: bool,
 }
 
@@ -40,13 +40,13 @@ fn plans() -> impl proptest::strategy::Strategy<Value = Vec<Plan>> {
         fresh,
     });
     proptest::collection::vec(plan, 1..5).prop_map(|mut plans| {
-        // What has asked no layer yet may be in a call, as far as anyone can know.
+        // A request that has not reached a layer yet may be in a call.
         plans[0].delay = 0;
         plans
     })
 }
 
-/// Sends all of its requests at once, and ends with the first answer, or with all of them.
+/// Sends all of its requests concurrently, and ends with the first answer, or with all of them.
 fn agent(stack: Strategy, plans: Vec<Plan>, first: bool) -> Strategy {
     service_fn(move |request: LlmRequest<u64>| {
         let asked: FuturesUnordered<_> = plans

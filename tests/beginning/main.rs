@@ -1,4 +1,4 @@
-//! A call has one beginning: what is under way, answered or not sent follows from it, and nothing begins after a stop.
+//! The beginning of a call decides whether it is under way, answered or not sent; no call begins after a stop.
 
 mod accounts;
 mod agents;

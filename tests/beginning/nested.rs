@@ -1,4 +1,4 @@
-//! Calls within calls: a drain ends, whatever waits in what.
+//! Nested calls: a drain ends in any nesting of waits.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ fn gate(cap: usize) -> RateLimiter {
     gate.expect("no contradictions")
 }
 
-/// Drains one item `at` then. Returns the answers that arrived and the calls that were counted. Fails if the drain takes long.
+/// Drains one item at time `at`. Returns the answers that arrived and the calls that were counted. Fails if the drain takes long.
 async fn drained(strategy: Strategy, at: Duration) -> (u32, u64) {
     let mut results = numbers(1)
         .with_strategy(strategy)
@@ -51,7 +51,7 @@ async fn drained(strategy: Strategy, at: Duration) -> (u32, u64) {
     (answers, results.summary().calls)
 }
 
-/// Asks twice, the second time after 100 ms.
+/// Makes two calls, the second one after 100 ms.
 fn twice(stack: Strategy, hedged: bool) -> Strategy {
     service_fn(move |request: LlmRequest<u64>| {
         let (first, second) = (stack.clone(), stack.clone());
@@ -163,7 +163,7 @@ async fn a_drain_ends_a_fallback_that_waits_inside_an_outer_call() {
     drained(strategy.boxed_strategy(), 1_000 * MS).await;
 }
 
-/// The item has an answer already, so that a drain lets it go on; it then waits for a service that is not ready.
+/// The item already has an answer, so a drain lets it continue; it then waits for a service that is not ready.
 #[tokio::test(start_paused = true)]
 async fn a_drain_ends_the_wait_for_a_service_that_is_not_ready() {
     for standard in [false, true] {
@@ -190,7 +190,7 @@ async fn a_drain_ends_the_wait_for_a_service_that_is_not_ready() {
     }
 }
 
-/// After its deadline a call is refused at once, also beside another one, and where no time limit stands around it any more.
+/// After the deadline a call is refused immediately, even beside another one, and even without a time limit around it.
 #[tokio::test(start_paused = true)]
 async fn a_call_that_a_deadline_refuses_does_not_wait() {
     let limited = ItemTimeoutLayer::new(1_000 * MS).layer(accounting().layer(Provider::new(MS)));
@@ -220,7 +220,7 @@ async fn a_call_that_a_deadline_refuses_does_not_wait() {
     assert_eq!(outcome.result.map(|response| response.output).ok(), Some(1));
 }
 
-/// What an agent cuts has unknown usage, whatever the agent fails with.
+/// A call that an agent cuts has unknown usage, independent of the agent's own error.
 #[tokio::test(start_paused = true)]
 async fn a_call_that_an_agent_cuts_stays_of_unknown_usage() {
     for outer in [false, true] {
@@ -247,7 +247,7 @@ async fn a_call_that_an_agent_cuts_stays_of_unknown_usage() {
     }
 }
 
-/// A call that a layer inside has begun is one, though its connection was refused.
+/// A call that a layer inside has begun counts, even if its connection was refused.
 #[tokio::test(start_paused = true)]
 async fn a_refused_connection_inside_an_outer_call_is_a_call_everywhere() {
     let provider = Provider::new(MS).failing(|_| {

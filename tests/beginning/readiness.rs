@@ -1,4 +1,4 @@
-//! Strategies that are not ready: what a stop or a deadline finds waiting for them is not sent.
+//! Strategies that are not ready: a request that waits for them at a stop or a deadline is not sent.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -45,7 +45,7 @@ fn one_at_a_time(
     ConcurrencyLimit::new(strategy, 1)
 }
 
-/// Whatever hands a request on, around a strategy that no layer watches.
+/// Everything that passes a request on, around a strategy that no layer watches.
 fn stacks(made: &Made) -> Vec<(&'static str, Strategy)> {
     let (limited, inside_lazy) = (one_at_a_time(made), one_at_a_time(made));
     let unsent = service_fn(async |_: LlmRequest<u64>| {

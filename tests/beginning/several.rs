@@ -1,4 +1,4 @@
-//! One call through several layers, and several calls of one item that know nothing of each other.
+//! One call through several layers, and independent calls of one item.
 
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ fn accounted(provider: Provider) -> Strategy {
         .boxed_strategy()
 }
 
-/// Runs one item, with a drain `at` then. Returns the calls of its report, and whether it was answered.
+/// Runs one item, with a drain at time `at`. Returns the calls of its report, and whether it was answered.
 async fn calls_of_one(strategy: Strategy, drain: Option<Duration>) -> (u32, bool) {
     let mut results = numbers(1)
         .with_strategy(strategy)
@@ -49,7 +49,7 @@ async fn calls_of_one(strategy: Strategy, drain: Option<Duration>) -> (u32, bool
     (outcome.report.calls, outcome.is_ok())
 }
 
-/// However many layers hand a request on, it is one call.
+/// A request that several layers pass on is one call.
 #[tokio::test(start_paused = true)]
 async fn a_call_through_any_three_layers_is_one() {
     let count = stacks(Provider::new(MS)).len();
@@ -69,7 +69,7 @@ async fn a_call_through_any_three_layers_is_one() {
     }
 }
 
-/// A request that is made while a call is under way is counted as a call of its own.
+/// A request that is made while a call is under way is counted as a separate call.
 #[tokio::test(start_paused = true)]
 async fn requests_made_beside_a_call_are_counted() {
     for (watched, spawned) in [(false, false), (false, true), (true, false), (true, true)] {
@@ -130,7 +130,7 @@ async fn requests_made_in_spawned_tasks_are_counted() {
     assert_eq!((provider.calls(), seen), (4, (4, true)));
 }
 
-/// The item's error is not that of a call which it leaves behind.
+/// The item's error is not that of a call which it abandons.
 #[tokio::test(start_paused = true)]
 async fn a_call_left_behind_counts_whatever_the_item_fails_with() {
     let provider = Provider::new(100 * MS);
@@ -178,7 +178,7 @@ async fn a_panic_while_a_call_is_made_holds_up_no_drain() {
     );
 }
 
-/// An agent that waits for a refused call, and meanwhile polls no other, is not waited for.
+/// The batch does not wait for an agent that awaits a refused call without polling its other call.
 #[tokio::test(start_paused = true)]
 async fn a_drain_ends_an_agent_that_keeps_a_call_which_it_does_not_poll() {
     for index in 0..stacks(Provider::new(MS)).len() {

@@ -1,4 +1,4 @@
-//! Stops: at once, whatever the consumer does, and without losing what is paid for.
+//! Stops take effect immediately, independent of the consumer, and do not lose paid answers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -16,7 +16,7 @@ use crate::support::{Answer, MS, Provider, numbers};
 
 const LOOP_BODY: Duration = Duration::from_secs(30);
 
-/// Calls that begin while the consumer does not poll, after `stop` was called or came due, at 1 s.
+/// The calls that begin while the consumer does not poll, after `stop` took effect at 1 s.
 async fn calls_after(
     stop: impl FnOnce(
         llm_batch::LlmBatch<
@@ -44,7 +44,7 @@ struct Stopping {
     by_hand: Option<llm_batch::BatchHandle>,
 }
 
-/// An agent that asks again and again, so that calls go on without the consumer.
+/// An agent that calls repeatedly, so that calls continue without the consumer.
 #[derive(Clone)]
 struct Provider2(Provider);
 
@@ -147,7 +147,7 @@ async fn a_drain_keeps_answers_that_are_being_worked_on() {
     }
 }
 
-/// An agent whose second call is refused at the gate still returns what it has.
+/// An agent whose second call is refused at the gate still returns its first answer.
 #[tokio::test(start_paused = true)]
 async fn an_agent_that_waits_for_its_second_call_keeps_its_first_answer() {
     let provider = Provider::new(100 * MS);
@@ -202,7 +202,7 @@ async fn nothing_begins_after_a_stop_from_any_layer() {
         }),
         ("a gate inside a gate", |provider| {
             let inner = RateLimiter::builder().requests_per_minute(1).build().unwrap();
-            // Its only place is taken.
+            // Its only permit is taken.
             let taken = inner.acquire(1);
             let _ = futures::FutureExt::now_or_never(taken).unwrap().unwrap().start();
             ServiceBuilder::new()
@@ -286,7 +286,7 @@ async fn a_finished_batch_is_complete_whatever_its_consumer_does() {
         .llm_batch(3)
         .batch_timeout(Duration::from_secs(1));
     assert!(results.next().await.is_some());
-    // Two outcomes are there and not taken when the time is over.
+    // Two outcomes are not taken yet when the time is over.
     sleep(Duration::from_secs(2)).await;
     assert_eq!(results.by_ref().count().await, 2);
     assert_eq!(results.summary().termination, Some(Termination::Completed));

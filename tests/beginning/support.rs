@@ -1,4 +1,4 @@
-//! A provider that counts what reaches it.
+//! A provider that counts the calls it receives.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -76,7 +76,7 @@ pub(crate) fn numbers(count: u64) -> impl futures::Stream<Item = WorkItem<u64>> 
     futures::stream::iter((0..count).map(WorkItem::new))
 }
 
-/// Asks five times, and keeps what it has when a call fails.
+/// Makes five calls, and keeps the answers so far when a call fails.
 pub(crate) fn agent(stack: Strategy) -> Strategy {
     service_fn(move |request: LlmRequest<u64>| {
         let stack = stack.clone();

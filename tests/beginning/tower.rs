@@ -1,4 +1,4 @@
-//! The accounts beside tower's own services: what they reject or keep was not sent.
+//! The accounts with tower's own services: requests that they reject or hold back were not sent.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ fn accounted(provider: &Provider, ledger: &TokenLedger) -> Stack {
     Stack::new(TokenAccountingLayer::new(ledger.clone()).layer(bare(provider)))
 }
 
-/// Runs 40 items, 8 at a time, and cancels `at` then. Returns the calls made, in the summary and in the ledger.
+/// Runs 40 items, 8 at a time, and cancels at time `at`. Returns the calls made, in the summary and in the ledger.
 async fn calls(stack: Stack, provider: &Provider, ledger: &TokenLedger, at: Duration) -> [u64; 3] {
     let mut results = numbers(40).with_strategy(stack).llm_batch(8);
     let handle = results.handle();
@@ -138,7 +138,7 @@ async fn one_ledger_around_and_inside_a_timeout_counts_a_call_once() {
     assert_eq!(calls(stack, &provider, &ledger, NEVER).await, [40, 40, 40]);
 }
 
-/// Of the calls that a retry or a fallback makes inside an accounting layer, the outcome is that of the last one.
+/// If a retry or a fallback makes several calls inside an accounting layer, the outcome is that of the last one.
 #[tokio::test(start_paused = true)]
 async fn one_ledger_around_and_inside_a_retry_books_each_usage_once() {
     for fallback in [false, true] {
@@ -161,7 +161,7 @@ async fn one_ledger_around_and_inside_a_retry_books_each_usage_once() {
     }
 }
 
-/// Below one gate one way is watched, the other is a client of the user's own whose calls fail after they were billed.
+/// Behind one gate, one path is watched; the other is the user's own client, whose calls fail after they were billed.
 #[tokio::test(start_paused = true)]
 async fn a_failing_call_beside_watched_ones_is_counted() {
     let watched = Provider::new(5 * MS);

@@ -1,4 +1,4 @@
-//! Token accounting: every call once, nothing unknown shown as zero.
+//! Token accounting: every call is counted once, and unknown usage is not zero.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,7 +63,7 @@ async fn two_ledgers_count_each_their_own_and_the_item_counts_once() {
     )
         .layer(Script::says([invalid(), answer()]));
     model.oneshot(request(&one)).await.unwrap();
-    // The outer one stands outside the retries, so it sees one call only: the first, which the retry repeats unseen.
+    // The outer layer is outside the retries, so it sees only one call: the first; it does not see the repeats.
     assert_eq!(outer.snapshot().calls, 1);
     assert_eq!(inner.snapshot().calls, 2, "two layers of one ledger, two calls");
     let report = one.report();
@@ -98,7 +98,7 @@ async fn calls_that_are_cut_dropped_or_panic_are_unknown() {
     let ledger = TokenLedger::new();
     let layer = || TokenAccountingLayer::new(ledger.clone());
 
-    // The call's time is up.
+    // The call times out.
     let one = item();
     let model = (layer(), CallTimeoutLayer::new(Duration::from_secs(1))).layer(Script::new([Step::Hang]));
     model.oneshot(request(&one)).await.unwrap_err();
@@ -132,7 +132,7 @@ async fn calls_that_are_cut_dropped_or_panic_are_unknown() {
     assert_eq!(totals(&ledger), (5, 5, 5, TokenUsage::ZERO));
 }
 
-/// A retry policy of somebody else, which knows nothing of items.
+/// A foreign retry policy, which is unaware of items.
 #[derive(Clone)]
 struct Twice;
 

@@ -21,14 +21,14 @@ fn cache() -> ResponseCache {
     ResponseCache::default()
 }
 
-/// By the input, which in these tests is a text.
+/// Keyed by the input, which is a text in these tests.
 fn by_input(
     cache: &ResponseCache,
 ) -> CacheLayer<String, impl Fn(&Request) -> Option<String> + Clone + use<>> {
     CacheLayer::new(cache.clone()).key_with(|request: &Request| Some((*request.input()).to_owned()))
 }
 
-/// Lets everything that can go on go on.
+/// Runs all tasks until they wait.
 async fn settle() {
     for _ in 0..50 {
         tokio::task::yield_now().await;
@@ -106,7 +106,7 @@ async fn a_batch_of_alike_prompts_is_asked_once_each_and_balances() {
         .sum();
     assert_eq!((calls, unknown, usage), (7, 0, theirs.billed_answered));
     assert_eq!(ledger.snapshot().usage, usage);
-    // What the answers say adds up to the same: hits say zero.
+    // The usages in the answers have the same sum: hits have zero usage.
     let said: TokenUsage = (outcomes.iter())
         .map(|outcome| outcome.result.as_ref().unwrap().usage.unwrap())
         .sum();
@@ -151,7 +151,7 @@ async fn a_failure_is_shared_by_those_who_wait_and_not_stored() {
     assert_eq!(script.count(), 1);
     let counted = cache.snapshot();
     assert_eq!((counted.hits, counted.joined, counted.misses), (0, 2, 1));
-    // Nothing was stored: the next one asks.
+    // Nothing was stored: the next request calls the strategy.
     model.clone().oneshot(request(&item())).await.unwrap();
     model.oneshot(request(&item())).await.unwrap();
     assert_eq!((script.count(), cache.snapshot().hits), (2, 1));
@@ -169,7 +169,7 @@ async fn those_who_share_a_bad_answer_under_a_retry_ask_once_more_together() {
     let calls = items.each_ref().map(|item| model.clone().oneshot(request(item)));
     assert!(futures::future::try_join_all(calls).await.is_ok());
     assert_eq!(script.count(), 2);
-    // Only who asked made calls.
+    // Only the leading requests made calls.
     let calls: u32 = items.iter().map(|item| item.report().calls).sum();
     assert_eq!(calls, 2);
 }
@@ -185,7 +185,7 @@ async fn the_first_ones_cancel_lets_another_one_ask() {
         .collect();
     settle().await;
     assert_eq!((script.count(), cache.snapshot().misses), (1, 1));
-    // One that only waits goes away without a trace, the one that asks with a call of unknown usage.
+    // Dropping a waiting request leaves no trace; dropping the leading one leaves a call with unknown usage.
     tasks.remove(1).abort();
     tasks.remove(0).abort();
     for task in tasks {
@@ -202,7 +202,7 @@ async fn the_first_ones_cancel_lets_another_one_ask() {
 
 #[tokio::test(start_paused = true)]
 async fn a_panic_is_its_items_alone() {
-    // However many of those that wait panic in their turn.
+    // Also if several of the waiting requests panic in turn.
     for panics in [1, 300] {
         let script = Script::new((0..panics).map(|_| Step::Panic));
         let model = by_input(&cache()).layer(script.clone());
@@ -220,7 +220,7 @@ async fn a_panic_is_its_items_alone() {
 
 #[tokio::test(start_paused = true)]
 async fn who_waits_for_an_item_that_a_stop_ended_goes_on() {
-    // The first batch's item backs off when its batch is told to stop; it shares nothing of that.
+    // The first batch's item is in a backoff when its batch stops; this one is not affected.
     let script = Script::new([Step::Say(throttled(Some(60)))]);
     let cache = cache();
     let model = (by_input(&cache), RetryLayer::new(RetryPolicy::new(3))).layer(script.clone());
@@ -269,7 +269,7 @@ async fn answers_live_as_long_as_they_were_told_to() {
     assert_eq!(long.snapshot().misses, 2);
 }
 
-/// An answer of as many bytes as are asked for.
+/// An answer of the requested number of bytes.
 fn sized() -> impl tower::Service<
     LlmRequest<usize>,
     Response = LlmResponse,
@@ -289,7 +289,7 @@ async fn the_bytes_of_all_answers_are_bounded() {
     let model = CacheLayer::new(cache.clone())
         .key_with(move |_: &LlmRequest<usize>| Some(number.fetch_add(1, Ordering::Relaxed).to_string()));
     let model = model.layer(sized());
-    // Small ones, large ones, and one that alone is too large.
+    // Small ones, large ones, and one that is too large by itself.
     for (bytes, count) in [(3, 3_000), (50_000, 100), (2_000_000, 1)] {
         for _ in 0..count {
             let answer = model.clone().oneshot(LlmRequest::new(bytes)).await.unwrap();
@@ -297,7 +297,7 @@ async fn the_bytes_of_all_answers_are_bounded() {
             assert!(cache.snapshot().bytes <= max, "{:?}", cache.snapshot());
         }
         let held = cache.snapshot();
-        // An answer counts with what it takes beside its text.
+        // An answer also counts with its overhead beside the text.
         let least = held.answers * (bytes as u64 + 100).min(50_000);
         assert!(held.answers > 0 && held.bytes >= least.min(max / 2), "{held:?}");
     }
@@ -413,7 +413,7 @@ async fn user_code_may_use_the_cache() {
 
 #[tokio::test(start_paused = true)]
 async fn a_panic_of_user_code_is_its_items_alone() {
-    // Of the key: the items with the number 3.
+    // A panic of the key: the items with the number 3.
     let leaf = service_fn(async |request: LlmRequest<u32>| {
         tokio::time::sleep(Duration::from_secs(1)).await;
         Ok::<_, LlmError>(LlmResponse::new(request.input().to_string()))
@@ -431,7 +431,7 @@ async fn a_panic_of_user_code_is_its_items_alone() {
     }
     assert_eq!((cache.snapshot().misses, cache.snapshot().joined), (3, 27));
 
-    // Of the size: every item has its answer, and none is kept.
+    // A panic of the size: every item has its answer, and none is kept.
     let leaf = service_fn(async |_: LlmRequest<u32>| {
         tokio::time::sleep(Duration::from_secs(1)).await;
         Ok::<_, LlmError>(LlmResponse::new(Answer(|| {})))
@@ -444,7 +444,7 @@ async fn a_panic_of_user_code_is_its_items_alone() {
         assert_eq!(unsized_.snapshot().misses, misses);
     }
 
-    // Of the clone: those who need one fail, and nobody hangs.
+    // A panic of the clone: the items that need one fail, and none hangs.
     let leaf = service_fn(async |_: LlmRequest<u32>| {
         tokio::time::sleep(Duration::from_secs(1)).await;
         Ok::<_, LlmError>(LlmResponse::new(Answer(|| panic!("no clone"))))

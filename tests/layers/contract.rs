@@ -27,7 +27,7 @@ where
     <L as Layer<Probe>>::Service: Strategy,
     <L as Layer<Limited>>::Service: Strategy,
 {
-    // (a) The instance that was readied is the one that is called, clone by clone, again and again.
+    // (a) The instance that became ready is called, for each clone, repeatedly.
     let probe = Probe::new();
     let mut service = layer.layer(probe.clone());
     for _ in 0..3 {
@@ -43,7 +43,7 @@ where
     );
     assert_eq!(probe.calls.load(Ordering::SeqCst), 6);
 
-    // (b) A real limit inside: ten at once through two permits.
+    // (b) A real limit inside: ten concurrent calls through two permits.
     let permits = Arc::new(Semaphore::new(2));
     let limited = |probe: &Probe| ConcurrencyLimit::with_semaphore(probe.clone(), Arc::clone(&permits));
     let service = layer.layer(limited(&probe));
@@ -55,13 +55,13 @@ where
     drop(service);
     assert_eq!(permits.available_permits(), 2);
 
-    // (c) Readiness that is dropped is given back.
+    // (c) Dropped readiness is released.
     let mut service = layer.layer(limited(&probe));
     service.ready().await.unwrap();
     drop(service);
     assert_eq!(permits.available_permits(), 2);
 
-    // (d) So is what a response future holds, whether it was polled or not.
+    // (d) So are the resources of a response future, polled or not.
     let mut service = layer.layer(limited(&probe));
     let one = item();
     let unpolled = service.ready().await.unwrap().call(request(&one));
@@ -73,7 +73,7 @@ where
     assert!(!probe.violated.load(Ordering::SeqCst));
 }
 
-/// What every stack in these tests is. (e) The bounds are part of the contract.
+/// The traits of every stack in these tests. (e) The bounds are part of the contract.
 trait Strategy:
     Service<Request, Response = LlmResponse, Error = LlmError, Future: Send + 'static>
     + Clone
@@ -112,7 +112,7 @@ async fn token_accounting_holds_the_contract() {
     holds(TokenAccountingLayer::new(TokenLedger::new())).await;
 }
 
-/// A layer that answers one request for many is asked a different thing every time, or nobody would be called.
+/// The cache gets a different request every time, or the strategy would not be called.
 fn cache() -> CacheLayer<String, impl Fn(&Request) -> Option<String> + Clone> {
     let asked = Arc::new(AtomicUsize::new(0));
     CacheLayer::new(ResponseCache::default()).key_with(move |_: &Request| {
@@ -159,7 +159,7 @@ async fn a_lazy_strategy_readies_the_instance_that_it_calls() {
     assert_eq!(probe.calls.load(Ordering::SeqCst), 3);
 }
 
-/// Layers that do not wait pass readiness on, and take no other instance; exactly, step by step.
+/// Layers that do not wait forward readiness and use the same instance; checked step by step.
 #[test]
 fn readiness_is_that_of_the_service_inside() {
     use tower_test::mock;
@@ -185,7 +185,7 @@ fn readiness_is_that_of_the_service_inside() {
         assert_eq!(assert_ready_err!(service.poll_ready()).to_string(), "broken");
     }
 
-    // The timers want a runtime.
+    // The timers need a runtime.
     tokio_test::block_on(async {
         passes_on(CallTimeoutLayer::new(Duration::from_secs(9)));
         passes_on(TokenAccountingLayer::new(TokenLedger::new()));
@@ -193,7 +193,7 @@ fn readiness_is_that_of_the_service_inside() {
     });
 }
 
-/// tower's own layer ends the item there, without asking the policy.
+/// tower's own layer ends the item there, without consulting the policy.
 #[tokio::test(start_paused = true)]
 async fn an_error_of_readiness_is_a_failed_attempt() {
     let (service, mut handle) = tower_test::mock::pair::<Request, LlmResponse>();
@@ -230,7 +230,7 @@ fn auto_traits() {
     everywhere::<Lazy<Probe>>();
     sent::<RetryWait>();
 
-    // The futures are as free as the service they wrap.
+    // The futures need only the bounds of the service they wrap.
     let leaf =
         service_fn(|_: Request| std::future::ready(Ok::<_, LlmError>(LlmResponse::new(String::new()))));
     let mut stack = (

@@ -41,17 +41,17 @@ fn data(text: &'static str) -> Piece {
     Piece::Data(Bytes::from_static(text.as_bytes()))
 }
 
-/// A body that plays its pieces, and counts among those that are alive until its last one.
+/// A body that plays its pieces, and counts as alive until its last one.
 struct Scripted {
     pieces: VecDeque<Piece>,
     sleep: Option<Pin<Box<Sleep>>>,
-    /// Whether it knows its length and its end, as one with a `content-length`.
+    /// `true` if it knows its length and its end, like one with a `content-length`.
     exact: bool,
     alive: Option<Alive>,
     polls: Arc<AtomicUsize>,
 }
 
-/// How many bodies are under way at once.
+/// The number of bodies under way.
 #[derive(Clone, Debug, Default)]
 struct Gauge {
     now: Arc<AtomicUsize>,
@@ -101,7 +101,7 @@ impl Scripted {
 }
 
 impl Body for Scripted {
-    // Of two parts, so that what passes is more than its first chunk.
+    // In two parts, so that more than the first chunk has to be delivered.
     type Data = bytes::buf::Chain<Bytes, Bytes>;
     type Error = std::io::Error;
 
@@ -178,7 +178,7 @@ fn client(
     })
 }
 
-/// What OpenAI says at the end of a body.
+/// The usage at the end of a body from OpenAI.
 fn usage(outcome: Result<&Response<FinishedBody>, &BoxError>) -> Option<TokenUsage> {
     let reply = outcome.ok()?;
     if !reply.status().is_success() {
@@ -224,7 +224,7 @@ async fn frame<B: Body + Unpin>(body: &mut B) -> Option<Result<Frame<B::Data>, B
     poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await
 }
 
-/// The bytes and trailers of a body, in the pieces in which they came.
+/// The bytes and trailers of a body, in the pieces received.
 async fn read<B: Body<Data = Bytes> + Unpin>(
     mut body: B,
 ) -> Result<(Vec<Bytes>, Option<HeaderMap>), B::Error> {
@@ -267,7 +267,7 @@ async fn a_cap_on_calls_in_flight_counts_bodies() {
         assert_eq!(call.await.unwrap().0.concat(), SSE.concat().as_bytes());
     }
     assert_eq!(gauge.most.load(Ordering::SeqCst), 5);
-    // Twelve rounds; the gate spaces the starts a little besides.
+    // Twelve rounds; the gate also spaces the starts a little.
     assert!(
         (36..37).contains(&start.elapsed().as_secs()),
         "{:?}",
@@ -320,7 +320,7 @@ async fn the_head_is_there_before_the_body() {
     assert_eq!(start.elapsed(), 10 * SECOND);
     assert_eq!(limiter.snapshot().in_flight, 0);
     let counted = ledger.snapshot();
-    // The body said nothing of its usage.
+    // The body did not report its usage.
     assert_eq!(
         (counted.calls, counted.failed_calls, counted.unknown_usage_calls),
         (1, 0, 1)
@@ -348,7 +348,7 @@ async fn a_call_ends_with_the_last_byte_where_the_length_is_known() {
     assert_eq!(limiter.snapshot().in_flight, 1);
     let second = frame(&mut body).await.unwrap().unwrap().into_data().unwrap();
     assert_eq!((first.len() + second.len()) as u64, length);
-    // Before the caller asks for more, which it need not do.
+    // Before the caller reads more, which it need not do.
     assert!(body.is_end_stream());
     assert_eq!(limiter.snapshot().in_flight, 0);
     assert_eq!(ledger.snapshot().usage, TokenUsage::new(3, 4));
@@ -371,7 +371,7 @@ async fn an_empty_body_ends_its_call_with_the_head() {
         assert!(response.body().is_end_stream());
         assert!(read(response.into_body()).await.unwrap().0.is_empty());
     }
-    // Whose end is known only when it is read, or dropped.
+    // Its end is known only when it is read, or dropped.
     for reads in [true, false] {
         let ledger = TokenLedger::new();
         let response = per_call(&RateLimiter::default(), &ledger, SECOND)
@@ -414,7 +414,7 @@ async fn a_reply_that_is_no_success_ends_its_call_with_the_head() {
     );
     assert_eq!(start.elapsed(), SECOND);
 
-    // So a retry outside works as ever, and one inside is told of what went before.
+    // So a retry outside works as usual, and one inside sees the earlier reply.
     for inside in [false, true] {
         let ledger = TokenLedger::new();
         let policy = RetryPolicy::new(3)
@@ -468,7 +468,7 @@ async fn a_dropped_body_is_a_cancelled_call() {
 
 #[tokio::test(start_paused = true)]
 async fn a_client_that_stops_at_the_last_event_has_read_all() {
-    // What a server may still send: nothing for long, the end, or an empty piece and the end.
+    // A server may still send: nothing for a long time, the end, or an empty piece and the end.
     let ends = [vec![Piece::Wait(9 * SECOND)], vec![], vec![data("")]];
     for end in ends {
         let ledger = TokenLedger::new();
@@ -490,7 +490,7 @@ async fn a_client_that_stops_at_the_last_event_has_read_all() {
         );
         assert_eq!(counted.usage, TokenUsage::new(10, 2));
     }
-    // One that stops before it has not.
+    // A call that stops before that is not complete.
     let ledger = TokenLedger::new();
     let response = per_call(&RateLimiter::default(), &ledger, SECOND)
         .layer(client([reply(200, Scripted::new(SSE.map(data)))]))
@@ -531,7 +531,7 @@ async fn the_call_timeout_covers_the_body() {
         "what has arrived is handed on"
     );
     assert_eq!(error.downcast::<TimedOut>().unwrap().limit(), 5 * SECOND);
-    // Over and let go, though the body is still held.
+    // Ended and released, although the body still exists.
     assert!(frame(&mut body).await.is_none());
     assert!(body.is_end_stream());
     assert_eq!(gauge.now.load(Ordering::SeqCst), 0);
@@ -539,7 +539,7 @@ async fn the_call_timeout_covers_the_body() {
     let counted = ledger.snapshot();
     assert_eq!((counted.failed_calls, counted.unknown_usage_calls), (1, 1));
 
-    // Before the head it is the call's error, as ever.
+    // Before the head it is the call's error, as usual.
     let stalls = service_fn(|_: &'static str| std::future::pending::<Result<Response<Scripted>, BoxError>>());
     let error = per_call(&limiter, &ledger, 5 * SECOND)
         .layer(stalls)
@@ -597,7 +597,7 @@ async fn a_panic_of_a_layer_lets_go_of_the_call() {
     }
 }
 
-/// What a layer does with the call: in place, in another task from the start, or in another task once it was made.
+/// Where a layer polls the call: in place, in another task from the start, or in another task once it was made.
 #[derive(Clone, Copy, Debug)]
 enum Where {
     Here,
@@ -703,7 +703,7 @@ async fn what_cannot_be_carried_is_not_sent() {
     assert_eq!(error.usage(), Some(TokenUsage::ZERO));
 }
 
-/// Asks twice at once, and takes the first answer.
+/// Makes two concurrent calls, and takes the first answer.
 #[derive(Clone)]
 struct Hedge<S>(S);
 
@@ -730,7 +730,7 @@ where
     }
 }
 
-/// Two calls at once have one way to the caller: the later one fails, and no body is a mixture.
+/// Of two concurrent calls only one body is delivered to the caller: the later call fails, and bodies are not mixed.
 #[tokio::test(start_paused = true)]
 async fn two_calls_at_once_do_not_mix_their_bodies() {
     for (first, second) in [(10, 10), (10, 1), (1, 10), (1, 4)] {
@@ -813,7 +813,7 @@ async fn the_items_record_and_the_token_quota_follow_the_body() {
             _ => None,
         })
         .collect::<Vec<_>>();
-    // Of the one that was cut nothing is known: the estimate is kept.
+    // The usage of the cut call is unknown: the estimate is kept.
     assert_eq!(settled, [(500, Some(12)), (500, None)]);
 }
 
@@ -870,7 +870,7 @@ fn an_endless_body_is_cut_too() {
     assert!(error.is::<TimedOut>());
 }
 
-/// Is always ready with more, and uses up tokio's budget.
+/// A body that always has more data, and uses up tokio's budget.
 struct Endless(
     (
         tokio::sync::mpsc::UnboundedSender<()>,
@@ -909,7 +909,7 @@ fn auto_traits() {
 }
 
 proptest! {
-    /// Whatever the pieces, the caller gets them one by one and the layers get the end of them.
+    /// For any pieces, the caller gets them one by one and the layers get their end.
     #[test]
     fn bytes_pass_and_their_end_is_kept(
         pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..30),
@@ -974,7 +974,7 @@ async fn the_json_of_a_body_is_its_own_or_that_of_its_events() {
     }
 }
 
-/// Bodies that are read in tasks of several threads while others are dropped: every place at the gate comes back.
+/// Bodies are read in tasks of several threads while others are dropped: every permit of the gate is released.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn no_place_is_lost_among_threads() {
     let limiter = RateLimiter::builder().max_in_flight(7).build().unwrap();
@@ -988,7 +988,7 @@ async fn no_place_is_lost_among_threads() {
         tokio::spawn(async move {
             let mut body = head.await.unwrap().into_body();
             let mut frames = 0;
-            // Every third one leaves at once, or in the midst.
+            // Every third one is dropped immediately, or in the middle.
             while n % 3 != 0 || frames < n % 4 {
                 match frame(&mut body).await {
                     Some(frame) => frames += usize::from(frame.is_ok()),

@@ -111,7 +111,7 @@ async fn a_body_that_is_dropped_cancels_its_call_and_frees_its_connection() {
         (1, 1, 1)
     );
     until(|| under_way.now() == 0).await;
-    // The next one has the place.
+    // The next call gets the permit.
     let response = model.oneshot(request(&url)).await.unwrap();
     response.bytes().await.unwrap();
     assert_eq!(ledger.snapshot().usage, TokenUsage::new(10, 2));

@@ -1,4 +1,4 @@
-//! Strategies made at their first call.
+//! Strategies created at their first call.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -10,7 +10,7 @@ use tower::{Layer, ServiceExt};
 
 use crate::support::{Script, item, request};
 
-/// A strategy whose making takes a second and fails the first `failures` times, with the count of makings.
+/// A strategy whose creation takes a second and fails the first `failures` times, with the count of creations.
 fn slow(failures: u32) -> (Lazy<Script>, Arc<AtomicU32>) {
     let made = Arc::new(AtomicU32::new(0));
     let count = Arc::clone(&made);
@@ -69,7 +69,7 @@ async fn the_retry_policy_repeats_a_failed_making() {
         .await
         .unwrap();
     assert_eq!(made.load(Ordering::SeqCst), 3);
-    // Only the one that was sent counts as a call.
+    // Only the sent request counts as a call.
     assert_eq!(one.report().calls, 1);
 }
 
@@ -84,7 +84,7 @@ async fn a_caller_that_goes_away_does_not_stop_the_making() {
     second.await.unwrap().unwrap();
     assert_eq!(made.load(Ordering::SeqCst), 1);
 
-    // All gone: it rests, and goes on with the next.
+    // All callers are dropped: it pauses, and continues with the next caller.
     let (strategy, made) = slow(0);
     let only = tokio::time::timeout(
         Duration::from_millis(500),
@@ -132,7 +132,7 @@ async fn it_is_released_once() {
     let strategy = releasing(strategy);
     strategy.clone().oneshot(request(&item())).await.unwrap();
     let clone = strategy.clone();
-    // The first to close goes away half-way.
+    // The first close is dropped half-way.
     assert!(
         tokio::time::timeout(Duration::from_millis(500), strategy.close())
             .await
@@ -144,7 +144,7 @@ async fn it_is_released_once() {
     let error = strategy.oneshot(request(&item())).await.unwrap_err();
     assert!(error.to_string().contains("was closed"), "{error}");
 
-    // What was never made is never released; what is being made is, at its end.
+    // A strategy that was never created is not released; one under initialisation is, at its end.
     let (strategy, made) = slow(0);
     releasing(strategy).close().await;
     assert_eq!(
@@ -157,7 +157,7 @@ async fn it_is_released_once() {
     tokio::task::yield_now().await;
     strategy.close().await;
     assert_eq!(released.load(Ordering::SeqCst), 2);
-    // Who waited for it is too late.
+    // The waiting caller is too late.
     let error = call.await.unwrap().unwrap_err();
     assert!(error.to_string().contains("was closed"), "{error}");
 }

@@ -192,7 +192,7 @@ async fn a_call_that_ran_out_of_time_is_repeated_once() {
     assert_eq!(run_with(RetryPolicy::new(9).max_billed_repeats(3)).await, 4);
     assert_eq!(run_with(RetryPolicy::new(2).max_billed_repeats(3)).await, 2);
 
-    // Our own limit counts as the provider's does.
+    // Our own limit counts like the provider's.
     let script = Script::new((0..9).map(|_| Step::Hang));
     let model = (
         RetryLayer::new(RetryPolicy::new(9)),
@@ -202,7 +202,7 @@ async fn a_call_that_ran_out_of_time_is_repeated_once() {
     model.oneshot(request(&item())).await.unwrap_err();
     assert_eq!(script.count(), 2);
 
-    // A call that is known not to have been billed is no such repeat.
+    // The repeat of a call that was certainly not billed does not count.
     let script = Script::says((0..9).map(|_| Err(late().with_delivery(Delivery::NotSent))));
     run(RetryPolicy::new(9), &script).await.unwrap_err();
     assert_eq!(script.count(), 9);
@@ -389,7 +389,7 @@ async fn items_that_share_a_policy_share_no_counts() {
     assert_eq!(script.attempts(), [1, 2, 3, 1, 2, 3]);
 }
 
-/// Without a layer that watches, every call counts, as unknown; with one, exactly its calls do.
+/// Without a layer that watches, every call counts with unknown usage; with one, exactly its calls count.
 #[tokio::test(start_paused = true)]
 async fn calls_that_nobody_watched_are_unknown() {
     let outcomes = || {
@@ -420,7 +420,7 @@ async fn calls_that_nobody_watched_are_unknown() {
         (3, 1, 11)
     );
 
-    // Cut in the second call, which nobody watched either.
+    // Cut in the second call, which was not watched either.
     let one = item();
     let model = policy().layer(Script::new([Step::Say(invalid()), Step::Hang]));
     let cut = tokio::time::timeout(seconds(4), model.oneshot(request(&one))).await;
@@ -438,7 +438,7 @@ fn senseless_numbers_are_refused() {
     }
 }
 
-/// A maximum that was not set contradicts nothing: it is never below the initial backoff.
+/// The default maximum never contradicts: it is never below the initial backoff.
 #[tokio::test(start_paused = true)]
 async fn only_a_maximum_that_was_set_contradicts_the_initial_backoff() {
     let warnings = Warnings::default();
@@ -465,7 +465,7 @@ async fn only_a_maximum_that_was_set_contradicts_the_initial_backoff() {
 }
 
 proptest! {
-    /// Whatever is configured and however long it goes wrong: no overflow, never more calls than the budgets allow.
+    /// With any configuration and any number of failures: no overflow, and never more calls than the budgets allow.
     #[test]
     fn budgets_hold_for_any_outcomes(
         attempts in 1_u32..6,

@@ -109,13 +109,13 @@ async fn an_item_that_runs_out_of_time_at_the_gate_made_no_second_call() {
         "it never left the gate"
     );
     assert_eq!(report.waits.cooldown, seconds(20));
-    // The other one knew at once that the pause does not fit.
+    // The other one failed immediately, as the pause does not fit.
     let error = other.await.unwrap().unwrap_err();
     assert!(error.source().unwrap().source().is_some());
     assert_eq!(standard.ledger().snapshot().calls, 1);
 }
 
-/// Fails in turn in every way that a retry cures, and answers otherwise.
+/// Fails in turn with every retryable failure, and answers otherwise.
 fn shaky() -> impl Service<LlmRequest<u32>, Response = LlmResponse, Error = LlmError, Future: Send>
 + Clone
 + Send
@@ -252,7 +252,7 @@ async fn a_panic_gives_everything_back() {
     assert_eq!(standard.limiter().snapshot().in_flight, 0);
 }
 
-/// An error type of one's own passes through the whole stack; it needs one variant for each layer that may fail.
+/// A custom error type passes through the whole stack; it needs one variant for each layer that may fail.
 #[tokio::test(start_paused = true)]
 async fn an_error_type_of_ones_own_passes_through() {
     #[derive(Debug, thiserror::Error)]
@@ -306,7 +306,7 @@ async fn an_error_type_of_ones_own_passes_through() {
     assert_eq!(answer.output, "mine");
     let report = one.report();
     assert_eq!((report.calls, report.attempts, report.throttled_calls), (3, 2, 1));
-    // What the throttled call used only the error itself could say; the gate knows by the verdict that it took nothing.
+    // Only the error could report the usage of the throttled call; the gate knows by the verdict that it is zero.
     assert_eq!(report.unknown_usage_calls, 3);
     assert!(report.waits.tokens < seconds(65), "{:?}", report.waits);
 }

@@ -1,4 +1,4 @@
-//! What is open in the recommended stack: layers of the user's own, classifier, name, events, estimate.
+//! The extension points of the recommended stack: the user's own layers, classifier, name, events, estimate.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -27,7 +27,7 @@ fn count(counter: &Arc<AtomicU32>) -> MapRequestLayer<impl Fn(Request) -> Reques
     })
 }
 
-/// Around attempts: before the wait for the gate. Around calls: only what the gate has admitted.
+/// Around attempts: before the wait for the gate. Around calls: only calls that the gate has admitted.
 #[tokio::test(start_paused = true)]
 async fn layers_of_ones_own_stand_around_attempts_and_around_calls() {
     let (attempts, calls) = (Arc::default(), Arc::default());
@@ -46,7 +46,7 @@ async fn layers_of_ones_own_stand_around_attempts_and_around_calls() {
         .with_call_layer(note("call, inner"))
         .with_attempt_layer(count(&attempts))
         .with_call_layer(count(&calls));
-    // The last rejection latches the gate, so that the second item passes the attempts and not the gate.
+    // The last rejection latches the gate, so the second item passes the attempt layers and not the gate.
     let bad_key = || Err(LlmError::new(ErrorKind::Authentication, "bad key"));
     let model = standard.layer(Script::says([throttled(Some(1)), invalid(), bad_key()]));
     model.clone().oneshot(request(&item())).await.unwrap_err();
@@ -109,7 +109,7 @@ impl<S: Service<Request, Error = LlmError>> Service<Request> for Budgeted<S> {
     }
 }
 
-/// What a budget refuses is not sent, and the gate's quota is not spent on it.
+/// A call that a budget rejects is not sent, and does not spend the gate's quota.
 #[tokio::test(start_paused = true)]
 async fn a_budget_has_a_place() {
     let standard = StandardLayer::new().with_attempt_layer(Budget(Arc::new(2.into())));
@@ -181,7 +181,7 @@ fn unavailable() -> Outcome {
     Err(LlmError::new(ErrorKind::ServerError, "out of order").with_status(500))
 }
 
-/// An input of the user's own is estimated by the user, so that a token quota holds for it.
+/// The user's own input type is estimated by the user, so that a token quota applies to it.
 #[tokio::test(start_paused = true)]
 async fn an_estimate_of_ones_own_reaches_the_gate() {
     let limiter = RateLimiter::builder()
@@ -192,7 +192,7 @@ async fn an_estimate_of_ones_own_reaches_the_gate() {
     let standard = StandardLayer::new()
         .with_limiter(limiter)
         .with_estimate(|request: &LlmRequest<Vec<u64>>| request.input().iter().sum());
-    // Nothing is known of what it used, so the estimate stands.
+    // Its usage is unknown, so the estimate is kept.
     let model = standard.layer(service_fn(async |_: LlmRequest<Vec<u64>>| {
         Ok::<_, LlmError>(LlmResponse::new(()))
     }));
@@ -207,7 +207,7 @@ async fn an_estimate_of_ones_own_reaches_the_gate() {
     assert!(start.elapsed() > Duration::from_secs(59), "{:?}", start.elapsed());
 }
 
-/// A call timeout above the item timeout never fires: the log says so once. The defaults are not meant.
+/// A call timeout above the item timeout never fires, which is logged once. Default values do not cause a warning.
 #[tokio::test(start_paused = true)]
 async fn a_call_timeout_above_the_item_timeout_is_warned_of_once() {
     let warnings = Warnings::default();
@@ -233,7 +233,7 @@ async fn a_call_timeout_above_the_item_timeout_is_warned_of_once() {
     assert!(warnings[0].contains("with_item_timeout"), "{warnings:?}");
 }
 
-/// The service has a name that can stand in a struct, also where layers were added.
+/// The service's type can be named in a struct, even with added layers.
 #[tokio::test(start_paused = true)]
 async fn the_service_can_be_named() {
     struct Application {
@@ -245,7 +245,7 @@ async fn the_service_can_be_named() {
     application.model.oneshot(request(&item())).await.unwrap();
 }
 
-/// Whatever the kind of the failure that latched it: the refusals are not repeated.
+/// For every kind of the latching failure, the refusals are not retried.
 #[tokio::test(start_paused = true)]
 async fn what_a_latched_gate_refuses_is_final_for_any_kind() {
     for kind in [
@@ -274,7 +274,7 @@ async fn what_a_latched_gate_refuses_is_final_for_any_kind() {
                 "{kind}"
             );
         }
-        // Without a repeat there is no backoff, which would take minutes of this clock.
+        // Without a retry there is no backoff, which would take minutes of virtual time.
         assert!(
             begun.elapsed() < Duration::from_secs(2),
             "{kind}: {:?}",

@@ -1,4 +1,4 @@
-//! A server on loopback that streams its answers.
+//! A loopback server that streams its answers.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::Response;
 use futures::stream;
 
-/// How long an answer takes, from its head to its end.
+/// The duration of an answer, from its head to its end.
 pub(crate) const ANSWER: Duration = Duration::from_millis(60);
 
 /// The events of an answer: three pieces, the usage, and the end.
@@ -23,7 +23,7 @@ pub(crate) const EVENTS: [&str; 5] = [
     "data: [DONE]",
 ];
 
-/// How many answers are under way.
+/// The number of answers under way.
 #[derive(Clone, Default)]
 pub(crate) struct UnderWay {
     now: Arc<AtomicUsize>,
@@ -54,7 +54,7 @@ impl Drop for Entered {
     }
 }
 
-/// Streams [`EVENTS`] to each request, and stalls for ever before the last two at `/stalls`. An answer is under way until right
+/// Streams [`EVENTS`] to each request, and stalls forever before the last two at `/stalls`. An answer is under way until right
 /// before its last piece is sent.
 pub(crate) async fn serve() -> (String, UnderWay) {
     let under_way = UnderWay::default();
@@ -88,7 +88,7 @@ pub(crate) async fn serve() -> (String, UnderWay) {
     (url, under_way)
 }
 
-/// Waits until `done`.
+/// Waits until `done` returns `true`.
 pub(crate) async fn until(mut done: impl FnMut() -> bool) {
     let wait = async {
         while !done() {

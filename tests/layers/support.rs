@@ -40,7 +40,7 @@ pub(crate) fn request(item: &Arc<Item>) -> Request {
     LlmRequest::for_item("hi", Arc::clone(item))
 }
 
-/// What one call of a [`Script`] does.
+/// One step of a [`Script`].
 pub(crate) enum Step {
     Say(Outcome),
     After(Duration, Outcome),
@@ -48,10 +48,10 @@ pub(crate) enum Step {
     Panic,
 }
 
-/// When a call came, as which attempt, and with which input.
+/// The time, the attempt and the input of a call.
 type Seen = (Duration, u32, &'static str);
 
-/// A strategy that plays its steps in order and notes when, and as which attempt, it was called.
+/// A strategy that plays its steps in order and records the time and the attempt of each call.
 #[derive(Clone)]
 pub(crate) struct Script {
     steps: Arc<Mutex<VecDeque<Step>>>,
@@ -77,7 +77,7 @@ impl Script {
         self.calls.lock().unwrap().iter().map(|call| call.1).collect()
     }
 
-    /// When each call came, in seconds from the script's creation.
+    /// The time of each call, in seconds from the script's creation.
     pub(crate) fn times(&self) -> Vec<f64> {
         (self.calls.lock().unwrap().iter().map(|call| call.0.as_secs_f64())).collect()
     }
@@ -123,7 +123,7 @@ impl Service<Request> for Script {
     }
 }
 
-/// A service that must be readied by the very instance that is called: a clone is not ready. Its call takes a
+/// A service whose instance must become ready before it is called: a clone is not ready. Its call takes a
 /// millisecond.
 pub(crate) struct Probe {
     ready: bool,
@@ -173,7 +173,7 @@ impl Service<Request> for Probe {
     }
 }
 
-/// Keeps the text of warnings.
+/// Records the text of warnings.
 #[derive(Clone, Default)]
 pub(crate) struct Warnings(Arc<Mutex<Vec<String>>>);
 

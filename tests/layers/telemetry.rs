@@ -102,7 +102,7 @@ fn bucket_bounds_rise() {
     assert!(telemetry::SECONDS_BUCKETS.is_sorted_by(|a, b| a < b));
 }
 
-/// Keeps the fields of every span by name, and which span was current at the strategy.
+/// Records the fields of every span by name, and the current span in the strategy.
 #[derive(Clone, Default)]
 struct Spans(Arc<Mutex<Vec<BTreeMap<String, String>>>>);
 
@@ -152,7 +152,7 @@ impl tracing::Subscriber for Spans {
 
 /// Installs `subscriber` for this thread and returns once it sees the calls of this thread.
 ///
-/// Other tests meet the span for the first time at the same moment, and `tracing` may then cache that nobody wants it.
+/// Other tests may reach the span for the first time at the same moment, and `tracing` may then cache that it is disabled.
 fn subscribe<S>(subscriber: S, has_seen: impl Fn() -> bool) -> tracing::subscriber::DefaultGuard
 where
     S: tracing::Subscriber + Send + Sync + 'static,
@@ -265,7 +265,7 @@ async fn the_span_is_the_strategys_current_one() {
         .unwrap();
 }
 
-/// Notes what is recorded into spans after they were made.
+/// Records the values that are added to spans after their creation.
 #[derive(Clone, Default)]
 struct Recorded(Arc<Mutex<BTreeMap<String, String>>>);
 
@@ -311,7 +311,7 @@ async fn a_provider_names_itself_and_its_model() {
         .unwrap();
     assert_eq!(recorded_of("otel.name").as_deref(), Some("chat m-2"));
 
-    // Without the layer the current span is somebody else's, and stays as it is.
+    // Without the layer the current span is a foreign one, and is not changed.
     let theirs = tracing::info_span!("theirs", otel.name = tracing::field::Empty);
     let call = client.model("m-3").oneshot(LlmRequest::new(Prompt::from("hi")));
     tracing::Instrument::instrument(call, theirs).await.unwrap();

@@ -103,7 +103,7 @@ async fn an_item_without_time_left_is_not_sent() {
     assert_eq!(one.report().calls, 0);
 }
 
-/// A future is handed the service when it is made, and may be polled much later.
+/// A future gets the service when it is created, and may be polled much later.
 #[tokio::test(start_paused = true)]
 async fn a_future_that_is_first_polled_too_late_is_never_polled() {
     let polled = Arc::new(AtomicBool::new(false));
@@ -188,7 +188,7 @@ async fn a_limit_that_passes_in_a_call_names_the_failure_before_it() {
     );
     let cause: &LlmError = timed_out(&error).source().unwrap().downcast_ref().unwrap();
     assert_eq!(cause.status(), Some(500));
-    // The call is closed by the time the error is there.
+    // The call is closed when the error is returned.
     let report = one.report();
     assert_eq!((report.calls, report.unknown_usage_calls), (2, 2));
     assert!(report.waits.backoff >= Duration::from_millis(500));
@@ -278,7 +278,7 @@ impl<S: Service<R>, R> Service<R> for ReadyAfter<S> {
 
 #[tokio::test(start_paused = true)]
 async fn the_item_limit_covers_the_wait_for_readiness() {
-    // Ready before, at and after the limit of 5 s: at the limit it is too late to send anything.
+    // Ready before, at and after the limit of 5 s: at the limit it is too late to send.
     for (wait, called) in [
         (seconds(4), 1),
         (seconds(5), 0),
@@ -306,7 +306,7 @@ async fn the_item_limit_covers_the_wait_for_readiness() {
                     assert_eq!(called, 0);
                 }
             }
-            // What was not sent is not counted, what was sent is.
+            // Exactly the sent calls are counted.
             one.signals().settle_call(true, true);
             assert_eq!(one.report().calls as usize, called);
         }
@@ -342,7 +342,7 @@ async fn an_error_of_readiness_is_the_items_error() {
     assert_eq!(error.to_string(), "out of order");
 }
 
-/// A call that always has more to do, as one that reads a fast endless stream: it uses up tokio's budget at each poll.
+/// A call that always has more to do, like reading a fast endless stream: it uses up tokio's budget at each poll.
 async fn endless() -> Result<u8, LlmError> {
     let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
     sender.send(()).unwrap();
@@ -355,7 +355,7 @@ async fn endless() -> Result<u8, LlmError> {
 /// The clock is real here: a paused one never advances while a task is always ready.
 #[test]
 fn a_call_that_is_always_ready_is_cut_too() {
-    // On a thread of its own, so that a limit that does not hold fails the test in place of hanging it.
+    // On a separate thread, so that a limit that does not work fails the test instead of hanging it.
     let (done, ended) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -366,7 +366,7 @@ fn a_call_that_is_always_ready_is_cut_too() {
         let call = CallTimeoutLayer::new(limit).layer(service_fn(|_: LlmRequest<u8>| endless()));
         let item = ItemTimeoutLayer::new(limit).layer(service_fn(|_: LlmRequest<u8>| endless()));
         let scopes = runtime.block_on(async {
-            // Tasks, since a budget counts in those only.
+            // In a task, since the budget applies only there.
             let call = tokio::spawn(call.oneshot(LlmRequest::new(1))).await.unwrap();
             let item = tokio::spawn(item.oneshot(LlmRequest::new(1))).await.unwrap();
             [call, item].map(|result| timed_out(&result.unwrap_err()).scope())

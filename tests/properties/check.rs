@@ -1,4 +1,4 @@
-//! The promises.
+//! The checked properties.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
@@ -105,13 +105,13 @@ pub(crate) fn accounts_agree(scenario: &Scenario, seen: &Seen) -> Checked {
         "{:?}",
         provider
     );
-    // After a broken gateway nobody knows either.
+    // After a gateway error it is unknown, too.
     let unknown =
         provider.cut + provider.garbled + provider.reset_unread + provider.rejected.get(&502).unwrap_or(&0);
     prop_assert_eq!(client.calls, provider.received);
     prop_assert_eq!(client.usage, provider.billed_answered);
     prop_assert_eq!(client.unknown_usage_calls, unknown, "{:?}", provider);
-    // Outcomes that nobody took are gone with the stream; the others tell the same story.
+    // Outcomes that were not taken are dropped with the stream; the others agree with the events.
     if seen.outcomes.len() as u64 == seen.pulled {
         let reports = || seen.outcomes.iter().map(|outcome| &outcome.report);
         let sum = |count: fn(&llm_batch::ItemReport) -> u32| {
@@ -155,7 +155,7 @@ pub(crate) fn nothing_starts_while_the_gate_is_closed(seen: &Seen) -> Checked {
     Ok(())
 }
 
-/// Places are given in order. The calls that got theirs at one instant start in the order in which their tasks run.
+/// Grants are given in order. The calls granted at one instant start in the order in which their tasks run.
 pub(crate) fn first_admissions_are_in_order(seen: &Seen) -> Checked {
     let mut admitted = HashSet::new();
     let (mut now, mut last, mut before) = (Duration::ZERO, None, None);
@@ -178,7 +178,7 @@ pub(crate) fn generations_count_up(seen: &Seen) -> Checked {
     for event in &seen.events {
         match event.kind {
             EventKind::CooldownStarted { generation: new, .. } => {
-                // Again while it is closed: the same pause, longer.
+                // Again while it is closed: the same pause was extended.
                 prop_assert_eq!(new, if closed { generation } else { generation + 1 });
                 (generation, closed) = (new, true);
             }
@@ -192,8 +192,8 @@ pub(crate) fn generations_count_up(seen: &Seen) -> Checked {
     Ok(())
 }
 
-/// A throttle of the current generation closes the gate, and nothing else of its kind does: one from before a pause only
-/// ever lengthens it.
+/// Only a throttle of the current generation closes the gate: one from before a pause can only
+/// extend it.
 pub(crate) fn only_current_throttles_open_a_pause(seen: &Seen) -> Checked {
     let (mut due, mut latched, mut generation) = (None, false, 0);
     for event in &seen.events {
@@ -225,18 +225,18 @@ pub(crate) fn only_current_throttles_open_a_pause(seen: &Seen) -> Checked {
     Ok(())
 }
 
-/// A pause after a throttle, and what came before it.
+/// A pause after a throttle, and the events before it.
 struct Pause {
     length: f64,
     /// The pause before it in the same run of throttles.
     before: Option<f64>,
-    /// The only call since then was the one that was throttled.
+    /// The only call since then was the throttled one.
     nothing_accepted: bool,
-    /// The throttled call was not the first one, and no call failed but by a throttle.
+    /// The throttled call was not the first one, and calls failed only by throttles.
     first_accepted: bool,
 }
 
-/// The pauses of a run; none where the provider gives hints, which are obeyed instead.
+/// The pauses of a run; empty if the provider gives hints, which are obeyed instead.
 fn pauses(scenario: &Scenario, seen: &Seen) -> Vec<Pause> {
     let mut pauses = Vec::new();
     if scenario.provider.hint != Hint::None || scenario.provider.overload_hint {
@@ -281,7 +281,7 @@ fn pauses(scenario: &Scenario, seen: &Seen) -> Vec<Pause> {
     pauses
 }
 
-/// How often a pause followed another without an accepted call between them.
+/// The number of pauses that followed another one without an accepted call between them.
 pub(crate) fn escalations(scenario: &Scenario, seen: &Seen) -> u64 {
     let pauses = pauses(scenario, seen);
     pauses

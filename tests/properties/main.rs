@@ -29,7 +29,7 @@ fn holds(scenario: &Scenario) -> Result<(), TestCaseError> {
     check::pauses_escalate_only_while_nothing_is_accepted(scenario, &seen)
 }
 
-/// The scenarios reach what the properties are about.
+/// The scenarios cover the situations that the properties describe.
 #[test]
 fn the_scenarios_are_not_idle() {
     let mut runner = TestRunner::deterministic();
@@ -72,7 +72,7 @@ fn the_scenarios_are_not_idle() {
     assert!(seen.values().all(|scenarios| *scenarios >= 5), "{seen:?}");
 }
 
-/// Seven calls end at the same instant, and seven that wait take their places, the last of them a newcomer.
+/// Seven calls end at the same instant, and seven waiting calls take their permits, the last of them a new one.
 #[test]
 fn places_that_become_free_at_once_are_taken_in_order() {
     use self::scenario::{Client, Consumer, Faults, Provider};

@@ -1,4 +1,4 @@
-//! A batch that was not told the quota does not crawl.
+//! A batch without a configured quota is not too slow.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use llm_batch::{LlmStreamExt, Prompt};
 use tokio::time::Instant;
 use tower::ServiceBuilder;
 
-/// A throttle soon after a pause says little about the rate: the starts since then are few, but not slow.
+/// A throttle soon after a pause is weak evidence about the rate: the starts since then are few, but not slow.
 #[tokio::test(start_paused = true)]
 async fn a_throttle_soon_after_a_pause_does_not_collapse_the_pace() {
     let provider = SimulatedProvider::builder()

@@ -1,4 +1,4 @@
-//! Runs a scenario and notes what was seen.
+//! Runs a scenario and records the observations.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -16,15 +16,15 @@ use tower::ServiceBuilder;
 
 use super::scenario::{Act, Scenario};
 
-/// Far beyond what any scenario takes, in virtual time.
+/// Far longer than any scenario takes, in virtual time.
 const STALLED: Duration = Duration::from_secs(1_000_000);
 
 pub(crate) struct Seen {
     pub(crate) outcomes: Vec<Outcome>,
     pub(crate) expected_answers: Vec<String>,
-    /// Items that the source gave.
+    /// The number of items that the source yielded.
     pub(crate) pulled: u64,
-    /// The most by which items given out and not taken back exceeded the slots there were.
+    /// The maximum by which items yielded and not taken back exceeded the slots.
     pub(crate) overdrawn: usize,
     pub(crate) most_slots: usize,
     pub(crate) termination: Option<Termination>,
@@ -75,7 +75,7 @@ async fn drive(scenario: &Scenario) -> Seen {
         .layer(CallTimeoutLayer::new(limit(client.call_timeout)))
         .service(provider.service());
 
-    // The source sees how many items are out when it gives one more.
+    // The source counts the items not taken back when it yields one more.
     let (pulled, taken) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let overdrawn = Arc::new(AtomicUsize::new(0));
     let handle: Arc<OnceLock<BatchHandle>> = Arc::default();
@@ -124,7 +124,7 @@ async fn drive(scenario: &Scenario) -> Seen {
     }
     drop(results);
     interference.abort();
-    // Aborted tasks are dropped by the runtime when it next gets to them.
+    // The runtime drops aborted tasks when it next polls them.
     sleep(Duration::from_millis(1)).await;
 
     let mut seen = Vec::new();

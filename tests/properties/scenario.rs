@@ -1,4 +1,4 @@
-//! What can happen: a provider, a client, a consumer, and someone who interferes.
+//! The scenarios: a provider, a client, a consumer, and interference through the handle.
 
 use std::fmt::Debug;
 use std::time::Duration;
@@ -59,10 +59,10 @@ pub(crate) struct Client {
 
 #[derive(Clone, Debug)]
 pub(crate) struct Consumer {
-    /// Milliseconds it takes over an outcome.
+    /// The milliseconds that it spends on an outcome.
     pub(crate) pause: u64,
     pub(crate) in_order: Option<usize>,
-    /// Drops the stream after that many outcomes.
+    /// Drops the stream after this number of outcomes.
     pub(crate) leaves_after: Option<usize>,
     pub(crate) cancel_on_stop: bool,
 }
@@ -125,14 +125,14 @@ impl Scenario {
     }
 }
 
-/// Mostly none.
+/// `None` in most cases.
 fn rare<T: Clone + Debug + 'static>(
     some: impl Strategy<Value = T> + 'static,
 ) -> impl Strategy<Value = Option<T>> {
     prop_oneof![3 => Just(None), 1 => some.prop_map(Some)]
 }
 
-/// None as often as not.
+/// `None` in half of the cases.
 fn maybe<T: Clone + Debug + 'static>(
     some: impl Strategy<Value = T> + 'static,
 ) -> impl Strategy<Value = Option<T>> {

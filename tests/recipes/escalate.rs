@@ -88,7 +88,7 @@ async fn only_bad_answers_climb() {
         .service(ladder);
     let answer = stack.oneshot(request(&item())).await.unwrap();
     assert_eq!(answer.output, "at last");
-    // The last rung is kept.
+    // The item stays on the last rung.
     assert_eq!([first.count(), second.count(), third.count()], [3, 3, 3]);
 }
 

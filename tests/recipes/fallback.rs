@@ -1,4 +1,4 @@
-//! A second provider where the first one fails, or is closed.
+//! A second provider if the first one fails or its gate is closed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,7 +38,7 @@ async fn after_the_final_failure_the_calls_of_both_are_the_items() {
     let answer = model.oneshot(request(&item)).await.unwrap();
     assert_eq!(answer.output, "from the second");
     assert_eq!((first.count(), second.count()), (3, 2));
-    // Attempts count anew at the second strategy.
+    // Attempts start again at 1 with the second strategy.
     assert_eq!((first.attempts(), second.attempts()), (vec![1, 2, 3], vec![1, 2]));
     let report = item.report();
     assert_eq!((report.calls, report.attempts), (5, 2));
@@ -72,7 +72,7 @@ async fn what_fails_at_both_fails_with_the_seconds_error() {
 
 #[tokio::test(start_paused = true)]
 async fn a_throttle_of_the_first_does_not_hold_the_item_at_the_second() {
-    // With no throttle allowed, the first one is final; its pause is the first one's alone.
+    // Without a throttle budget the first throttle is final; the pause concerns only the first strategy.
     let first = Script::says([throttled(500)]);
     let second = Script::default();
     let (one, two) = (gate(), gate());
@@ -114,7 +114,7 @@ async fn while_the_gate_is_closed_nobody_waits_for_it() {
         .into_iter()
         .map(|answer| answer.unwrap().output)
         .collect();
-    // The call under way was waited for; the throttled item and those in the queue went on at once.
+    // The call under way was completed; the throttled item and those in the queue switched immediately.
     assert_eq!(answers, ["done", "one", "done", "done", "done"]);
     assert_eq!(start.elapsed(), Duration::from_secs(1));
     assert_eq!((first.count(), second.count()), (2, 4));
@@ -126,7 +126,7 @@ async fn while_the_gate_is_closed_nobody_waits_for_it() {
     );
     assert_eq!((late.report().calls, late.report().throttled_calls), (1, 0));
     assert_eq!(start.elapsed(), Duration::from_secs(1));
-    // And once it is open, the first one is asked again.
+    // Once the gate is open, the first strategy is called again.
     tokio::time::advance(Duration::from_secs(70)).await;
     assert_eq!(model.oneshot(request(&item())).await.unwrap().output, "one");
     let snapshot = gate.snapshot();
@@ -153,7 +153,7 @@ async fn a_latched_gate_is_passed_by() {
 
 #[tokio::test(start_paused = true)]
 async fn a_batch_over_a_throttled_provider_and_a_second_one_balances() {
-    // Ten requests a minute at the first, and nobody has the patience for more.
+    // Ten requests a minute at the first strategy; the other items switch.
     let throttled = SimulatedProvider::builder()
         .request_quota(Quota::per_minute(10))
         .latency(Duration::from_millis(300))
@@ -179,7 +179,7 @@ async fn a_batch_over_a_throttled_provider_and_a_second_one_balances() {
     let (theirs, others) = (throttled.ledger(), open.ledger());
     assert!(theirs.throttled > 0 && theirs.answered >= 10, "{theirs:?}");
     assert_eq!(theirs.answered + others.answered, 200);
-    // Nobody sat out the pause of a minute.
+    // No item waited for the end of the pause of a minute.
     assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
     let calls: u64 = outcomes
         .iter()
@@ -229,7 +229,7 @@ async fn a_wait_that_does_not_fit_the_deadline_is_left_to_the_second() {
         StandardLayer::new().layer(first.clone()),
         StandardLayer::new().layer(second.clone()),
     ));
-    // The first one gives up at once for want of time; the second one's failure is no missed deadline.
+    // The first one gives up immediately for lack of time; the second one's failure is not a missed deadline.
     let error = model.oneshot(request(&item())).await.unwrap_err();
     assert_eq!((error.kind(), error.message()), (ErrorKind::Other, "no"));
     assert_eq!((first.count(), second.count()), (1, 2));

@@ -1,4 +1,4 @@
-//! The next attempt is told what was wrong.
+//! Feedback about the faults of the last answer.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -48,7 +48,7 @@ async fn a_hundred_of_a_hundred_succeed_on_the_second_attempt() {
         assert_eq!(*asked, format!("Describe person {index}."));
         let wrong = wrong_of(*index);
         assert_eq!(*answered, with_mistakes(&wrong).to_string());
-        // Exactly the wrong paths are named as wrong, and what is named as right has nothing of them in it.
+        // Exactly the wrong paths are listed as wrong, and the parts listed as right do not contain them.
         let (bad, good) = told.split_once("What is right").unwrap();
         assert_eq!(named(bad), wrong, "{told}");
         let mut expected: BTreeSet<&str> =
@@ -136,7 +136,7 @@ async fn another_prompt_of_the_same_item_loses_nothing() {
         .service(script.clone());
     let one = item();
     stack.clone().oneshot(request(&one)).await.unwrap();
-    // What an agent asks next.
+    // An agent's next request.
     let conversation = Prompt::new("hi")
         .with_message(Message::assistant("first"))
         .with_message(Message::user("and now?"));

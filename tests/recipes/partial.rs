@@ -1,4 +1,4 @@
-//! What was good is kept, and the rest is asked for.
+//! Good parts are kept, and the rest is requested.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -16,7 +16,7 @@ use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
 use crate::profile::{Profile, named, profile, right, texts, usage, with_mistakes, wrong_of};
 use crate::support::{Script, answer, item, request, throttled, unavailable};
 
-/// The members of `value` that `schema` asks for.
+/// The members of `value` that `schema` requests.
 fn asked_for(value: &Value, schema: &Value) -> Value {
     let (Some(properties), Some(members)) = (schema.get("properties"), value.as_object()) else {
         return value.clone();
@@ -34,7 +34,7 @@ async fn the_second_attempt_is_asked_for_the_wrong_fields_alone_and_takes_less()
     type Calls = Arc<Mutex<Vec<(u64, u32, Prompt, TokenUsage)>>>;
     let calls = Calls::default();
     let seen = Arc::clone(&calls);
-    // It makes its mistakes at first, and answers well to any schema with the fields of that schema.
+    // It makes its mistakes at first, and then answers any schema correctly with the fields of that schema.
     let model = service_fn(move |request: LlmRequest| {
         let schema = request.input().output_schema().unwrap();
         let text = match request.attempt() {
@@ -101,7 +101,7 @@ async fn failures_in_between_lose_nothing_and_a_field_made_worse_is_asked_for_in
         throttled(1),
         unavailable(),
         answer("I am sorry, here it is:"),
-        // One of the two, in a code fence, and with more than was asked for.
+        // One of the two, in a code fence, and with additional members.
         answer("```json\n{\"age\": 36, \"name\": \"Eve\", \"tags\": 5}\n```"),
         answer("[1, 2]"),
         text(&json!({"tags": ["mathematics", "engines"]})),
@@ -228,8 +228,8 @@ fn pointers(value: &Value, path: &str, found: &mut Vec<String>) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
-    /// Whatever is answered, and whatever is wrong with it: nothing panics, every fault is told, and all members without a
-    /// fault at them, above them or inside stay as they were.
+    /// For any answer and any faults in it: nothing panics, every fault is reported, and all members without a
+    /// fault at, above or inside them are unchanged.
     #[test]
     fn good_members_survive_any_answer(
         first in any_json(),
@@ -272,7 +272,7 @@ proptest! {
                         let (short, long) = if fault.len() < path.len() { (fault, path) } else { (path, fault) };
                         long.strip_prefix(&**short).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
                     };
-                    // A list with a fault inside goes as a whole.
+                    // A list with a fault inside is removed as a whole.
                     let in_bad_list = all.iter().any(|list| {
                         first.pointer(list).is_some_and(Value::is_array)
                             && path.starts_with(&format!("{list}/"))

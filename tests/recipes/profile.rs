@@ -42,7 +42,7 @@ pub(crate) fn profile() -> Profile {
     serde_json::from_value(right()).unwrap()
 }
 
-/// Where this model goes wrong, and what it says there; `None` leaves the field out.
+/// The fields that this model gets wrong, and its values there; `None` omits the field.
 pub(crate) fn mistakes() -> [(&'static str, Option<Value>); 4] {
     [
         ("/age", None),
@@ -99,7 +99,7 @@ pub(crate) fn usage(prompt: &Prompt, answer: &str) -> TokenUsage {
     TokenUsage::new(input as u64 / 4, answer.len() as u64 / 4)
 }
 
-/// Makes its mistakes, and mends those that it is told of, in the words of the feedback, and no others.
+/// Makes its mistakes, and corrects exactly those that the feedback lists.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Mender;
 

@@ -1,4 +1,4 @@
-//! Strategies that play a script, and keep what they were asked.
+//! Strategies that play a script, and record their requests.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -35,7 +35,7 @@ pub(crate) fn request(item: &Arc<Item>) -> LlmRequest {
     LlmRequest::for_item("hi".into(), Arc::clone(item))
 }
 
-/// Plays its outcomes in order and then answers `done` for ever, each after a time. Clones share script and memory.
+/// Plays its outcomes in order and then always answers `done`, each after a time. Clones share the script and the record.
 #[derive(Clone, Default)]
 pub(crate) struct Script {
     time: Duration,

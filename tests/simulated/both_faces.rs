@@ -1,4 +1,4 @@
-//! The crate's own HTTP client over the HTTP face sees what a caller of the tower face sees.
+//! The crate's own HTTP client gets the same results from the HTTP server as a caller of the tower service.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tower::ServiceExt;
 
 type Answer = Result<LlmResponse, LlmError>;
 
-/// Asks the same prompts one after the other over both faces of two equal providers.
+/// Sends the same prompts one after the other to both interfaces of two equal providers.
 async fn ask_both(
     set: impl Fn(SimulatedProviderBuilder) -> SimulatedProviderBuilder,
     prompts: &[Prompt],
@@ -99,7 +99,7 @@ async fn hints_are_read_from_the_wire() {
         let waits = [virtually, really].map(|answer| answer.as_ref().unwrap_err().retry_after());
         match waits {
             [None, None] => assert_eq!(hint, Hint::None),
-            // The clock went on between the two.
+            // The clock advanced between the two.
             [Some(virtually), Some(really)] => {
                 assert!(
                     virtually.abs_diff(really) < Duration::from_secs(60),

@@ -1,4 +1,4 @@
-//! What is OpenAI's own in a streamed chat completion. Whole ones are in `http.rs`.
+//! OpenAI's specifics of streamed chat completions. The tests of unstreamed ones are in `http.rs`.
 
 use serde_json::{Value, json};
 

@@ -102,7 +102,7 @@ async fn a_blocked_answer_has_no_content_and_no_candidate_tokens() {
         (200, &json!("SAFETY"), &json!({}))
     );
     assert!(body["usageMetadata"].get("candidatesTokenCount").is_none());
-    // What is not told is not billed.
+    // Thoughts that are not returned are not billed.
     assert_eq!(
         setup.server.ledger().billed_answered,
         usage(Wire::Gemini, &body["usageMetadata"])
@@ -188,7 +188,7 @@ async fn a_throttle_is_in_the_details_and_never_in_headers() {
     setup.ask(Wire::Gemini, &Ask::new("hi")).await.unwrap();
     let (_, body) = setup.post(Wire::Gemini, &Ask::new("hi").body(Wire::Gemini)).await;
     assert!(body.to_string().contains("PerDay"));
-    // A prompt that no wait fits in gets the same answer as one that a wait does.
+    // A prompt that never fits gets the same reply as one that fits later.
     let setup = serve(|sim| sim.token_quota(Quota::per_minute(10))).await;
     let (status, body) = setup
         .post(Wire::Gemini, &Ask::new("x".repeat(400)).body(Wire::Gemini))
@@ -228,7 +228,7 @@ async fn a_context_cache_lives_is_used_and_dies() {
     let (_, got) = setup.gemini("GET", &format!("/v1/{name}"), json!({})).await;
     assert_eq!(got, made);
 
-    // Used, it stands before the question, as if it had been sent, and is billed as cached.
+    // In use it is prepended to the question, as if it had been sent, and is billed as cached.
     let mut body = Ask::new("What is 2 + 3?").body(Wire::Gemini);
     body["cachedContent"] = name.into();
     let (_, with) = setup.post(Wire::Gemini, &body).await;
@@ -247,7 +247,7 @@ async fn a_context_cache_lives_is_used_and_dies() {
     assert_eq!((ledger.caches_created, ledger.cache_creation_tokens), (1, tokens));
     assert_eq!(ledger.billed_answered.cached_input, tokens);
 
-    // What it holds may not be sent again, and it belongs to its model.
+    // Its contents may not be sent again, and it belongs to its model.
     let mut twice = body.clone();
     twice["systemInstruction"] = json!({"parts": [{"text": "x"}]});
     assert_eq!(setup.post(Wire::Gemini, &twice).await.0, 400);
@@ -256,7 +256,7 @@ async fn a_context_cache_lives_is_used_and_dies() {
         .await;
     assert_eq!(status, 400);
 
-    // Kept for longer, listed by pages, deleted.
+    // Extended, listed by pages, deleted.
     let (_, kept) = setup
         .gemini(
             "PATCH",
@@ -302,14 +302,14 @@ async fn a_context_cache_lives_is_used_and_dies() {
     );
     assert_eq!(setup.post(Wire::Gemini, &body).await, (403, gone.clone()));
 
-    // An expired one is as good as deleted.
+    // An expired one behaves like a deleted one.
     create["ttl"] = "0.05s".into();
     let (_, brief) = setup.gemini("POST", caches, create.clone()).await;
     tokio::time::sleep(ms(60)).await;
     body["cachedContent"] = brief["name"].clone();
     assert_eq!(setup.post(Wire::Gemini, &body).await, (403, gone));
 
-    // What cannot be kept.
+    // Content that cannot be cached.
     for (field, value) in [
         ("ttl", json!("-1s")),
         ("ttl", json!("soon")),

@@ -1,4 +1,4 @@
-//! The simulated provider's HTTP face, over real sockets.
+//! The simulated provider's HTTP server, over real sockets.
 
 use std::time::{Duration, SystemTime};
 
@@ -53,7 +53,7 @@ fn header(response: &Response, name: &str) -> String {
         .map_or_else(String::new, |value| value.to_str().unwrap().to_owned())
 }
 
-/// Whether the chain of sources holds an `io::Error` that says reset.
+/// Returns `true` if the chain of sources has an `io::Error` of a reset.
 fn is_reset(error: &reqwest::Error) -> bool {
     let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = next {
@@ -192,7 +192,7 @@ async fn each_form_of_hint_is_on_the_wire() {
             [0, 1, 2, 3, 4].map(|form| Some(form) == place),
             "{hint}: {message}"
         );
-        // All but a few seconds of the 3,000 are left, in each form's own writing.
+        // All but a few seconds of the 3,000 are left, in each form's own format.
         match hint {
             Hint::RetryAfterMs => assert!(ms.parse::<u64>().unwrap() > 2_900_000, "{ms}"),
             Hint::RetryAfterSeconds => assert!(seconds.parse::<u64>().unwrap() > 2_900, "{seconds}"),
@@ -251,7 +251,7 @@ async fn truncated_and_garbage_bodies_are_whole_by_the_rules_of_http() {
 
 #[tokio::test]
 async fn a_client_that_leaves_is_counted_as_cut() {
-    // One leaves before the head, one in the middle of a slow body.
+    // One disconnects before the head, one in the middle of a slow body.
     let slow_head = serve(|sim| sim.latency(Duration::from_secs(3_600))).await;
     let slow_body = serve(|sim| sim.slow_body(1.0, Duration::from_secs(3_600))).await;
     for setup in [slow_head, slow_body] {
@@ -269,7 +269,7 @@ async fn a_client_that_leaves_is_counted_as_cut() {
             Err(error) => error.is_timeout(),
         };
         assert!(left);
-        // The server learns of it from its socket; only then it can stop.
+        // The server notices it on its socket; only then can it stop.
         let ledger = impatient.server.shutdown().await;
         assert_eq!(
             (ledger.received, ledger.cut, ledger.disconnected, ledger.answered),
@@ -306,7 +306,7 @@ async fn a_thousand_connections_at_once_each_get_their_own_answer() {
     .await;
     let ledger = setup.server.shutdown().await;
     assert!(ledger.is_balanced(), "{ledger:?}");
-    // A client library may repeat a call whose connection was reset before anything came back.
+    // A client library may repeat a call whose connection was reset before a reply arrived.
     assert_eq!(ledger.received, ledger.answered + ledger.cut);
     assert_eq!(answers.iter().flatten().count() as u64, ledger.answered);
     assert_eq!(

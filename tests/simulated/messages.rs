@@ -131,7 +131,7 @@ async fn marked_prefixes_are_written_once_and_then_read() {
     let (_, second) = setup.post(Wire::Messages, &asked("4 and 5", "5m")).await;
     assert_eq!(second["usage"]["cache_creation_input_tokens"], 0);
     assert_eq!(second["usage"]["cache_read_input_tokens"], prefix);
-    // The whole prompt, by a mark at the top level: what is beyond the prefix is written, for an hour.
+    // The whole prompt, by a mark at the top level: the part beyond the prefix is written, for an hour.
     let mut whole = asked(&"more words ".repeat(100), "5m");
     whole["cache_control"] = json!({"type": "ephemeral", "ttl": "1h"});
     let (_, third) = setup.post(Wire::Messages, &whole).await;
@@ -145,7 +145,7 @@ async fn marked_prefixes_are_written_once_and_then_read() {
         third["usage"]["cache_creation"]["ephemeral_1h_input_tokens"],
         read.cache_write
     );
-    // Another model has a cache of its own; a small prefix is not kept; both are no errors.
+    // Another model has its own cache; a small prefix is not cached; neither is an error.
     let mut other = asked("2 and 3", "5m");
     other["model"] = "other".into();
     assert_eq!(

@@ -1,4 +1,4 @@
-//! Answers to the schemas that Rust types have: they are valid, and become values of the type.
+//! Answers to the schemas of Rust types: they are valid, and can be deserialised to values of the type.
 #![allow(dead_code)]
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};

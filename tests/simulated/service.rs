@@ -1,4 +1,4 @@
-//! The simulated provider's tower face, in virtual time.
+//! The simulated provider's tower service, in virtual time.
 
 use std::time::Duration;
 
@@ -47,7 +47,7 @@ async fn a_bucket_lets_its_burst_through_and_then_its_rate_to_the_millisecond() 
     advance(ms(1)).await;
     assert!(ask(&provider, "hi").await.is_ok());
     assert!(ask(&provider, "hi").await.is_err());
-    // Ten minutes later there is the burst again, and no more.
+    // Ten minutes later the burst is available again, and no more.
     advance(Duration::from_secs(600)).await;
     let outcomes = join_all((0..10).map(|_| ask(&provider, "hi"))).await;
     assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 5);
@@ -122,7 +122,7 @@ async fn a_concurrency_quota_counts_accepted_calls_only_while_they_run() {
         throttled.quota().unwrap().dimension,
         Some(QuotaDimension::Concurrency)
     );
-    // A call that is dropped gives its place back.
+    // A dropped call releases its slot.
     let _ = timeout(ms(50), join_all((0..2).map(|_| ask(&provider, "hi")))).await;
     assert!(ask(&provider, "hi").await.is_ok());
     assert_eq!(provider.ledger().disconnected, 2);
@@ -141,7 +141,7 @@ async fn rejected_calls_count_only_when_asked_to() {
         assert_eq!(ask(&provider, "hi").await.unwrap_err().retry_after(), None);
         advance(ms(100)).await;
         assert_eq!(ask(&provider, "hi").await.is_ok(), accepted);
-        // The bucket was emptied, but owes nothing.
+        // The bucket was emptied, but has no debt.
         advance(ms(1_000)).await;
         assert!(ask(&provider, "hi").await.is_ok());
     }
@@ -265,7 +265,7 @@ fn settings_that_make_no_sense_are_refused() {
     assert!(sim().reset_rate(1.0).build().is_ok());
 }
 
-/// One scenario: 60 calls with every fault, the clients of some leaving; returns what each client saw.
+/// One scenario: 60 calls with every fault, some cancelled by their clients; returns each client's result.
 async fn storm(seed: u64) -> (Vec<String>, SimulatedProvider) {
     let provider = provider(|sim| {
         sim.seed(seed)

@@ -1,4 +1,4 @@
-//! A plain client of all wires: what it sends and what it reads, written from the providers' formats alone.
+//! A plain client of all wire formats, written from the providers' documents only.
 
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ pub(crate) enum Wire {
 
 pub(crate) const WIRES: [Wire; 4] = [Wire::Chat, Wire::Responses, Wire::Messages, Wire::Gemini];
 
-/// A prompt in no dialect.
+/// A prompt independent of the wire format.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Ask {
     pub(crate) system: Option<String>,
@@ -125,7 +125,7 @@ impl Ask {
 }
 
 impl Setup {
-    /// A request to the wire's own path with its own headers, and no key.
+    /// A request to the wire format's path with its headers, without a key.
     pub(crate) fn request(&self, wire: Wire, streamed: bool) -> RequestBuilder {
         let path = match wire {
             Wire::Chat => "/v1/chat/completions",
@@ -188,7 +188,7 @@ pub(crate) const fn ms(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
 }
 
-/// An answer in no dialect.
+/// An answer independent of the wire format.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Answer {
     pub(crate) text: String,
@@ -289,7 +289,7 @@ pub(crate) fn read(wire: Wire, body: &Value) -> Answer {
     }
 }
 
-/// The events of a stream: name and data. Comments are left out.
+/// The events of a stream: name and data, without comments.
 pub(crate) fn events(text: &str) -> Vec<(String, String)> {
     let text = text.replace("\r\n", "\n");
     let blocks = text.split("\n\n");
@@ -308,7 +308,7 @@ pub(crate) fn events(text: &str) -> Vec<(String, String)> {
         .collect()
 }
 
-/// Reads a stream. `None` if it did not come to its end.
+/// Reads a stream. `None` if it is incomplete.
 pub(crate) fn read_stream(wire: Wire, stream: &str) -> Option<Answer> {
     let mut answer = Answer::default();
     let mut done = false;
@@ -318,7 +318,7 @@ pub(crate) fn read_stream(wire: Wire, stream: &str) -> Option<Answer> {
             done = true;
             continue;
         }
-        // An event that was cut is none.
+        // A truncated event is ignored.
         let Ok(data) = serde_json::from_str::<Value>(&data) else {
             continue;
         };

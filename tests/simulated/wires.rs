@@ -1,4 +1,4 @@
-//! What holds on every wire: the same answers and accounts, the same faults, one ledger.
+//! Tests of every wire format: the same answers and accounts, the same faults, one ledger.
 
 use futures::StreamExt;
 use futures::stream;
@@ -98,7 +98,7 @@ async fn a_token_limit_spent_on_reasoning_leaves_an_empty_answer() {
 async fn streams_are_cut_in_three_ways_and_the_ledger_counts_each() {
     let ask = Ask::new("What is 2 + 3?").streamed();
     for wire in WIRES {
-        // In good order, but without the last event.
+        // Ended cleanly, but without the last event.
         let setup = serve(|sim| sim.stream_cut_rate(1.0)).await;
         let text = setup.ask(wire, &ask).await.unwrap().text().await.unwrap();
         assert!(
@@ -335,7 +335,7 @@ async fn statuses_come_in_each_providers_words() {
     }
 }
 
-/// What a client got from one call.
+/// The result of one call for a client.
 async fn outcome(setup: &super::support::Setup, wire: Wire, ask: &Ask) -> Option<Answer> {
     let response = setup.ask(wire, ask).await.ok()?;
     if response.status() != 200 {
@@ -372,7 +372,7 @@ async fn the_ledger_is_exact_under_random_faults_on_random_wires() {
                 .cached_share(0.5)
         })
         .await;
-        // A connection of its own for every call: a client would repeat what was reset on a kept one by itself.
+        // A new connection for every call: a client would itself repeat a call that was reset on a reused one.
         setup.client = Client::builder()
             .no_proxy()
             .pool_max_idle_per_host(0)
@@ -394,7 +394,7 @@ async fn the_ledger_is_exact_under_random_faults_on_random_wires() {
             .buffer_unordered(60)
             .collect()
             .await;
-        // Calls that were reset may still be on their way into the ledger.
+        // Calls that were reset may not be in the ledger yet.
         let mut ledger = setup.server.ledger();
         for _ in 0..500 {
             if ledger.in_flight == 0 {

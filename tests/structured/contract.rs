@@ -69,18 +69,18 @@ where
         violated: Arc::clone(&violated),
     };
     let mut service = over(ConcurrencyLimit::with_semaphore(probe, Arc::clone(&permits)));
-    // The instance that was readied is the one that is called.
+    // The instance that became ready is called.
     let mut clone = service.clone();
     service.ready().await.unwrap();
     clone.ready().await.unwrap();
     service.call(request()).await.unwrap();
     clone.call(request()).await.unwrap();
-    // Ten at once through two permits.
+    // Ten concurrent calls through two permits.
     let calls = (0..10).map(|_| service.clone().oneshot(request()));
     for result in futures::future::join_all(calls).await {
         result.unwrap();
     }
-    // What is dropped is given back: readiness, a future that was not polled, and one that was.
+    // Drops release the permit: of readiness, of a future that was not polled, and of one that was.
     clone.ready().await.unwrap();
     drop(clone);
     drop(service.ready().await.unwrap().call(request()));

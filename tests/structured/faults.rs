@@ -1,4 +1,4 @@
-//! Every fault is named.
+//! Every fault is reported.
 
 use garde::Validate;
 use llm_batch::{Fault, InvalidOutput, LlmRequest, StructuredExt};

@@ -1,4 +1,4 @@
-//! Whatever a model writes: no panic, and no value that serde would not have made of it.
+//! For any text of a model: no panic, and only values that serde would return for it.
 
 use llm_batch::{ErrorKind, LlmRequest, StructuredExt};
 use proptest::prelude::*;
@@ -60,7 +60,7 @@ fn without_nulls(mut value: Value) -> Value {
     value
 }
 
-/// The text without white space and byte order marks around it, which are no part of an answer.
+/// The text without surrounding white space and byte order marks, which are not part of an answer.
 fn without_marks(text: &str) -> &str {
     text.trim_matches(|c: char| c.is_whitespace() || c == '\u{feff}')
 }
@@ -85,14 +85,14 @@ proptest! {
                 prop_assert!((1..=5).contains(&response.output.stars));
                 match by_serde {
                     Some(by_serde) => prop_assert_eq!(response.output, by_serde),
-                    // Only recovery reads what is not JSON as a whole.
+                    // Only recovery reads a text that is not JSON as a whole.
                     None => prop_assert!(recover && json.is_none(), "{}", text),
                 }
             }
             Err(error) => {
                 prop_assert_eq!(error.kind(), ErrorKind::Validation);
                 prop_assert_eq!(error.raw_output(), Some(text.as_str()));
-                // Serde would have taken it: then the schema's bounds or the type of a field say no.
+                // Serde would have accepted it: then the schema's bounds or the type of a field reject it.
                 if by_serde.is_some_and(|review| (1..=5).contains(&review.stars)) {
                     prop_assert!(false, "{text} was refused: {error}");
                 }

@@ -1,4 +1,4 @@
-//! From a text to a value.
+//! Reading a value from a text.
 
 use llm_batch::testing::{FakeStrategy, SimulatedProvider};
 use llm_batch::{
@@ -76,7 +76,7 @@ async fn a_cut_answer_is_no_validation_failure() {
         (error.usage(), error.raw_output()),
         (Some(TokenUsage::new(10, 5)), Some(&GOOD[..40]))
     );
-    // It may have been whole all the same, and then it is judged as any other.
+    // It may still be complete, and then it is checked like any other.
     assert_eq!(
         read::<Review>(ends_with(GOOD, FinishReason::Length))
             .await
@@ -91,7 +91,7 @@ async fn a_cut_answer_is_no_validation_failure() {
         .await
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Truncated);
-    // A text that a closure cannot read, too.
+    // Also a text that a closure cannot read.
     let model = Script::new([ends_with("4x", FinishReason::Length)]).parse_with(|text| text.parse::<u8>());
     let error = model.oneshot(LlmRequest::new("?".into())).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Truncated);
@@ -138,7 +138,7 @@ async fn null_stands_for_a_missing_field() {
     let text = r#"{"product": "lamp", "stars": 4, "tags": null, "author": null}"#;
     let review = read::<Review>(says(text)).await.unwrap();
     assert_eq!((review.tags, review.author), (vec![], None));
-    // But not for one that has to be there.
+    // But not for a required field.
     let error = read::<Review>(says(r#"{"product": null, "stars": 4, "tags": null}"#))
         .await
         .unwrap_err();
@@ -175,7 +175,7 @@ async fn a_type_that_is_no_object_is_asked_for_inside_one() {
     assert_eq!(invalid.faults[0].path, "/value/1");
     assert_eq!(invalid.value, Some(json!({"value": [1, "x"]})));
 
-    // One that refers to itself as a whole.
+    // A type that is recursive as a whole.
     #[derive(Debug, Deserialize, JsonSchema, PartialEq)]
     enum Sum {
         Number(i64),
@@ -190,7 +190,7 @@ async fn a_type_that_is_no_object_is_asked_for_inside_one() {
     let answer = model.oneshot(LlmRequest::new("?".into())).await.unwrap();
     assert_eq!(answer.output, Sum::Of(vec![Sum::Number(1), Sum::Of(vec![])]));
 
-    // Also by a field that has the name of a keyword.
+    // Also by a field with the name of a keyword.
     #[derive(Debug, Deserialize, JsonSchema, PartialEq)]
     #[serde(tag = "kind", rename_all = "lowercase")]
     enum Node {
@@ -204,7 +204,7 @@ async fn a_type_that_is_no_object_is_asked_for_inside_one() {
     let leaf = Some(Box::new(Node::Leaf));
     assert_eq!(answer.output, Node::Branch { default: leaf });
 
-    // A variant of the same name is what it says it is.
+    // A variant with the same name is read as that variant.
     #[derive(Debug, Deserialize, JsonSchema, PartialEq)]
     #[serde(rename_all = "lowercase")]
     enum Named {
@@ -321,7 +321,7 @@ async fn a_closure_reads_what_is_not_json() {
         )
     );
     assert_eq!(error.message(), "invalid digit found in string");
-    // A closure's own word counts.
+    // A closure's own decision takes precedence.
     let error = ask("stop", |_| Err(LlmError::fatal("hopeless").into()))
         .await
         .unwrap_err();

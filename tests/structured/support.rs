@@ -1,4 +1,4 @@
-//! A type, and models that answer as told.
+//! A type, and models with scripted answers.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -92,7 +92,7 @@ impl tower::Service<LlmRequest> for Script {
     }
 }
 
-/// What comes of one answer.
+/// The result for one answer.
 pub(crate) async fn read<T>(answer: LlmResponse) -> Result<T, LlmError>
 where
     T: JsonSchema + DeserializeOwned + 'static,

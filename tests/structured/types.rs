@@ -1,4 +1,4 @@
-//! Twelve types, for what the wires make of their schemas.
+//! Twelve types, to test the schemas sent to the wire formats.
 #![allow(dead_code)]
 
 use std::collections::BTreeMap;

@@ -1,4 +1,4 @@
-//! What each wire sends for the schema of a type.
+//! The schema that each wire format sends for a type.
 
 use llm_batch::provider::Model;
 use llm_batch::{LlmRequest, Prompt, StructuredExt};
@@ -13,7 +13,7 @@ use crate::types::{
     UntaggedEnum,
 };
 
-/// The wires: a name, a model, where the body has the form of the answer, and where that has the schema.
+/// The wire formats: a name, a model, the location of the response format in the body, and that of the schema in it.
 const WIRES: [(&str, &str, &str, &str); 4] = [
     ("chat", "openrouter:m", "/response_format", "/json_schema/schema"),
     ("responses", "openai-responses:m", "/text/format", "/schema"),
@@ -28,7 +28,7 @@ fn model(name: &str) -> Model {
     builder.build().unwrap()
 }
 
-/// What every wire is sent for a type, or why it is not.
+/// The schema sent in every wire format for a type, or the reason why none is sent.
 fn sent<T: JsonSchema + DeserializeOwned + 'static>() -> Value {
     let wires = WIRES.map(|(name, text, place, _)| {
         let model = model(text);
@@ -73,7 +73,7 @@ snapshots! {
     tuples: Tuples,
 }
 
-/// What a model may answer under the schema that it was sent is a value of the type.
+/// Every answer that is valid for the sent schema is a value of the type.
 async fn fits<T: JsonSchema + DeserializeOwned + 'static>(answer: Value) {
     for (name, text, place, schema) in WIRES {
         let model = model(text);

@@ -1,4 +1,4 @@
-//! The data types: what is stored comes back, and errors read well.
+//! The data types: serialisation round trips, and the texts of errors.
 #![allow(clippy::unwrap_used)]
 
 use std::time::Duration;
@@ -34,12 +34,12 @@ fn usage() -> impl Strategy<Value = TokenUsage> {
     })
 }
 
-/// Durations that seconds in a double can tell to the nanosecond: up to 2^52 ns.
+/// Durations that an `f64` of seconds represents to the nanosecond: up to 2^52 ns.
 fn duration() -> impl Strategy<Value = Duration> {
     (0_u64..1 << 52).prop_map(Duration::from_nanos)
 }
 
-/// Amounts that dollars in a double can tell to the billionth.
+/// Amounts that an `f64` of dollars represents to the billionth.
 fn usd() -> impl Strategy<Value = Usd> {
     (0_u64..1 << 51).prop_map(Usd::from_nanos)
 }
@@ -194,7 +194,7 @@ fn event_kind() -> impl Strategy<Value = EventKind> {
     ]
 }
 
-/// Any outcome: they are made by a batch alone.
+/// Any outcome: only a batch can create one.
 fn an_outcome() -> Outcome<LlmResponse, LlmError, String> {
     let strategy =
         tower::service_fn(|_: LlmRequest| std::future::ready(Ok::<_, LlmError>(LlmResponse::default())));
