@@ -129,7 +129,7 @@ impl<S> Drop for Cell<S> {
                 Err(_) => tracing::error!("the release of a lazy strategy panicked"),
             },
             None => tracing::warn!(
-                "a lazy strategy was dropped without a runtime to release it in; call `Lazy::close` before"
+                "a lazy strategy was dropped without a runtime for its release; call `Lazy::close` before"
             ),
         }
     }

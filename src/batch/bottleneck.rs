@@ -60,7 +60,7 @@ impl BottleneckCause {
         match self {
             Self::Calls => "raise the concurrency of llm_batch(n), or use a faster model",
             Self::Waiting(WaitReason::Cooldown) => {
-                "set requests_per_minute and tokens_per_minute to what the provider grants, or ask it for more"
+                "set requests_per_minute and tokens_per_minute to the provider's limits, or request higher ones"
             }
             Self::Waiting(WaitReason::Requests) => "raise requests_per_minute or use a second key",
             Self::Waiting(WaitReason::Tokens) => {

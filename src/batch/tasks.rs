@@ -162,7 +162,7 @@ where
 }
 
 fn warn_of_lost_work() {
-    tracing::warn!("the batch was dropped without a runtime to run its `on_complete` in");
+    tracing::warn!("the batch was dropped without a runtime for its `on_complete`");
 }
 
 /// Reports the end of an item, also when its task is dropped by an abort or with its runtime.

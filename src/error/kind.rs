@@ -221,7 +221,7 @@ impl ErrorKind {
             Self::InsufficientBalance => Some("top up the account, raise its spend limit or use another key"),
             Self::QuotaExhausted => Some("wait until the quota resets, or use another key or model"),
             Self::Authentication => Some("check the API key"),
-            Self::PermissionDenied => Some("check what the key may do"),
+            Self::PermissionDenied => Some("check the permissions of the key"),
             Self::NotFound => Some("check the model name and the base URL"),
             Self::ContextLength => Some("shorten the prompt or use a model with a larger context"),
             Self::Truncated => Some("raise the output token limit"),

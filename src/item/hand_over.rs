@@ -52,7 +52,7 @@ enum Step<S: Service<Req>, Req> {
         under_way: Option<UnderWay>,
     },
     /// Refused, but the error type cannot express it: waits until the driver or a time limit further out ends the item.
-    Refused(#[allow(dead_code, reason = "says by its existence that this waits")] Abandoned),
+    Refused(#[allow(dead_code, reason = "marks by its existence that this waits")] Abandoned),
 }
 
 /// A request that waits for its service.

@@ -165,7 +165,7 @@ impl<C, H, E, A, B> StandardLayer<RetryPolicy<C, InRequest, H>, E, A, B> {
     pub fn with_max_attempts(mut self, max_attempts: u32) -> Self {
         assert!(
             max_attempts > 0,
-            "max_attempts is at least 1: the first attempt counts"
+            "max_attempts must be at least 1: the first attempt counts"
         );
         self.policy = self.policy.max_attempts(max_attempts);
         self
@@ -275,7 +275,7 @@ impl<P, E, A, B> StandardLayer<P, E, A, B> {
     #[must_use]
     #[track_caller]
     pub fn with_item_timeout(mut self, limit: Duration) -> Self {
-        assert!(!limit.is_zero(), "an item timeout of zero lets no item through");
+        assert!(!limit.is_zero(), "the item timeout must be above zero");
         self.settings.item_timeout = Some(limit);
         self
     }
@@ -287,7 +287,7 @@ impl<P, E, A, B> StandardLayer<P, E, A, B> {
     #[must_use]
     #[track_caller]
     pub fn with_call_timeout(mut self, limit: Duration) -> Self {
-        assert!(!limit.is_zero(), "a call timeout of zero lets no call through");
+        assert!(!limit.is_zero(), "the call timeout must be above zero");
         self.settings.call_timeout = Some(limit);
         self
     }

@@ -172,12 +172,12 @@ mod enabled {
     pub(crate) fn describe() {
         describe_counter!(ITEMS, Unit::Count, "Items that have their outcome.");
         describe_counter!(CALLS, Unit::Count, "Physical calls that have ended.");
-        describe_counter!(TOKENS, Unit::Count, "Tokens known to be used, failed calls too.");
         describe_counter!(
-            UNKNOWN_USAGE_CALLS,
+            TOKENS,
             Unit::Count,
-            "Calls whose usage is not known."
+            "Tokens of known usage, including failed calls."
         );
+        describe_counter!(UNKNOWN_USAGE_CALLS, Unit::Count, "Calls whose usage is unknown.");
         describe_histogram!(
             CALL_DURATION,
             Unit::Seconds,
@@ -190,11 +190,11 @@ mod enabled {
         );
         describe_histogram!(WAIT, Unit::Seconds, "One wait of one item, by reason.");
         describe_gauge!(IN_FLIGHT, Unit::Count, "Items picked up and not yet done.");
-        describe_counter!(COOLDOWNS, Unit::Count, "How often a gate closed.");
+        describe_counter!(COOLDOWNS, Unit::Count, "The pauses of a gate.");
         describe_histogram!(
             COOLDOWN_DURATION,
             Unit::Seconds,
-            "The length of a gate's pauses, as planned when they began."
+            "The planned length of a gate's pauses when they began."
         );
     }
 }

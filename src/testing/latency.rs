@@ -106,7 +106,7 @@ impl fmt::Display for ParseLatencyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{:?} is no latency; write 200ms (constant), 100ms..300ms (uniform) or 200ms~2s (median and 99th percentile)",
+            "{:?} is not a latency; write 200ms (constant), 100ms..300ms (uniform) or 200ms~2s (median and 99th percentile)",
             self.text
         )
     }

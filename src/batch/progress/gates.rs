@@ -74,7 +74,7 @@ impl Gates {
 impl Gate {
     fn text(&self) -> Option<String> {
         if let Some(kind) = self.latched {
-            return Some(format!("gate shut ({kind})"));
+            return Some(format!("gate latched ({kind})"));
         }
         let (until, kind) = self.closed_until?;
         let left = until.checked_duration_since(Instant::now())?;

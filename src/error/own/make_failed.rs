@@ -21,7 +21,7 @@ impl MakeFailed {
     }
 
     pub(crate) fn panicked() -> Self {
-        Self(Some(Arc::new("its making panicked".into())))
+        Self(Some(Arc::new("its creation panicked".into())))
     }
 
     /// The strategy exists, but the item may no longer begin a call.

@@ -159,5 +159,5 @@ pub(crate) fn describe<E: fmt::Display + 'static>(error: &E, kind: Option<ErrorK
 /// The text of a value whose `Display` may panic.
 pub(crate) fn caught_text(value: &impl fmt::Display) -> String {
     catch_unwind(AssertUnwindSafe(|| value.to_string()))
-        .unwrap_or_else(|_| "(its text is unknown: its Display panicked)".to_owned())
+        .unwrap_or_else(|_| "(text unavailable: its Display panicked)".to_owned())
 }

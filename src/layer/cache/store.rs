@@ -312,7 +312,7 @@ impl<O: Clone + Send + Sync + 'static> Shared<O> {
         let Ok(output) = catch_unwind(AssertUnwindSafe(|| (self.size)(&answer.output))) else {
             tracing::warn!(
                 target: "llm_batch::layer::cache",
-                "an answer is not kept, because its size could not be taken: the function given to `build_sized_by` panicked"
+                "an answer is not kept, because the function given to `build_sized_by` panicked"
             );
             return;
         };

@@ -16,7 +16,7 @@ pub struct BodyFailed {
 impl BodyFailed {
     /// The body broke off with `error`. The caller gets the error itself.
     pub(super) fn broken(error: &BoxError) -> Self {
-        let failure = LlmError::new(ErrorKind::Connection, format!("the body broke: {error}"))
+        let failure = LlmError::new(ErrorKind::Connection, format!("the body broke off: {error}"))
             .with_delivery(Delivery::MaybeBilled);
         Self { failure }
     }
@@ -28,7 +28,8 @@ impl BodyFailed {
 
     /// Of two concurrent calls (a hedge inside) the other one's body is already being delivered to the caller.
     pub(super) fn overtaken() -> Self {
-        let why = "the body of another call has been handed on; a hedge belongs outside of `HttpCallLayer`";
+        let why =
+            "the body of another call is already being delivered; a hedge belongs outside of `HttpCallLayer`";
         let failure = LlmError::new(ErrorKind::Configuration, why).with_delivery(Delivery::MaybeBilled);
         Self { failure }
     }

@@ -70,7 +70,7 @@ where
                 "not sent: a layer inside `HttpCallLayer` makes the call in another task, such as tower's `Buffer`",
             ),
             Some(passage) if Passage::is_carrying(&passage) => Step::Refused(
-                "not sent: the body of the call before has been handed on; a retry belongs outside of `HttpCallLayer`",
+                "not sent: the body of the previous call was already delivered; a retry belongs outside of `HttpCallLayer`",
             ),
             Some(passage) => Step::Sending {
                 future: self.inner.call(request),

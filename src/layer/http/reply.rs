@@ -7,8 +7,8 @@ use crate::error::BoxError;
 
 /// A response over HTTP: [`http::Response`], or `reqwest::Response` with the feature `reqwest`. Sealed.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` is not a response over HTTP whose body can be carried",
-    note = "`HttpCallLayer` serves `http::Response<B>` where `B: http_body::Body<Error: Into<BoxError>> + Send + 'static`, and \
+    message = "`{Self}` is not an HTTP response that `HttpCallLayer` supports",
+    note = "`HttpCallLayer` supports `http::Response<B>` where `B: http_body::Body<Error: Into<BoxError>> + Send + 'static`, and \
             `reqwest::Response`"
 )]
 pub trait HttpReply: sealed::Sealed + Sized {

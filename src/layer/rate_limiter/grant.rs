@@ -315,7 +315,7 @@ impl fmt::Debug for Grant {
 /// A call that has started. Its request quota is spent.
 ///
 /// If it is dropped without [`settle`](Self::settle), it counts as cancelled: the token quota keeps the estimate.
-#[must_use = "dropping it means that the call was cancelled"]
+#[must_use = "dropping it counts the call as cancelled"]
 pub struct ActiveCall {
     gate: Arc<Gate>,
     started: Started,

@@ -102,7 +102,7 @@ impl RetryPolicy {
     pub fn new(max_attempts: u32) -> Self {
         assert!(
             max_attempts > 0,
-            "max_attempts is at least 1: the first attempt counts"
+            "max_attempts must be at least 1: the first attempt counts"
         );
         Self {
             config: Arc::new(Config {
@@ -154,7 +154,7 @@ impl<C, F, H> RetryPolicy<C, F, H> {
     #[must_use]
     #[track_caller]
     pub fn max_calls(self, max_calls: u32) -> Self {
-        assert!(max_calls > 0, "max_calls is at least 1");
+        assert!(max_calls > 0, "max_calls must be at least 1");
         self.set(|config| config.max_calls = max_calls)
     }
 
@@ -180,7 +180,7 @@ impl<C, F, H> RetryPolicy<C, F, H> {
     pub fn backoff_base(self, base: f64) -> Self {
         assert!(
             base.is_finite() && base >= 1.0,
-            "a backoff base is finite and at least 1, not {base}"
+            "the backoff base must be finite and at least 1, not {base}"
         );
         self.set(|config| config.backoff.base = base)
     }

@@ -48,7 +48,7 @@ impl CallTimeoutLayer {
     /// If `limit` is zero.
     #[track_caller]
     pub const fn new(limit: Duration) -> Self {
-        assert!(!limit.is_zero(), "a call timeout of zero lets no call through");
+        assert!(!limit.is_zero(), "the call timeout must be above zero");
         Self { limit }
     }
 }

@@ -56,7 +56,7 @@ impl ItemTimeoutLayer {
     /// If `limit` is zero.
     #[track_caller]
     pub const fn new(limit: Duration) -> Self {
-        assert!(!limit.is_zero(), "an item timeout of zero lets no item through");
+        assert!(!limit.is_zero(), "the item timeout must be above zero");
         Self {
             limit,
             find: InRequest,

@@ -31,7 +31,7 @@ enum Step<Fut> {
     /// The call was refused.
     Refused(CallRefused, CallHold),
     /// Refused, but the error type cannot express it: waits until the driver or a time limit further out ends the item.
-    Waiting(#[allow(dead_code, reason = "says by its existence that this waits")] Abandoned),
+    Waiting(#[allow(dead_code, reason = "marks by its existence that this waits")] Abandoned),
     Done,
 }
 

@@ -107,7 +107,9 @@ impl Prices {
             warned.push(name.clone());
         }
         if name.is_empty() {
-            tracing::warn!("the cost of calls is not known: the strategy does not say which model it asks");
+            tracing::warn!(
+                "the cost of calls is not known: the strategy does not report which model it calls"
+            );
         } else {
             tracing::warn!("the cost of calls to {name} is not known: the prices do not list what it used");
         }

@@ -331,12 +331,12 @@ impl SimulatedProviderBuilder {
         for (name, quota) in [("request", config.requests), ("token", config.tokens)] {
             if quota.is_some_and(|quota| quota.is_empty()) {
                 return refuse(format!(
-                    "the {name} quota lets nothing through; its limit, period and burst must be above 0"
+                    "the {name} quota does not allow any call; its limit, period and burst must be above 0"
                 ));
             }
         }
         if config.concurrency == Some(0) {
-            return refuse("the concurrency quota lets nothing through; it must be above 0".to_owned());
+            return refuse("the concurrency quota does not allow any call; it must be above 0".to_owned());
         }
         if config.keep_alive == Some(Duration::ZERO) {
             return refuse("the keep-alive interval must be above 0".to_owned());

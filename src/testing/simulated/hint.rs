@@ -86,7 +86,7 @@ pub struct ParseHintError {
 impl fmt::Display for ParseHintError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names = Hint::ALL.map(Hint::as_str).join(", ");
-        write!(f, "{:?} is no form of hint; there are {names}", self.text)
+        write!(f, "{:?} is not a form of hint; the forms are {names}", self.text)
     }
 }
 

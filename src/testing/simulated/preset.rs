@@ -94,7 +94,7 @@ impl fmt::Display for ParsePresetError {
         let names = Preset::ALL.map(Preset::as_str).join(", ");
         write!(
             f,
-            "{:?} is no preset of the simulated provider; there are {names}",
+            "{:?} is not a preset of the simulated provider; the presets are {names}",
             self.text
         )
     }

@@ -67,7 +67,7 @@ impl SimulatedProvider {
         let address = lookup_host(address).await?.next().ok_or_else(|| {
             io::Error::new(
                 io::ErrorKind::InvalidInput,
-                format!("{address} names no address to listen on"),
+                format!("{address} does not resolve to an address to listen on"),
             )
         })?;
         let socket = if address.is_ipv4() {
