@@ -41,8 +41,8 @@
 //! ```
 //!
 //! # Order of events
-//! - Nothing happens until the stream is polled. A poll pulls items while there are free slots and starts each on a
-//!   tokio task of its own; nothing is taken from the source, and nothing reserved, without a free slot.
+//! - Nothing happens until the stream is polled. A poll pulls items while there are free slots and starts each on its
+//!   own tokio task; nothing is taken from the source, and nothing reserved, without a free slot.
 //! - Items in flight and finished items not yet taken are never more than `n` together. A slow consumer slows
 //!   the source down and harms no call; if it stops polling, at most `n` items are paid for.
 //! - A strategy that is shared is cloned for each item. The clone becomes ready and is called in the item's task.

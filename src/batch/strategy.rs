@@ -11,7 +11,7 @@ use crate::response::LlmResponse;
 
 /// The error of a strategy: any type that implements `From<BatchError>`, because the driver has to fail items too.
 ///
-/// [`LlmError`] and [`BoxError`] implement it. An error of your own needs one `From<BatchError>` (`#[from]` with
+/// [`LlmError`] and [`BoxError`] implement it. Your own error needs one `From<BatchError>` (`#[from]` with
 /// `thiserror`), a foreign one `.map_err(BoxError::from)` around its service.
 #[diagnostic::on_unimplemented(
     message = "the strategy's error `{Self}` cannot say that an item was stopped or panicked",

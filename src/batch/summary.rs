@@ -64,13 +64,13 @@ pub struct BatchSummary {
     pub calls: u64,
     /// The number of calls that were throttled.
     pub throttled_calls: u64,
-    /// The number of calls with unknown usage: they may have cost something on top of `usage`.
+    /// The number of calls with unknown usage: each may have used tokens on top of `usage`.
     pub unknown_usage_calls: u64,
     /// Known usage over all calls, failed ones too.
     pub usage: TokenUsage,
     /// Known cost over all calls, failed ones too.
     pub cost: Usd,
-    /// The number of calls with unknown cost: they may have cost something on top of `cost`.
+    /// The number of calls with unknown cost: each may have cost something on top of `cost`.
     pub unknown_cost_calls: u64,
     /// From the first poll to the end, or to now.
     #[serde(with = "crate::serde_seconds")]

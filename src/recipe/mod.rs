@@ -152,7 +152,7 @@
 //! };
 //! use tower::{ServiceBuilder, service_fn};
 //!
-//! // Stands for the client that you have.
+//! // In place of your own client.
 //! let embed = service_fn(async |request: LlmRequest<Vec<String>>| {
 //!     let vectors: Vec<Vec<f32>> = request.input().iter().map(|text| vec![text.len() as f32]).collect();
 //!     let tokens = request.input().iter().map(|text| text.len() as u64 / 4).sum();
@@ -163,7 +163,7 @@
 //! let ledger = TokenLedger::new();
 //! let strategy = ServiceBuilder::new()
 //!     .layer(RetryLayer::new(RetryPolicy::new(3)))
-//!     // For an input of your own, say how many tokens it takes.
+//!     // For your own input type, estimate its tokens.
 //!     .layer(RateLimiterLayer::new(limiter).estimate_with(|request: &LlmRequest<Vec<String>>| {
 //!         request.input().iter().map(|text| text.len() as u64 / 4).sum()
 //!     }))

@@ -32,7 +32,7 @@ impl<O, K> CacheLayer<O, K> {
     /// use llm_batch::layer::cache::{CacheLayer, ResponseCache, prompt_key};
     ///
     /// let cache: ResponseCache = ResponseCache::new(10_000);
-    /// // Of answers that vary by nature, every item gets one of its own.
+    /// // Answers that vary are not shared: every item gets its own.
     /// let layer = CacheLayer::new(cache).key_with(|request: &LlmRequest| {
     ///     let prompt = request.input();
     ///     if prompt.temperature() == Some(0.0) { prompt_key(prompt) } else { None }

@@ -17,7 +17,7 @@
 //! };
 //! use tower::{ServiceBuilder, ServiceExt};
 //!
-//! // What OpenAI says at the end of a body, streamed or not.
+//! // The usage at the end of a body from OpenAI, streamed or not.
 //! fn usage(outcome: Result<&http::Response<FinishedBody>, &BoxError>) -> Option<TokenUsage> {
 //!     let reply = outcome.ok()?;
 //!     if !reply.status().is_success() {
@@ -36,7 +36,7 @@
 //!         .layer(CallTimeoutLayer::new(Duration::from_secs(600)))
 //!         .into_inner();
 //!     let client = ServiceBuilder::new()
-//!         // A retry would stand here, outside.
+//!         // A retry belongs here, outside.
 //!         .layer(HttpCallLayer::new(per_call))
 //!         .map_err(BoxError::from)
 //!         .service(reqwest::Client::new());
