@@ -56,7 +56,7 @@
 //! | time | [`batch_timeout`](LlmBatch::batch_timeout) |
 //! | a kind of failure | [`stop_when`](LlmBatch::stop_when) |
 //! | a signal | [`stop_on`](LlmBatch::stop_on) |
-//! | by hand | [`BatchHandle::stop`], [`BatchHandle::cancel`] |
+//! | an explicit call | [`BatchHandle::stop`], [`BatchHandle::cancel`] |
 //!
 //! A stop takes effect immediately, on any thread, even while the consumer does not poll the stream: no item is taken, no call
 //! begins and no failed call is retried. [`StopMode`] decides whether calls under way finish. The first cause is kept as the
@@ -68,7 +68,7 @@
 //!
 //! - **A dropped `next()`** loses nothing. Items continue in their tasks, outcomes wait in the stream. So it may be used in a
 //!   `select!`.
-//! - **The dropped stream** aborts every item in flight, and the outcomes that were not taken are gone. A call under way is
+//! - **The dropped stream** aborts every item in flight, and loses the outcomes that were not taken. A call under way is
 //!   cut: the provider has the request, works on it, and may bill it. The account, still available through the
 //!   handle, counts each as a call with unknown usage; tokens are not guessed. Items not taken from the source were
 //!   never sent. To keep what is paid for, call [`BatchHandle::stop`] and take the remaining outcomes.

@@ -161,7 +161,7 @@ fn recursive_types_come_to_an_end() {
     assert!(matches!(expression, Expression::Number(_)), "{expression:?}");
 }
 
-/// The schema of a type that refers to itself may stand twice: at the root, and as a definition.
+/// The schema of a recursive type may occur twice: at the root, and as a definition.
 fn is_small(tree: &Tree, levels: usize) -> bool {
     let next = tree.next.iter().map(AsRef::as_ref);
     let below = tree.children.iter().chain(next).chain(tree.by_name.values());

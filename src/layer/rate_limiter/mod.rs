@@ -24,7 +24,7 @@
 //!         Ok::<_, LlmError>(LlmResponse::new("hi".to_owned()).with_usage(TokenUsage::new(1_900, 100)))
 //!     }));
 //! model.oneshot(LlmRequest::new("hello".into())).await?;
-//! // The usage of the response settles the quota: of the 3,333 tokens of a second 2,000 are gone.
+//! // The usage of the response settles the quota: 2,000 of the 3,333 tokens of a second are spent.
 //! assert!(limiter.snapshot().tokens_available < Some(1_400.0));
 //! # Ok(()) }
 //! ```
@@ -211,7 +211,7 @@ impl RateLimiter {
     /// let limiter = RateLimiter::builder().tokens_per_minute(60_000).build()?;
     /// let mut waiting = limiter.acquire(250);
     /// let call = loop {
-    ///     // The gate may close between grant and call; then the wait goes on in the same place.
+    ///     // The gate may close between grant and call; then the wait continues from the same place.
     ///     match waiting.await?.start() {
     ///         Ok(call) => break call,
     ///         Err(again) => waiting = again,

@@ -7,7 +7,7 @@
 //! use tower::{ServiceBuilder, ServiceExt, service_fn};
 //!
 //! let policy = RetryPolicy::new(3).on_error(|error, next: &mut LlmRequest<Prompt>| {
-//!     // The model's own words go back to it: the next try knows what was wrong.
+//!     // Adds the fault to the prompt of the next attempt.
 //!     let text = format!("Your answer was rejected: {}", error.message());
 //!     *next.input_mut() = next.input().clone().with_message(llm_batch::Message::user(text));
 //! });

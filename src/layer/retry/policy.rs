@@ -141,7 +141,7 @@ impl<C, F, H> RetryPolicy<C, F, H> {
     }
 
     /// Sets how many calls of an item may be throttled, rejected for overload ([`ErrorKind::Overloaded`]) or fail to connect
-    /// ([`ErrorKind::Connection`], not sent), apart from its attempts: `n` allow `n + 1` calls, 0 fails on the first. 20 by default.
+    /// ([`ErrorKind::Connection`], not sent), not counting its attempts: `n` allow `n + 1` calls, 0 fails on the first. 20 by default.
     #[must_use]
     pub fn max_throttles(self, max_throttles: u32) -> Self {
         self.set(|config| config.max_throttles = max_throttles)
