@@ -82,7 +82,7 @@
 //! getter of that name, and [`StandardLayer`], add the prefix `with_` (`prompt.with_temperature(0.2)`). A method that takes a closure
 //! has the suffix `_with` (`estimate_with(|request| ..)`), and so does the generic form of a method (`on_error_with`).
 //!
-//! # Cancel safety and billing
+//! # Cancel safety and money
 //!
 //! The work that a drop loses, and the calls that may still be billed:
 //!

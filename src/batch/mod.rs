@@ -63,7 +63,7 @@
 //! [`Termination`]. The account and the handle outlive the stream. With `llm_batch_local` the time limit and the signal take effect
 //! when the stream is polled.
 //!
-//! # Cancel safety and billing
+//! # Cancel safety and money
 //! The work that a drop loses, the calls that may still be billed, and the calls that are never sent twice:
 //!
 //! - **A dropped `next()`** loses nothing. Items continue in their tasks, outcomes wait in the stream. So it may be used in a
