@@ -1,0 +1,112 @@
+//! Headers, and certificates.
+
+use llm_batch::{Delivery, ErrorKind, LlmRequest, OpenAi, Prompt};
+use tower::ServiceExt;
+
+use crate::server::{Reply, Server};
+
+#[tokio::test]
+async fn headers_of_a_prompt_are_sent_with_every_attempt_and_replace_none_of_the_clients() {
+    let server =
+        Server::start(|_| Reply::new(400, &[], r#"{"error": {"message": "bad token tok-123456"}}"#)).await;
+    let model = server
+        .builder()
+        .header("x-team", "search")
+        .build()
+        .unwrap()
+        .chat("m");
+    let prompt = Prompt::new("x")
+        .with_header("Idempotency-Key", "row-7")
+        .with_header("x-user-token", "tok-123456");
+    assert!(!format!("{prompt:?}").contains("row-7"));
+    let error = model.clone().oneshot(LlmRequest::new(prompt)).await.unwrap_err();
+    assert!(!error.to_string().contains("tok-123456"), "{error}");
+    let sent = server.received().pop().unwrap();
+    assert_eq!(sent.header("idempotency-key"), Some("row-7"));
+    assert_eq!(sent.header("x-team"), Some("search"));
+    for (name, value) in [
+        ("Authorization", "Bearer other"),
+        ("api-key", "x"),
+        ("X-API-Key", "x"),
+        ("x-team", "other"),
+        ("Content-Type", "text/plain"),
+        ("User-Agent", "other"),
+        ("Keep-Alive", "timeout=5"),
+        ("Proxy-Connection", "close"),
+        ("Trailer", "x-sum"),
+        ("Upgrade", "h2c"),
+        ("two words", "x"),
+        ("x-fine", "a\nb"),
+    ] {
+        let prompt = Prompt::new("x").with_header(name, value);
+        let error = model.clone().oneshot(LlmRequest::new(prompt)).await.unwrap_err();
+        assert_eq!(
+            (error.kind(), error.delivery()),
+            (ErrorKind::InvalidRequest, Delivery::NotSent),
+            "{name}"
+        );
+        assert!(error.to_string().contains(&format!("{name:?}")), "{error}");
+    }
+    assert_eq!(server.received().len(), 1);
+    // A header of the same name is set anew.
+    let prompt = Prompt::new("x")
+        .with_header("X-Beta", "a")
+        .with_header("x-run", "2")
+        .with_header("x-beta", "a,b");
+    assert_eq!(prompt.header_names().collect::<Vec<_>>(), ["x-run", "x-beta"]);
+    let _ = model
+        .clone()
+        .oneshot(LlmRequest::new(prompt.without_header("X-Run")))
+        .await;
+    let sent = server.received().pop().unwrap();
+    assert_eq!((sent.header("x-beta"), sent.header("x-run")), (Some("a,b"), None));
+    // Those of a strategy count where a prompt has none of the name.
+    let shared = model.with_defaults(
+        Prompt::default()
+            .with_header("x-run", "1")
+            .with_header("x-trace", "shared"),
+    );
+    let _ = shared
+        .oneshot(LlmRequest::new(Prompt::new("x").with_header("x-trace", "own")))
+        .await;
+    let sent = server.received().pop().unwrap();
+    assert_eq!(
+        (sent.header("x-run"), sent.header("x-trace")),
+        (Some("1"), Some("own"))
+    );
+}
+
+#[tokio::test]
+async fn a_reply_of_many_headers_is_read() {
+    let names: Vec<_> = (0..400).map(|number| format!("x-hop-{number}")).collect();
+    let server = Server::start(move |_| {
+        let headers: Vec<_> = names.iter().map(|name| (name.as_str(), "1")).collect();
+        Reply::new(200, &headers, crate::server::completion("ok").to_string())
+    })
+    .await;
+    assert_eq!(
+        server
+            .model()
+            .oneshot(LlmRequest::new("x".into()))
+            .await
+            .unwrap()
+            .output,
+        "ok"
+    );
+}
+
+#[test]
+fn a_root_certificate_has_to_be_one() {
+    for pem in ["", "nonsense", "-----BEGIN CERTIFICATE-----\nAAAA\n"] {
+        let error = OpenAi::builder()
+            .api_key("k")
+            .root_certificate(pem)
+            .build()
+            .unwrap_err();
+        assert_eq!(
+            (error.kind(), error.code()),
+            (ErrorKind::Configuration, Some("invalid_option")),
+            "{pem}"
+        );
+    }
+}
