@@ -100,6 +100,10 @@ impl OpenAi {
     /// phase only the final answer is the output. Stop sequences and a seed have no field on this wire: a prompt that has
     /// one is refused unsent, and so is an answer in the background, which would not be there yet.
     ///
+    /// Where a model with tools reasons (an effort or a `reasoning` field is set, or it is one of OpenAI's that do so by
+    /// default), its encrypted reasoning is asked for, as the next turn has to bring it back beside the calls of tools. An
+    /// extra field `include` of your own replaces that: name `reasoning.encrypted_content` in it.
+    ///
     /// ```
     /// use llm_batch::Prompt;
     /// use llm_batch::provider::openai::OpenAi;

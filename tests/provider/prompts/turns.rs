@@ -1,10 +1,10 @@
 //! The model's turns in a conversation that goes on.
 
 use llm_batch::provider::Model;
-use llm_batch::{Message, Part, Prompt, Role};
+use llm_batch::{Message, OpenAi, Part, Prompt, ReasoningEffort, Role};
 use serde_json::{Value, json};
 
-use super::{NOWHERE, WIRES, answer, anthropic, body, calls, chat, conversation, gemini, responses};
+use super::{NOWHERE, WIRES, answer, anthropic, body, calls, chat, conversation, gemini, responses, weather};
 
 #[test]
 fn reasoning_goes_back_to_the_kind_of_server_that_it_came_from() {
@@ -141,4 +141,72 @@ async fn a_turn_that_its_plain_form_brings_back_is_not_kept_twice() {
         let response = answer(model, calls(wire).0).await;
         assert_eq!(response.metadata.turn, None, "{wire}");
     }
+}
+
+#[test]
+fn reasoning_is_asked_for_wherever_a_turn_with_calls_has_to_go_back() {
+    let search = json!([{"type": "web_search"}]);
+    let model = |name: &str| {
+        let client = OpenAi::builder().base_url(format!("{NOWHERE}/v1")).api_key("k");
+        client.build().unwrap().responses(name)
+    };
+    let plain = || Prompt::new("x");
+    let own_tools = || plain().with_extra("tools", search.clone());
+    let effort = ReasoningEffort::Low;
+    for (name, prompt, wanted) in [
+        (
+            "m",
+            plain().with_tool(weather()).with_reasoning_effort(effort),
+            true,
+        ),
+        ("m", own_tools().with_reasoning_effort(effort), true),
+        (
+            "m",
+            own_tools().with_extra("reasoning", json!({"effort": "high"})),
+            true,
+        ),
+        (
+            "m",
+            own_tools().with_extra("reasoning", json!({"summary": "auto"})),
+            true,
+        ),
+        // Some models reason without being asked.
+        ("o3", own_tools(), true),
+        ("gpt-5.4-mini", own_tools(), true),
+        ("gpt-10", plain().with_tool(weather()), true),
+        // A model that does not reason refuses the question, and without tools nothing has to go back.
+        ("m", own_tools(), false),
+        ("gpt-4.1", own_tools(), false),
+        ("gpt-5-chat-latest", own_tools(), false),
+        ("omni", own_tools(), false),
+        ("o3", plain(), false),
+        ("o3", plain().with_extra("tools", json!([])), false),
+        (
+            "o3",
+            own_tools().with_reasoning_effort(ReasoningEffort::None),
+            false,
+        ),
+        (
+            "o3",
+            own_tools().with_extra("reasoning", json!({"effort": "none"})),
+            false,
+        ),
+    ] {
+        let sent = body(&model(name), &prompt);
+        let expected = if wanted {
+            json!(["reasoning.encrypted_content"])
+        } else {
+            Value::Null
+        };
+        assert_eq!(sent["include"], expected, "{name}: {sent}");
+        // The same in the defaults of the model.
+        let sent = body(&model(name).with_defaults(prompt), &plain());
+        assert_eq!(sent["include"], expected, "{name}: {sent}");
+    }
+    // The user's own word stands.
+    let own = own_tools().with_extra("include", json!(["web_search_call.action.sources"]));
+    assert_eq!(
+        body(&model("o3"), &own)["include"],
+        json!(["web_search_call.action.sources"])
+    );
 }

@@ -51,10 +51,33 @@ impl Serialize for Body<'_> {
 }
 
 impl Body<'_> {
-    /// Returns `true` if the model is asked to reason, which only models that can may be.
+    /// Returns `true` if the answer may be a turn that has to go back whole: the model may call tools, the prompt's functions
+    /// or those in the body's own field, and reasons before it does. Other models refuse the question for encrypted reasoning.
+    fn wants_reasoning_back(&self) -> bool {
+        let has_tools = match self.extra("tools") {
+            Some(tools) => tools.as_array().is_some_and(|tools| !tools.is_empty()),
+            None => !self.functions.is_empty(),
+        };
+        has_tools && self.reasons()
+    }
+
+    /// Returns `true` if the model is asked to reason, or does so without being asked.
     fn reasons(&self) -> bool {
-        let effort = self.ask.reasoning_effort();
-        effort.is_some_and(|effort| effort != ReasoningEffort::None)
+        let Ask { prompt, defaults, .. } = self.ask;
+        let own = [prompt, defaults].map(|prompt| prompt.extra().get("reasoning"));
+        let effort = own.iter().flatten().find_map(|reasoning| reasoning.get("effort"));
+        let effort = match effort {
+            Some(effort) => Some(effort != "none" && !effort.is_null()),
+            None => (self.ask.reasoning_effort()).map(|effort| effort != ReasoningEffort::None),
+        };
+        let is_set = own.iter().flatten().any(|reasoning| reasoning.is_object());
+        effort.unwrap_or_else(|| is_set || reasons_unasked(self.ask.model))
+    }
+
+    /// An extra field of the prompt, or else of the defaults.
+    fn extra(&self, name: &str) -> Option<&Value> {
+        let Ask { prompt, defaults, .. } = self.ask;
+        prompt.extra().get(name).or_else(|| defaults.extra().get(name))
     }
 
     fn serialize_prompt<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -95,8 +118,8 @@ impl Body<'_> {
             reasoning.insert("effort".to_owned(), effort.into());
         }
         fields.merge("reasoning", reasoning)?;
-        if !self.functions.is_empty() && self.reasons() {
-            // What the next turn has to send back, as nothing is kept.
+        if self.wants_reasoning_back() {
+            // The next turn has to send it back, as nothing is kept.
             fields.set("include", Some(["reasoning.encrypted_content"]))?;
         }
         fields.chat_fields(&self.ask, |name| SHARED.contains(&name))?;
@@ -109,6 +132,23 @@ impl Body<'_> {
         }
         fields.end(|_| true)
     }
+}
+
+/// Returns `true` for the models of OpenAI's that reason by default: the o series, and GPT from the fifth generation on but
+/// for its chat models.
+fn reasons_unasked(model: &str) -> bool {
+    let starts_with_digit = |rest: &str| rest.starts_with(|c: char| c.is_ascii_digit());
+    if model.strip_prefix('o').is_some_and(starts_with_digit) {
+        return true;
+    }
+    let Some(version) = model.strip_prefix("gpt-") else {
+        return false;
+    };
+    let digits = version
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(version.len());
+    let generation: Option<u32> = version[..digits].parse().ok();
+    generation.is_some_and(|generation| generation >= 5) && !version.contains("chat")
 }
 
 /// The form of a structured answer. Unlike in a chat completion, name and schema stand in the format itself.
