@@ -75,26 +75,44 @@ fn check_raw(prompt: &Prompt) -> Result<(), LlmError> {
     )))
 }
 
-fn check_message(message: &Message) -> Result<(), LlmError> {
+/// Refuses a message with a part that its role cannot have.
+pub(super) fn check_message(message: &Message) -> Result<(), LlmError> {
+    message
+        .content
+        .iter()
+        .try_for_each(|part| check_part(message.role, part))
+}
+
+fn check_part(role: Role, part: &Part) -> Result<(), LlmError> {
     let wrong = |what: &str| Err(refuse(what));
-    for part in &message.content {
-        match (message.role, part) {
-            (Role::Tool, Part::ToolResult { id, .. }) if id.is_empty() => {
-                return wrong("a tool result has no identifier; give it that of its call");
-            }
-            (Role::Tool, Part::ToolResult { .. }) => {}
-            (Role::Tool, _) => return wrong("a message of the tools may hold tool results alone"),
-            (_, Part::ToolResult { .. }) => {
-                return wrong("a tool result stands in a message of another role; use Message::tool_result");
-            }
-            (Role::Assistant, _) => {}
-            (_, Part::ToolCall(_) | Part::Reasoning { .. }) => {
-                return wrong("tool calls and reasoning stand in messages of the assistant alone");
-            }
-            _ => {}
+    match (role, part) {
+        (Role::Tool, Part::ToolResult { id, .. }) if id.is_empty() => {
+            wrong("a tool result has no identifier; give it that of its call")
         }
+        (Role::Tool, Part::ToolResult { content, .. }) => {
+            let is_content =
+                |part: &Part| matches!(part, Part::Text { .. } | Part::Image { .. } | Part::Json { .. });
+            if content.iter().all(is_content) {
+                return Ok(());
+            }
+            wrong(
+                "a tool result has a part that only a message of the assistant may have; texts, images and JSON may stand in it",
+            )
+        }
+        (Role::Tool, _) => wrong("a message of the tools may hold tool results alone"),
+        (_, Part::ToolResult { .. }) => {
+            wrong("a tool result stands in a message of another role; use Message::tool_result")
+        }
+        (Role::Assistant, Part::Native { own, elsewhere, .. }) => {
+            let mut parts = std::iter::once(own).chain(elsewhere);
+            parts.try_for_each(|part| check_part(role, part))
+        }
+        (Role::Assistant, _) => Ok(()),
+        (_, Part::ToolCall(_) | Part::Reasoning { .. } | Part::Native { .. }) => {
+            wrong("tool calls, reasoning and native parts stand in messages of the assistant alone")
+        }
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// The arguments of a call as the object that a wire wants them to be, with all digits.

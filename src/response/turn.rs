@@ -85,8 +85,6 @@ impl ModelTurn {
                 }),
                 Kind::Text => text(self.wire, value),
                 Kind::Call => Some(call()),
-                // The plain form alone writes arguments that are kept as text as the object that they are.
-                Kind::Own if has_text_arguments(value) => Some(call()),
                 Kind::Own => {
                     let elsewhere = if is_call(self.wire, value) {
                         Some(call())
@@ -123,15 +121,6 @@ fn is_call(wire: Wire, part: &Value) -> bool {
         Wire::GenerateContent => part.get("functionCall").is_some(),
         _ => matches!(kind_of(part), "tool_use" | "function_call" | "custom_tool_call"),
     }
-}
-
-/// Returns `true` for a call of Messages or `generateContent` whose arguments have integers beyond 64 bits.
-fn has_text_arguments(part: &Value) -> bool {
-    let arguments = match kind_of(part) {
-        "tool_use" => part.get("input"),
-        _ => part.pointer("/functionCall/args"),
-    };
-    arguments.is_some_and(Value::is_string)
 }
 
 fn kind(wire: Wire, part: &Value) -> Kind {

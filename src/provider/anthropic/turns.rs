@@ -1,6 +1,6 @@
 //! The messages of a request.
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
@@ -8,6 +8,7 @@ use crate::error::LlmError;
 use crate::prompt::{CacheTtl, ImageDetail, Message, Part, Role, ToolCall};
 use crate::provider::content::NOTHING_LEFT;
 use crate::provider::request::{arguments, refuse};
+use crate::provider::wire::digits::Restored;
 use crate::response::Wire;
 
 /// The messages as JSON text, in which the inputs of tool calls keep their digits. Results in a row are one turn.
@@ -43,7 +44,7 @@ pub(super) fn system(
             own.push(block(part)?);
         }
         let own = finished(own, message.cache)?;
-        blocks.extend(own.into_iter().map(|block| json!(block)));
+        blocks.extend(own.into_iter().map(Block::into_value));
     }
     Ok(match (text, blocks.len()) {
         (_, 0) => None,
@@ -85,7 +86,9 @@ impl<'a> Content<'a> {
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Block<'a> {
+    #[serde(serialize_with = "restored")]
     Json(&'a Value),
+    #[serde(serialize_with = "restored")]
     Made(Value),
     ToolUse {
         r#type: &'static str,
@@ -95,6 +98,16 @@ enum Block<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         cache_control: Option<Value>,
     },
+}
+
+/// Writes a block with the digits of the inputs of the provider's own tools.
+fn restored<S: Serializer>(
+    value: &impl std::borrow::Borrow<Value>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let value = value.borrow();
+    let names = &["input"];
+    Restored { value, names }.serialize(serializer)
 }
 
 fn turn(message: &Message) -> Result<Turn<'_>, LlmError> {
@@ -130,16 +143,16 @@ fn finished(mut blocks: Vec<Block<'_>>, cache: Option<CacheTtl>) -> Result<Vec<B
     }
     let Some(ttl) = cache else { return Ok(blocks) };
     let last = blocks.iter_mut().rfind(|block| block.takes_mark());
+    let Some(last) = last else {
+        return Err(refuse(
+            "a message has no part that can be marked for the cache; give it a text, or leave the mark out",
+        ));
+    };
     match last {
-        None => {
-            return Err(refuse(
-                "a message has no part that can be marked for the cache; give it a text, or leave the mark out",
-            ));
-        }
-        Some(Block::ToolUse { cache_control, .. }) => *cache_control = Some(ttl.mark()),
-        Some(Block::Made(block)) => block["cache_control"] = ttl.mark(),
-        Some(last) => {
-            let mut block = json!(last);
+        Block::ToolUse { cache_control, .. } => *cache_control = Some(ttl.mark()),
+        Block::Made(block) => block["cache_control"] = ttl.mark(),
+        Block::Json(block) => {
+            let mut block = block.clone();
             block["cache_control"] = ttl.mark();
             *last = Block::Made(block);
         }
@@ -148,6 +161,14 @@ fn finished(mut blocks: Vec<Block<'_>>, cache: Option<CacheTtl>) -> Result<Vec<B
 }
 
 impl Block<'_> {
+    fn into_value(self) -> Value {
+        match self {
+            Self::Json(value) => value.clone(),
+            Self::Made(value) => value,
+            call @ Self::ToolUse { .. } => json!(call),
+        }
+    }
+
     fn value(&self) -> Option<&Value> {
         match self {
             Self::Json(value) => Some(value),
@@ -224,7 +245,8 @@ fn tool_result(id: &str, content: &[Part], is_error: bool) -> Result<Value, LlmE
         [] => {}
         [Part::Text { text }] => result["content"] = text.as_str().into(),
         parts => {
-            let blocks: Result<Vec<_>, LlmError> = parts.iter().map(|part| Ok(json!(block(part)?))).collect();
+            let blocks: Result<Vec<_>, LlmError> =
+                parts.iter().map(|part| Ok(block(part)?.into_value())).collect();
             result["content"] = blocks?.into();
         }
     }

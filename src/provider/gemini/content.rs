@@ -12,18 +12,25 @@ use super::tools;
 use crate::error::LlmError;
 use crate::prompt::{ImageDetail, Message, Part, Prompt, Role, ToolCall};
 use crate::provider::content::NOTHING_LEFT;
-use crate::provider::request::{arguments, refuse};
+use crate::provider::request::{arguments, check_message, refuse};
+use crate::provider::wire::digits::{self, Restored};
 use crate::response::Wire;
 
-/// Returns the parts of a context cache: the fields of its content.
+/// The fields that hold the arguments and the result of a call.
+pub(super) const OBJECTS: &[&str] = &["args", "response"];
+
+/// Returns the parts of a context cache: the fields of its content, in which [`Restored`] writes the [objects](OBJECTS) with all digits.
 pub(super) fn content_fields(content: &Prompt, form: SchemaForm) -> Result<Map<String, Value>, LlmError> {
     let failed = |error| {
         refuse(format!(
             "the content of the context cache cannot be written as JSON: {error}"
         ))
     };
+    content.messages().iter().try_for_each(check_message)?;
     let mut fields = Map::new();
-    let contents = serde_json::to_value(Contents(content)).map_err(failed)?;
+    let text = serde_json::to_string(&Contents(content)).map_err(failed)?;
+    let mut contents: Value = serde_json::from_str(&text).map_err(failed)?;
+    digits::keep(&mut contents, text.as_bytes(), OBJECTS);
     if contents.get(0).is_some() {
         fields.insert("contents".to_owned(), contents);
     }
@@ -152,7 +159,14 @@ enum WirePart<'a> {
     Response {
         function_response: FunctionResponse<'a>,
     },
+    #[serde(serialize_with = "restored")]
     Json(&'a Value),
+}
+
+/// Writes a value with all digits of the calls and results in it.
+fn restored<S: Serializer>(value: &&Value, serializer: S) -> Result<S::Ok, S::Error> {
+    let names = OBJECTS;
+    Restored { value, names }.serialize(serializer)
 }
 
 #[derive(Serialize)]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Serialize, Serializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -26,6 +27,43 @@ pub(crate) fn value_or_text(text: String) -> Value {
         Ok(value) if !loses_digits(&text) => value,
         _ => Value::String(text),
     }
+}
+
+/// A value that is written as it was read: where [`keep`] put a text, the JSON of that text.
+#[cfg(any(feature = "anthropic", feature = "gemini"))]
+pub(crate) struct Restored<'a> {
+    pub(crate) value: &'a Value,
+    pub(crate) names: &'static [&'static str],
+}
+
+#[cfg(any(feature = "anthropic", feature = "gemini"))]
+impl Serialize for Restored<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeMap as _;
+        let Self { value, names } = *self;
+        let inner = |value| Restored { value, names };
+        match value {
+            Value::Object(fields) => {
+                let mut map = serializer.serialize_map(Some(fields.len()))?;
+                for (name, value) in fields {
+                    match value.as_str().and_then(kept) {
+                        Some(raw) if names.contains(&name.as_str()) => map.serialize_entry(name, raw)?,
+                        _ => map.serialize_entry(name, &inner(value))?,
+                    }
+                }
+                map.end()
+            }
+            Value::Array(values) => serializer.collect_seq(values.iter().map(inner)),
+            value => value.serialize(serializer),
+        }
+    }
+}
+
+/// The JSON in a text that [`keep`] made of an object or a list.
+#[cfg(any(feature = "anthropic", feature = "gemini"))]
+fn kept(text: &str) -> Option<&RawValue> {
+    let raw: &RawValue = serde_json::from_str(text).ok()?;
+    (raw.get().starts_with(['{', '[']) && loses_digits(raw.get())).then_some(raw)
 }
 
 fn walk(value: &mut Value, raw: &RawValue, names: &[&str]) {

@@ -11,8 +11,8 @@ use llm_batch::provider::Streaming;
 use llm_batch::provider::gemini::{ContextCache, Gemini};
 use llm_batch::testing::SimulatedProvider;
 use llm_batch::{
-    Delivery, Disposition, ErrorKind, LlmRequest, LlmStreamExt, Message, Prompt, StandardLayer,
-    TokenAccountingLayer, TokenLedger, TokenUsage,
+    Delivery, Disposition, ErrorKind, LlmRequest, LlmStreamExt, Message, Prompt, Role, StandardLayer,
+    TokenAccountingLayer, TokenLedger, TokenUsage, ToolCall,
 };
 use serde_json::{Value, json};
 use tower::{Layer, ServiceExt};
@@ -197,6 +197,31 @@ async fn a_cache_is_made_and_used_as_by_googles_client() {
         (cache.name().as_deref(), cache.tokens()),
         (Some("cachedContents/c1"), Some(3512))
     );
+}
+
+#[tokio::test]
+async fn the_messages_of_a_cache_keep_their_digits_and_are_checked() {
+    const BIG: &str = r#"{"order":340282366920938463463374607431768211455}"#;
+    let (server, _) = provider(|_| None).await;
+    let client = builder(&server).build().unwrap();
+    let with = |message| content().with_message(message);
+    let called = with(Message::tool_calls([ToolCall::new("c1", "cancel", BIG)]))
+        .with_message(Message::tool_result("c1", BIG));
+    let cache = client.context_cache("gemini-2.5-flash", called).unwrap();
+    ask(&cache.model(), "x").await.unwrap();
+    let requests = server.received();
+    let made = requests
+        .iter()
+        .find(|request| request.body.contains("displayName"));
+    let made = &made.unwrap().body;
+    for part in [r#""args":"#, r#""response":"#] {
+        assert!(made.contains(&format!("{part}{BIG}")), "{made}");
+    }
+
+    let misplaced = with(Message::new(Role::User, Message::tool_result("c1", "x").content));
+    let error = client.context_cache("gemini-2.5-flash", misplaced).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidRequest);
+    assert!(error.message().contains("another role"), "{error}");
 }
 
 #[tokio::test]

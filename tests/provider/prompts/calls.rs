@@ -1,6 +1,7 @@
 //! Calls of tools, and their results.
 
 use llm_batch::provider::Streaming;
+use llm_batch::provider::anthropic::CacheTtl;
 use llm_batch::{LlmRequest, LlmResponse, Message, Part, Prompt, Role, Tool, ToolCall};
 use serde_json::{Value, json};
 use tower::ServiceExt;
@@ -192,25 +193,58 @@ async fn results_of_several_turns_name_the_tools_of_their_own_turn() {
     }
 }
 
+/// The request that sends a model's answer back, without spaces.
+async fn sent_back(model: MakeModel, reply: String, cache: Option<CacheTtl>) -> String {
+    let mut turn = Message::from(&answer(model, reply).await);
+    turn.cache = cache;
+    let prompt = Prompt::new("x").with_message(turn);
+    let sent = model(NOWHERE).request_body(&prompt).unwrap();
+    String::from_utf8(sent).unwrap().replace(' ', "")
+}
+
 #[tokio::test]
-async fn a_call_with_a_field_of_its_own_keeps_it_and_one_with_a_long_integer_its_digits() {
-    let call = |input: &str| {
-        format!(
-            r#"{{"type": "tool_use", "id": "c1", "name": "cancel", "input": {input}, "caller": {{"type": "direct"}}}}"#
-        )
-    };
-    let turns = [("Cancel it.", "done")];
-    for input in [r#"{"order": 1}"#, BIG] {
-        let reply = format!(r#"{{"content": [{}], "stop_reason": "tool_use"}}"#, call(input));
+async fn a_call_with_a_field_of_its_own_keeps_it_and_its_digits() {
+    for input in [r#"{"order":1}"#, &BIG.replace(' ', "")] {
+        let tools = format!(
+            r#"[{{"type":"tool_use","id":"c1","name":"cancel","input":{input},"caller":{{"type":"direct"}}}}]"#
+        );
+        let reply = format!(r#"{{"content": {tools}, "stop_reason": "tool_use"}}"#);
+        let sent = sent_back(anthropic, reply.clone(), None).await;
+        assert!(sent.contains(&format!(r#""content":{tools}"#)), "{sent}");
         let reply = answer(anthropic, reply).await;
-        let prompt = Prompt::new("x").with_message(Message::from(&reply));
-        let sent = anthropic(NOWHERE).request_body(&prompt).unwrap();
-        let sent = String::from_utf8(sent).unwrap();
-        assert_eq!(sent.contains("caller"), input != BIG, "{sent}");
-        assert!(sent.replace(' ', "").contains(&input.replace(' ', "")), "{sent}");
-        let sent = conversation(&chat(NOWHERE), &turns, &[reply]);
-        assert_eq!(sent["messages"][1]["tool_calls"][0]["function"]["name"], "cancel");
+        let sent = conversation(&chat(NOWHERE), &[("Cancel it.", "done")], &[reply]);
+        let function = &sent["messages"][1]["tool_calls"][0]["function"];
+        assert_eq!(
+            (&function["name"], &function["arguments"]),
+            (&json!("cancel"), &json!(input))
+        );
+        let parts = format!(
+            r#"[{{"functionCall":{{"id":"c1","name":"cancel","args":{input}}},"partMetadata":{{"a":1}}}},{{"text":"So.","thoughtSignature":"s"}}]"#
+        );
+        let reply =
+            format!(r#"{{"candidates": [{{"content": {{"parts": {parts}}}, "finishReason": "STOP"}}]}}"#);
+        let sent = sent_back(gemini, reply, None).await;
+        assert!(sent.contains(&format!(r#""parts":{parts}"#)), "{sent}");
     }
+}
+
+#[tokio::test]
+async fn the_calls_of_the_providers_own_tools_keep_their_digits() {
+    let input = BIG.replace(' ', "");
+    let block = |kind: &str| format!(r#"{{"type":"{kind}","id":"s1","name":"run","input":{input}}}"#);
+    let blocks = format!("[{},{}]", block("server_tool_use"), block("mcp_tool_use"));
+    let reply = format!(r#"{{"content": {blocks}, "stop_reason": "end_turn"}}"#);
+    let sent = sent_back(anthropic, reply.clone(), None).await;
+    assert!(sent.contains(&format!(r#""content":{blocks}"#)), "{sent}");
+    // The mark for the cache leaves the rest of the block as it is.
+    let sent = sent_back(anthropic, reply, Some(CacheTtl::FiveMinutes)).await;
+    let marked = blocks.replace("}}]", r#"},"cache_control":{"type":"ephemeral"}}]"#);
+    assert!(sent.contains(&format!(r#""content":{marked}"#)), "{sent}");
+
+    let parts = format!(r#"[{{"toolCall":{{"id":"s1","toolType":"URL_CONTEXT","args":{input}}}}}]"#);
+    let reply = format!(r#"{{"candidates": [{{"content": {{"parts": {parts}}}, "finishReason": "STOP"}}]}}"#);
+    let sent = sent_back(gemini, reply, None).await;
+    assert!(sent.contains(&format!(r#""parts":{parts}"#)), "{sent}");
 }
 
 #[test]

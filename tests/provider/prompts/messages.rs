@@ -2,6 +2,7 @@
 
 use llm_batch::provider::Model;
 use llm_batch::provider::anthropic::CacheTtl;
+use llm_batch::response::Wire;
 use llm_batch::{ImageDetail, Message, Part, Prompt, ReasoningEffort, Role, ToolCall, ToolChoice};
 use serde_json::{Value, json};
 
@@ -10,9 +11,43 @@ use super::{BIG, NOWHERE, WIRES, anthropic, body, chat, gemini, refused, respons
 #[test]
 fn what_makes_no_sense_is_refused_unsent() {
     let call = || ToolCall::new("c1", "now", "{}");
+    // Made by hand: `Message::from` makes such parts in turns of the model alone.
+    let native = |own: Part, elsewhere: Option<Part>| Part::Native {
+        wire: Wire::Messages,
+        own: Box::new(own),
+        elsewhere: elsewhere.map(Box::new),
+    };
+    let result = || Message::tool_result("c1", "x").content.remove(0);
+    let with_result = |part: Part| {
+        let result = Part::ToolResult {
+            id: "c1".to_owned(),
+            content: vec![part],
+            is_error: false,
+        };
+        Message::new(Role::Tool, vec![result])
+    };
     for (name, model) in WIRES {
         let model = model(NOWHERE);
+        for role in [Role::User, Role::System, Role::Developer] {
+            let hidden = Message::new(role, vec![Part::text("x"), native(Part::text("a"), None)]);
+            let error = refused(&model, &Prompt::default().with_message(hidden));
+            assert!(error.contains("native parts"), "{name}: {error}");
+        }
         for (message, word) in [
+            (
+                Message::new(Role::Tool, vec![native(result(), None)]),
+                "tool results alone",
+            ),
+            (
+                Message::new(Role::Assistant, vec![native(Part::text("a"), Some(result()))]),
+                "another role",
+            ),
+            (
+                with_result(native(Part::text("a"), None)),
+                "texts, images and JSON",
+            ),
+            (with_result(Part::ToolCall(call())), "texts, images and JSON"),
+            (with_result(result()), "texts, images and JSON"),
             (
                 Message::new(Role::User, vec![Part::ToolCall(call())]),
                 "assistant",

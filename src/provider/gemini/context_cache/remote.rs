@@ -10,9 +10,12 @@ use tokio::time::timeout;
 
 use crate::error::{Delivery, Disposition, ErrorKind, LlmError};
 use crate::provider::gemini::classification;
+use crate::provider::gemini::content::OBJECTS;
 use crate::provider::gemini::server::Server;
 use crate::provider::http::Reply;
+use crate::provider::request::write;
 use crate::provider::wire;
+use crate::provider::wire::digits::Restored;
 
 /// An end for a server whose list never ends. The pages are as large as the provider makes them.
 const MOST_PAGES: usize = 100;
@@ -119,7 +122,14 @@ impl Remote {
         url: &Url,
         body: Option<&Value>,
     ) -> Result<(Value, SystemTime), LlmError> {
-        let body = body.map_or_else(Bytes::new, |body| body.to_string().into());
+        let body = match body {
+            Some(value) => write(&Restored {
+                value,
+                names: OBJECTS,
+            })?
+            .into(),
+            None => Bytes::new(),
+        };
         let http = &self.server.client.http;
         let reply = timeout(LONGEST_REQUEST, http.request(method, url, body))
             .await
