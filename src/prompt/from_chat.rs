@@ -39,7 +39,7 @@ impl Prompt {
     /// A prompt from the body of an OpenAI chat completion, as OpenAI's SDKs send it and
     /// batch files hold it, so that a model of any provider can be asked for it.
     ///
-    /// Taken are `model`, `messages` of every role (text, images, tool calls and results), `tools`, `tool_choice`,
+    /// Taken are `model`, `messages` of every role (text, images, tool calls and results, recordings of the model's), `tools`, `tool_choice`,
     /// `parallel_tool_calls`, `temperature`, `top_p`, `max_completion_tokens` or `max_tokens`, `stop`, `seed`,
     /// `response_format` with a JSON Schema, and `reasoning_effort`. Other documented fields are kept for chat completions
     /// alone: asked over another wire, such a prompt fails as [`ErrorKind::InvalidRequest`] with the field's name, but for
@@ -287,6 +287,12 @@ fn message(value: Value, at: &str) -> Result<Message, LlmError> {
                 let parts = list(parts, &format!("{at}.reasoning_details"))?;
                 let text = String::new();
                 content.insert(0, Part::Reasoning { text, parts });
+            }
+            if let Some(audio) = take(&mut fields, "audio") {
+                let at = format!("{at}.audio");
+                let mut audio = object(audio, &at)?;
+                content.push(Part::recording(&take_text(&mut audio, &at, "id")?, None));
+                nothing_left(&audio, &at)?;
             }
             let calls_at = format!("{at}.tool_calls");
             let calls =

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::tool::ToolCall;
-use crate::response::{LlmResponse, Wire, call_part};
+use crate::response::{LlmResponse, MediaFile, Wire, call_part};
 
 /// The speaker of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -97,6 +97,23 @@ impl Message {
         Self::new(Role::Tool, vec![result])
     }
 
+    /// Returns `true` for a turn of the model that is reasoning and nothing else, as far as this wire is concerned. Blank texts
+    /// say nothing.
+    #[cfg(any(feature = "openai", feature = "anthropic", feature = "gemini"))]
+    pub(crate) fn is_reasoning_alone(&self, sent: Wire) -> bool {
+        let mut reasons = false;
+        let is_nothing_else = |part: &Part| match part {
+            Part::Reasoning { .. } => {
+                reasons = true;
+                true
+            }
+            Part::Text { text } => text.trim().is_empty(),
+            _ => false,
+        };
+        let mut parts = self.content.iter().filter_map(|part| part.on(sent));
+        self.role == Role::Assistant && parts.all(is_nothing_else) && reasons
+    }
+
     /// Marks the end of this message for the provider's prompt cache: later prompts that begin with the same messages read
     /// them from it.
     ///
@@ -116,6 +133,9 @@ impl Message {
 /// Where the answer holds more than that, the same provider gets every part in its order, and other providers the text and
 /// the tool calls. It then comes from [`ResponseMetadata::turn`](crate::ResponseMetadata::turn): clear that if you change
 /// the output or the calls of a response before.
+///
+/// A recording of a chat completion goes back by its identifier, which OpenAI knows until the recording expires; other providers
+/// get its transcript.
 impl From<&LlmResponse> for Message {
     fn from(response: &LlmResponse) -> Self {
         let id = response.metadata.response_id.as_deref().unwrap_or_default();
@@ -129,12 +149,33 @@ impl From<&LlmResponse> for Message {
                 parts: reasoning.parts.clone(),
             });
         }
-        if !response.output.trim().is_empty() {
+        let is_said = !response.output.trim().is_empty();
+        if is_said {
             content.push(Part::text(response.output.as_str()));
         }
+        let media = response.metadata.media.as_ref();
+        content.extend(
+            media
+                .into_iter()
+                .flat_map(|media| &media.audio)
+                .filter_map(|audio| spoken(audio, is_said)),
+        );
         let calls = response.metadata.tool_calls.iter().enumerate();
         content.extend(calls.map(|(number, value)| call_part(value, id, number)));
         Self::new(Role::Assistant, content)
+    }
+}
+
+/// A recording of an answer. `is_said` if the words of the answer are there beside it.
+fn spoken(recording: &MediaFile, is_said: bool) -> Option<Part> {
+    let words = recording
+        .transcript
+        .as_deref()
+        .filter(|_| !is_said)
+        .map(Part::text);
+    match &recording.id {
+        Some(id) => Some(Part::recording(id, words)),
+        None => words,
     }
 }
 
@@ -172,7 +213,8 @@ pub enum Part {
     ///
     /// It is sent where the provider whose it is takes it back (Anthropic's signed thoughts, encrypted reasoning of
     /// OpenAI's Responses, OpenRouter's `reasoning_details`, Gemini's thoughts, DeepSeek's `reasoning_content`), and left out
-    /// everywhere else, as it means nothing to other models.
+    /// everywhere else, as it means nothing to other models. Anthropic and Responses refuse reasoning that nothing follows, so
+    /// it is left out at the end of a turn there. A turn that has nothing else is left out with it.
     Reasoning {
         /// The readable text.
         text: String,
@@ -227,6 +269,15 @@ impl Part {
             Self::Native { wire, own, .. } if *wire == sent => own.on(sent),
             Self::Native { elsewhere, .. } => elsewhere.as_deref()?.on(sent),
             part => Some(part),
+        }
+    }
+
+    /// A former recording of a chat completion, which knows it by its identifier. Other wires get its `words`.
+    pub(super) fn recording(id: &str, words: Option<Self>) -> Self {
+        Self::Native {
+            wire: Wire::ChatCompletions,
+            own: Box::new(Self::json(serde_json::json!({ "audio": { "id": id } }))),
+            elsewhere: words.map(Box::new),
         }
     }
 

@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+#[cfg(any(feature = "openai", feature = "anthropic"))]
+use crate::prompt::Message;
 use crate::response::Citation;
 #[cfg(any(feature = "openai", feature = "gemini"))]
 use crate::response::MediaFile;
@@ -9,6 +11,17 @@ use crate::response::MediaFile;
 /// A message that no part is left of for a provider.
 pub(super) const NOTHING_LEFT: &str =
     "a message has no content that this provider takes; give it a text, or leave it out";
+
+/// The messages, each with the word whether it ends the turn of its speaker.
+#[cfg(any(feature = "openai", feature = "anthropic"))]
+pub(super) fn with_ends(messages: &[Message]) -> impl Iterator<Item = (&Message, bool)> {
+    let next = messages.iter().skip(1).map(Some).chain([None]);
+    let is_end = |(message, next): (_, Option<&Message>)| {
+        let message: &Message = message;
+        (message, next.is_none_or(|next| next.role != message.role))
+    };
+    messages.iter().zip(next).map(is_end)
+}
 
 /// A box around what holds something; none for what holds nothing, as most answers do.
 pub(super) fn unless_empty<T: Default + PartialEq>(value: T) -> Option<Box<T>> {

@@ -6,23 +6,30 @@ use serde_json::{Value, json};
 
 use crate::error::LlmError;
 use crate::prompt::{CacheTtl, ImageDetail, Message, Part, Role, ToolCall};
-use crate::provider::content::NOTHING_LEFT;
+use crate::provider::content::{NOTHING_LEFT, with_ends};
 use crate::provider::request::{arguments, refuse};
 use crate::provider::wire::digits::Restored;
 use crate::response::Wire;
 
-/// The messages as JSON text, in which the inputs of tool calls keep their digits. Results in a row are one turn.
+/// The messages as JSON text, in which the inputs of tool calls keep their digits. Results in a row are one turn; a
+/// turn of reasoning alone is left out.
 pub(super) fn turns(messages: &[Message]) -> Result<Box<RawValue>, LlmError> {
     let mut turns: Vec<Turn<'_>> = Vec::with_capacity(messages.len());
     let mut after_results = false;
-    for message in messages {
-        let turn = turn(message)?;
+    for (message, is_end) in with_ends(messages) {
+        if is_end && message.cache.is_none() && message.is_reasoning_alone(Wire::Messages) {
+            continue;
+        }
+        let turn = turn(message, is_end)?;
         let is_results = message.role == Role::Tool;
         match turns.last_mut() {
             Some(last) if is_results && after_results => last.content.append(turn.content),
             _ => turns.push(turn),
         }
         after_results = is_results;
+    }
+    if turns.is_empty() && !messages.is_empty() {
+        return Err(refuse(NOTHING_LEFT));
     }
     serde_json::value::to_raw_value(&turns)
         .map_err(|error| refuse(format!("the messages cannot be written as JSON: {error}")))
@@ -110,7 +117,7 @@ fn restored<S: Serializer>(
     Restored { value, names }.serialize(serializer)
 }
 
-fn turn(message: &Message) -> Result<Turn<'_>, LlmError> {
+fn turn(message: &Message, is_end: bool) -> Result<Turn<'_>, LlmError> {
     let role = match message.role {
         Role::System | Role::Developer => "system",
         Role::User | Role::Tool => "user",
@@ -128,7 +135,12 @@ fn turn(message: &Message) -> Result<Turn<'_>, LlmError> {
             part => blocks.push(block(part)?),
         }
     }
-    let content = Content::Blocks(finished(blocks, message.cache)?);
+    let mut blocks = finished(blocks, message.cache)?;
+    // The provider refuses a turn that ends with a thought.
+    while is_end && blocks.len() > 1 && blocks.last().is_some_and(Block::is_thought) {
+        blocks.pop();
+    }
+    let content = Content::Blocks(blocks);
     Ok(Turn { role, content })
 }
 
@@ -188,10 +200,12 @@ impl Block<'_> {
 
     /// Returns `false` for thoughts, which the provider takes no mark on, and for what is not a block.
     fn takes_mark(&self) -> bool {
-        self.value().is_none_or(|block| {
-            let kind = block.get("type").and_then(Value::as_str);
-            block.is_object() && !matches!(kind, Some("thinking" | "redacted_thinking"))
-        })
+        !self.is_thought() && self.value().is_none_or(Value::is_object)
+    }
+
+    fn is_thought(&self) -> bool {
+        let kind = self.value().and_then(|block| block.get("type")?.as_str());
+        matches!(kind, Some("thinking" | "redacted_thinking"))
     }
 }
 

@@ -52,14 +52,17 @@ impl Serialize for Contents<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut calls = HashMap::new();
         let is_application = |message: &&Message| matches!(message.role, Role::System | Role::Developer);
-        // Those are part of the system instruction.
+        // Those are part of the system instruction. Reasoning of another provider alone is not a turn.
         let messages: Vec<_> = self
             .0
             .messages()
             .iter()
-            .filter(|message| !is_application(message))
+            .filter(|message| !is_application(message) && !is_foreign_reasoning(message))
             .collect();
         if self.0.messages().iter().any(|message| message.content.is_empty()) {
+            return Err(S::Error::custom(NOTHING_LEFT));
+        }
+        if messages.is_empty() && self.0.messages().iter().any(is_foreign_reasoning) {
             return Err(S::Error::custom(NOTHING_LEFT));
         }
         let mut list = serializer.serialize_seq(None)?;
@@ -78,6 +81,16 @@ impl Serialize for Contents<'_> {
         }
         list.end()
     }
+}
+
+/// Returns `true` for a turn of reasoning alone that is not this provider's.
+fn is_foreign_reasoning(message: &Message) -> bool {
+    let own = |part: &Part| matches!(part, Part::Reasoning { parts, .. } if parts.iter().any(is_thought));
+    message.is_reasoning_alone(Wire::GenerateContent) && !message.content.iter().any(own)
+}
+
+fn is_thought(part: &Value) -> bool {
+    part.get("thought").is_some()
 }
 
 /// The identifier of a call and the name of its tool, for a part that is a call.
@@ -225,7 +238,7 @@ fn parts_of<'a>(
     for item in parts.filter_map(|part| part.on(Wire::GenerateContent)) {
         match item {
             Part::Reasoning { parts, .. } => {
-                let own = parts.iter().filter(|part| part.get("thought").is_some());
+                let own = parts.iter().filter(|part| is_thought(part));
                 wire.extend(own.map(WirePart::Json));
             }
             Part::ToolResult {

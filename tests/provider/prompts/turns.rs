@@ -1,10 +1,12 @@
 //! The model's turns in a conversation that goes on.
 
 use llm_batch::provider::Model;
-use llm_batch::{Message, OpenAi, Part, Prompt, ReasoningEffort, Role};
+use llm_batch::{Message, OpenAi, Part, Prompt, ReasoningEffort, Role, ToolCall};
 use serde_json::{Value, json};
 
-use super::{NOWHERE, WIRES, answer, anthropic, body, calls, chat, conversation, gemini, responses, weather};
+use super::{
+    NOWHERE, WIRES, answer, anthropic, body, calls, chat, conversation, gemini, refused, responses, weather,
+};
 
 #[test]
 fn reasoning_goes_back_to_the_kind_of_server_that_it_came_from() {
@@ -141,6 +143,121 @@ async fn a_turn_that_its_plain_form_brings_back_is_not_kept_twice() {
         let response = answer(model, calls(wire).0).await;
         assert_eq!(response.metadata.turn, None, "{wire}");
     }
+}
+
+#[test]
+fn a_turn_of_reasoning_alone_is_sent_where_it_is_taken_and_left_out_elsewhere() {
+    let thought = json!({"type": "thinking", "thinking": "hm", "signature": "s"});
+    let sealed = json!({"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "g"});
+    let own = json!({"text": "hm", "thought": true});
+    let parts = [
+        Vec::new(),
+        vec![thought.clone()],
+        vec![sealed.clone()],
+        vec![own.clone()],
+    ];
+    let turns = parts.map(|parts| {
+        let text = "hm".to_owned();
+        Message::new(Role::Assistant, vec![Part::Reasoning { text, parts }])
+    });
+    let blank = |mut turn: Message| {
+        turn.content.push(Part::text(""));
+        turn
+    };
+    let asked_on = |turn: Message| {
+        let prompt = Prompt::new("x").with_message(turn);
+        prompt.with_message(Message::user("y"))
+    };
+    let list = |sent: &Value| {
+        let messages = ["messages", "input", "contents"]
+            .into_iter()
+            .find_map(|name| sent.get(name));
+        messages.unwrap().as_array().unwrap().clone()
+    };
+    for (name, model) in WIRES {
+        for turn in turns.iter().cloned().chain(turns.iter().cloned().map(blank)) {
+            let is_own = name == "gemini" && json!(turn).to_string().contains("thought\":true");
+            let sent = list(&body(&model(NOWHERE), &asked_on(turn.clone())));
+            if is_own {
+                assert_eq!(sent[1], json!({"role": "model", "parts": [own]}));
+            } else {
+                assert_eq!(sent.len(), 2, "{name}: {sent:?}");
+            }
+            if !is_own {
+                let alone = Prompt::default().with_message(turn);
+                assert!(refused(&model(NOWHERE), &alone).contains("no content"), "{name}");
+            }
+        }
+    }
+    // DeepSeek takes the text back.
+    let deepseek = Model::builder("deepseek:m").api_key("k").build().unwrap();
+    let sent = list(&body(&deepseek, &asked_on(turns[0].clone())));
+    let said = json!({"role": "assistant", "content": null, "reasoning_content": "hm"});
+    assert_eq!(sent[1], said);
+
+    // What follows in another message of the same turn keeps the reasoning.
+    let call = || Message::tool_calls([ToolCall::new("c1", "now", "{}")]);
+    let followed = |turn: &Message| Prompt::new("x").with_message(turn.clone()).with_message(call());
+    assert_eq!(list(&body(&responses(NOWHERE), &followed(&turns[2])))[1], sealed);
+    let sent = list(&body(&anthropic(NOWHERE), &followed(&turns[1])));
+    assert_eq!(sent[1]["content"], json!([thought]));
+    // Both refuse reasoning that nothing follows.
+    let ended = |turn: &Message| {
+        let mut turn = turn.clone();
+        turn.content.insert(0, Part::text("so"));
+        asked_on(turn)
+    };
+    let sent = list(&body(&responses(NOWHERE), &ended(&turns[2])));
+    assert_eq!((sent.len(), &sent[1]["content"][0]["text"]), (3, &json!("so")));
+    let sent = list(&body(&anthropic(NOWHERE), &ended(&turns[1])));
+    assert_eq!(sent[1]["content"], json!([{"type": "text", "text": "so"}]));
+}
+
+#[tokio::test]
+async fn a_recording_goes_back_by_its_identifier_and_elsewhere_in_words() {
+    let reply = |content: &str| {
+        format!(
+            r#"{{"choices": [{{"finish_reason": "stop", "message": {{"role": "assistant", "content": {content},
+            "audio": {{"id": "audio_1", "data": "AA==", "expires_at": 1, "transcript": "Hello."}}}}}}]}}"#
+        )
+    };
+    let spoken = answer(chat, reply("null")).await;
+    let prompt = Prompt::new("x").with_message(Message::from(&spoken));
+    let sent = body(&chat(NOWHERE), &prompt);
+    let said = json!({"role": "assistant", "content": null, "audio": {"id": "audio_1"}});
+    assert_eq!(sent["messages"][1], said);
+    for (name, model) in WIRES {
+        let sent = body(&model(NOWHERE), &prompt).to_string();
+        assert_eq!(sent.contains("Hello."), name != "chat", "{sent}");
+        assert_eq!(sent.contains("audio_1"), name == "chat", "{sent}");
+    }
+    let both = answer(chat, reply("\"Hi.\"")).await;
+    let prompt = Prompt::new("x").with_message(Message::from(&both));
+    let sent = body(&chat(NOWHERE), &prompt);
+    assert_eq!(
+        sent["messages"][1],
+        json!({"role": "assistant", "content": "Hi.", "audio": {"id": "audio_1"}})
+    );
+    assert!(!body(&gemini(NOWHERE), &prompt).to_string().contains("Hello."));
+    // A server that keeps none names none.
+    let words = answer(chat, reply("null").replace(r#""id": "audio_1", "#, "")).await;
+    let prompt = Prompt::new("x").with_message(Message::from(&words));
+    assert_eq!(body(&chat(NOWHERE), &prompt)["messages"][1]["content"], "Hello.");
+
+    // The same from the body of a chat completion.
+    let Value::Object(request) = json!({"messages": [{"role": "user", "content": "x"}, said]}) else {
+        unreachable!()
+    };
+    let prompt = Prompt::from_chat_request(request).unwrap();
+    assert_eq!(body(&chat(NOWHERE), &prompt)["messages"][1], said);
+    assert!(refused(&gemini(NOWHERE), &prompt).contains("no content"));
+    let Value::Object(request) =
+        json!({"messages": [{"role": "assistant", "audio": {"id": "a", "data": "AA=="}}]})
+    else {
+        unreachable!()
+    };
+    let error = Prompt::from_chat_request(request).unwrap_err();
+    assert!(error.message().contains("messages[0].audio.data"), "{error}");
 }
 
 #[test]

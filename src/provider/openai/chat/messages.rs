@@ -24,11 +24,13 @@ impl Serialize for Messages<'_> {
         if let Some(text) = &self.system {
             list.serialize_element(&Turn::new("system", Content::Text(text)))?;
         }
+        let mut is_empty = !self.prompt.messages().is_empty();
         for message in self.prompt.messages() {
             if message.content.is_empty() {
                 return Err(S::Error::custom(NOTHING_LEFT));
             }
             if message.role == Role::Tool {
+                is_empty = false;
                 for part in &message.content {
                     if let Part::ToolResult { id, content, .. } = part {
                         let turn = tool_turn(id, content).map_err(S::Error::custom)?;
@@ -37,8 +39,14 @@ impl Serialize for Messages<'_> {
                 }
             } else {
                 let turn = self.turn(message).map_err(S::Error::custom)?;
-                list.serialize_element(&turn)?;
+                is_empty &= turn.is_none();
+                if let Some(turn) = turn {
+                    list.serialize_element(&turn)?;
+                }
             }
+        }
+        if is_empty {
+            return Err(S::Error::custom(NOTHING_LEFT));
         }
         list.end()
     }
@@ -56,6 +64,8 @@ struct Turn<'a> {
     reasoning_content: Option<&'a str>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     reasoning_details: Vec<&'a Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    audio: Option<&'a Value>,
 }
 
 impl<'a> Turn<'a> {
@@ -67,18 +77,22 @@ impl<'a> Turn<'a> {
             tool_calls: Vec::new(),
             reasoning_content: None,
             reasoning_details: Vec::new(),
+            audio: None,
         }
     }
 
     fn has_more_than_content(&self) -> bool {
-        !self.tool_calls.is_empty() || self.reasoning_content.is_some() || !self.reasoning_details.is_empty()
+        !self.tool_calls.is_empty()
+            || self.reasoning_content.is_some()
+            || !self.reasoning_details.is_empty()
+            || self.audio.is_some()
     }
 }
 
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Content<'a> {
-    /// A turn of calls or reasoning alone.
+    /// A turn without words: of calls, reasoning or a recording alone.
     Nothing,
     Text(&'a str),
     Parts(Vec<WirePart<'a>>),
@@ -173,7 +187,8 @@ fn tool_turn<'a>(id: &'a str, content: &'a [Part]) -> Result<Turn<'a>, &'static 
 }
 
 impl Messages<'_> {
-    fn turn<'m>(&self, message: &'m Message) -> Result<Turn<'m>, &'static str> {
+    /// The turn of a message; none for one of reasoning alone that this server does not take back.
+    fn turn<'m>(&self, message: &'m Message) -> Result<Option<Turn<'m>>, &'static str> {
         let role = match message.role {
             Role::Developer if self.preset.developer_role => "developer",
             Role::System | Role::Developer => "system",
@@ -184,7 +199,7 @@ impl Messages<'_> {
         // Only a server that passes the mark on takes it.
         let mark = message.cache.filter(|_| self.preset.cache_marks);
         if let ([Part::Text { text }], None) = (message.content.as_slice(), mark) {
-            return Ok(Turn::new(role, Content::Text(text)));
+            return Ok(Some(Turn::new(role, Content::Text(text))));
         }
         let mut turn = Turn::new(role, Content::Nothing);
         let mut parts = Vec::new();
@@ -197,6 +212,9 @@ impl Messages<'_> {
                 Part::ToolCall(called) => turn.tool_calls.push(call(called)),
                 Part::Json { value } if role == "assistant" && is_call(value) => {
                     turn.tool_calls.push(Call::Json(value));
+                }
+                Part::Json { value } if role == "assistant" && recording(value).is_some() => {
+                    turn.audio = recording(value);
                 }
                 Part::Reasoning { text, parts: details } => {
                     self.set_reasoning(&mut turn, &mut parts, text, details);
@@ -214,6 +232,11 @@ impl Messages<'_> {
                 *last = Some(ttl.mark());
             }
         }
+        let has_thoughts = parts.iter().any(|part| matches!(part, WirePart::Json(_)));
+        let is_left_out = !has_thoughts && !turn.has_more_than_content();
+        if is_left_out && message.is_reasoning_alone(Wire::ChatCompletions) {
+            return Ok(None);
+        }
         turn.content = match parts.as_slice() {
             [
                 WirePart::Text {
@@ -226,7 +249,7 @@ impl Messages<'_> {
             [] => return Err(NOTHING_LEFT),
             _ => Content::Parts(parts),
         };
-        Ok(turn)
+        Ok(Some(turn))
     }
 
     /// Sends back the reasoning in the form in which this kind of server sends it.
@@ -253,6 +276,11 @@ impl Messages<'_> {
             turn.reasoning_content = Some(text);
         }
     }
+}
+
+/// The recording that a part refers to, in a field of its own.
+fn recording(value: &Value) -> Option<&Value> {
+    value.get("audio").filter(|audio| audio.get("id").is_some())
 }
 
 /// Returns `true` for a tool call in this wire's form.

@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 use crate::prompt::{ImageDetail, Message, Part, Role, ToolCall};
-use crate::provider::content::NOTHING_LEFT;
+use crate::provider::content::{NOTHING_LEFT, with_ends};
 use crate::response::Wire;
 
 /// A single text of the user, or the list of items: messages, calls and their results.
@@ -23,10 +23,15 @@ impl Serialize for Input<'_> {
         }
         let custom = custom_calls(self.0);
         let mut list = serializer.serialize_seq(None)?;
-        for message in self.0 {
-            for item in items(message, &custom).map_err(S::Error::custom)? {
+        let mut is_empty = !self.0.is_empty();
+        for (message, is_end) in with_ends(self.0) {
+            for item in items(message, is_end, &custom).map_err(S::Error::custom)? {
+                is_empty = false;
                 list.serialize_element(&item)?;
             }
+        }
+        if is_empty {
+            return Err(S::Error::custom(NOTHING_LEFT));
         }
         list.end()
     }
@@ -79,8 +84,16 @@ fn custom_calls(messages: &[Message]) -> HashSet<&str> {
         .collect()
 }
 
-/// The items of a message. A part that cannot be message content is an item of its own.
-fn items<'a>(message: &'a Message, custom: &HashSet<&str>) -> Result<Vec<Item<'a>>, &'static str> {
+/// The items of a message, which may end the turn; none for reasoning alone. A part that cannot be message content is an item
+/// of its own.
+fn items<'a>(
+    message: &'a Message,
+    is_end: bool,
+    custom: &HashSet<&str>,
+) -> Result<Vec<Item<'a>>, &'static str> {
+    if is_end && message.is_reasoning_alone(Wire::Responses) {
+        return Ok(Vec::new());
+    }
     // What the model said itself has a type of its own.
     let (role, text_type) = match message.role {
         Role::System => ("system", "input_text"),
@@ -144,8 +157,12 @@ fn items<'a>(message: &'a Message, custom: &HashSet<&str>) -> Result<Vec<Item<'a
         };
         items.push(Item::message(role, content));
     }
-    if items.is_empty() {
+    if items.is_empty() && !message.is_reasoning_alone(Wire::Responses) {
         return Err(NOTHING_LEFT);
+    }
+    // The provider refuses reasoning that nothing follows.
+    while is_end && matches!(items.last(), Some(Item::Json(item)) if is_encrypted(item)) {
+        items.pop();
     }
     Ok(items)
 }
