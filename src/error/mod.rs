@@ -343,6 +343,7 @@ fn write_one_line(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
     Ok(())
 }
 
+/// Shows what is set.
 impl fmt::Debug for LlmError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Inner {
@@ -359,24 +360,29 @@ impl fmt::Debug for LlmError {
             raw_body,
             source,
         } = &*self.inner;
+        let raw_body = raw_body.as_ref().map(|body| body.get());
+        let set: [(&str, Option<&dyn fmt::Debug>); 9] = [
+            ("status", status.as_ref().map(|value| value as _)),
+            ("code", code.as_ref().map(|value| value as _)),
+            ("retry_after", retry_after.as_ref().map(|value| value as _)),
+            ("usage", usage.as_ref().map(|value| value as _)),
+            ("disposition", disposition.as_ref().map(|value| value as _)),
+            ("quota", quota.as_ref().map(|value| value as _)),
+            ("raw_output", raw_output.as_ref().map(|value| value as _)),
+            ("raw_body", raw_body.as_ref().map(|value| value as _)),
+            ("source", source.as_ref().map(|value| value as _)),
+        ];
         let mut debug = f.debug_struct("LlmError");
         debug
             .field("kind", kind)
             .field("message", message)
-            .field("status", status);
-        debug
-            .field("code", code)
-            .field("retry_after", retry_after)
-            .field("usage", usage);
-        debug
-            .field("delivery", delivery)
-            .field("disposition", disposition)
-            .field("quota", quota);
-        debug
-            .field("raw_output", raw_output)
-            .field("raw_body", &raw_body.as_ref().map(|body| body.get()))
-            .field("source", source)
-            .finish()
+            .field("delivery", delivery);
+        for (name, value) in set {
+            if let Some(value) = value {
+                debug.field(name, value);
+            }
+        }
+        debug.finish()
     }
 }
 

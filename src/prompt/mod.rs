@@ -288,6 +288,29 @@ impl Prompt {
         &self.data.messages
     }
 
+    /// The text of the user's messages, with a line break between their texts; empty if there is none, as in a
+    /// [raw](Self::raw) prompt.
+    ///
+    /// ```
+    /// use llm_batch::{Message, Prompt};
+    ///
+    /// let prompt = Prompt::new("6 times 7?").with_message(Message::assistant("42")).with_message(Message::user("Sure?"));
+    /// assert_eq!(prompt.user_text(), "6 times 7?\nSure?");
+    /// ```
+    pub fn user_text(&self) -> String {
+        let own = self
+            .messages()
+            .iter()
+            .filter(|message| message.role == Role::User);
+        let texts = own
+            .flat_map(|message| &message.content)
+            .filter_map(|part| match part {
+                Part::Text { text } => Some(text.as_str()),
+                _ => None,
+            });
+        texts.collect::<Vec<_>>().join("\n")
+    }
+
     /// The messages, to change them.
     pub fn messages_mut(&mut self) -> &mut Vec<Message> {
         &mut self.data_mut().messages

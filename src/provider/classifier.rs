@@ -10,7 +10,9 @@ use crate::error::{BoxError, ErrorKind, LlmError};
 ///
 /// It serves `http::Response` with any body, and with the feature `reqwest` the `Response` of reqwest 0.13; those of other
 /// versions convert into `http::Response`. An error of this crate is judged as [`KindClassifier`] would, a
-/// `reqwest::Error` by how far the call got, and any other error is [`ErrorKind::Other`], retried after a backoff.
+/// `reqwest::Error` and (with the same feature) an error of hyper-util's client by how far the call got, and any other error is
+/// [`ErrorKind::Other`], retried after a backoff. Where no connection came about, the verdict says that nothing was sent, so
+/// that calls wait for a server that is down without using up their attempts.
 ///
 /// Bodies are not read, so a 429 is always a rate limit, and a 404, which may be about an object of one request, fails its
 /// item alone; a closure that reads the body can be more precise.
@@ -55,17 +57,33 @@ fn verdict_of_error<E: 'static>(error: &E) -> Verdict {
         return Verdict::from(error);
     }
     #[cfg(feature = "reqwest")]
-    if let Some(error) = error.downcast_ref::<reqwest::Error>() {
-        return verdict_of_reqwest(error);
+    if let Some(verdict) = verdict_of_client(error.downcast_ref(), error.downcast_ref()) {
+        return verdict;
     }
     if let Some(error) = error.downcast_ref::<BoxError>() {
         #[cfg(feature = "reqwest")]
-        if let Some(error) = error.downcast_ref::<reqwest::Error>() {
-            return verdict_of_reqwest(error);
+        if let Some(verdict) = verdict_of_client(error.downcast_ref(), error.downcast_ref()) {
+            return verdict;
         }
         return Classify::<(), BoxError>::classify(&KindClassifier, Err(error));
     }
     Verdict::of_kind(ErrorKind::Other)
+}
+
+/// The verdict on the error of whichever HTTP client it is of.
+#[cfg(feature = "reqwest")]
+fn verdict_of_client(
+    of_reqwest: Option<&reqwest::Error>,
+    of_hyper: Option<&hyper_util::client::legacy::Error>,
+) -> Option<Verdict> {
+    let of_hyper = of_hyper.map(|error| verdict_without_reply(error.is_connect()));
+    of_reqwest.map(verdict_of_reqwest).or(of_hyper)
+}
+
+/// Without a connection there is nothing to send on. Of one that broke nothing is known.
+#[cfg(feature = "reqwest")]
+fn verdict_without_reply(without_connection: bool) -> Verdict {
+    Verdict::of_kind(ErrorKind::Connection).with_not_sent(without_connection)
 }
 
 #[cfg(feature = "reqwest")]
@@ -75,10 +93,10 @@ fn verdict_of_reqwest(error: &reqwest::Error) -> Verdict {
         return wire::verdict_of(status.as_u16(), &http::HeaderMap::new());
     }
     if error.is_builder() {
-        return Verdict::of_kind(ErrorKind::InvalidRequest);
+        return Verdict::of_kind(ErrorKind::InvalidRequest).with_not_sent(true);
     }
     if error.is_timeout() && !error.is_connect() {
         return Verdict::of_kind(ErrorKind::TimedOut).with_maybe_billed(true);
     }
-    Verdict::of_kind(ErrorKind::Connection)
+    verdict_without_reply(error.is_connect())
 }

@@ -1,5 +1,6 @@
 //! The strategy: a prompt in, an answer out, over any wire.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -112,12 +113,14 @@ impl Model {
         &self.provider
     }
 
-    /// The request body that `prompt` would be sent as, for dry runs and tests.
+    /// The request body that `prompt` would be sent as, for dry runs and tests. Headers and address are checked, too, so that
+    /// a prompt fails here as it would fail unsent in a call.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidRequest`] if the prompt cannot be sent by this strategy.
     pub fn request_body(&self, prompt: &Prompt) -> Result<Vec<u8>, LlmError> {
-        self.body(&self.asked(prompt))
+        let ask = self.asked(prompt);
+        self.question(&ask).map(|(_, body, _)| body)
     }
 
     /// The model that a prompt is sent to: a field of its body has the last word.
@@ -227,13 +230,14 @@ impl Model {
         }
     }
 
+    /// The request of a prompt: its address, body and headers.
+    fn question<'a>(&'a self, ask: &'a Ask<'_>) -> Result<(Cow<'a, Url>, Vec<u8>, HeaderMap), LlmError> {
+        Ok((self.wire.endpoint(ask)?, self.body(ask)?, self.headers(ask)?))
+    }
+
     /// Asks, and asks on while the provider has only said a part.
     async fn exchange(&self, ask: &Ask<'_>, call: &CallGuard) -> Answer {
-        let question = self
-            .wire
-            .endpoint(ask)
-            .and_then(|url| Ok((url, self.body(ask)?, self.headers(ask)?)));
-        let (url, mut body, mut headers) = match question {
+        let (url, mut body, mut headers) = match self.question(ask) {
             Ok((url, body, headers)) => (url, Bytes::from(body), headers),
             Err(error) => return (Err(error), None),
         };

@@ -75,7 +75,13 @@ async fn errors_of_reqwest_are_judged_by_how_far_the_call_got() {
         |outcome: &Result<reqwest::Response, reqwest::Error>| HttpClassifier.classify(outcome.as_ref());
 
     let refused = client.get("http://127.0.0.1:1/").send().await;
-    assert_eq!(judge(&refused).kind, Some(ErrorKind::Connection));
+    let unsent = Verdict::of_kind(ErrorKind::Connection).with_not_sent(true);
+    assert_eq!(judge(&refused), unsent);
+    let boxed = BoxError::from(refused.unwrap_err());
+    assert_eq!(
+        HttpClassifier.classify(Err::<&reqwest::Response, _>(&boxed)),
+        unsent
+    );
 
     let server = Server::start(|_| Reply::raw("", After::Close)).await;
     let cut = client
@@ -83,7 +89,7 @@ async fn errors_of_reqwest_are_judged_by_how_far_the_call_got() {
         .body("{}")
         .send()
         .await;
-    assert_eq!(judge(&cut).kind, Some(ErrorKind::Connection));
+    assert_eq!(judge(&cut), Verdict::of_kind(ErrorKind::Connection));
 
     let server = Server::start(|_| Reply::new(429, &[("retry-after", "3")], "")).await;
     let reply = client
@@ -95,5 +101,32 @@ async fn errors_of_reqwest_are_judged_by_how_far_the_call_got() {
     let status = reply.unwrap().error_for_status();
     assert_eq!(judge(&status).disposition, Disposition::Throttled);
     let malformed = client.get("nonsense").send().await;
-    assert_eq!(judge(&malformed).disposition, Disposition::Fatal);
+    let malformed = judge(&malformed);
+    assert_eq!(
+        (malformed.disposition, malformed.not_sent),
+        (Disposition::Fatal, true)
+    );
+}
+
+#[tokio::test]
+async fn errors_of_hypers_client_are_judged_by_how_far_the_call_got() {
+    use hyper_util::client::legacy::{Client, Error};
+    let client = Client::builder(hyper_util::rt::TokioExecutor::new()).build_http();
+    let ask = async |address: &str| {
+        let request = http::Request::post(format!("http://{address}/")).body("{}".to_owned());
+        client.request(request.unwrap()).await.unwrap_err()
+    };
+    let judge = |error: &Error| HttpClassifier.classify(Err::<&http::Response<()>, _>(error));
+
+    let refused = ask("127.0.0.1:1").await;
+    let unsent = Verdict::of_kind(ErrorKind::Connection).with_not_sent(true);
+    assert_eq!(judge(&refused), unsent);
+    let boxed = BoxError::from(refused);
+    assert_eq!(
+        HttpClassifier.classify(Err::<&http::Response<()>, _>(&boxed)),
+        unsent
+    );
+    let server = Server::start(|_| Reply::raw("", After::Close)).await;
+    let cut = ask(&server.address.to_string()).await;
+    assert_eq!(judge(&cut), Verdict::of_kind(ErrorKind::Connection));
 }

@@ -364,3 +364,20 @@ fn the_default_classifier_looks_into_boxes() {
     );
     assert_eq!(KindClassifier.classify(Ok::<_, &LlmError>(&())), Verdict::SUCCESS);
 }
+
+#[test]
+fn an_error_shows_what_is_set() {
+    let error = LlmError::new(ErrorKind::RateLimit, "slow down");
+    assert_eq!(
+        format!("{error:?}"),
+        r#"LlmError { kind: RateLimit, message: "slow down", delivery: Rejected }"#
+    );
+    let error = error
+        .with_status(429)
+        .with_retry_after(Duration::from_secs(2))
+        .with_source("below");
+    assert_eq!(
+        format!("{error:?}"),
+        r#"LlmError { kind: RateLimit, message: "slow down", delivery: Rejected, status: 429, retry_after: 2s, source: "below" }"#
+    );
+}

@@ -3,6 +3,7 @@
 use llm_batch::{Delivery, ErrorKind, LlmRequest, OpenAi, Prompt};
 use tower::ServiceExt;
 
+use super::{NOWHERE, WIRES, refused};
 use crate::server::{Reply, Server};
 
 #[tokio::test]
@@ -108,5 +109,29 @@ fn a_root_certificate_has_to_be_one() {
             (ErrorKind::Configuration, Some("invalid_option")),
             "{pem}"
         );
+    }
+}
+
+#[tokio::test]
+async fn a_preview_refuses_the_headers_that_a_call_refuses() {
+    for (name, model) in WIRES {
+        let model = model(NOWHERE);
+        for (header, value, words) in [
+            ("x team", "search", "malformed name"),
+            ("x-team", "a\nb", "malformed value"),
+            ("Content-Type", "text/plain", "the client sends itself"),
+        ] {
+            let prompt = Prompt::new("x").with_header(header, value);
+            let preview = refused(&model, &prompt);
+            assert!(preview.contains(words), "{name}: {preview}");
+            let called = model.clone().oneshot(LlmRequest::new(prompt)).await.unwrap_err();
+            assert_eq!(preview, called.to_string(), "{name}");
+            // Those of the defaults are sent, too, but not beside a raw body.
+            let defaults = Prompt::default().with_header(header, value);
+            let with_defaults = model.clone().with_defaults(defaults);
+            assert_eq!(refused(&with_defaults, &"x".into()), preview, "{name}");
+            let raw = Prompt::raw(serde_json::Map::new());
+            assert!(with_defaults.request_body(&raw).is_ok(), "{name}");
+        }
     }
 }
