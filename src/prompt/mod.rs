@@ -230,9 +230,10 @@ impl Prompt {
     /// Sets a header of every request for this prompt, in place of one of the same name. Several values of one header, such as
     /// `anthropic-beta`, are one text, with commas between.
     ///
-    /// All attempts have the same headers, so an `Idempotency-Key` stands for one answer. Recipes that change the prompt to ask
-    /// again ([`feedback`](crate::recipe::feedback), [`partial`](crate::recipe::partial())) drop that key, as providers refuse it with
-    /// another body; a change of your own needs [`without_header`](Self::without_header).
+    /// All attempts have the same headers, but for an `Idempotency-Key`, which stands for one body: where an attempt has another
+    /// one (of another rung of [`Escalate`](crate::recipe::Escalate), or changed by a hook), the key gets a number (`row-7-2`), as
+    /// providers refuse a key that comes with two. [`feedback`](crate::recipe::feedback) and [`partial`](crate::recipe::partial()) drop
+    /// it with their changes, and [`without_header`](Self::without_header) with yours.
     ///
     /// Its value is not shown by `Debug`; it is part of the prompt's JSON, and of its key in a cache of answers. A header that
     /// the client itself sends (authentication, content type, `User-Agent`, those of its builder) cannot be replaced; such a

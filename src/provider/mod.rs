@@ -25,6 +25,8 @@ pub mod gemini;
 #[cfg(feature = "reqwest")]
 mod http;
 #[cfg(feature = "reqwest")]
+mod idempotency;
+#[cfg(feature = "reqwest")]
 mod misconfigured;
 #[cfg(feature = "reqwest")]
 mod model;

@@ -15,6 +15,7 @@ use serde_json::{Map, Value};
 use tower_service::Service;
 
 use super::http::Reply;
+use super::idempotency::number_key;
 use super::request::{check, refuse};
 use super::streaming::Streaming;
 use super::wire;
@@ -241,6 +242,7 @@ impl Model {
             Ok((url, body, headers)) => (url, Bytes::from(body), headers),
             Err(error) => return (Err(error), None),
         };
+        number_key(&mut headers, &url, &body, call.item());
         let mut before: Option<Reply> = None;
         let mut continuations = 0;
         loop {

@@ -1,7 +1,13 @@
 //! Headers, and certificates.
 
-use llm_batch::{Delivery, ErrorKind, LlmRequest, OpenAi, Prompt};
-use tower::ServiceExt;
+use std::sync::Arc;
+
+use llm_batch::recipe::{Escalate, temperatures};
+use llm_batch::{
+    Delivery, ErrorKind, LlmError, LlmRequest, LlmResponse, OpenAi, Prompt, RetryLayer, RetryPolicy,
+    StrategyExt,
+};
+use tower::{ServiceBuilder, ServiceExt};
 
 use super::{NOWHERE, WIRES, refused};
 use crate::server::{Reply, Server};
@@ -134,4 +140,40 @@ async fn a_preview_refuses_the_headers_that_a_call_refuses() {
             assert!(with_defaults.request_body(&raw).is_ok(), "{name}");
         }
     }
+}
+
+#[tokio::test]
+async fn an_idempotency_key_goes_out_with_one_body() {
+    let server = Server::start(|request| match request.json()["temperature"].as_f64() {
+        Some(1.0) => Reply::json(&crate::server::completion("right")),
+        _ => Reply::json(&crate::server::completion("wrong")),
+    })
+    .await;
+    let checked = |response: LlmResponse| match response.output.as_str() {
+        "wrong" => Err(LlmError::validation("it is wrong")),
+        _ => Ok(response),
+    };
+    let rungs = || server.model().boxed_strategy();
+    let model = ServiceBuilder::new()
+        .layer(RetryLayer::new(RetryPolicy::new(9)))
+        .layer(temperatures([0.0, 0.5, 1.0]))
+        .and_then(async move |response| checked(response))
+        .service(Escalate::new([rungs(), rungs()]));
+    let keyed = || LlmRequest::new(Prompt::new("x").with_header("Idempotency-Key", "row-7"));
+    let request = keyed();
+    let item = Arc::clone(request.item());
+    model.clone().oneshot(request).await.unwrap();
+    let keys = |from: usize| -> Vec<String> {
+        let requests = server.received();
+        let keys = requests[from..]
+            .iter()
+            .map(|request| request.header("idempotency-key"));
+        keys.map(|key| key.unwrap().to_owned()).collect()
+    };
+    assert_eq!(keys(0), ["row-7", "row-7-2", "row-7-3"]);
+    // The same body has the same key again, and another item keys of its own.
+    let again = LlmRequest::for_item(keyed().input().clone().with_temperature(0.5), item);
+    server.model().oneshot(again).await.unwrap();
+    server.model().oneshot(keyed()).await.unwrap();
+    assert_eq!(keys(3), ["row-7-2", "row-7"]);
 }
