@@ -34,6 +34,20 @@ fn tools() -> Value {
 }
 
 #[test]
+fn a_dry_run_shows_the_digits_that_are_sent() {
+    const DIGITS: &str = r#"{"id":18446744073709551616}"#;
+    let line = json!({"messages": messages()}).to_string();
+    for (model, reply) in [("anthropic:m", MESSAGE), ("gemini:m", "{}")] {
+        let recorder = Recorder::start(200, reply);
+        let arguments = arguments(&recorder, model, &["--api-key-env", "PATH", "--dry-run"]);
+        let finished = run(arguments, &line);
+        let shown: String = finished.stdout.split_whitespace().collect();
+        assert!(shown.contains(DIGITS), "{model}: {shown}");
+        assert!(shown.contains(r#""look""#), "{model}: {shown}");
+    }
+}
+
+#[test]
 fn a_line_with_messages_is_a_prompt() {
     let recorder = Recorder::start(200, COMPLETION);
     let own =

@@ -1,10 +1,14 @@
 //! `--dry-run`: what would be sent.
 
+use std::collections::HashMap;
 use std::io::{self, Write};
 
 use llm_batch::price::Rate;
 use llm_batch::{CharacterEstimate, Estimate as _, LlmRequest, PriceTable, TokenUsage, Usd};
-use serde_json::Value;
+use serde::ser::Error as _;
+use serde::{Serialize, Serializer};
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 
 use crate::compose::Composer;
 use crate::exit::{Exit, UsageError};
@@ -119,6 +123,32 @@ fn write(
 }
 
 fn pretty(body: &[u8]) -> io::Result<Vec<u8>> {
-    let value: serde_json::Value = serde_json::from_slice(body)?;
-    Ok(serde_json::to_vec_pretty(&value)?)
+    let body: &RawValue = serde_json::from_slice(body)?;
+    Ok(serde_json::to_vec_pretty(&Shown(body))?)
+}
+
+/// JSON whose numbers are shown as they are sent: a [`Value`] would round integers beyond 64 bits.
+struct Shown<'a>(&'a RawValue);
+
+impl Serialize for Shown<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let text = self.0.get();
+        let failed = |error: serde_json::Error| S::Error::custom(error);
+        match text.chars().next() {
+            Some('{') => {
+                // The map has the order of the fields, the other their texts.
+                let fields: Map<String, Value> = serde_json::from_str(text).map_err(failed)?;
+                let texts: HashMap<String, &RawValue> = serde_json::from_str(text).map_err(failed)?;
+                let shown = fields
+                    .keys()
+                    .filter_map(|name| Some((name, Shown(texts.get(name)?))));
+                serializer.collect_map(shown)
+            }
+            Some('[') => {
+                let items: Vec<&RawValue> = serde_json::from_str(text).map_err(failed)?;
+                serializer.collect_seq(items.into_iter().map(Shown))
+            }
+            _ => self.0.serialize(serializer),
+        }
+    }
 }
