@@ -1,8 +1,8 @@
 //! Tools: the model calls a function of the program, gets the result, and answers. The prompts are the same for every
 //! provider.
 //!
-//! `cargo run --features full --example tools` (against the simulated provider, which calls a tool in Anthropic's wire format if the
-//! tool choice names it)
+//! `cargo run --features full --example tools` (against the simulated provider, which calls the tool that the choice
+//! names)
 
 use llm_batch::testing::SimulatedProvider;
 use llm_batch::{Anthropic, BoxError, LlmError, LlmRequest, Message, Prompt, Tool, ToolCall, ToolChoice};

@@ -14,10 +14,11 @@ use futures::future::BoxFuture;
 use tower_service::Service;
 
 use super::latency::Latency;
-use super::{call_seed, hash};
+use super::{call_seed, function_call, hash};
 use crate::error::{ErrorKind, LlmError};
+use crate::prompt::ToolCall;
 use crate::request::LlmRequest;
-use crate::response::LlmResponse;
+use crate::response::{FinishReason, LlmResponse};
 use crate::usage::TokenUsage;
 
 /// A strategy that answers from a closure and fails according to a script.
@@ -62,9 +63,10 @@ struct Script {
     per_item: bool,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum Step {
     Fail(ErrorKind),
+    CallTools(Vec<ToolCall>),
     Hang,
     Panic,
 }
@@ -158,7 +160,29 @@ impl<F> FakeStrategy<F> {
         self.step(call, Step::Fail(kind))
     }
 
-    /// Makes the call with that number hang until a timeout or a drop.
+    /// The call with that number answers with these calls of tools beside its output, and with
+    /// [`FinishReason::ToolCalls`]. After [`per_item`](Self::per_item) each item's first call can ask for a tool, and its second
+    /// one answer:
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// use llm_batch::testing::FakeStrategy;
+    /// use llm_batch::{LlmRequest, ToolCall};
+    /// use tower::ServiceExt;
+    ///
+    /// let fake = FakeStrategy::new(|_: &LlmRequest| "It rains.".to_owned())
+    ///     .tool_calls_on_call(1, [ToolCall::new("c1", "weather", r#"{"city": "Oslo"}"#)])
+    ///     .per_item();
+    /// let asked = fake.clone().oneshot(LlmRequest::new("Oslo?".into())).await.unwrap();
+    /// assert_eq!(asked.tool_calls()[0].name, "weather");
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn tool_calls_on_call(self, call: u64, calls: impl IntoIterator<Item = ToolCall>) -> Self {
+        self.step(call, Step::CallTools(calls.into_iter().collect()))
+    }
+
+    /// The call with that number never ends; only a timeout or a drop does.
     #[must_use]
     pub fn hang_on_call(self, call: u64) -> Self {
         self.step(call, Step::Hang)
@@ -224,7 +248,7 @@ impl Script {
                 random = Some(Step::Fail(kind));
             }
         }
-        (self.steps.get(&number).copied().or(random), latency)
+        (self.steps.get(&number).cloned().or(random), latency)
     }
 
     fn error(&self, kind: ErrorKind, number: u64) -> LlmError {
@@ -271,10 +295,20 @@ where
             if !latency.is_zero() {
                 tokio::time::sleep(latency).await;
             }
+            let answered = || {
+                let mut response = LlmResponse::new(answer(&request));
+                response.usage = script.usage;
+                response
+            };
             match step {
-                None => {
-                    let mut response = LlmResponse::new(answer(&request));
-                    response.usage = script.usage;
+                None => Ok(answered()),
+                Some(Step::CallTools(calls)) => {
+                    let mut response = answered();
+                    response.metadata.finish_reason = Some(FinishReason::ToolCalls);
+                    response.metadata.tool_calls = calls
+                        .iter()
+                        .map(|call| function_call(&call.id, &call.name, &call.arguments))
+                        .collect();
                     Ok(response)
                 }
                 Some(Step::Fail(kind)) => Err(script.error(kind, number)),

@@ -16,7 +16,12 @@ pub use simulated::{
     SimulatedProviderBuilder, SimulatedServer, SimulatedService, TokenCharge,
 };
 
-/// Hashes `bytes` into `seed` with FNV-1a, which is the same on every machine and in every version.
+/// The call of a tool, in the form of a chat completion.
+fn function_call(id: &str, name: &str, arguments: &str) -> serde_json::Value {
+    serde_json::json!({"id": id, "type": "function", "function": {"name": name, "arguments": arguments}})
+}
+
+/// Mixes `bytes` into `seed`: FNV-1a, which is the same on every machine and in every version.
 fn hash(seed: u64, bytes: &[u8]) -> u64 {
     let start = 0xcbf2_9ce4_8422_2325 ^ seed;
     bytes.iter().fold(start, |state, byte| {

@@ -12,7 +12,7 @@ use tower::{ServiceBuilder, ServiceExt};
 
 use super::support::{ms, serve};
 
-const CLIENTS: [fn(&SimulatedServer) -> Model; 4] = [chat, responses, anthropic, gemini];
+pub(crate) const CLIENTS: [fn(&SimulatedServer) -> Model; 4] = [chat, responses, anthropic, gemini];
 
 fn chat(server: &SimulatedServer) -> Model {
     let client = OpenAi::builder().base_url(server.base_url()).api_key("key");
@@ -34,7 +34,7 @@ fn gemini(server: &SimulatedServer) -> Model {
     client.build().unwrap().model("m")
 }
 
-fn streaming(model: Model, streamed: bool) -> Model {
+pub(crate) fn streaming(model: Model, streamed: bool) -> Model {
     if streamed {
         model.with_streaming(Streaming::new())
     } else {

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use llm_batch::testing::{FakeStrategy, Latency};
-use llm_batch::{Delivery, ErrorKind, Item, ItemId, LlmRequest, TokenUsage};
+use llm_batch::{
+    Delivery, ErrorKind, FinishReason, Item, ItemId, LlmRequest, Message, Part, Prompt, TokenUsage, ToolCall,
+};
 use tokio::time::{Instant, timeout};
 use tower::ServiceExt;
 
@@ -111,4 +113,31 @@ async fn a_seed_gives_the_same_failures_and_the_rate_asked_for() {
 async fn a_scripted_panic_panics() {
     let fake = FakeStrategy::new(|_: &LlmRequest| ()).panic_on_call(1);
     let _ = fake.oneshot(request(0)).await;
+}
+
+#[tokio::test]
+async fn a_script_calls_tools_for_each_item() {
+    let call = |id: &str| ToolCall::new(id, "weather", r#"{"city": "Oslo"}"#);
+    let fake = FakeStrategy::new(|_: &LlmRequest| "It rains.".to_owned())
+        .usage(TokenUsage::new(5, 1))
+        .tool_calls_on_call(1, [call("c1"), call("c2")])
+        .per_item();
+    for item in 0..2 {
+        let first = request(item);
+        let state = std::sync::Arc::clone(first.item());
+        let asked = fake.clone().oneshot(first).await.unwrap();
+        assert_eq!(asked.tool_calls(), [call("c1"), call("c2")]);
+        assert_eq!(asked.metadata.finish_reason, Some(FinishReason::ToolCalls));
+        assert_eq!(asked.usage, Some(TokenUsage::new(5, 1)));
+        // They go back as the calls of any provider.
+        let turn = Message::from(&asked);
+        assert_eq!(turn.content[0], Part::text("It rains."));
+        assert_eq!(turn.content[1..], [call("c1"), call("c2")].map(Part::ToolCall));
+        let next = LlmRequest::for_item(Prompt::new("hi").with_message(turn), state);
+        let answer = fake.clone().oneshot(next).await.unwrap();
+        assert_eq!(
+            (answer.output.as_str(), answer.tool_calls().len()),
+            ("It rains.", 0)
+        );
+    }
 }

@@ -12,4 +12,5 @@ mod responses;
 mod schema;
 mod service;
 mod support;
+mod tools;
 mod wires;

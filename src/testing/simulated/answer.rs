@@ -23,6 +23,39 @@ pub(super) struct Question {
     pub(super) max_tokens: Option<u64>,
     /// The schema of the answer, or null for any JSON.
     pub(super) json: Option<Value>,
+    /// The tool that has to be called in place of an answer.
+    pub(super) tool: Option<WantedTool>,
+}
+
+/// A tool that has to be called.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct WantedTool {
+    pub(super) name: String,
+    /// The schema of its arguments.
+    pub(super) parameters: Option<Value>,
+}
+
+impl WantedTool {
+    /// The one of the name, or without one the first.
+    pub(super) fn of(mut tools: impl Iterator<Item = Self>, name: Option<&str>) -> Option<Self> {
+        tools.find(|tool| name.is_none_or(|name| tool.name == name))
+    }
+
+    /// A tool whose fields stand in the object itself, its schema under `parameters`.
+    pub(super) fn read(tool: &Value, parameters: &str) -> Option<Self> {
+        Some(Self {
+            name: tool.get("name")?.as_str()?.to_owned(),
+            parameters: tool.get(parameters).cloned(),
+        })
+    }
+
+    /// Small arguments that the schema allows, as JSON.
+    fn arguments(&self, question: &str) -> String {
+        let schema = self.parameters.as_ref();
+        let arguments = schema.map(|schema| instance(schema, question));
+        let arguments = arguments.filter(Value::is_object);
+        arguments.map_or_else(|| "{}".to_owned(), |arguments| arguments.to_string())
+    }
 }
 
 impl Question {
@@ -40,6 +73,8 @@ pub(super) fn join<'a>(texts: impl Iterator<Item = &'a str>) -> String {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Answer {
     pub(super) text: String,
+    /// The tool that is called. The text then is its arguments.
+    pub(super) called: Option<String>,
     pub(super) refused: bool,
     pub(super) finish: FinishReason,
     pub(super) usage: TokenUsage,
@@ -49,14 +84,19 @@ pub(super) struct Answer {
 
 impl Answer {
     pub(super) fn new(question: &Question, config: &Config, variant: Variant) -> Self {
-        let mut text = match (variant, &question.json) {
-            (Variant::Refusal, _) => "I'm sorry, I can't assist with that.".to_owned(),
-            (Variant::Block, _) => String::new(),
-            (Variant::InvalidJson, _) => format!("{{\"answer\": \"{}\", ", echo(&question.text)),
-            (Variant::Proper, Some(schema)) => instance(schema, &question.text).to_string(),
-            (Variant::Proper, None) => sentence(&question.text),
+        let tool = question.tool.as_ref().filter(|_| variant == Variant::Proper);
+        let mut text = match (variant, tool, &question.json) {
+            (Variant::Refusal, ..) => "I'm sorry, I can't assist with that.".to_owned(),
+            (Variant::Block, ..) => String::new(),
+            (Variant::InvalidJson, ..) => format!("{{\"answer\": \"{}\", ", echo(&question.text)),
+            (Variant::Proper, Some(tool), _) => tool.arguments(&question.text),
+            (Variant::Proper, None, Some(schema)) => instance(schema, &question.text).to_string(),
+            (Variant::Proper, None, None) => sentence(&question.text),
         };
-        let mut finish = FinishReason::Stop;
+        let mut finish = match tool {
+            Some(_) => FinishReason::ToolCalls,
+            None => FinishReason::Stop,
+        };
         let mut reasoning = config.reasoning_tokens;
         if let Some(limit) = question.max_tokens {
             // Reasoning counts toward the limit, and comes first.
@@ -73,6 +113,10 @@ impl Answer {
         usage.cached_input = (usage.input as f64 * config.cached_share) as u64;
         Self {
             refused: matches!(variant, Variant::Refusal | Variant::Block),
+            // Arguments that were cut are not a call.
+            called: tool
+                .filter(|_| finish == FinishReason::ToolCalls)
+                .map(|tool| tool.name.clone()),
             text,
             finish,
             usage,

@@ -40,10 +40,11 @@ pub use self::service::SimulatedService;
 /// A simulated provider, with two interfaces to one model: [`service`](Self::service) for virtual time, and
 /// [`serve`](Self::serve), an HTTP server with the wire formats of OpenAI (chat completions and Responses), Anthropic and Gemini.
 ///
-/// Clones share quotas and ledger. Every random decision depends only on the seed and the call's ordinal number, so
-/// that a scenario is reproducible in virtual time. The answer depends only on the prompt, not on the wire format:
-/// [`answer_to`](Self::answer_to). A prompt with a schema is answered with an instance of it. A tool is called only in Anthropic's
-/// wire format, and only if the tool choice names it; elsewhere tools are accepted and not called.
+/// Clones share quotas and ledger. Every decision of chance follows from the seed and the call's ordinal number, so
+/// that a scenario repeats itself in virtual time. The answer follows from the prompt alone, whatever the wire:
+/// [`answer_to`](Self::answer_to). A prompt with a schema is answered with an instance of it. A tool is called where the
+/// choice names it, and the first one where some tool has to be called, with small arguments that its schema allows; no tool is
+/// called where the model decides.
 ///
 /// Tokens are counted at four characters each. Prompt and answer are billed once the request was accepted, even if the
 /// client does not get the answer; [`Ledger`] distinguishes the two.
@@ -128,7 +129,7 @@ impl SimulatedProvider {
         self.inner.state().ledger.clone()
     }
 
-    /// Returns its answer to a prompt without faults.
+    /// Returns its answer to a prompt when nothing goes wrong: the text, or the arguments of the tool that has to be called.
     pub fn answer_to(&self, prompt: &Prompt) -> String {
         let question = Question::from_prompt(prompt);
         Answer::new(&question, &self.inner.config, Variant::Proper).text

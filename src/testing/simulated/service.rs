@@ -12,10 +12,11 @@ use super::call::{Call, Work};
 use super::fault::Fate;
 use super::ledger::End;
 use super::rejection::Rejection;
-use super::wire::{Asked, openai};
+use super::wire::{Asked, call_id, openai};
 use crate::error::{Delivery, ErrorKind, LlmError};
 use crate::request::LlmRequest;
 use crate::response::{LlmResponse, ResponseMetadata};
+use crate::testing::function_call;
 
 /// A [`SimulatedProvider`] as a strategy, for virtual time.
 ///
@@ -138,11 +139,17 @@ impl Work {
                 .with_status(200)
                 .with_delivery(Delivery::MaybeBilled));
         }
+        let called = self.answer.called;
+        let is_call = called.is_some();
         let metadata = ResponseMetadata {
             provider: Some("sim".to_owned()),
             model: Some(self.model),
             response_id: Some(format!("chatcmpl-sim-{}", call.number())),
             finish_reason: Some(self.answer.finish),
+            tool_calls: called
+                .map(|name| function_call(&call_id(call.number()), &name, &self.answer.text))
+                .into_iter()
+                .collect(),
             ..ResponseMetadata::default()
         };
         call.end(End::Answered);
@@ -151,7 +158,9 @@ impl Work {
                 LlmError::new(ErrorKind::ContentFilter, self.answer.text).with_usage(self.answer.usage)
             );
         }
-        Ok(LlmResponse::new(self.answer.text)
+        // The arguments stand in the call.
+        let output = if is_call { String::new() } else { self.answer.text };
+        Ok(LlmResponse::new(output)
             .with_usage(self.answer.usage)
             .with_metadata(metadata))
     }

@@ -4,10 +4,11 @@ use http::HeaderMap;
 use http::request::Parts;
 use serde_json::{Map, Value, json};
 
-use super::super::answer::{Question, join};
+use super::super::answer::{Question, WantedTool, join};
 use super::super::rejection::Rejection;
 use super::{Asked, Refused, Reply, Wire, bearer, openai, pieces, schema, texts};
 use crate::error::ReportedQuota;
+use crate::testing::function_call;
 
 pub(in super::super) struct Chat;
 
@@ -22,7 +23,16 @@ pub(super) fn question(body: &Map<String, Value>) -> Result<Question, Box<Reject
         model: body.get("model").and_then(Value::as_str).map(str::to_owned),
         max_tokens: number("max_completion_tokens").or_else(|| number("max_tokens")),
         json: schema(body.get("response_format"), "/json_schema/schema"),
+        tool: wanted_tool(body),
     })
+}
+
+fn wanted_tool(body: &Map<String, Value>) -> Option<WantedTool> {
+    let choice = body.get("tool_choice")?;
+    let name = choice.pointer("/function/name").and_then(Value::as_str);
+    let tools = body.get("tools").and_then(Value::as_array).into_iter().flatten();
+    let tools = tools.filter_map(|tool| WantedTool::read(tool.get("function")?, "parameters"));
+    (name.is_some() || choice == "required").then(|| WantedTool::of(tools, name))?
 }
 
 impl Wire for Chat {
@@ -41,11 +51,15 @@ impl Wire for Chat {
 
     fn whole(&self, reply: &Reply<'_>) -> Value {
         let answer = reply.answer;
-        let (content, refusal) = if answer.refused {
-            (None, Some(&answer.text))
-        } else {
-            (Some(&answer.text), None)
+        let (content, refusal) = match reply.call() {
+            Some(_) => (None, None),
+            None if answer.refused => (None, Some(&answer.text)),
+            None => (Some(&answer.text), None),
         };
+        let mut message = json!({"role": "assistant", "content": content, "refusal": refusal});
+        if let Some((name, arguments)) = reply.call() {
+            message["tool_calls"] = json!([function_call(&reply.call_id(), name, arguments)]);
+        }
         json!({
             "id": format!("chatcmpl-sim-{}", reply.number),
             "object": "chat.completion",
@@ -53,7 +67,7 @@ impl Wire for Chat {
             "model": reply.model,
             "choices": [{
                 "index": 0,
-                "message": {"role": "assistant", "content": content, "refusal": refusal},
+                "message": message,
                 "logprobs": null,
                 "finish_reason": answer.finish.as_str(),
             }],
@@ -91,12 +105,20 @@ impl Wire for Chat {
         } else {
             "content"
         };
-        let mut events = vec![delta(
-            json!({"role": "assistant", "content": "", "refusal": null}),
-            None,
-        )];
+        let mut begun = json!({"role": "assistant", "content": "", "refusal": null});
+        if let Some((name, _)) = reply.call() {
+            let mut call = function_call(&reply.call_id(), name, "");
+            call["index"] = 0.into();
+            begun["content"] = Value::Null;
+            begun["tool_calls"] = json!([call]);
+        }
+        let mut events = vec![delta(begun, None)];
         for piece in pieces(&reply.answer.text) {
-            events.push(delta(json!({ name: piece }), None));
+            let more = match reply.call() {
+                Some(_) => json!({"tool_calls": [{"index": 0, "function": {"arguments": piece}}]}),
+                None => json!({ name: piece }),
+            };
+            events.push(delta(more, None));
         }
         let mut last = delta(json!({}), Some(reply.answer.finish.as_str()));
         if with_usage {

@@ -6,7 +6,7 @@ use http::HeaderMap;
 use http::request::Parts;
 use serde_json::{Map, Value, json};
 
-use super::super::answer::{Question, join, tokens};
+use super::super::answer::{Question, WantedTool, join, tokens};
 use super::super::hint::Hint;
 use super::super::rejection::{Cause, Rejection};
 use super::{Asked, Refused, Reply, THOUGHT, Wire, header, insert, pieces, texts};
@@ -81,7 +81,28 @@ pub(super) fn question(body: &Map<String, Value>, model: Option<&str>) -> Result
         model: model.map(str::to_owned),
         max_tokens: field(config, "maxOutputTokens").and_then(Value::as_u64),
         json: is_json.then(|| schema.cloned().unwrap_or_default()),
+        tool: wanted_tool(body),
     })
+}
+
+fn wanted_tool(body: &Map<String, Value>) -> Option<WantedTool> {
+    let object = |fields, name| field(fields, name)?.as_object();
+    let config = object(object(body, "toolConfig")?, "functionCallingConfig")?;
+    let names = field(config, "allowedFunctionNames").and_then(Value::as_array);
+    let name = names.and_then(|names| names.first()?.as_str());
+    let tools = field(body, "tools")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten();
+    let declared = tools.filter_map(|tool| field(tool.as_object()?, "functionDeclarations")?.as_array());
+    let tools = declared.flatten().filter_map(|tool| {
+        let schema = field(tool.as_object()?, "parametersJsonSchema").or_else(|| tool.get("parameters"));
+        Some(WantedTool {
+            name: tool.get("name")?.as_str()?.to_owned(),
+            parameters: schema.cloned(),
+        })
+    });
+    (field(config, "mode")? == "ANY").then(|| WantedTool::of(tools, name))?
 }
 
 /// Model and method of a path such as `/v1beta/models/MODEL:generateContent`.
@@ -147,7 +168,9 @@ impl Wire for Gemini {
 
     fn whole(&self, reply: &Reply<'_>) -> Value {
         let mut parts = thoughts(reply);
-        if !reply.answer.text.is_empty() {
+        if let Some(call) = function_call(reply) {
+            parts.push(call);
+        } else if !reply.answer.text.is_empty() {
             parts.push(json!({ "text": reply.answer.text }));
         }
         chunk(reply, parts, true, tokens(&reply.answer.text))
@@ -158,7 +181,21 @@ impl Wire for Gemini {
         let mut events = Vec::new();
         let mut parts = thoughts(reply);
         let mut sent = String::new();
-        for piece in pieces(&reply.answer.text) {
+        let text = match function_call(reply) {
+            Some(call) => {
+                sent.push_str(&reply.answer.text);
+                parts.push(call);
+                events.push(data(chunk(
+                    reply,
+                    std::mem::take(&mut parts),
+                    false,
+                    tokens(&sent),
+                )));
+                ""
+            }
+            None => reply.answer.text.as_str(),
+        };
+        for piece in pieces(text) {
             sent.push_str(piece);
             parts.push(json!({ "text": piece }));
             events.push(data(chunk(
@@ -322,6 +359,13 @@ fn quota_exceeded(
     });
     let details = std::iter::once(failure).chain(retry_info).collect();
     (message, Some(Value::Array(details)))
+}
+
+/// A call is one part, streamed or not.
+fn function_call(reply: &Reply<'_>) -> Option<Value> {
+    let (name, arguments) = reply.call()?;
+    let arguments: Value = serde_json::from_str(arguments).unwrap_or_default();
+    Some(json!({ "functionCall": {"id": reply.call_id(), "name": name, "args": arguments} }))
 }
 
 fn thoughts(reply: &Reply<'_>) -> Vec<Value> {

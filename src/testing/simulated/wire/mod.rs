@@ -76,7 +76,8 @@ pub(super) struct Asked {
     pub(super) body: Map<String, Value>,
 }
 
-/// An answer to write.
+/// An answer to be written.
+#[derive(Clone, Copy)]
 pub(super) struct Reply<'a> {
     pub(super) number: u64,
     pub(super) model: &'a str,
@@ -84,7 +85,22 @@ pub(super) struct Reply<'a> {
     pub(super) answer: &'a Answer,
 }
 
-/// A rejection in a wire format.
+impl<'a> Reply<'a> {
+    /// The call of a tool: its name and its arguments.
+    fn call(&self) -> Option<(&'a str, &'a str)> {
+        Some((self.answer.called.as_deref()?, &self.answer.text))
+    }
+
+    fn call_id(&self) -> String {
+        call_id(self.number)
+    }
+}
+
+pub(super) fn call_id(number: u64) -> String {
+    format!("call_sim_{number}")
+}
+
+/// A rejection as a wire writes it.
 pub(super) struct Refused {
     pub(super) status: u16,
     pub(super) headers: HeaderMap,
@@ -180,7 +196,11 @@ mod tests {
     #[test]
     fn the_same_prompt_is_the_same_question_on_every_wire() {
         let schema = json!({"type": "object", "properties": {"n": {"type": "integer"}}});
+        let parameters = json!({"type": "object", "properties": {"at": {"type": "string"}}});
+        let tool = |name: &str| json!({"type": "function", "name": name, "parameters": parameters});
         let prompt = Prompt::new("What is 2 + 3?")
+            .with_tool(crate::prompt::Tool::new("look", parameters.clone()))
+            .with_tool_choice(crate::prompt::ToolChoice::Required)
             .with_system("Be brief.")
             .with_message(crate::prompt::Message::assistant("5"))
             .with_message(crate::prompt::Message::user("Sure? é日本"))
@@ -203,15 +223,22 @@ mod tests {
             .insert(0, json!({"role": "system", "content": "Be brief."}));
         let bodies = [
             json!({"model": "m", "messages": chat, "max_completion_tokens": 64,
+                "tools": [tool("other"), {"type": "function", "function": tool("look")}],
+                "tool_choice": {"type": "function", "function": {"name": "look"}},
                 "response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}}),
             json!({"model": "m", "instructions": "Be brief.", "max_output_tokens": 64,
+                "tools": [{"type": "web_search"}, tool("look"), tool("other")], "tool_choice": "required",
                 "input": turns(roles, |text| ("content", json!([{"type": "input_text", "text": text}]))),
                 "text": {"format": {"type": "json_schema", "name": "n", "schema": schema}}}),
             json!({"model": "m", "system": "Be brief.", "max_tokens": 64,
+                "tools": [{"type": "web_search_20250305", "name": "web_search"}, {"name": "look", "input_schema": parameters}],
+                "tool_choice": {"type": "any"},
                 "messages": turns(roles, |text| ("content", json!([{"type": "text", "text": text}]))),
                 "output_config": {"format": {"type": "json_schema", "schema": schema}}}),
             json!({"systemInstruction": {"parts": [{"text": "Be brief."}]},
                 "contents": turns(["user", "model", "user"], |text| ("parts", json!([{"text": text}]))),
+                "tools": [{"functionDeclarations": [{"name": "other"}, {"name": "look", "parametersJsonSchema": parameters}]}],
+                "toolConfig": {"functionCallingConfig": {"mode": "ANY", "allowedFunctionNames": ["look"]}},
                 "generationConfig": {"maxOutputTokens": 64, "responseMimeType": "application/json",
                     "responseJsonSchema": schema}}),
         ];

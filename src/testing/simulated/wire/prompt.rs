@@ -2,9 +2,9 @@
 
 use serde_json::{Map, Value};
 
-use super::super::answer::{Question, join};
+use super::super::answer::{Question, WantedTool, join};
 use super::{chat, gemini, messages, responses};
-use crate::prompt::{Part, Prompt};
+use crate::prompt::{Part, Prompt, ToolChoice};
 
 impl Question {
     pub(in super::super) fn from_prompt(prompt: &Prompt) -> Self {
@@ -20,11 +20,25 @@ impl Question {
             model: prompt.model().map(str::to_owned),
             max_tokens: prompt.max_output_tokens().map(u64::from),
             json: prompt.output_schema().cloned(),
+            tool: wanted_tool(prompt),
         }
     }
 }
 
-/// The texts of a part; tool results count as texts, tool calls and reasoning do not.
+fn wanted_tool(prompt: &Prompt) -> Option<WantedTool> {
+    let name = match prompt.tool_choice()? {
+        ToolChoice::Tool(name) => Some(name.as_str()),
+        ToolChoice::Required => None,
+        ToolChoice::Auto | ToolChoice::None => return None,
+    };
+    let tools = prompt.tools().iter().map(|tool| WantedTool {
+        name: tool.name.clone(),
+        parameters: tool.parameters.clone(),
+    });
+    WantedTool::of(tools, name)
+}
+
+/// The texts of a part; results of tools are texts, their calls and reasoning are not.
 fn texts_of(part: &Part) -> Vec<&str> {
     match part {
         Part::Text { text } => vec![text],

@@ -4,7 +4,7 @@ use http::HeaderMap;
 use http::request::Parts;
 use serde_json::{Map, Value, json};
 
-use super::super::answer::{Question, join};
+use super::super::answer::{Question, WantedTool, join};
 use super::super::rejection::Rejection;
 use super::{Asked, Refused, Reply, Wire, bearer, event, openai, pieces, schema, texts};
 use crate::error::ReportedQuota;
@@ -27,7 +27,21 @@ pub(super) fn question(body: &Map<String, Value>) -> Result<Question, Box<Reject
         model: body.get("model").and_then(Value::as_str).map(str::to_owned),
         max_tokens: body.get("max_output_tokens").and_then(Value::as_u64),
         json: schema(body.get("text").and_then(|text| text.get("format")), "/schema"),
+        tool: wanted_tool(body),
     })
+}
+
+fn wanted_tool(body: &Map<String, Value>) -> Option<WantedTool> {
+    let choice = body.get("tool_choice")?;
+    let is_function = |tool: &&Value| tool["type"] == "function";
+    let name = Some(choice)
+        .filter(is_function)
+        .and_then(|choice| choice["name"].as_str());
+    let tools = body.get("tools").and_then(Value::as_array).into_iter().flatten();
+    let tools = tools
+        .filter(is_function)
+        .filter_map(|tool| WantedTool::read(tool, "parameters"));
+    (name.is_some() || choice == "required").then(|| WantedTool::of(tools, name))?
 }
 
 impl Wire for Responses {
@@ -53,7 +67,9 @@ impl Wire for Responses {
         if reply.answer.usage.reasoning > 0 {
             items.push(reasoning(reply));
         }
-        if has_message(reply) {
+        if let Some((name, arguments)) = reply.call() {
+            items.push(call(reply, "completed", name, arguments));
+        } else if has_message(reply) {
             items.push(message(reply, status(reply), &[part(reply, &reply.answer.text)]));
         }
         response(reply, status(reply), &items, true)
@@ -74,7 +90,20 @@ impl Wire for Responses {
         }
         let mut events = Vec::new();
         let mut last = String::new();
-        if has_message(reply) {
+        if let Some((name, arguments)) = reply.call() {
+            let place = |item: Value| json!({ "output_index": index, "item": item });
+            let begun = place(call(reply, "in_progress", name, ""));
+            first.push_str(&stream.event("response.output_item.added", begun));
+            events.push(first);
+            let stem = "response.function_call_arguments";
+            let with = |name: &str, value: &str| json!({ "item_id": function_call_id(reply), "output_index": index, name: value });
+            for piece in pieces(arguments) {
+                events.push(stream.event(&format!("{stem}.delta"), with("delta", piece)));
+            }
+            last.push_str(&stream.event(&format!("{stem}.done"), with("arguments", arguments)));
+            let done = place(call(reply, "completed", name, arguments));
+            last.push_str(&stream.event("response.output_item.done", done));
+        } else if has_message(reply) {
             let text = &reply.answer.text;
             let (stem, name) = if reply.answer.refused {
                 ("response.refusal", "refusal")
@@ -166,6 +195,17 @@ fn status(reply: &Reply<'_>) -> &'static str {
         FinishReason::Length => "incomplete",
         _ => "completed",
     }
+}
+
+fn function_call_id(reply: &Reply<'_>) -> String {
+    format!("fc_sim_{}", reply.number)
+}
+
+fn call(reply: &Reply<'_>, status: &str, name: &str, arguments: &str) -> Value {
+    json!({
+        "id": function_call_id(reply), "type": "function_call", "status": status, "call_id": reply.call_id(),
+        "name": name, "arguments": arguments,
+    })
 }
 
 fn message_id(reply: &Reply<'_>) -> String {

@@ -3,7 +3,6 @@
 use serde_json::{Value, json};
 
 use super::super::{Reply, THOUGHT, pieces};
-use super::request::forced_tool;
 use crate::response::FinishReason;
 
 /// A block of the answer's content.
@@ -25,30 +24,15 @@ pub(super) fn blocks<'a>(reply: &Reply<'a>) -> Vec<Block<'a>> {
     if answer.refused || answer.text.is_empty() {
         return blocks;
     }
-    let tool = called_tool(reply);
-    blocks.push(match tool {
-        Some((name, input)) => Block::Tool {
+    blocks.push(match reply.call() {
+        Some((name, arguments)) => Block::Tool {
             name,
-            input,
+            input: serde_json::from_str(arguments).unwrap_or_default(),
             id: reply.number,
         },
         None => Block::Text(&answer.text),
     });
     blocks
-}
-
-/// The tool that the answer calls, if the choice requires one and the answer is its input.
-pub(super) fn called_tool<'a>(reply: &Reply<'a>) -> Option<(&'a str, Value)> {
-    let body = &reply.asked.body;
-    if reply.answer.refused
-        || body
-            .get("output_config")
-            .is_some_and(|config| config.get("format").is_some())
-    {
-        return None;
-    }
-    let name = forced_tool(body)?.get("name")?.as_str()?;
-    Some((name, serde_json::from_str(&reply.answer.text).ok()?))
 }
 
 impl Block<'_> {
@@ -111,7 +95,7 @@ pub(super) fn stop(reply: &Reply<'_>) -> Value {
     let reason = match reply.answer.finish {
         _ if reply.answer.refused => "refusal",
         FinishReason::Length => "max_tokens",
-        _ if called_tool(reply).is_some() => "tool_use",
+        _ if reply.call().is_some() => "tool_use",
         _ => "end_turn",
     };
     let details = reply

@@ -4,7 +4,7 @@ use http::request::Parts;
 use serde_json::{Map, Value, json};
 
 use super::super::super::super::hash;
-use super::super::super::answer::{Question, join, tokens};
+use super::super::super::answer::{Question, WantedTool, join, tokens};
 use super::super::super::cache::Mark;
 use super::super::super::rejection::Rejection;
 use super::super::{header, texts};
@@ -30,24 +30,19 @@ pub(in super::super) fn question(body: &Map<String, Value>) -> Result<Question, 
         text: join(system.into_iter().chain(turns)),
         model: body.get("model").and_then(Value::as_str).map(str::to_owned),
         max_tokens: body.get("max_tokens").and_then(Value::as_u64),
-        json: format.or_else(|| {
-            Some(
-                forced_tool(body)?
-                    .get("input_schema")
-                    .cloned()
-                    .unwrap_or_default(),
-            )
-        }),
+        json: format,
+        tool: wanted_tool(body),
     })
 }
 
-/// The tool that the request requires to be called.
-pub(super) fn forced_tool(body: &Map<String, Value>) -> Option<&Value> {
-    let choice = body
-        .get("tool_choice")
-        .filter(|choice| choice["type"] == "tool")?;
-    let tools = body.get("tools")?.as_array()?;
-    tools.iter().find(|tool| tool["name"] == choice["name"])
+fn wanted_tool(body: &Map<String, Value>) -> Option<WantedTool> {
+    let choice = body.get("tool_choice")?;
+    let name = choice["name"].as_str().filter(|_| choice["type"] == "tool");
+    let tools = body.get("tools").and_then(Value::as_array).into_iter().flatten();
+    // Those of the provider's own have a type, and no schema.
+    let tools = tools.filter(|tool| name.is_some() || tool.get("input_schema").is_some());
+    let tools = tools.filter_map(|tool| WantedTool::read(tool, "input_schema"));
+    (name.is_some() || choice["type"] == "any").then(|| WantedTool::of(tools, name))?
 }
 
 /// Returns the answer to `/v1/messages/count_tokens`.
