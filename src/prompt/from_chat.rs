@@ -215,7 +215,7 @@ fn take(fields: &mut Map<String, Value>, name: &str) -> Option<Value> {
     fields.remove(name).filter(|value| !value.is_null())
 }
 
-/// What is left over is not known. Null, an empty list and an empty text say nothing.
+/// Refuses the fields that are left, which are not known. Null, an empty list and an empty text say nothing.
 fn nothing_left(fields: &Map<String, Value>, at: &str) -> Result<(), LlmError> {
     let says_nothing = |value: &Value| match value {
         Value::Null => true,

@@ -193,7 +193,7 @@ pub enum Part {
     Image {
         /// An `https:` address, or a `data:` URL with the image itself in base64.
         url: String,
-        /// How closely the model looks at it. Unset, the provider decides.
+        /// The detail in which the model looks at it. Unset, the provider decides.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         detail: Option<ImageDetail>,
     },
@@ -287,7 +287,7 @@ impl Part {
     }
 }
 
-/// How closely a model looks at an image, which is also how many tokens it costs.
+/// The detail in which a model looks at an image, which also decides how many tokens it costs.
 ///
 /// OpenAI's wires take all of them. Anthropic and Gemini have no such setting per image and look at it in full, so there
 /// [`Low`](Self::Low) is an [`InvalidRequest`](crate::ErrorKind::InvalidRequest) error and the others change nothing.

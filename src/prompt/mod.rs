@@ -84,7 +84,7 @@ struct Data {
     raw_body: Option<Map<String, Value>>,
 }
 
-/// What a chat completion says of its output schema beside the schema, for OpenAI's wires.
+/// The fields of a chat completion's output format beside the schema, for OpenAI's wires.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct OutputFormat {
     pub(crate) name: String,
@@ -362,7 +362,7 @@ impl Prompt {
         self.data.parallel_tool_calls
     }
 
-    /// How much the model reasons.
+    /// The reasoning effort.
     pub fn reasoning_effort(&self) -> Option<ReasoningEffort> {
         self.data.reasoning_effort
     }
@@ -378,7 +378,7 @@ impl Prompt {
         &self.data.headers
     }
 
-    /// What is known of the output schema beside it.
+    /// The name, description and strictness of the output schema.
     #[cfg(feature = "openai")]
     pub(crate) fn output_format(&self) -> Option<&OutputFormat> {
         self.data.output_format.as_ref()

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// How much a model reasons before it answers.
+/// The effort that a model spends on reasoning before it answers.
 ///
 /// | | OpenAI, both wires | Anthropic | Gemini |
 /// |---|---|---|---|
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 /// | `Max` | `max` | the same | error |
 /// | `Tokens(n)` | error | `thinking: enabled`, `budget_tokens: n` | `thinkingBudget: n` |
 ///
-/// What a provider has no word for is an [`InvalidRequest`](crate::ErrorKind::InvalidRequest) error before anything is sent; what a
+/// An effort that a provider has no word for is an [`InvalidRequest`](crate::ErrorKind::InvalidRequest) error before anything is sent; what a
 /// model does not know, the provider rejects. Gemini's models up to 2.5 and Anthropic's up to 4.5 take a number of
 /// tokens, later ones an effort. On Anthropic a client's own
 /// [`thinking`](crate::provider::anthropic::AnthropicBuilder::thinking) stays beside an effort.

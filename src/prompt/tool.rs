@@ -110,7 +110,7 @@ pub struct ToolCall {
     /// The arguments as the model wrote them, JSON text: integers of any size keep their digits. An answer that was
     /// cut may end inside them.
     pub arguments: String,
-    /// What the provider wants back with the call: Gemini's `thoughtSignature`.
+    /// A value that the provider wants back with the call: Gemini's `thoughtSignature`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signature: Option<String>,
 }

@@ -12,7 +12,7 @@ use crate::response::MediaFile;
 pub(super) const NOTHING_LEFT: &str =
     "a message has no content that this provider takes; give it a text, or leave it out";
 
-/// The messages, each with the word whether it ends the turn of its speaker.
+/// The messages, each with `true` if it ends the turn of its speaker.
 #[cfg(any(feature = "openai", feature = "anthropic"))]
 pub(super) fn with_ends(messages: &[Message]) -> impl Iterator<Item = (&Message, bool)> {
     let next = messages.iter().skip(1).map(Some).chain([None]);

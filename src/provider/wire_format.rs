@@ -50,7 +50,7 @@ impl<'a> Ask<'a> {
         (!self.prompt.chat_fields().contains_key(name)).then_some(self.defaults)
     }
 
-    /// What the user says of that schema beside it, for OpenAI's wires.
+    /// The name, description and strictness of that schema, as the user set them, for OpenAI's wires.
     #[cfg(feature = "openai")]
     pub(crate) fn output_format(&self) -> Option<&'a OutputFormat> {
         match self.prompt.output_schema() {
@@ -126,7 +126,7 @@ pub(crate) trait WireFormat: fmt::Debug + Send + Sync {
     }
 
     /// Puts the first part of an answer before the next one, which then has the usage of both. `false` if the later reply
-    /// is no part of an answer.
+    /// is not part of an answer.
     fn join(&self, _first: &Reply, _next: &mut Reply) -> bool {
         false
     }

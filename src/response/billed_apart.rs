@@ -1,6 +1,6 @@
 //! Usage that is not billed as text tokens.
 
-/// What a call used that is not billed as text tokens: audio and image tokens, and calls of the provider's own tools.
+/// The usage of a call that is not billed as text tokens: audio and image tokens, and calls of the provider's own tools.
 ///
 /// In [`ResponseMetadata::extensions`](crate::ResponseMetadata::extensions) of an answer that used any. A price list of tokens
 /// does not cover it, so the cost of such a call is unknown, unless the provider reports a cost itself.

@@ -184,12 +184,12 @@ fn thought(wire: Wire, part: &Value) -> String {
                     .collect::<Vec<_>>()
             };
             let content = passages("content");
-            let told = if content.is_empty() {
+            let readable = if content.is_empty() {
                 passages("summary")
             } else {
                 content
             };
-            told.join("\n\n")
+            readable.join("\n\n")
         }
         _ => string(part, "thinking").unwrap_or_default(),
     }

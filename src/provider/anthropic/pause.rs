@@ -58,7 +58,7 @@ struct Turn<'a> {
     role: std::borrow::Cow<'a, str>,
 }
 
-/// Both parts as one body: the content of both, and what they used together. None if the second is no part of an answer.
+/// Both parts as one body: the content of both, and what they used together. None if the second is not part of an answer.
 pub(super) fn join(first: &[u8], second: &[u8]) -> Option<Vec<u8>> {
     let (before, mut whole) = (fields(first)?, fields(second)?);
     let mut content: Vec<&RawValue> = read(before.get("content")?)?;
@@ -102,7 +102,7 @@ fn read<'a, T: Deserialize<'a>>(raw: &'a RawValue) -> Option<T> {
     serde_json::from_str(raw.get()).ok()
 }
 
-/// Two usages, count by count; of what is no count the second.
+/// Two usages, count by count; of anything else the second.
 fn sum(first: Value, second: Value) -> Value {
     match (first, second) {
         (Value::Object(mut first), Value::Object(second)) => {

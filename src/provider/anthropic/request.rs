@@ -184,7 +184,7 @@ fn leading(messages: &[Message]) -> (&[Message], &[Message]) {
     messages.split_at(count)
 }
 
-/// How much the model reasons: two settings of this wire.
+/// The amount of reasoning: two settings of this wire.
 struct Reasoning {
     thinking: Option<Thinking>,
     effort: Option<Value>,

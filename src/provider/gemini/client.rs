@@ -156,7 +156,7 @@ impl GeminiBuilder {
         self
     }
 
-    /// Asks for summaries of the thoughts. They are no part of the answer's text; see
+    /// Asks for summaries of the thoughts. They are not part of the answer's text; see
     /// [`keep_raw_body`](Self::keep_raw_body).
     pub fn include_thoughts(mut self, include: bool) -> Self {
         self.options.thinking.include_thoughts = Some(include);

@@ -76,7 +76,7 @@ pub(super) fn resource_name(model: &str) -> Result<String, LlmError> {
     let model = model.trim().trim_start_matches('/');
     let wrong = |part: &str| part.is_empty() || part == "." || part == "..";
     if model.split('/').any(wrong) {
-        let message = format!("{model:?} is no name of a model");
+        let message = format!("{model:?} is not the name of a model");
         return Err(refuse(message));
     }
     Ok(if model.contains('/') {

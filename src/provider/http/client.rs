@@ -59,7 +59,7 @@ const RESERVED: [&str; 21] = [
     "x-goog-api-key",
 ];
 
-/// What one request has beside those before it.
+/// The part of a request that differs from the requests before it.
 #[derive(Clone, Copy)]
 struct Extra<'a> {
     /// The headers of the prompt.

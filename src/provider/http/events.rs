@@ -157,7 +157,7 @@ fn cut(why: &str) -> LlmError {
     .with_delivery(Delivery::MaybeBilled)
 }
 
-/// The lines of a stream that are no part of an event: Gemini writes an error that happens on the way as bare JSON.
+/// The lines of a stream that are not part of an event: Gemini writes an error that happens on the way as bare JSON.
 #[derive(Debug, Default)]
 struct Stray {
     line: Vec<u8>,

@@ -10,7 +10,7 @@ use super::key::KeyHeader;
 use crate::provider::wire::repair::{joined, repaired};
 use crate::provider::wire::trim;
 
-/// Shorter keys are no secrets: they are what servers without keys are given ("x", "none", "EMPTY"), and may be a part of any
+/// Shorter keys are not secrets: they are what servers without keys are given ("x", "none", "EMPTY"), and may be a part of any
 /// word of a reply.
 const SHORTEST_SECRET: usize = 8;
 

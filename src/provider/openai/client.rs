@@ -259,8 +259,8 @@ impl OpenAiBuilder {
     pub fn build(self) -> Result<OpenAi, LlmError> {
         let base_url = self.settings.base_url.as_deref().unwrap_or(DEFAULT_BASE_URL);
         // The address comes before the client's name: `openai:` may be set to ask another provider.
-        let told = Url::parse(base_url.trim()).ok().and_then(|url| presets::at(&url));
-        let preset = told.or(self.preset).unwrap_or(&OPENAI);
+        let at_address = Url::parse(base_url.trim()).ok().and_then(|url| presets::at(&url));
+        let preset = at_address.or(self.preset).unwrap_or(&OPENAI);
         let named = [
             ("openai-organization", self.organization),
             ("openai-project", self.project),
@@ -276,7 +276,7 @@ impl OpenAiBuilder {
                 .filter_map(|(name, value)| Some((name, value?)))
                 .collect(),
         })?;
-        if !client.has_key && told.is_some_and(|preset| preset.needs_key) {
+        if !client.has_key && at_address.is_some_and(|preset| preset.needs_key) {
             return Err(configuration(
                 Misconfigured::MissingApiKey,
                 format!(
@@ -293,7 +293,7 @@ impl OpenAiBuilder {
             client.base_url.set_path(path);
         }
         client.is_local = preset.is_local();
-        let provider = match told {
+        let provider = match at_address {
             Some(preset) => preset.name,
             None => presets::other_name(&client.base_url).unwrap_or(preset.name),
         };

@@ -286,7 +286,7 @@ pub(super) fn at(url: &Url) -> Option<&'static Preset> {
         .find(|preset| preset.domains.iter().any(|domain| is_in(host, domain)))
 }
 
-/// The OpenTelemetry name of the host at an address that is no preset's.
+/// The OpenTelemetry name of the host at an address that does not belong to a preset.
 pub(super) fn other_name(url: &Url) -> Option<&'static str> {
     let host = url.host_str()?;
     OTHER_HOSTS

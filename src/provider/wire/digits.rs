@@ -119,7 +119,7 @@ fn loses_digits(json: &str) -> bool {
     false
 }
 
-/// What comes after the string that the text begins with.
+/// The rest after the string that the text begins with.
 fn after_string(text: &str) -> &str {
     let mut escaped = false;
     for (at, c) in text.char_indices().skip(1) {

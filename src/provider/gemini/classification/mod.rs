@@ -119,7 +119,7 @@ pub(super) fn error_in_success(reply: &Reply, body: &Value, ask: &Ask<'_>) -> Ll
     refine(error, reply, body, ask)
 }
 
-/// The error of a request that was no question.
+/// The error of a request that was not a question.
 pub(super) fn error_of_resource(reply: &Reply) -> LlmError {
     wire::error_of_reply(RULES, reply.status, &reply.headers, &reply.body)
 }

@@ -148,7 +148,7 @@ impl Remote {
     }
 }
 
-/// Returns `true` if the provider does not know the cache: it says so by 403 or 404.
+/// Returns `true` if the provider does not know the cache, which it reports by 403 or 404.
 pub(super) fn is_missing(error: &LlmError) -> bool {
     error.kind() == ErrorKind::CacheMissing || matches!(error.status(), Some(403 | 404))
 }

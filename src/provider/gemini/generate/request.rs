@@ -33,7 +33,7 @@ pub(super) fn schema_field(
     }))
 }
 
-/// How much the model thinks: the prompt's word in place of the client's. A level and a budget exclude each other.
+/// The amount of thinking: the prompt's in place of the client's. A level and a budget exclude each other.
 pub(super) fn thinking(ask: &Ask<'_>, client: ThinkingConfig) -> Result<ThinkingConfig, LlmError> {
     let with = |thinking_budget, thinking_level| {
         Ok(ThinkingConfig {

@@ -12,7 +12,7 @@ pub(super) struct Chunks {
     /// The fields of the last chunk that had them: usage, id, model, feedback on the prompt. Usage repeats and grows, so
     /// that the last one counts.
     head: Map<String, Value>,
-    /// The fields of the first candidate that are no content: the reason to stop, its message, a token.
+    /// The fields of the first candidate that are not content: the reason to stop, its message, a token.
     candidate: Map<String, Value>,
     parts: Vec<Value>,
     error: Option<Value>,

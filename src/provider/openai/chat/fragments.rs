@@ -167,7 +167,7 @@ mod tests {
             ]),
             json!([{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, {"type": "text", "text": "so"}])
         );
-        // Parts that are no texts are not fragments.
+        // Parts that are not texts are not fragments.
         let image = json!({"type": "image_url", "image_url": {"url": "u"}});
         assert_eq!(joined([image.clone(), image.clone()]), json!([image, image]));
         assert_eq!(joined([]), Value::Null);

@@ -132,10 +132,10 @@ impl Body<'_> {
         let Some(Format::JsonObject(schema)) = &self.format else {
             return own.map(Cow::Borrowed);
         };
-        let told = format!("Answer with JSON alone, of this JSON Schema:\n{schema}");
+        let instruction = format!("Answer with JSON alone, of this JSON Schema:\n{schema}");
         Some(match own {
-            Some(own) => format!("{own}\n\n{told}").into(),
-            None => told.into(),
+            Some(own) => format!("{own}\n\n{instruction}").into(),
+            None => instruction.into(),
         })
     }
 }

@@ -155,13 +155,13 @@ fn reasoning(message: &mut Json<'_>) -> Reasoning {
             reasoning.text = text.into_owned();
         }
     }
-    let is_told = !reasoning.text.is_empty();
+    let is_readable = !reasoning.text.is_empty();
     let mut parts = take_list(message, "reasoning_details");
     if let Some(Json::List(content)) = message.get("content") {
         let is_thought = |part: &&Json<'_>| part.get("type").and_then(Json::as_str) == Some("thinking");
         parts.extend(content.iter().filter(is_thought).map(Value::from));
     }
-    if !is_told {
+    if !is_readable {
         for part in &parts {
             let thought = match part.get("thinking") {
                 Some(Value::Array(texts)) => texts.iter().filter_map(|part| text(part, "text")).collect(),

@@ -77,10 +77,10 @@ fn answer(mut body: Json<'_>, reading: Reading<'_>) -> Result<LlmResponse, LlmEr
         return Err(refused(&refusal));
     }
     if text.is_empty()
-        && let Some(told) = body.get("output_text").and_then(Json::as_str)
+        && let Some(joined) = body.get("output_text").and_then(Json::as_str)
     {
         // What the SDKs add to a response, and some servers send.
-        text.push_str(told);
+        text.push_str(joined);
     }
     let has_content = !tool_calls.is_empty() || media != Media::default();
     let finish_reason = match reason {
@@ -223,16 +223,16 @@ impl Output {
                 .flatten()
                 .filter_map(|part| content::text(part, "text"))
         };
-        let mut is_told = false;
+        let mut is_readable = false;
         for name in ["content", "summary"] {
-            if !is_told {
+            if !is_readable {
                 for passage in passages(name) {
                     add_passage(&mut self.reasoning.text, passage);
-                    is_told = true;
+                    is_readable = true;
                 }
             }
         }
-        if is_told || content::text(&item, "encrypted_content").is_some() {
+        if is_readable || content::text(&item, "encrypted_content").is_some() {
             self.reasoning.parts.push(item);
         }
     }

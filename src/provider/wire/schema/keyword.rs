@@ -101,14 +101,14 @@ pub(super) fn tell(keyword: &str, value: &Value) -> String {
 }
 
 /// Adds what the subset has no keyword for to the description.
-pub(super) fn describe(made: &mut Map<String, Value>, told: &[String]) {
-    if told.is_empty() {
+pub(super) fn describe(made: &mut Map<String, Value>, described: &[String]) {
+    if described.is_empty() {
         return;
     }
-    let told = told.join(", ");
+    let described = described.join(", ");
     let text = match made.get("description").and_then(Value::as_str) {
-        Some(text) => format!("{text} ({told})"),
-        None => told,
+        Some(text) => format!("{text} ({described})"),
+        None => described,
     };
     made.insert("description".to_owned(), text.into());
 }

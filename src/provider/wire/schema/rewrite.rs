@@ -235,7 +235,7 @@ impl Rewriter<'_> {
         }
         let is = |kind: &str| types.iter().any(|entry| entry == kind);
         let mut made = Map::new();
-        let mut told = Vec::new();
+        let mut described = Vec::new();
         for (keyword, value) in &schema {
             match keyword.as_str() {
                 "type" | "title" | "description" => {
@@ -244,8 +244,12 @@ impl Rewriter<'_> {
                 "const" | "enum" if self.rules.constants => {
                     made.insert(keyword.clone(), value.clone());
                 }
-                "const" => self.allow(std::slice::from_ref(value), &mut made, &mut told),
-                "enum" => self.allow(value.as_array().map_or(&[], Vec::as_slice), &mut made, &mut told),
+                "const" => self.allow(std::slice::from_ref(value), &mut made, &mut described),
+                "enum" => self.allow(
+                    value.as_array().map_or(&[], Vec::as_slice),
+                    &mut made,
+                    &mut described,
+                ),
                 "format" if is("string") => {
                     if value
                         .as_str()
@@ -253,7 +257,7 @@ impl Rewriter<'_> {
                     {
                         made.insert(keyword.clone(), value.clone());
                     } else {
-                        told.push(tell(keyword, value));
+                        described.push(tell(keyword, value));
                     }
                 }
                 // What remains are the widths of machine numbers, which the model need not know.
@@ -270,7 +274,7 @@ impl Rewriter<'_> {
                     if (self.rules.has)(name, value) {
                         made.insert(keyword.clone(), value.clone());
                     } else {
-                        told.push(tell(keyword, value));
+                        described.push(tell(keyword, value));
                     }
                 }
                 _ => {}
@@ -280,9 +284,9 @@ impl Rewriter<'_> {
             self.object(&schema, &mut made, path)?;
         }
         if is("array") {
-            self.array(&schema, &mut made, &mut told, path)?;
+            self.array(&schema, &mut made, &mut described, path)?;
         }
-        describe(&mut made, &told);
+        describe(&mut made, &described);
         Ok(if self.rules.constants {
             Value::Object(made)
         } else {
@@ -291,7 +295,7 @@ impl Rewriter<'_> {
     }
 
     /// Writes the values that are allowed, where there are only those that are texts or numbers.
-    fn allow(&self, values: &[Value], made: &mut Map<String, Value>, told: &mut Vec<String>) {
+    fn allow(&self, values: &[Value], made: &mut Map<String, Value>, described: &mut Vec<String>) {
         let plain = |value: &&Value| value.is_string() || value.is_number();
         let others = values
             .iter()
@@ -299,7 +303,7 @@ impl Rewriter<'_> {
             .count();
         let kept: Vec<Value> = values.iter().filter(plain).cloned().collect();
         if others > 0 {
-            told.push(tell("enum", &values.into()));
+            described.push(tell("enum", &values.into()));
         } else if !kept.is_empty() {
             made.insert("enum".to_owned(), Value::Array(kept));
         }
@@ -364,7 +368,7 @@ impl Rewriter<'_> {
         &mut self,
         schema: &Map<String, Value>,
         made: &mut Map<String, Value>,
-        told: &mut Vec<String>,
+        described: &mut Vec<String>,
         path: &str,
     ) -> Result<(), Refusal> {
         if let Some(Value::Array(first)) = schema.get("prefixItems") {
@@ -385,7 +389,7 @@ impl Rewriter<'_> {
             }
             if sorts.len() > 1 {
                 let names: Vec<String> = written.iter().map(|item| self.name(item)).collect();
-                told.push(format!("in this order: {}", names.join(", ")));
+                described.push(format!("in this order: {}", names.join(", ")));
             }
             let items = match sorts.pop() {
                 Some(only) if sorts.is_empty() => only,
