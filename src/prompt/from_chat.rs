@@ -158,7 +158,7 @@ fn wrong(at: &str, what: &str) -> LlmError {
 }
 
 /// Returns `true` if a field's value is what holds without it, so that it can be left out.
-#[cfg(feature = "reqwest")]
+#[cfg(any(feature = "openai", feature = "anthropic", feature = "gemini"))]
 pub(crate) fn says_nothing(name: &str, value: &Value) -> bool {
     match name {
         "n" => value.as_f64() == Some(1.0),

@@ -9,7 +9,7 @@ mod tool;
 use std::fmt;
 use std::sync::Arc;
 
-#[cfg(feature = "reqwest")]
+#[cfg(any(feature = "openai", feature = "anthropic", feature = "gemini"))]
 pub(crate) use self::from_chat::says_nothing;
 pub(crate) use self::headers::Headers;
 #[cfg(any(feature = "reqwest", feature = "structured"))]
