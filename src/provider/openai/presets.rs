@@ -365,7 +365,7 @@ mod tests {
     #[test]
     fn the_readme_lists_every_server() {
         let readme = include_str!("../../../README.md");
-        let (_, table) = readme.split_once("| prefix | speaks |").unwrap();
+        let (_, table) = readme.split_once("| prefix | API |").unwrap();
         let (table, _) = table.split_once("\n\n").unwrap();
         for preset in PRESETS {
             let row = table
