@@ -3,18 +3,21 @@
 mod header;
 mod help;
 mod simulate;
+mod values;
 
 use std::io::{self, IsTerminal as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::builder::styling::{AnsiColor, Styles};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use llm_batch::ReasoningEffort;
 
 pub(crate) use self::header::Header;
 use self::help::{EXAMPLES, RUN_EXAMPLES};
 pub(crate) use self::simulate::SimulateArgs;
+pub(crate) use self::values::{InputFormat, JsonObject, MaxFailures, Progress, Summary};
+use self::values::{concurrency, duration, json_object, max_failures, share, temperature};
 use crate::input::NamedField;
 use crate::output::{Include, OutputFormat, Settings};
 
@@ -376,107 +379,4 @@ pub(crate) struct ReportingArgs {
     /// No progress, no summary, no warnings; errors remain.
     #[arg(short, long)]
     pub(crate) quiet: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum InputFormat {
-    /// By the name and the first line
-    Auto,
-    /// A JSON object or string a line
-    Jsonl,
-    /// One JSON array of items, or values one behind the other, over any number of lines
-    Json,
-    /// OpenAI's batch lines: custom_id, method, url, body
-    OpenaiBatch,
-    /// A table with a header, separated by commas
-    Csv,
-    /// A table with a header, separated by tabs
-    Tsv,
-    /// A prompt a line
-    Text,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Progress {
-    /// Where standard error is a terminal
-    Auto,
-    /// A bar in a terminal, plain lines elsewhere
-    Always,
-    /// None
-    Never,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Summary {
-    /// For people
-    Text,
-    /// One line of JSON
-    Json,
-}
-
-/// The number or share of items that may fail.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum MaxFailures {
-    Items(u64),
-    Percent(f64),
-}
-
-/// A JSON object; a type of its own, as clap would read a map as several values.
-#[derive(Clone, Debug)]
-pub(crate) struct JsonObject(pub(crate) serde_json::Map<String, serde_json::Value>);
-
-fn duration(text: &str) -> Result<Duration, String> {
-    if text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(format!("a time needs a unit, such as {text}s or {text}m"));
-    }
-    let duration = humantime::parse_duration(text)
-        .map_err(|error| format!("{error}; write a time as 500ms, 30s, 10m or 1h30m"))?;
-    if duration.is_zero() {
-        return Err("a time limit must be longer than nothing".to_owned());
-    }
-    Ok(duration)
-}
-
-fn max_failures(text: &str) -> Result<MaxFailures, String> {
-    let wrong = || "must be a number of items, such as 50, or a share, such as 5%".to_owned();
-    match text.strip_suffix('%') {
-        Some(share) => match share.trim().parse::<f64>() {
-            Ok(percent) if (0.0..=100.0).contains(&percent) => Ok(MaxFailures::Percent(percent)),
-            _ => Err(wrong()),
-        },
-        None => text.parse().map(MaxFailures::Items).map_err(|_| wrong()),
-    }
-}
-
-fn concurrency(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(0) => Err("at least 1".to_owned()),
-        Ok(number) if number <= 1_000_000 => Ok(number),
-        Ok(_) => Err("at most 1000000".to_owned()),
-        Err(error) => Err(format!("{error}")),
-    }
-}
-
-fn temperature(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(number) if number.is_finite() && number >= 0.0 => Ok(number),
-        Ok(_) => Err("must be a number of at least 0".to_owned()),
-        Err(error) => Err(error.to_string()),
-    }
-}
-
-fn share(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(number) if (0.0..=1.0).contains(&number) => Ok(number),
-        Ok(_) => Err("must be a number from 0 to 1".to_owned()),
-        Err(error) => Err(error.to_string()),
-    }
-}
-
-fn json_object(text: &str) -> Result<JsonObject, String> {
-    match serde_json::from_str(text) {
-        Ok(serde_json::Value::Object(fields)) => Ok(JsonObject(fields)),
-        Ok(_) => Err(r#"must be a JSON object, such as {"seed": 7}"#.to_owned()),
-        Err(error) => Err(format!("not JSON: {error}")),
-    }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use llm_batch::testing::{Hint, Latency, Preset};
 
-use super::duration;
+use super::values::duration;
 
 const SIMULATE_EXAMPLES: &str = "\
 Examples:
