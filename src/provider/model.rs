@@ -31,6 +31,9 @@ use crate::usd::Usd;
 /// The result of a question, and the quotas that rate-limit headers reported.
 type Answer = (Result<LlmResponse, LlmError>, Option<ReportedQuota>);
 
+/// A question as it is sent: its body and the headers of its own.
+type Question = (Bytes, HeaderMap);
+
 /// The number of times an answer may be continued: enough for the longest, and an end for a server that never finishes.
 const MAX_CONTINUATIONS: usize = 8;
 
@@ -182,13 +185,19 @@ impl Model {
         self.wire.body(ask)
     }
 
-    async fn ask(&self, prompt: &Prompt, call: &CallGuard) -> Answer {
+    /// Writes the question, or refuses a prompt that cannot be asked.
+    fn question(&self, ask: &Ask<'_>) -> Result<Question, LlmError> {
+        self.wire.endpoint(ask)?;
+        Ok((self.body(ask)?.into(), self.headers(ask)?))
+    }
+
+    async fn ask(&self, prompt: &Prompt, question: Question, call: &CallGuard) -> Answer {
         let ask = Ask {
             throttled_before: call.item().signals().was_throttled(),
             ..self.asked(prompt)
         };
         match self.wire.context_cache(None) {
-            None => self.exchange(&ask, call).await,
+            None => self.exchange(&ask, question, call).await,
             // Boxed, so that every call's future is not as large as this rare one's.
             Some(making) => Box::pin(self.ask_with_context_cache(&ask, making, call)).await,
         }
@@ -208,7 +217,7 @@ impl Model {
             context_cache: Some(name),
             ..*ask
         };
-        let answer = self.exchange(&with_cache(&name), call).await;
+        let answer = self.exchange_anew(&with_cache(&name), call).await;
         let Err(missing) = &answer.0 else { return answer };
         if missing.kind() != ErrorKind::CacheMissing {
             return answer;
@@ -226,7 +235,14 @@ impl Model {
             Err(_) => return answer,
         }
         match making.await {
-            Ok(name) => self.exchange(&with_cache(&name), call).await,
+            Ok(name) => self.exchange_anew(&with_cache(&name), call).await,
+            Err(error) => (Err(error), None),
+        }
+    }
+
+    async fn exchange_anew(&self, ask: &Ask<'_>, call: &CallGuard) -> Answer {
+        match self.question(ask) {
+            Ok(question) => self.exchange(ask, question, call).await,
             Err(error) => (Err(error), None),
         }
     }
@@ -237,12 +253,12 @@ impl Model {
     }
 
     /// Asks, and asks on while the provider has only said a part.
-    async fn exchange(&self, ask: &Ask<'_>, call: &CallGuard) -> Answer {
-        let (url, mut body, mut headers) = match self.question(ask) {
-            Ok((url, body, headers)) => (url, Bytes::from(body), headers),
+    async fn exchange(&self, ask: &Ask<'_>, question: Question, call: &CallGuard) -> Answer {
+        let url = match self.wire.endpoint(ask) {
+            Ok(url) => url,
             Err(error) => return (Err(error), None),
         };
-        number_key(&mut headers, &url, &body, call.item());
+        let (mut body, mut headers) = question;
         let mut before: Option<Reply> = None;
         let mut continuations = 0;
         loop {
@@ -412,6 +428,19 @@ impl Service<LlmRequest<Prompt>> for Model {
 
     fn call(&mut self, mut request: LlmRequest<Prompt>) -> ResponseFuture {
         let strategy = self.clone();
+        // Before the call begins: a prompt that is refused is not a call.
+        let question = match strategy.question(&strategy.asked(request.input())) {
+            Ok(question) => question,
+            Err(error) => {
+                let hold = request.context_mut().hold();
+                return ResponseFuture {
+                    inner: Box::pin(async move {
+                        drop(hold);
+                        Err(error)
+                    }),
+                };
+            }
+        };
         ResponseFuture {
             inner: Box::pin(async move {
                 let call = request.begin_call()?;
@@ -426,7 +455,7 @@ impl Service<LlmRequest<Prompt>> for Model {
                     model.into()
                 };
                 call.set_model(Arc::clone(&strategy.provider), asked);
-                let (result, quota) = strategy.ask(request.input(), &call).await;
+                let (result, quota) = strategy.ask(request.input(), question, &call).await;
                 let result = result.map_err(|error| {
                     if strategy.concerns_alone(request.input(), error.kind()) {
                         error.with_disposition(Disposition::Fatal)

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod acceptance;
+mod accounts;
 mod chat;
 mod directory;
 mod endings;

@@ -101,48 +101,69 @@ const fn advice(cause: BottleneckCause, summary: &BatchSummary) -> &'static str 
     }
 }
 
-/// The closing account. `kept` rows were there before; `resume_hint` says how
-/// the run can be continued.
-pub(crate) fn print_summary(
-    summary: &BatchSummary,
-    tally: &Tally,
-    reporting: &ReportingArgs,
-    kept: u64,
-    resume_hint: Option<&str>,
-    source_failure: Option<&str>,
-    console: &Console,
-) {
-    match reporting.summary {
-        args::Summary::Text => {
-            console.line(format_args!("{summary:#}{tally}"));
-            if let Some(Bottleneck { cause, percent, .. }) = summary.bottleneck() {
-                console.line(format_args!("{percent} % {cause}: {}", advice(cause, summary)));
+/// The closing account.
+#[derive(Debug)]
+pub(crate) struct Account<'a> {
+    pub(crate) summary: &'a BatchSummary,
+    pub(crate) tally: &'a Tally,
+    /// Answers that are in no output.
+    pub(crate) unwritten: u64,
+    /// Answers that an earlier run had written.
+    pub(crate) kept: u64,
+    /// The way to go on with the run.
+    pub(crate) resume_hint: Option<&'a str>,
+    pub(crate) source_failure: Option<&'a str>,
+}
+
+impl Account<'_> {
+    /// Writes it in the form that is asked for.
+    pub(crate) fn print(&self, reporting: &ReportingArgs, console: &Console) {
+        match reporting.summary {
+            args::Summary::Text => self.print_text(reporting, console),
+            args::Summary::Json => console.line(self.json()),
+        }
+    }
+
+    fn print_text(&self, reporting: &ReportingArgs, console: &Console) {
+        let Self { summary, tally, .. } = self;
+        console.line(format_args!("{summary:#}{tally}"));
+        if self.unwritten > 0 {
+            let answers = if self.unwritten == 1 { "answer" } else { "answers" };
+            console.line(format_args!(
+                "  {:<10} {} {answers} came and could not be written to the output",
+                "unwritten", self.unwritten
+            ));
+        }
+        if let Some(Bottleneck { cause, percent, .. }) = summary.bottleneck() {
+            console.line(format_args!("{percent} % {cause}: {}", advice(cause, summary)));
+        }
+        if reporting.prices.is_some() && summary.cost == Usd::ZERO && summary.unknown_cost_calls > 0 {
+            console.line("the cost is not known: --prices does not list the model");
+        }
+        if self.kept > 0 {
+            console.line(format_args!("{} answered by an earlier run were kept", self.kept));
+        }
+        if let Some(hint) = self.resume_hint {
+            console.line(hint);
+        }
+    }
+
+    fn json(&self) -> Value {
+        let mut value = serde_json::to_value(self.summary).unwrap_or_default();
+        if let Some(fields) = value.as_object_mut() {
+            if self.summary.cost == Usd::ZERO && self.summary.unknown_cost_calls > 0 {
+                // Unknown, not nothing.
+                fields.insert("cost".to_owned(), Value::Null);
             }
-            if reporting.prices.is_some() && summary.cost == Usd::ZERO && summary.unknown_cost_calls > 0 {
-                console.line("the cost is not known: --prices does not list the model");
-            }
-            if kept > 0 {
-                console.line(format_args!("{kept} answered by an earlier run were kept"));
-            }
-            if let Some(hint) = resume_hint {
-                console.line(hint);
+            let tally = self.tally.fields();
+            fields.extend(tally.map(|(name, value)| (name.to_owned(), value)));
+            fields.insert("kept".to_owned(), self.kept.into());
+            fields.insert("unwritten".to_owned(), self.unwritten.into());
+            if let Some(failure) = self.source_failure {
+                fields.insert("termination".to_owned(), "input_unreadable".into());
+                fields.insert("input_error".to_owned(), failure.into());
             }
         }
-        args::Summary::Json => {
-            let mut value = serde_json::to_value(summary).unwrap_or_default();
-            if let Some(fields) = value.as_object_mut() {
-                if summary.cost == Usd::ZERO && summary.unknown_cost_calls > 0 {
-                    // Unknown, not nothing.
-                    fields.insert("cost".to_owned(), Value::Null);
-                }
-                fields.extend(tally.fields().map(|(name, value)| (name.to_owned(), value)));
-                fields.insert("kept".to_owned(), kept.into());
-                if let Some(failure) = source_failure {
-                    fields.insert("termination".to_owned(), "input_unreadable".into());
-                    fields.insert("input_error".to_owned(), failure.into());
-                }
-            }
-            console.line(value);
-        }
+        value
     }
 }

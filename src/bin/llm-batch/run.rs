@@ -6,7 +6,10 @@ use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
 use futures::{StreamExt as _, stream};
-use llm_batch::{Disposition, ErrorKind, Events, LlmStreamExt as _, PriceTable, Progress};
+use llm_batch::batch::FailureGroup;
+use llm_batch::{
+    BatchSummary, Disposition, ErrorKind, Events, LlmStreamExt as _, PriceTable, Progress, Termination,
+};
 use serde_json::Value;
 
 use crate::args::{self, RunArgs};
@@ -14,7 +17,7 @@ use crate::compose::{Composer, FOR_RESPONSES, WHOLE_REQUEST};
 use crate::console::Console;
 use crate::destination::{self, Destination, Earlier};
 use crate::dry_run;
-use crate::ending::{Ending, print_summary};
+use crate::ending::{Account, Ending};
 use crate::events::{self, EventLog};
 use crate::exit::{Exit, UsageError};
 use crate::input::{Endpoint, Inputs};
@@ -346,7 +349,7 @@ impl Plan<'_> {
                 handle.stop();
             }
         }
-        let summary = results.summary();
+        let mut summary = results.summary();
         drop(results);
         console.show(None);
         if let Some(log) = log
@@ -358,6 +361,12 @@ impl Plan<'_> {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
+        if source_state.ended && left_nothing_out(&summary, source_state.sent) {
+            summary.termination = Some(Termination::Completed);
+            summary.not_reached = None;
+        }
+        // An answer that is in no output is none for the user.
+        summary.succeeded = summary.succeeded.saturating_sub(writer.unwritten);
         let ending = Ending {
             interrupted: interrupts.has_any(),
             broken: writer.broken.take(),
@@ -384,15 +393,15 @@ impl Plan<'_> {
             for warning in &source_state.warnings {
                 console.line(warning);
             }
-            print_summary(
-                &summary,
-                &writer.tally,
-                reporting,
-                source_state.skipped,
+            let account = Account {
+                summary: &summary,
+                tally: &writer.tally,
+                unwritten: writer.unwritten,
+                kept: source_state.skipped,
                 resume_hint,
-                ending.source_failure.as_deref(),
-                console,
-            );
+                source_failure: ending.source_failure.as_deref(),
+            };
+            account.print(reporting, console);
         } else if ending.is_error() {
             ending.explain(console);
         }
@@ -418,6 +427,14 @@ impl Plan<'_> {
         let items = self.inputs.items().map_while(Result::ok);
         Some(items.filter(|item| !earlier.take(&item.id, item.index)).count())
     }
+}
+
+/// Returns `true` if the time limit of the batch came when all `sent` items had been taken, and none of them was given up.
+fn left_nothing_out(summary: &BatchSummary, sent: u64) -> bool {
+    let is_aborted = |group: &FailureGroup| group.kind == ErrorKind::Aborted;
+    summary.termination == Some(Termination::BatchTimeout)
+        && summary.finished() == sent
+        && !summary.failures.iter().any(is_aborted)
 }
 
 /// Kinds that say that no further item of this account and model can succeed.

@@ -44,6 +44,10 @@ pub(crate) struct Source {
 pub(crate) struct SourceState {
     /// Items that an earlier run had answered.
     pub(crate) skipped: u64,
+    /// Items that were handed on.
+    pub(crate) sent: u64,
+    /// `true` if the input was read to its end.
+    pub(crate) ended: bool,
     /// An id that several items have.
     pub(crate) repeated: Option<Arc<str>>,
     /// Warnings about the fields that options name.
@@ -139,9 +143,13 @@ impl Reader {
             if self.sender.blocking_send(self.work(item)).is_err() {
                 return;
             }
+            self.note(|state| state.sent += 1);
         }
         let warnings = self.unseen.warnings();
-        self.note(|state| state.warnings = warnings);
+        self.note(|state| {
+            state.ended = true;
+            state.warnings = warnings;
+        });
     }
 
     fn note(&self, change: impl FnOnce(&mut SourceState)) {

@@ -29,6 +29,8 @@ pub(crate) struct Writer<'a> {
     times: Times,
     pub(crate) tally: Tally,
     malformed: u64,
+    /// Answers whose rows are not in the output.
+    pub(crate) unwritten: u64,
     /// Why nothing more can be written.
     pub(crate) broken: Option<io::Error>,
     rules: StopRules,
@@ -45,6 +47,7 @@ impl<'a> Writer<'a> {
             times: Times::default(),
             tally: Tally::default(),
             malformed: 0,
+            unwritten: 0,
             broken: None,
             rules: StopRules::new(&args.limits),
         }
@@ -64,8 +67,10 @@ impl<'a> Writer<'a> {
         self.rules
             .note(outcome.result.as_ref().map(drop), context.problem.is_some());
         self.report(context);
+        let is_answer = outcome.result.is_ok();
         // After a failed write the output may end in the middle of a row; nothing may follow it.
         if self.broken.is_some() {
+            self.unwritten += u64::from(is_answer);
             return false;
         }
         let row = Row {
@@ -83,6 +88,7 @@ impl<'a> Writer<'a> {
             self.output.write(&row)
         };
         self.broken = written.err();
+        self.unwritten += u64::from(is_answer && self.broken.is_some());
         self.broken.is_none()
     }
 
