@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::support::{COMPLETION, Provider, Recorder, rows, run};
+use crate::support::{COMPLETION, Provider, Recorder, lines_of, rows, run, signal, start, wait_until};
 
 /// A server that answers with the prompt, and fails where it begins with `bad`.
 fn echo() -> Recorder {
@@ -168,4 +168,67 @@ fn a_folder_of_other_files_is_left_alone() {
     assert_eq!(provider.ledger().received, 0);
     run(arguments("--overwrite"), "{\"id\":1,\"prompt\":\"one\"}\n").code(0);
     assert_ne!(fs::read_to_string(folder.path().join("1.txt")).unwrap(), "mine");
+}
+
+/// At any moment of several runs: each item has one answer in the end, its own, and none is paid for twice whose row was written.
+#[cfg(unix)]
+#[test]
+fn a_killed_run_of_a_folder_goes_on_where_it_was() {
+    let server = echo();
+    let folder = tempfile::tempdir().unwrap();
+    let answers = folder.path().join("answers");
+    let ids = |number: usize| match number % 4 {
+        // Ids that share a name on some file systems, ids that come twice, and items without one.
+        0 => json!(format!("Q{}", number / 8)),
+        1 => json!(format!("q{}", number / 8)),
+        2 => json!(format!("twice {}", number / 8)),
+        _ => json!(null),
+    };
+    let prompts: Vec<_> = (0..240).map(|number| format!("prompt {number}")).collect();
+    let prompts: Vec<_> = prompts.iter().map(String::as_str).collect();
+    let input: String = prompts
+        .iter()
+        .enumerate()
+        .map(|(number, prompt)| format!("{}\n", json!({"id": ids(number), "prompt": prompt})))
+        .collect();
+    let file = folder.path().join("in.jsonl");
+    fs::write(&file, input).unwrap();
+    let file = file.to_str().unwrap();
+    let arguments = || arguments(&server, &answers, &[file, "--resume", "-c", "4"]);
+    let index_file = answers.join("index.jsonl");
+    let mut kept: Vec<Value> = Vec::new();
+    for least in [20, 70, 71, 130, 190] {
+        let mut child = start(arguments(), Some(""));
+        wait_until("rows", || lines_of(&index_file) >= least);
+        signal(&child, "KILL");
+        child.wait().unwrap();
+        let text = fs::read_to_string(&index_file).unwrap();
+        let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+        let written = rows(&whole.collect::<String>());
+        assert!(kept.iter().all(|row| written.contains(row)), "a row was lost");
+        for row in &written {
+            assert!(answers.join(row["file"].as_str().unwrap()).is_file(), "{row}");
+        }
+        kept = written;
+    }
+    // What a kill in the middle of a write would leave.
+    fs::write(answers.join(".llm-batch-answer-x"), "half of").unwrap();
+    let calls = server.bodies().len();
+    run(arguments(), "").code(0);
+    assert_eq!(server.bodies().len() - calls, prompts.len() - kept.len());
+    assert_own_answers(&answers, &prompts);
+    let index = index(&answers);
+    assert!(kept.iter().all(|row| index.contains(row)));
+    let named: BTreeSet<_> = index
+        .iter()
+        .map(|row| row["file"].as_str().unwrap().to_owned())
+        .collect();
+    let left = fs::read_dir(&answers)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    // What else is there was paid for, and its row was never written.
+    let others: Vec<_> = left
+        .filter(|name| !named.contains(name) && name != "index.jsonl")
+        .collect();
+    assert!(others.iter().all(|name| name.contains("~old")), "{others:?}");
 }

@@ -9,6 +9,7 @@ mod endings;
 mod files;
 mod input;
 mod items;
+mod keeping;
 mod mistakes;
 mod output;
 mod prices;

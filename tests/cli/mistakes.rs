@@ -70,7 +70,7 @@ fn answers_that_are_asked_again_are_not_lost_meanwhile() {
     let more = ["-o", out.to_str().unwrap(), "--resume", "--require-complete"];
     to(&server, &more, "{\"id\":\"a\",\"prompt\":\"x\"}\n")
         .code(3)
-        .says("were moved to");
+        .says("out.jsonl.bad: 1 answer that is requested again\n");
     let aside = fs::read_to_string(folder.path().join("out.jsonl.bad")).unwrap();
     assert_eq!(rows(&aside), [cut]);
 }

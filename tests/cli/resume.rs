@@ -396,7 +396,7 @@ fn an_output_that_was_touched_is_resumed_and_loses_nothing() {
             "" => assert!(!bad.exists(), "{name}"),
             text => {
                 assert!(fs::read_to_string(&bad).unwrap().starts_with(text), "{name}");
-                finished.says("1 lines of").says("moved to");
+                finished.says("out.jsonl.bad: 1 line that is not a row\n");
             }
         }
     }
@@ -470,7 +470,7 @@ fn a_table_that_was_saved_elsewhere_is_resumed() {
     fs::write(&out, lines.join("\n") + "\n").unwrap();
     run(arguments(), &input(&["a", "b", "c"]))
         .code(0)
-        .says("moved to");
+        .says("moved from");
     assert_eq!(
         fs::read_to_string(folder.path().join("out.csv.bad")).unwrap(),
         "short,1\n"

@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
 
 use crate::args::{InputArgs, OutputArgs};
+use crate::backup;
 use crate::console::Console;
 use crate::events::end_line;
 use crate::exit::UsageError;
 use crate::lock;
-use crate::output::{Format, INDEX, Output, OutputFormat, Sink};
-use crate::resume::{self, Done};
+use crate::output::{Format, INDEX, Output, OutputFormat, Sink, remove_torn};
+use crate::resume::{self, Done, Survey};
 
 /// A checked place for the output. Nothing is changed before [`open`](Self::open).
 #[derive(Debug)]
@@ -33,6 +34,8 @@ enum Target {
     Device(PathBuf),
     /// A file to begin anew. If it is there it is locked.
     New(PathBuf, Option<File>),
+    /// A locked file to begin anew, whose answers are kept under another name.
+    Overwrite(PathBuf, File),
     /// A locked file to go on with behind what is kept of it: so many bytes.
     Append(PathBuf, File, u64),
     /// A locked file to replace by the rows that are kept of it.
@@ -43,9 +46,20 @@ enum Target {
 #[derive(Debug)]
 struct Copied {
     kept: NamedTempFile,
-    /// The lines that are not rows and the answers that do not stay, and how many they are.
+    /// The lines that are not rows and the answers that do not stay.
     aside: NamedTempFile,
-    lines: u64,
+    /// The number of lines that are not rows.
+    bad: u64,
+    /// The number of answers that are requested again.
+    answers: u64,
+}
+
+/// An output that is open.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) output: Output,
+    /// The file with the answers that `--overwrite` replaces.
+    pub(crate) replaced: Option<PathBuf>,
 }
 
 /// What an earlier run has answered.
@@ -71,6 +85,8 @@ impl Destination {
         let folder = args.output_dir.clone();
         let root = folder.as_deref().unwrap_or(Path::new(""));
         let mut format = args.format().with(&args.settings(input), root);
+        // Another one, as a format remembers what it has read.
+        let old_format = args.format().with(&args.settings(input), root);
         let (target, earlier) = match (&folder, &args.output) {
             (Some(folder), _) => directory(folder, args, &mut *format)?,
             (None, Some(path)) if path != Path::new("-") => file(path, args, &mut *format)?,
@@ -80,6 +96,12 @@ impl Destination {
                 ));
             }
             (None, _) => (Target::Stdout, Earlier::Nothing),
+        };
+        let target = match target {
+            Target::New(path, Some(file)) if args.overwrite && has_answers(&path, &file, old_format)? => {
+                Target::Overwrite(path, file)
+            }
+            target => target,
         };
         let destination = Self {
             target,
@@ -96,6 +118,7 @@ impl Destination {
         match &self.target {
             Target::Device(path)
             | Target::New(path, _)
+            | Target::Overwrite(path, _)
             | Target::Append(path, ..)
             | Target::Replace(path, ..) => Some(path),
             Target::Stdout => None,
@@ -106,14 +129,22 @@ impl Destination {
     pub(crate) fn is_resumable(&self) -> bool {
         match &self.target {
             Target::Stdout | Target::Device(_) => false,
-            Target::New(..) | Target::Append(..) | Target::Replace(..) => self.is_resumable,
+            Target::New(..) | Target::Overwrite(..) | Target::Append(..) | Target::Replace(..) => {
+                self.is_resumable
+            }
         }
     }
 
     /// Opens it for writing. Only now is an old file changed; with `keeps_old`, one that would be replaced is not.
-    pub(crate) fn open(self, keeps_old: bool, console: &Console) -> Result<Output, UsageError> {
+    /// `console` takes the warnings.
+    pub(crate) fn open(self, keeps_old: bool, console: Option<&Console>) -> Result<Opened, UsageError> {
+        let mut replaced = None;
         if let Some(folder) = &self.folder {
             std::fs::create_dir_all(folder).map_err(|error| named(folder, &error))?;
+            // The lock of the index is taken.
+            if !matches!(self.target, Target::New(_, None)) {
+                remove_torn(folder).map_err(|error| named(folder, &error))?;
+            }
         }
         let sink = match self.target {
             Target::Stdout if self.is_shown => Sink::terminal(),
@@ -123,6 +154,13 @@ impl Destination {
                 Sink::file(file.map_err(|error| named(&path, &error))?, true)
             }
             Target::New(path, file) => new(&path, file, keeps_old)?,
+            Target::Overwrite(_, file) if keeps_old => Sink::file(file, true),
+            Target::Overwrite(path, old) => {
+                let empty = temporary(folder_of(&path))?;
+                replaced =
+                    backup::keep(&path, backup::old_names(&path)).map_err(|error| named(&path, &error))?;
+                replace(&path, &old, empty)?
+            }
             Target::Append(path, mut file, length) => cut(&mut file, length)
                 .and_then(|()| append(file))
                 .map_err(|error| named(&path, &error))?,
@@ -131,11 +169,32 @@ impl Destination {
                 replace(&path, &old, copied.kept)?
             }
         };
-        Ok(Output {
-            sink,
-            format: self.format,
+        let format = self.format;
+        Ok(Opened {
+            output: Output { sink, format },
+            replaced,
         })
     }
+}
+
+/// Returns `true` if a file has something that is worth keeping: an answer, or what is not known.
+fn has_answers(path: &Path, file: &File, mut format: Box<dyn Format>) -> Result<bool, UsageError> {
+    if file.metadata().map_err(|error| named(path, &error))?.len() == 0 {
+        return Ok(false);
+    }
+    let survey = resume::survey(path, &mut *format);
+    Ok(survey.map_or(true, |survey| survey.has_answers()))
+}
+
+fn folder_of(path: &Path) -> &Path {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    parent.unwrap_or(Path::new("."))
+}
+
+fn temporary(folder: &Path) -> Result<NamedTempFile, UsageError> {
+    let mut builder = tempfile::Builder::new();
+    let file = builder.prefix(".llm-batch-").append(true).tempfile_in(folder);
+    file.map_err(|error| named(folder, &error))
 }
 
 fn named(path: &Path, error: &io::Error) -> UsageError {
@@ -158,7 +217,7 @@ fn directory(
     }
     if !args.resume && !args.overwrite {
         return Err(UsageError::new(format!(
-            "{} is not empty; continue it with --resume, or name another; --overwrite replaces its index, and files of the same names",
+            "{} is not empty; continue it with --resume, or name another; --overwrite begins its index anew, and replaces files of the same names",
             folder.display()
         )));
     }
@@ -213,7 +272,7 @@ fn file(path: &Path, args: &OutputArgs, format: &mut dyn Format) -> Result<(Targ
     }
     let survey = resume::survey(&path, format)?;
     let target = if survey.is_mixed || survey.bad > 0 || survey.answers > 0 {
-        let copied = copy(&path, format, survey.bad + survey.answers)?;
+        let copied = copy(&path, format, &survey)?;
         Target::Replace(path, file, Box::new(copied))
     } else {
         Target::Append(path, file, survey.keep_to)
@@ -222,21 +281,21 @@ fn file(path: &Path, args: &OutputArgs, format: &mut dyn Format) -> Result<(Targ
 }
 
 /// Copies what stays of an output, beside it.
-fn copy(path: &Path, format: &mut dyn Format, lines: u64) -> Result<Copied, UsageError> {
-    let folder = path.parent().unwrap_or(Path::new("/"));
-    let temporary = || {
-        let mut builder = tempfile::Builder::new();
-        let file = builder.prefix(".llm-batch-").append(true).tempfile_in(folder);
-        file.map_err(|error| named(folder, &error))
-    };
-    let (mut kept, mut aside) = (temporary()?, temporary()?);
+fn copy(path: &Path, format: &mut dyn Format, survey: &Survey) -> Result<Copied, UsageError> {
+    let folder = folder_of(path);
+    let (mut kept, mut aside) = (temporary(folder)?, temporary(folder)?);
     let (mut rows, mut others) = (io::BufWriter::new(&mut kept), io::BufWriter::new(&mut aside));
     resume::copy(path, format, &mut rows, &mut others)?;
     rows.flush()
         .and_then(|()| others.flush())
         .map_err(|error| named(path, &error))?;
     drop((rows, others));
-    Ok(Copied { kept, aside, lines })
+    Ok(Copied {
+        kept,
+        aside,
+        bad: survey.bad,
+        answers: survey.answers,
+    })
 }
 
 /// The file for the lines of an output that are not rows.
@@ -246,9 +305,17 @@ pub(crate) fn bad_lines(output: &Path) -> PathBuf {
     name.into()
 }
 
-/// Appends the lines that are not rows to a file of their own, so that nothing is lost.
-fn set_aside(path: &Path, copied: &Copied, console: &Console) -> Result<(), UsageError> {
-    if copied.lines == 0 {
+/// The files that a run may write beside an output: [`bad_lines`], and the old answers that `--overwrite` replaces.
+pub(crate) fn files_beside(output: &Path) -> Vec<PathBuf> {
+    let mut files = backup::old_files(output);
+    files.extend(backup::old_names(output).find(|name| !name.exists()));
+    files.push(bad_lines(output));
+    files
+}
+
+/// Appends the lines that are not rows and the answers that are requested again to a file of their own, so that nothing is lost.
+fn set_aside(path: &Path, copied: &Copied, console: Option<&Console>) -> Result<(), UsageError> {
+    if copied.bad + copied.answers == 0 {
         return Ok(());
     }
     let bad = bad_lines(path);
@@ -258,12 +325,26 @@ fn set_aside(path: &Path, copied: &Copied, console: &Console) -> Result<(), Usag
     io::copy(&mut copy, &mut file)
         .and_then(|_| file.sync_all())
         .map_err(|error| named(&bad, &error))?;
-    console.line(format_args!(
-        "warning: {} lines of {} that are not rows, or answers that are requested again, were moved to {}",
-        copied.lines,
-        path.display(),
-        bad.display()
-    ));
+    let lines = match copied.bad {
+        1 => "1 line that is not a row".to_owned(),
+        count => format!("{count} lines that are not rows"),
+    };
+    let answers = match copied.answers {
+        1 => "1 answer that is requested again".to_owned(),
+        count => format!("{count} answers that are requested again"),
+    };
+    let moved = match (copied.bad, copied.answers) {
+        (_, 0) => lines,
+        (0, _) => answers,
+        _ => format!("{lines} and {answers}"),
+    };
+    if let Some(console) = console {
+        console.line(format_args!(
+            "warning: moved from {} to {}: {moved}",
+            path.display(),
+            bad.display()
+        ));
+    }
     Ok(())
 }
 
@@ -283,7 +364,7 @@ fn cut(file: &mut File, length: u64) -> io::Result<()> {
 
 fn not_empty(path: &Path) -> UsageError {
     UsageError::new(format!(
-        "{} is not empty; continue it with --resume, or name another; --overwrite deletes what it has",
+        "{} is not empty; continue it with --resume, or name another; --overwrite begins it anew",
         path.display()
     ))
 }

@@ -1,6 +1,7 @@
 //! The command line: `llm-batch run` and `llm-batch simulate`.
 
 mod args;
+mod backup;
 mod compose;
 mod console;
 mod destination;

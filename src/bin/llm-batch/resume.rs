@@ -104,6 +104,11 @@ pub(crate) struct Survey {
 }
 
 impl Survey {
+    /// Returns `true` if any answer is in it.
+    pub(crate) fn has_answers(&self) -> bool {
+        self.answers > 0 || !self.done.rows.is_empty()
+    }
+
     fn note(&mut self, found: Found<'_>) {
         match found {
             Found::Head { end, .. } => self.keep_to = end,

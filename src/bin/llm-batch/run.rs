@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::io::{self, IsTerminal as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
 use futures::{StreamExt as _, stream};
@@ -15,12 +15,12 @@ use serde_json::Value;
 use crate::args::{self, RunArgs};
 use crate::compose::{Composer, FOR_RESPONSES, WHOLE_REQUEST};
 use crate::console::Console;
-use crate::destination::{self, Destination, Earlier};
+use crate::destination::{self, Destination, Earlier, Opened};
 use crate::dry_run;
 use crate::ending::{Account, Ending};
 use crate::events::{self, EventLog};
 use crate::exit::{Exit, UsageError};
-use crate::input::{Endpoint, Inputs};
+use crate::input::{Endpoint, Inputs, real_path};
 use crate::model::Model;
 use crate::output::{Include, OutputFormat};
 use crate::prices;
@@ -198,7 +198,10 @@ fn protect_inputs(inputs: &Inputs, args: &RunArgs, output: Option<&Path>) -> Res
 /// Leaves the outputs out of the input folders. An input folder cannot be the output folder: the answers have the names of the
 /// prompts.
 fn keep_apart(inputs: &mut Inputs, args: &RunArgs) -> Result<(), UsageError> {
-    let bad = args.output.output.as_deref().map(destination::bad_lines);
+    let file = args.output.output.as_deref();
+    let file = file.filter(|path| *path != Path::new("-")).map(real_path);
+    // They stand beside the file itself, not beside a link to it.
+    let beside = file.as_deref().map(destination::files_beside).unwrap_or_default();
     let is_stdout = args.output.output_dir.is_none()
         && args
             .output
@@ -209,14 +212,11 @@ fn keep_apart(inputs: &mut Inputs, args: &RunArgs) -> Result<(), UsageError> {
     let outputs = [
         Some(stdout).filter(|path| is_stdout && path.is_file()),
         args.output.output_dir.as_deref(),
-        args.output
-            .output
-            .as_deref()
-            .filter(|path| *path != Path::new("-")),
-        bad.as_deref(),
+        file.as_deref(),
         args.reporting.events.as_deref(),
     ];
-    for output in outputs.into_iter().flatten() {
+    let beside = beside.iter().map(PathBuf::as_path);
+    for output in outputs.into_iter().flatten().chain(beside) {
         inputs.leave_out(output).map_err(|folder| {
             UsageError::new(format!(
                 "{} is an input folder, and its files would be overwritten; write the answers elsewhere",
@@ -315,7 +315,8 @@ impl Plan<'_> {
             false => None,
         };
         let keeps_old = args.output.overwrite && first.is_none();
-        let output = self.destination.open(keeps_old, console)?;
+        let warnings = (!reporting.quiet).then_some(console);
+        let Opened { output, replaced } = self.destination.open(keeps_old, warnings)?;
         let source = stream::iter(first).chain(source);
 
         let times = Times::of(args, &events);
@@ -375,6 +376,10 @@ impl Plan<'_> {
             termination: summary.termination,
             failed: summary.failed,
         };
+        let kept = replaced.filter(|old| {
+            let is_kept = ending.exit() != Exit::Success || std::fs::remove_file(old).is_err();
+            is_kept && !reporting.quiet
+        });
         if !reporting.quiet {
             writer.close();
             ending.explain(console);
@@ -402,6 +407,12 @@ impl Plan<'_> {
                 source_failure: ending.source_failure.as_deref(),
             };
             account.print(reporting, console);
+            if let Some(old) = kept {
+                console.line(format_args!(
+                    "the answers that --overwrite replaced are kept in {}",
+                    old.display()
+                ));
+            }
         } else if ending.is_error() {
             ending.explain(console);
         }

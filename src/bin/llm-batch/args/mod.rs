@@ -238,8 +238,8 @@ pub(crate) struct OutputArgs {
     #[arg(long, value_enum, value_name = "PART,...", value_delimiter = ',')]
     pub(crate) include: Vec<Include>,
 
-    /// An answer that is cut by the output token limit, or empty, is a failure. With --resume such answers of an earlier run
-    /// are requested again.
+    /// An answer that is cut by the output token limit, or empty, is a failure. With --resume such answers of an earlier run are
+    /// requested again; the earlier ones are kept in FILE.bad, and in --output-dir as files too (NAME~old once a new one is there).
     #[arg(long)]
     pub(crate) require_complete: bool,
 
@@ -250,7 +250,8 @@ pub(crate) struct OutputArgs {
     #[arg(long)]
     pub(crate) in_order: bool,
 
-    /// Replace what is in the output.
+    /// Begin the output anew. The answers in it are kept as FILE.old, which is removed once every item has a new answer and stays
+    /// if one failed or the run ended early.
     #[arg(long, conflicts_with = "resume")]
     pub(crate) overwrite: bool,
 
@@ -293,6 +294,7 @@ impl OutputArgs {
             keep: input.keep.clone(),
             include: self.include.clone(),
             require_complete: self.require_complete,
+            keeps_old_files: self.resume,
             ids_are_paths: !input.inputs.is_empty() && input.inputs.iter().all(|path| path.is_dir()),
         }
     }

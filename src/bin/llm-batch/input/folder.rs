@@ -15,6 +15,7 @@ use super::detect::BYTE_ORDER_MARK;
 use super::identity::Identity;
 use super::item::{Content, Row};
 use super::lines::ITEM_LIMIT;
+use super::real_path;
 use crate::exit::UsageError;
 
 /// The fields of a file.
@@ -68,6 +69,7 @@ pub(super) fn rows(
     selection: Arc<Selection>,
     left_out: Vec<PathBuf>,
 ) -> impl Iterator<Item = io::Result<Row>> {
+    let outputs = left_out.clone();
     let files = WalkDir::new(&folder)
         .follow_links(true)
         .sort_by_file_name()
@@ -85,6 +87,13 @@ pub(super) fn rows(
                     return Some(Err(error.into()));
                 };
                 if path.file_name().is_some_and(is_hidden) {
+                    return None;
+                }
+                // The output that it leads to is not there yet.
+                if error
+                    .path()
+                    .is_some_and(|path| outputs.contains(&real_path(path)))
+                {
                     return None;
                 }
                 // What is in a folder that cannot be read is not known.

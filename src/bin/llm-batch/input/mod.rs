@@ -34,6 +34,9 @@ use self::table::Table;
 use crate::args::{InputArgs, InputFormat};
 use crate::exit::UsageError;
 
+/// The links in a row that a system follows, at most.
+const MOST_LINKS: usize = 40;
+
 type Rows = Box<dyn Iterator<Item = io::Result<Row>> + Send>;
 
 #[derive(Clone, Debug)]
@@ -457,11 +460,23 @@ fn look_inside(file: File, path: Option<&Path>, asked: InputFormat) -> io::Resul
 }
 
 /// The path without links, also of what is not there yet.
-fn real_path(path: &Path) -> PathBuf {
-    let whole = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+pub(crate) fn real_path(path: &Path) -> PathBuf {
+    let mut whole = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    // A link may lead to a file that the run will make.
+    for _ in 0..MOST_LINKS {
+        match std::fs::read_link(&whole) {
+            Ok(target) => whole = whole.parent().unwrap_or(Path::new("/")).join(target),
+            Err(_) => break,
+        }
+    }
     for folder in whole.ancestors() {
         if let (Ok(real), Ok(rest)) = (folder.canonicalize(), whole.strip_prefix(folder)) {
-            return real.join(rest);
+            // Joined with nothing it would end in a separator.
+            return if rest.as_os_str().is_empty() {
+                real
+            } else {
+                real.join(rest)
+            };
         }
     }
     whole

@@ -7,15 +7,20 @@ use std::io::{self, Write};
 use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
+use walkdir::WalkDir;
 
 use super::format::{Facts, Format, Include, Settings};
 use super::jsonl::{Place, line, old_row};
 use super::{Row, names};
+use crate::backup::{self, is_old_name};
 use crate::resume::{Visitor, scan_lines};
 use crate::schema::text_of;
 
 /// The name of the index inside the folder.
 pub(crate) const INDEX: &str = "index.jsonl";
+
+/// The beginning of the name of an answer's file until it is whole.
+const TORN: &str = ".llm-batch-answer-";
 
 pub(super) const FACTS: Facts = Facts {
     keeps_fields: true,
@@ -61,7 +66,7 @@ impl Directory {
             names::flat(row.id)
         };
         // An id that comes again, or in capitals.
-        if self.take(&name) {
+        if !is_of_index(&name) && self.take(&name) {
             return name;
         }
         let name = names::numbered(&name, row.index);
@@ -73,14 +78,33 @@ impl Directory {
         let path = self.root.join(name);
         let folder = path.parent().unwrap_or(&self.root);
         std::fs::create_dir_all(folder)?;
-        let mut file = tempfile::Builder::new()
-            .prefix(".llm-batch-")
-            .tempfile_in(folder)?;
+        let mut file = tempfile::Builder::new().prefix(TORN).tempfile_in(folder)?;
         file.write_all(text.as_bytes())?;
         make_readable(file.as_file())?;
+        if self.settings.keeps_old_files {
+            let old = (1..10_000).map(|number| self.root.join(names::old(name, number)));
+            backup::keep(&path, old)?;
+        }
         file.persist(&path)?;
         Ok(())
     }
+}
+
+/// Removes what a killed run has left of answers that were being written. No other run may write to the folder.
+pub(crate) fn remove_torn(root: &Path) -> io::Result<()> {
+    for entry in WalkDir::new(root) {
+        let entry = entry?;
+        if entry.file_type().is_file() && entry.file_name().to_string_lossy().starts_with(TORN) {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Returns `true` if a name is that of a file beside the index: its lines that are not rows, or an old index.
+fn is_of_index(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    name == format!("{INDEX}.bad") || is_old_name(&name, INDEX)
 }
 
 impl Format for Directory {
@@ -113,7 +137,7 @@ impl Format for Directory {
         }
         scan_lines(file, visitor, |line| {
             let mut row = old_row(line, &self.settings, false)?;
-            if !row.ok {
+            if !row.is_answer {
                 return Some(row);
             }
             let Fields { file } = serde_json::from_slice(line).ok()?;
@@ -126,10 +150,11 @@ impl Format for Directory {
             }
             // Without its file it is not answered.
             let path = self.root.join(&name);
-            row.ok = if self.settings.require_complete {
+            row.is_answer = path.is_file();
+            row.ok &= if self.settings.require_complete {
                 std::fs::read(&path).is_ok_and(|text| !text.trim_ascii().is_empty())
             } else {
-                path.is_file()
+                row.is_answer
             };
             if row.ok {
                 self.take(&name);

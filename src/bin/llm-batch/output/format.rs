@@ -66,6 +66,8 @@ pub(crate) struct Settings {
     pub(crate) require_complete: bool,
     /// The ids are the paths of files, after which the answers' files are named.
     pub(crate) ids_are_paths: bool,
+    /// A file of an earlier run is kept under another name when a new answer takes its own.
+    pub(crate) keeps_old_files: bool,
 }
 
 impl Settings {

@@ -168,7 +168,7 @@ pub(super) fn old_row(line: &[u8], settings: &Settings, has_output: bool) -> Opt
         id: fields.id,
         index: Some(fields.index),
         ok: fields.ok && !(settings.require_complete && (is_cut || is_empty)),
-        is_answer: fields.ok && has_output,
+        is_answer: fields.ok,
     })
 }
 

@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime};
 use llm_batch::{ItemReport, LlmError, LlmResponse, Usd};
 use serde_json::{Map, Value};
 
-pub(crate) use self::directory::INDEX;
+pub(crate) use self::directory::{INDEX, remove_torn};
 pub(crate) use self::format::{Format, Include, OutputFormat, Settings};
 pub(crate) use self::sink::Sink;
 

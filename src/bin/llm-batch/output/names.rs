@@ -29,13 +29,26 @@ pub(super) fn path(id: &str) -> String {
 
 /// A name that only this item has, beside `name`.
 pub(super) fn numbered(name: &str, index: u64) -> String {
+    with_mark(name, &index.to_string())
+}
+
+/// The name with `~` and a mark before its ending. No id gives such a name.
+fn with_mark(name: &str, mark: &str) -> String {
     let start = name.rfind('/').map_or(0, |slash| slash + 1);
     match name[start..].rfind('.').filter(|dot| *dot > 0) {
         Some(dot) => {
             let (stem, ending) = name.split_at(start + dot);
-            format!("{stem}~{index}{ending}")
+            format!("{stem}~{mark}{ending}")
         }
-        None => format!("{name}~{index}"),
+        None => format!("{name}~{mark}"),
+    }
+}
+
+/// The name of an earlier answer whose own name a new one takes.
+pub(super) fn old(name: &str, number: u32) -> String {
+    match number {
+        1 => with_mark(name, "old"),
+        number => with_mark(name, &format!("old{number}")),
     }
 }
 
@@ -168,6 +181,8 @@ mod tests {
         assert_ne!(folded("a"), folded("b"));
         assert_eq!(numbered("a/b.c.txt", 4), "a/b.c~4.txt");
         assert_eq!(numbered("a.b/c", 4), "a.b/c~4");
+        assert_eq!(old("a/b.txt", 1), "a/b~old.txt");
+        assert_eq!(old("a/b.txt", 2), "a/b~old2.txt");
     }
 
     proptest::proptest! {
