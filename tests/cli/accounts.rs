@@ -150,3 +150,77 @@ fn a_batch_timeout_that_leaves_nothing_out_is_a_success() {
     assert_eq!(output.status.code(), Some(3));
     drop(pipe);
 }
+
+/// `>&-` and the like: an answer that is written nowhere is not paid for.
+#[cfg(unix)]
+#[test]
+fn a_standard_output_that_cannot_be_written_is_refused_before_any_call() {
+    let provider = Provider::start(|builder| builder);
+    let folder = tempfile::tempdir().unwrap();
+    let (input, out) = (folder.path().join("in.txt"), folder.path().join("out.jsonl"));
+    fs::write(&input, "one\ntwo\n").unwrap();
+    let shell = |redirect: &str, more: &[&str]| {
+        let mut arguments = provider.arguments([input.to_str().unwrap()]);
+        arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
+        let output = std::process::Command::new("sh")
+            .args(["-c", &format!(r#"exec "$@" {redirect}"#), "sh"])
+            .arg(env!("CARGO_BIN_EXE_llm-batch"))
+            .args(arguments)
+            .output()
+            .unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let readable = format!("1< {}", input.display());
+    for (redirect, message) in [
+        (">&-", "standard output is closed"),
+        (">&- <&-", "standard output is closed"),
+        ("1<> /dev/null", "standard output is closed"),
+        (&*readable, "standard output is not open for writing"),
+    ] {
+        for more in [
+            &[][..],
+            &["-o", "-"],
+            &["--output-format", "csv"],
+            &["-o", "/dev/stdout"],
+        ] {
+            let (code, stderr) = shell(redirect, more);
+            assert_eq!(code, Some(2), "{redirect} {more:?}: {stderr}");
+            assert!(stderr.contains(message), "{redirect}: {stderr}");
+        }
+    }
+    assert_eq!(provider.ledger().received, 0);
+    // Thrown away on purpose, or written elsewhere.
+    for (redirect, more) in [
+        ("> /dev/null", &[][..]),
+        (">&-", &["-o", "/dev/null"]),
+        (">&-", &["-o", out.to_str().unwrap()]),
+        (">&-", &["--dry-run"]),
+    ] {
+        let (code, stderr) = shell(redirect, more);
+        assert_eq!(code, Some(0), "{redirect} {more:?}: {stderr}");
+    }
+    assert_eq!(provider.ledger().received, 6);
+    assert_eq!(fs::read_to_string(&out).unwrap().lines().count(), 2);
+}
+
+/// The advice of the summary names an option, and the option does what it says.
+#[test]
+fn the_start_ramp_has_an_option_that_the_summary_names() {
+    let provider = Provider::start(|builder| builder.latency(Duration::from_millis(20)));
+    let input = "prompt\n".repeat(500);
+    let arguments =
+        |more: &[&'static str]| provider.arguments(["-c", "50"].into_iter().chain(more.iter().copied()));
+    let pace = |finished: &Finished| finished.summary()["waits"]["pace"].as_f64().unwrap();
+    let ramped = run(arguments(&["--summary", "json"]), &input);
+    assert!(pace(ramped.code(0)) > 0.0);
+    let at_once = run(arguments(&["--summary", "json", "--start-ramp", "off"]), &input);
+    assert!(pace(at_once.code(0)) == 0.0, "{}", at_once.stderr);
+    let slow = run(arguments(&["--limit", "40", "--start-ramp", "5"]), &input);
+    slow.code(0).says("start faster by --start-ramp off, or a rate");
+    for wrong in ["0", "-1", "on", "inf"] {
+        let argument = format!("--start-ramp={wrong}");
+        run(["run", "-m", "sim:steady", &argument], "x\n")
+            .code(2)
+            .says("must be `off`, or a number of calls a second above 0");
+    }
+}

@@ -225,3 +225,53 @@ fn lines_for_responses_go_to_responses_alone() {
         assert!(recorder.bodies().is_empty(), "{model}");
     }
 }
+
+/// Who asks, what the provider keeps, and the names that OpenAI's caches go by: parts of the request, not columns.
+#[test]
+fn fields_that_do_not_shape_the_answer_are_sent_too() {
+    let fields = json!({
+        "store": true,
+        "user": "u-7",
+        "metadata": {"run": "x"},
+        "safety_identifier": "s",
+        "prompt_cache_key": "k",
+        "service_tier": "flex",
+    });
+    let mut line = json!({"id": "a", "mine": 1, "messages": [{"role": "user", "content": "x"}]});
+    line.as_object_mut()
+        .unwrap()
+        .extend(fields.as_object().unwrap().clone());
+    let input = format!("{line}\n");
+    for (model, answer) in [
+        ("openai-compatible:m", COMPLETION),
+        ("openai-responses:m", RESPONSE),
+    ] {
+        let recorder = Recorder::start(200, answer);
+        let more = ["--api-key-env", "PATH", "--keep", "mine,user"];
+        let rows = run(arguments(&recorder, model, &more), &input).code(0).rows();
+        assert_eq!((&rows[0]["mine"], &rows[0]["user"]), (&json!(1), &json!("u-7")));
+        let body = recorder.bodies().remove(0);
+        for (name, value) in fields.as_object().unwrap() {
+            assert_eq!(&body[name], value, "{model} {name}");
+        }
+        assert_eq!((body.get("mine"), body.get("id")), (None, None));
+    }
+    // Elsewhere each fails its line by name, unsent, but where it says nothing.
+    let recorder = Recorder::start(200, MESSAGE);
+    for name in ["store", "user", "metadata", "functions"] {
+        let mut line = json!({"messages": [{"role": "user", "content": "x"}]});
+        line[name] = fields
+            .get(name)
+            .cloned()
+            .unwrap_or_else(|| json!([{"name": "f"}]));
+        let more = ["--api-key-env", "PATH"];
+        let finished = run(arguments(&recorder, "anthropic:m", &more), &format!("{line}\n"));
+        let row = finished.code(1).rows().remove(0);
+        let message = row["error"]["message"].as_str().unwrap().to_owned();
+        assert!(message.contains(&format!("`{name}`")), "{message}");
+    }
+    assert_eq!(recorder.bodies().len(), 0);
+    let input = "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"store\":false,\"user\":null,\"metadata\":{}}\n";
+    let more = ["--api-key-env", "PATH"];
+    run(arguments(&recorder, "anthropic:m", &more), input).code(0);
+}

@@ -415,3 +415,48 @@ fn a_hangup_ends_a_run_in_good_order_unless_it_is_ignored() {
     signal(&child, "HUP");
     assert_eq!(finish(child).code(0).rows().len(), 60);
 }
+
+/// A pause of ten minutes is not taken for a run that hangs.
+#[cfg(unix)]
+#[test]
+fn a_long_pause_is_reported_once() {
+    let throttled = r#"{"error":{"message":"slow down"}}"#;
+    let folder = tempfile::tempdir().unwrap();
+    for (headers, more, expected) in [
+        ("retry-after: 600\r\n", &[][..], 1),
+        ("retry-after: 600\r\n", &["-q"], 0),
+        ("retry-after-ms: 300\r\n", &[], 0),
+    ] {
+        let server = Recorder::with_headers(headers, move |_| (429, throttled.to_owned()));
+        let (events, out) = (
+            folder.path().join("events.jsonl"),
+            folder.path().join("out.jsonl"),
+        );
+        for file in [&events, &out] {
+            let _ = fs::remove_file(file);
+        }
+        let files = ["--events", events.to_str().unwrap(), "-o", out.to_str().unwrap()];
+        let arguments = to_server(&server.url, &[&files[..], more].concat());
+        let child = start(arguments, Some(&prompts(40)));
+        wait_until("a pause", || {
+            fs::read_to_string(&events).is_ok_and(|text| text.contains("cooldown_started"))
+        });
+        signal(&child, "INT");
+        let finished = finish(child);
+        finished.code(130);
+        let lines: Vec<_> = finished
+            .stderr
+            .lines()
+            .filter(|line| {
+                line.starts_with("no call begins for 9m") || line.starts_with("no call begins for 10m")
+            })
+            .collect();
+        assert_eq!(lines.len(), expected, "{}", finished.stderr);
+        assert_eq!(finished.stderr.matches("no call begins").count(), expected);
+        for line in lines {
+            for part in ["until 20", "throttles", "Ctrl-C", "--resume", "--batch-timeout"] {
+                assert!(line.contains(part), "{line}");
+            }
+        }
+    }
+}

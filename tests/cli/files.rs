@@ -414,3 +414,124 @@ fn a_file_beside_a_folder_leaves_its_ids_alone() {
     both.sort();
     assert_eq!(found(&[texts, more]), both);
 }
+
+/// The header shows before any call that every row would fail.
+#[test]
+fn a_template_for_other_columns_is_wrong_usage() {
+    let provider = Provider::start(|builder| builder);
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let table = file("table.csv", "id,first name,review,row\n1,Ada,good,7\n");
+    let tabs = file("table.tsv", "id\treview\n1\tgood\n");
+    let packed = folder.path().join("packed.csv.gz");
+    fs::write(&packed, gzip("id,review\n1,good\n")).unwrap();
+    let lines = file("lines.txt", "one\ntwo\n");
+    let inputs = folder.path().join("texts");
+    fs::create_dir(&inputs).unwrap();
+    fs::write(inputs.join("a.txt"), "x").unwrap();
+    let inputs = inputs.to_str().unwrap().to_owned();
+    let packed = packed.to_str().unwrap().to_owned();
+    for (input, template, message) in [
+        (
+            &table,
+            "{{reveiw}}",
+            "table.csv: the template names the column `reveiw`, which is not in the input; is {{review}} meant? (its columns are: id, first name, review, row)",
+        ),
+        (
+            &table,
+            "{{review}} {{ row['last name'] }}",
+            "`last name`, which is not in the input; is {{ row[\"first name\"] }} meant?",
+        ),
+        (
+            &table,
+            "{% if review == 'bad' %}{{ why }}{% endif %}",
+            "the column `why`",
+        ),
+        (&table, "{{ row.nothing }}", "the column `nothing`"),
+        (
+            &table,
+            "{{row}} {{ row['first name'] }}",
+            "rename the field `row`",
+        ),
+        (&tabs, "{{question}}", "(its columns are: id, review)"),
+        (&packed, "{{question}}", "(its columns are: id, review)"),
+        (&lines, "{{question}}", "(its columns are: prompt, text)"),
+        (&inputs, "{{question}}", "(its columns are: text, path)"),
+    ] {
+        for more in ["--dry-run", "--in-order"] {
+            let finished = run(provider.arguments([input, "--prompt", template, more]), "");
+            finished.code(2).says(message);
+            assert_eq!(finished.stdout, "");
+        }
+    }
+    for input in [&table, &tabs] {
+        run(provider.arguments([input.as_str()]), "")
+            .code(2)
+            .says("there is no column `prompt`; name the one to use, such as --prompt '{{id}}'");
+    }
+    // Of standard input it is known once it was read.
+    run(
+        provider.arguments(["--strict", "--prompt", "{{question}}"]),
+        "id,review\n1,good\n",
+    )
+    .code(2)
+    .says("the column `question`");
+    assert_eq!(provider.ledger().received, 0);
+
+    // What may be missing, what the template sets itself, and an empty table.
+    for template in [
+        "{{review}} {{ note|default('none') }}",
+        "{{review}} {% if note is defined %}{{note}}{% endif %}",
+        "{% set note = review %}{{note}}",
+        "{% for x in range(2) %}{{x}}{% endfor %}{{ row['review'] }}",
+        "{% raw %}{{ question }}{% endraw %}",
+    ] {
+        run(provider.arguments([table.as_str(), "--prompt", template]), "").code(0);
+    }
+    run(provider.arguments([file("empty.csv", "").as_str()]), "")
+        .code(0)
+        .says("there are no items");
+    // Lines of JSON have no header: each says for itself.
+    run(
+        provider.arguments(["--prompt", "{{question}}"]),
+        "{\"question\":\"a\"}\n{\"quest\":\"b\"}\n",
+    )
+    .code(1);
+}
+
+/// A field called `row` hides neither the item nor itself.
+#[test]
+fn the_item_is_reachable_beside_a_field_called_row() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("table.csv");
+    fs::write(&file, "row,first name\n7,Ada\n").unwrap();
+    let file = file.to_str().unwrap();
+    let line = "{\"row\":\"7\",\"first name\":\"Ada\"}\n";
+    for (template, expected) in [
+        ("{{row}}.", "\"7.\""),
+        (
+            "{{ row['first name'] }} {{ row['row'] }} {{ row.row }}",
+            "\"Ada 7 7\"",
+        ),
+    ] {
+        for (input, text) in [(vec![file], ""), (vec![], line)] {
+            let arguments = [input, vec!["--prompt", template]].concat();
+            let shown = dry(&arguments, text);
+            assert!(
+                shown.code(0).stdout.contains(expected),
+                "{template}: {}",
+                shown.stdout
+            );
+        }
+    }
+    dry(&["--prompt", "{{row}} {{ row['first name'] }}"], line)
+        .code(1)
+        .says("line 1: the template uses `row` alone")
+        .says("rename the field `row`");
+    let shown = dry(&["--prompt", "{{ row }}"], "{\"a\":1}\n");
+    assert!(shown.code(0).stdout.contains(r#"{\"a\":1}"#), "{}", shown.stdout);
+}

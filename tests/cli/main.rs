@@ -15,6 +15,7 @@ mod output;
 mod prices;
 mod resume;
 mod schema;
+mod secrets;
 mod support;
 mod usage;
 mod writing;

@@ -195,7 +195,7 @@ fn options_that_mix_answers_up_are_refused() {
     .code(0);
 }
 
-/// What shapes an answer is sent; what may be a column of one's own is not.
+/// The fields of a chat completion are sent; a column of one's own is not.
 #[test]
 fn fields_beside_messages_are_sent_as_they_are() {
     let server = Recorder::start(200, COMPLETION);
@@ -206,7 +206,7 @@ fn fields_beside_messages_are_sent_as_they_are() {
         (&body["frequency_penalty"], &body["service_tier"]),
         (&json!(1), &json!("flex"))
     );
-    assert_eq!((body.get("user"), body.get("note")), (None, None));
+    assert_eq!((&body["user"], body.get("note")), (&json!("me"), None));
     let maximum = &body["response_format"]["json_schema"]["schema"]["properties"]["n"]["maximum"];
     assert!(matches!(maximum, Value::Number(_)), "{body}");
     let several = line.replace("\"note\"", "\"n\":2,\"note\"");

@@ -216,6 +216,14 @@ impl Recorder {
 
     /// Answers each request by its body.
     pub(crate) fn answering(answer: impl Fn(&Value) -> (u16, String) + Send + 'static) -> Self {
+        Self::with_headers("", answer)
+    }
+
+    /// The same, with more lines in the head of each answer.
+    pub(crate) fn with_headers(
+        headers: &'static str,
+        answer: impl Fn(&Value) -> (u16, String) + Send + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}/v1", listener.local_addr().unwrap());
         let requests = Arc::<Mutex<Vec<Recorded>>>::default();
@@ -241,7 +249,7 @@ impl Recorder {
                 let body = serde_json::from_slice(&body).unwrap();
                 let (status, answer) = answer(&body);
                 let reply = format!(
-                    "HTTP/1.1 {status} Whatever\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{answer}",
+                    "HTTP/1.1 {status} Whatever\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n{headers}\r\n{answer}",
                     answer.len()
                 );
                 kept.lock().unwrap().push(Recorded { head, body });

@@ -16,29 +16,40 @@ use crate::template::{Template, in_template};
 const PROMPT_FIELDS: [&str; 2] = ["prompt", "text"];
 
 /// Fields of a chat completion that are taken from a line with `messages`.
-const CHAT_FIELDS: [&str; 24] = [
+const CHAT_FIELDS: [&str; 35] = [
     "audio",
     "frequency_penalty",
+    "function_call",
+    "functions",
     "logit_bias",
     "logprobs",
     "max_completion_tokens",
     "max_tokens",
     "messages",
+    "metadata",
     "modalities",
+    "moderation",
     "n",
     "parallel_tool_calls",
     "prediction",
     "presence_penalty",
+    "prompt_cache_key",
+    "prompt_cache_options",
+    "prompt_cache_retention",
     "reasoning_effort",
     "response_format",
+    "safety_identifier",
     "seed",
     "service_tier",
     "stop",
+    "store",
     "temperature",
     "tool_choice",
     "tools",
+    "top_k",
     "top_logprobs",
     "top_p",
+    "user",
     "verbosity",
     "web_search_options",
 ];
@@ -111,6 +122,19 @@ impl Composer {
     pub(crate) fn for_output(mut self, format: OutputFormat) -> Self {
         self.one_answer = Some(format).filter(|format| !format.facts().keeps_choices);
         self
+    }
+
+    /// Rejects items of these columns, if none of them can have a prompt.
+    pub(crate) fn check_columns(&self, columns: &[String]) -> Result<(), String> {
+        if let Some(template) = &self.template {
+            return template.check(columns);
+        }
+        let has = |name: &str| columns.iter().any(|column| column == name);
+        if has("messages") || has("prompt") || (has("text") && has("path")) {
+            return Ok(());
+        }
+        let names: Vec<_> = columns.iter().map(String::as_str).collect();
+        Err(no_prompt("column", &names))
     }
 
     /// Returns `true` if options are set that make no sense for ready request bodies.
@@ -253,15 +277,20 @@ impl Composer {
             }
         }
         let names: Vec<_> = fields.keys().map(String::as_str).collect();
-        let Some(first) = names.first() else {
-            return Err("there is no field `prompt`".to_owned());
-        };
-        Err(format!(
-            "there is no field `prompt`; name the one to use, such as --prompt '{}' (the fields are: {})",
-            in_template(first),
-            names.join(", ")
-        ))
+        Err(no_prompt("field", &names))
     }
+}
+
+/// The message for items that have these names, and not `prompt`.
+fn no_prompt(what: &str, names: &[&str]) -> String {
+    let Some(first) = names.first() else {
+        return format!("there is no {what} `prompt`");
+    };
+    format!(
+        "there is no {what} `prompt`; name the one to use, such as --prompt '{}' (the {what}s are: {})",
+        in_template(first),
+        names.join(", ")
+    )
 }
 
 /// Returns `true` if the body asks for more than one answer.

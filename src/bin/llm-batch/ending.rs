@@ -94,8 +94,20 @@ const fn advice(cause: BottleneckCause, summary: &BatchSummary) -> &'static str 
             "raise --tpm, lower --max-output-tokens or use a second key"
         }
         BottleneckCause::Waiting(WaitReason::InFlight) => "raise --max-in-flight",
+        BottleneckCause::Waiting(WaitReason::Pace) if summary.throttled_calls == 0 => {
+            "start faster by --start-ramp off, or a rate, if the provider allows it"
+        }
+        BottleneckCause::Waiting(WaitReason::Pace) => {
+            "set --rpm and --tpm so that it is not throttled, or start faster by --start-ramp if the provider allows it"
+        }
+        BottleneckCause::Waiting(WaitReason::Backoff) => {
+            "look at the failures: each repeat waits; lower --max-attempts if repeats do not help"
+        }
         BottleneckCause::Untaken => {
             "answers wait for the reader of the output, or for one before them: write to a file, or leave the order open (no --in-order, no text)"
+        }
+        BottleneckCause::Elsewhere => {
+            "the computer is busy with large prompts or answers, or with other programs"
         }
         other => other.advice(),
     }

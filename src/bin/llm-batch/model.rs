@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use llm_batch::layer::rate_limiter::{RateLimiter, RateLimiterLayer};
+use llm_batch::layer::rate_limiter::{RateLimiter, RateLimiterLayer, StartRamp};
 use llm_batch::layer::retry::{RetryLayer, RetryPolicy};
 use llm_batch::layer::timeout::{CallTimeoutLayer, ItemTimeoutLayer};
 use llm_batch::layer::token_accounting::{TokenAccountingLayer, TokenLedger};
@@ -17,12 +17,15 @@ use serde_json::Value;
 use tower::util::{Either, MapResultLayer, option_layer};
 use tower::{ServiceBuilder, ServiceExt as _};
 
-use crate::args::RunArgs;
+use crate::args::{self, RunArgs};
 use crate::exit::UsageError;
 use crate::tally::require_complete;
 
 /// The strategy where the provider is simulated.
 const SIMULATED: &str = "openai-compatible:sim";
+
+/// The calls that start at once with any rate of --start-ramp, as by default.
+const AT_ONCE: u64 = 16;
 
 /// How long a call may take where nothing was set.
 const CALL_TIMEOUT: Duration = Duration::from_secs(600);
@@ -271,6 +274,11 @@ fn limiter_of(args: &RunArgs, events: &Events) -> Result<RateLimiter, UsageError
     if let Some(calls) = limits.max_in_flight {
         builder = builder.max_in_flight(calls);
     }
+    builder = match limits.start_ramp {
+        None => builder,
+        Some(args::StartRamp::Off) => builder.without_start_ramp(),
+        Some(args::StartRamp::Rate(rate)) => builder.start_ramp(StartRamp::new(AT_ONCE, rate)),
+    };
     builder
         .events(events)
         .build()

@@ -23,10 +23,12 @@ use crate::exit::{Exit, UsageError};
 use crate::input::{Endpoint, Inputs, real_path};
 use crate::model::Model;
 use crate::output::{Include, OutputFormat};
+use crate::pauses;
 use crate::prices;
 use crate::schema;
 use crate::signals::{Interrupts, Signals};
 use crate::source::Source;
+use crate::stdout;
 use crate::times::Times;
 use crate::writer::{SHOWN, Writer};
 
@@ -56,6 +58,7 @@ pub(crate) fn main(args: &RunArgs, console: &Console) -> Result<Exit, UsageError
             "the input holds whole requests (OpenAI batch lines), {WHOLE_REQUEST}"
         )));
     }
+    inputs.check_columns(|columns| composer.check_columns(columns))?;
     if composer.shapes_prompts() {
         // A setting that the provider always rejects is reported once, before any call.
         model
@@ -72,6 +75,9 @@ pub(crate) fn main(args: &RunArgs, console: &Console) -> Result<Exit, UsageError
     if args.dry_run {
         return dry_run::print(&inputs, &composer, &model, schema.as_ref(), prices.as_ref());
     }
+    if args.output.is_stdout() {
+        stdout::check()?;
+    }
     let (destination, mut earlier) = Destination::new(&args.output, &args.input)?;
     protect_inputs(&inputs, args, destination.file())?;
     protect_inputs(&inputs, args, args.reporting.events.as_deref())?;
@@ -86,6 +92,7 @@ pub(crate) fn main(args: &RunArgs, console: &Console) -> Result<Exit, UsageError
     }
     if args.input.strict {
         inputs.spool()?;
+        inputs.check_columns(|columns| composer.check_columns(columns))?;
         check_items(&inputs, &composer, console)?;
     }
     if let (Earlier::Rows(done), true) = (&mut earlier, inputs.is_rereadable()) {
@@ -202,15 +209,9 @@ fn keep_apart(inputs: &mut Inputs, args: &RunArgs) -> Result<(), UsageError> {
     let file = file.filter(|path| *path != Path::new("-")).map(real_path);
     // They stand beside the file itself, not beside a link to it.
     let beside = file.as_deref().map(destination::files_beside).unwrap_or_default();
-    let is_stdout = args.output.output_dir.is_none()
-        && args
-            .output
-            .output
-            .as_deref()
-            .is_none_or(|path| path == Path::new("-"));
     let stdout = Path::new("/dev/stdout");
     let outputs = [
-        Some(stdout).filter(|path| is_stdout && path.is_file()),
+        Some(stdout).filter(|path| args.output.is_stdout() && path.is_file()),
         args.output.output_dir.as_deref(),
         file.as_deref(),
         args.reporting.events.as_deref(),
@@ -303,6 +304,9 @@ impl Plan<'_> {
             None => None,
         };
         let resumable = self.destination.is_resumable();
+        if !reporting.quiet {
+            pauses::report(&events, console, resumable);
+        }
         let mut source = Source::start(&self.inputs, self.composer, self.earlier, expected)
             .map_err(|error| UsageError::new(format!("the input cannot be read: {error}")))?;
         let source_state = source.state();

@@ -426,11 +426,17 @@ fn is_secret(name: &str) -> bool {
     WORDS.iter().any(|word| name.to_ascii_lowercase().contains(word))
 }
 
+/// The values, and their parts: of `Bearer KEY` or `session=KEY; path=/` a server may echo the key alone.
 fn secret_headers(headers: &HeaderMap) -> impl Iterator<Item = SecretString> {
     headers
         .iter()
         .filter(|(name, _)| is_secret(name.as_str()))
-        .filter_map(|(_, value)| Some(value.to_str().ok()?.into()))
+        .filter_map(|(_, value)| value.to_str().ok())
+        .flat_map(|value| {
+            let parts = value.split([' ', ';', ',', '=', '"']);
+            std::iter::once(value).chain(parts.filter(move |part| part.len() < value.len()))
+        })
+        .map(SecretString::from)
 }
 
 fn secrets_in(headers: &HeaderMap, base_url: &Url) -> Arc<[SecretString]> {

@@ -43,7 +43,8 @@ Input:
   file, with the fields `text` and `path`). gzip and Zstandard are unpacked, whatever their name.
   An item with `messages` (OpenAI's form: every role, images, tool calls and results) is a prompt by
   itself. Beside it are taken, over the options: temperature, top_p, max_completion_tokens or
-  max_tokens, stop, seed, tools, tool_choice, parallel_tool_calls, response_format, reasoning_effort.
+  max_tokens, stop, seed, tools, tool_choice, parallel_tool_calls, response_format, reasoning_effort,
+  store, user, metadata and the other fields of a chat completion; not model, which is --model.
   OpenAI batch lines for /v1/chat/completions are sent as they are to models that have chat
   completions, and converted for anthropic:, gemini: and openai-responses: models; a field without a
   counterpart there fails the line unsent. Lines for /v1/responses need an openai-responses: or
@@ -54,7 +55,8 @@ Input:
   --resume keeps its answer, also where the prompt or the model is another. Files go by their names.
 
 Templates:
-  {{question}} is a field, {{ row[\"first name\"] }} one of any name, {{ row }} the whole item as JSON.
+  {{question}} is a field, {{ row[\"first name\"] }} one of any name, {{ row }} the whole item as JSON
+  (or a field of that name, if there is one; then {{ row[\"row\"] }} and other fields are elsewhere).
   {% if note %}Note: {{note}}{% endif %} and the like are statements of Jinja; comments do not exist.
   Braces that are text stand between {% raw %} and {% endraw %}; { and {# need nothing.
 

@@ -16,8 +16,8 @@ use llm_batch::ReasoningEffort;
 pub(crate) use self::header::Header;
 use self::help::{EXAMPLES, RUN_EXAMPLES};
 pub(crate) use self::simulate::SimulateArgs;
-pub(crate) use self::values::{InputFormat, JsonObject, MaxFailures, Progress, Summary};
-use self::values::{concurrency, duration, json_object, max_failures, share, temperature};
+pub(crate) use self::values::{InputFormat, JsonObject, MaxFailures, Progress, StartRamp, Summary};
+use self::values::{concurrency, duration, json_object, max_failures, share, start_ramp, temperature};
 use crate::input::NamedField;
 use crate::output::{Include, OutputFormat, Settings};
 
@@ -277,10 +277,20 @@ impl OutputArgs {
         extension.is_some_and(|extension| extension.eq_ignore_ascii_case("csv"))
     }
 
+    /// Returns `true` if the answers go to standard output.
+    pub(crate) fn is_stdout(&self) -> bool {
+        let names_it = |path: &Path| {
+            ["-", "/dev/stdout", "/dev/fd/1"]
+                .iter()
+                .any(|name| path == Path::new(name))
+        };
+        self.output_dir.is_none() && self.output.as_deref().is_none_or(names_it)
+    }
+
     /// Returns `true` if the answers go to a terminal.
     fn is_shown(&self) -> bool {
-        let is_stdout = self.output.as_deref().is_none_or(|path| path == Path::new("-"));
-        is_stdout && io::stdout().is_terminal()
+        let is_unnamed = self.output.as_deref().is_none_or(|path| path == Path::new("-"));
+        is_unnamed && io::stdout().is_terminal()
     }
 
     /// Returns `true` if the rows come in the order of the input.
@@ -322,6 +332,11 @@ pub(crate) struct LimitArgs {
     /// How many calls run at a time. Default: as many as items.
     #[arg(long, value_name = "N", value_parser = concurrency)]
     pub(crate) max_in_flight: Option<usize>,
+
+    /// How many calls start a second at first, after 16 at once; it doubles every 0.25 s. `off` starts all of them at once, for
+    /// a server of your own. Default: 50.
+    #[arg(long, value_name = "off|RATE", value_parser = start_ramp)]
+    pub(crate) start_ramp: Option<StartRamp>,
 
     /// How often an item is tried. A throttled call does not count.
     #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]

@@ -47,6 +47,14 @@ pub(crate) enum MaxFailures {
     Percent(f64),
 }
 
+/// The start of a run.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum StartRamp {
+    Off,
+    /// Calls a second.
+    Rate(f64),
+}
+
 /// A JSON object; a type of its own, as clap would read a map as several values.
 #[derive(Clone, Debug)]
 pub(crate) struct JsonObject(pub(crate) serde_json::Map<String, serde_json::Value>);
@@ -71,6 +79,14 @@ pub(super) fn max_failures(text: &str) -> Result<MaxFailures, String> {
             _ => Err(wrong()),
         },
         None => text.parse().map(MaxFailures::Items).map_err(|_| wrong()),
+    }
+}
+
+pub(super) fn start_ramp(text: &str) -> Result<StartRamp, String> {
+    match text.parse::<f64>() {
+        _ if text == "off" => Ok(StartRamp::Off),
+        Ok(rate) if rate.is_finite() && rate > 0.0 => Ok(StartRamp::Rate(rate)),
+        _ => Err("must be `off`, or a number of calls a second above 0".to_owned()),
     }
 }
 

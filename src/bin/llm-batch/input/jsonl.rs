@@ -120,8 +120,13 @@ fn keep_digits(text: &str, fields: &mut Map<String, Value>, id_field: Option<&st
     };
     // A conversation is sent as it is, not put into a template.
     let is_chat = fields.contains_key("messages");
-    let is_sent =
-        |name: &str| is_chat && matches!(name, "messages" | "tools" | "tool_choice" | "response_format");
+    let is_sent = |name: &str| {
+        is_chat
+            && matches!(
+                name,
+                "functions" | "messages" | "response_format" | "tool_choice" | "tools"
+            )
+    };
     for (name, value) in fields.iter_mut().filter(|(name, _)| !is_sent(name)) {
         match raw.get(name).map(|raw| raw.get()) {
             Some(raw) if value.is_f64() && id_field == Some(name) => *value = raw.into(),

@@ -153,6 +153,33 @@ impl Inputs {
         }
     }
 
+    /// Rejects inputs whose items all have the same fields, as those of a table have, if `check` rejects these fields.
+    pub(crate) fn check_columns(
+        &self,
+        check: impl Fn(&[String]) -> Result<(), String>,
+    ) -> Result<(), UsageError> {
+        for input in &self.inputs {
+            let (path, columns) = match input {
+                Input::File(RegularFile {
+                    path,
+                    format: Format::Table { .. } | Format::Text,
+                    columns: Some(columns),
+                }) => (path, columns.clone()),
+                Input::Folder(path) => (path, folder::FIELDS.map(str::to_owned).to_vec()),
+                Input::Stdin | Input::Pipe(_) | Input::File(_) => continue,
+            };
+            // A file with nothing in it has no items.
+            if columns.is_empty() {
+                continue;
+            }
+            check(&columns).map_err(|message| match self.is_spooled(path) {
+                true => UsageError::new(message),
+                false => UsageError::new(format!("{}: {message}", path.display())),
+            })?;
+        }
+        Ok(())
+    }
+
     /// The fields that options name, to note which of them no item has.
     pub(crate) fn unseen(&self) -> Unseen {
         Unseen::new(self.named.clone())

@@ -1,10 +1,13 @@
 //! Templates: `{{field}}` in a prompt.
 
+mod fields;
+
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Serde, ValueKind};
 use minijinja::{Environment, ErrorKind, UndefinedBehavior, Value};
 use serde_json::Map;
 
+use self::fields::Fields;
 use crate::exit::UsageError;
 
 const NAME: &str = "prompt";
@@ -19,7 +22,12 @@ const LITERAL: &str = "to write braces as they are, put the text between {% raw 
 #[derive(Debug)]
 pub(crate) struct Template {
     environment: Environment<'static>,
+    fields: Fields,
 }
+
+/// The reason to refuse items with a field of that name.
+const TWO_ROWS: &str = "the template uses `row` alone, where it is the field `row`, and as the whole item (`row[\"...\"]`); \
+     write the fields by their names alone, or rename the field `row`";
 
 impl Template {
     /// Reads a template. One line break at its end is dropped.
@@ -38,14 +46,45 @@ impl Template {
             _ => Ok(std::fmt::Write::write_fmt(out, format_args!("{value}"))?),
         });
         environment.add_filter("tojson", |value: Value| to_json(&value));
-        environment.add_template_owned(NAME, source).map_err(|error| {
+        environment.add_template_owned(NAME, source.clone()).map_err(|error| {
             UsageError::new(format!(
                 "the prompt's template is wrong: {}; {{{{ and {{% begin a place for a field and a statement: {LITERAL}. \
                  A field whose name is not one word is written as {{{{ row[\"its name\"] }}}}",
                 describe(&error)
             ))
         })?;
-        Ok(Self { environment })
+        let mut free = environment
+            .get_template(NAME)
+            .map_err(|error| UsageError::new(describe(&error)))?
+            .undeclared_variables(false);
+        for (name, _) in environment.globals() {
+            free.remove(name);
+        }
+        let fields = Fields::new(&source, &free);
+        Ok(Self { environment, fields })
+    }
+
+    /// Rejects items of these columns, if no such item can fill the template in.
+    pub(crate) fn check(&self, columns: &[String]) -> Result<(), String> {
+        let has = |name: &str| columns.iter().any(|column| column == name);
+        if has(ROW) && self.is_ambiguous() {
+            return Err(TWO_ROWS.to_owned());
+        }
+        let Some(missing) = self.fields.required.iter().find(|name| !has(name)) else {
+            return Ok(());
+        };
+        let names: Vec<_> = columns.iter().map(String::as_str).collect();
+        let meant = nearest(missing, &names);
+        let meant = meant.map_or_else(String::new, |name| format!("; is {} meant?", in_template(name)));
+        Err(format!(
+            "the template names the column `{missing}`, which is not in the input{meant} (its columns are: {})",
+            names.join(", ")
+        ))
+    }
+
+    /// Returns `true` if `row` would be two things for an item with a field of that name.
+    fn is_ambiguous(&self) -> bool {
+        self.fields.has_bare_row && self.fields.has_field_of_row
     }
 
     /// The text for one item.
@@ -69,8 +108,12 @@ impl Template {
         };
         let template = self.environment.get_template(NAME).map_err(failed)?;
         let item = Value::from(Serde(fields));
-        // A field of this name is there under its name; the whole item is not.
-        let context = if fields.contains_key(ROW) {
+        let has_row = fields.contains_key(ROW);
+        if has_row && self.is_ambiguous() {
+            return Err(TWO_ROWS.to_owned());
+        }
+        // Alone, `row` is a field of this name.
+        let context = if has_row && self.fields.has_bare_row {
             item
         } else {
             minijinja::context! { row => item.clone(), ..item }
