@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::support::{Provider, finish, rows, run, signal, start};
 
-/// How many events of each sort there are, and how many calls started while the gate was closed.
+/// The number of pauses, and of calls that started while the gate was closed.
 fn starts_while_closed(events: &Path) -> (usize, usize) {
     let mut events = rows(&fs::read_to_string(events).unwrap());
     events.sort_by(|a, b| a["at"].as_f64().unwrap().total_cmp(&b["at"].as_f64().unwrap()));
@@ -50,10 +50,10 @@ fn every_answer_and_an_account_of_every_token() {
         "11",
     ];
     let mut simulator = start(options, Some(""));
-    let mut told = String::new();
+    let mut line = String::new();
     let mut stderr = BufReader::new(simulator.stderr.take().unwrap());
-    stderr.read_line(&mut told).unwrap();
-    let url = told
+    stderr.read_line(&mut line).unwrap();
+    let url = line
         .split_whitespace()
         .find(|word| word.starts_with("http://"))
         .unwrap();

@@ -1,4 +1,4 @@
-//! The closing account: what counts as a call, as an answer and as the end.
+//! The closing account: calls, answers and the end.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
@@ -203,7 +203,7 @@ fn a_standard_output_that_cannot_be_written_is_refused_before_any_call() {
     assert_eq!(fs::read_to_string(&out).unwrap().lines().count(), 2);
 }
 
-/// The advice of the summary names an option, and the option does what it says.
+/// The advice of the summary names an option, and the option has that effect.
 #[test]
 fn the_start_ramp_has_an_option_that_the_summary_names() {
     let provider = Provider::start(|builder| builder.latency(Duration::from_millis(20)));

@@ -129,7 +129,7 @@ fn tools_of_a_file() {
 }
 
 #[test]
-fn what_a_provider_has_no_word_for_is_wrong_usage() {
+fn a_setting_that_a_provider_does_not_have_is_wrong_usage() {
     for (model, options, word) in [
         ("anthropic:m", ["--reasoning-effort", "minimal"], "minimal"),
         ("anthropic:m", ["--seed", "7"], "seed"),
@@ -151,7 +151,7 @@ fn what_a_provider_has_no_word_for_is_wrong_usage() {
     }
 }
 
-/// Why the item `b` failed.
+/// The reason for the failure of item `b`.
 fn refusal(finished: &Finished) -> String {
     let rows = finished.rows();
     let row = rows.iter().find(|row| row["id"] == "b").unwrap();
@@ -226,7 +226,7 @@ fn lines_for_responses_go_to_responses_alone() {
     }
 }
 
-/// Who asks, what the provider keeps, and the names that OpenAI's caches go by: parts of the request, not columns.
+/// The user, the storage and the names of caches are parts of the request, not columns.
 #[test]
 fn fields_that_do_not_shape_the_answer_are_sent_too() {
     let fields = json!({
@@ -256,7 +256,7 @@ fn fields_that_do_not_shape_the_answer_are_sent_too() {
         }
         assert_eq!((body.get("mine"), body.get("id")), (None, None));
     }
-    // Elsewhere each fails its line by name, unsent, but where it says nothing.
+    // Elsewhere each fails its line by name, unsent, unless its value is the default.
     let recorder = Recorder::start(200, MESSAGE);
     for name in ["store", "user", "metadata", "functions"] {
         let mut line = json!({"messages": [{"role": "user", "content": "x"}]});

@@ -211,7 +211,7 @@ fn a_killed_run_of_a_folder_goes_on_where_it_was() {
         }
         kept = written;
     }
-    // What a kill in the middle of a write would leave.
+    // As a kill in the middle of a write leaves it.
     fs::write(answers.join(".llm-batch-answer-x"), "half of").unwrap();
     let calls = server.bodies().len();
     run(arguments(), "").code(0);
@@ -226,7 +226,7 @@ fn a_killed_run_of_a_folder_goes_on_where_it_was() {
     let left = fs::read_dir(&answers)
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    // What else is there was paid for, and its row was never written.
+    // Other files were paid for, and their rows were never written.
     let others: Vec<_> = left
         .filter(|name| !named.contains(name) && name != "index.jsonl")
         .collect();

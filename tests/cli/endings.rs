@@ -1,4 +1,4 @@
-//! How a run ends before its input does.
+//! Runs that end before their input does.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
@@ -105,7 +105,7 @@ fn a_closed_output_stops_the_run() {
 }
 
 #[test]
-fn a_full_disk_is_told() {
+fn a_full_disk_is_reported() {
     if !std::path::Path::new("/dev/full").exists() {
         return;
     }
@@ -116,7 +116,7 @@ fn a_full_disk_is_told() {
 }
 
 #[test]
-fn a_bad_key_stops_the_run_unless_told_otherwise() {
+fn a_bad_key_stops_the_run_without_keep_going() {
     let provider = Provider::start(|builder| {
         builder
             .api_key("the right one")
@@ -224,7 +224,7 @@ fn the_batch_timeout_ends_it_early() {
 }
 
 #[test]
-fn an_input_that_breaks_off_is_told() {
+fn an_input_that_breaks_off_is_reported() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("open.csv");
     // A quote that is never closed, in a file that never seems to end.
@@ -254,7 +254,7 @@ fn time_limits_fail_their_items() {
     assert!(row["error"]["message"].as_str().unwrap().contains("item timeout"));
 }
 
-/// What fails alike from the first item on is not tried a million times.
+/// Items that fail alike from the first on are not tried a million times.
 #[test]
 fn a_run_whose_first_items_fail_alike_stops() {
     let input = "prompt\n".repeat(3_000);

@@ -471,7 +471,7 @@ fn a_template_for_other_columns_is_wrong_usage() {
     for input in [&table, &tabs] {
         run(provider.arguments([input.as_str()]), "")
             .code(2)
-            .says("there is no column `prompt`; name the one to use, such as --prompt '{{id}}'");
+            .says("the column `prompt` is missing; name the one to use, such as --prompt '{{id}}'");
     }
     // Of standard input it is known once it was read.
     run(
@@ -494,8 +494,8 @@ fn a_template_for_other_columns_is_wrong_usage() {
     }
     run(provider.arguments([file("empty.csv", "").as_str()]), "")
         .code(0)
-        .says("there are no items");
-    // Lines of JSON have no header: each says for itself.
+        .says("the input has no items");
+    // Lines of JSON have no header: each has fields of its own.
     run(
         provider.arguments(["--prompt", "{{question}}"]),
         "{\"question\":\"a\"}\n{\"quest\":\"b\"}\n",

@@ -1,4 +1,4 @@
-//! Old answers, where new ones take their place: none that was paid for is lost.
+//! Old answers, where new ones take their place: no answer that was paid for is lost.
 
 use std::fs;
 use std::path::Path;
@@ -152,7 +152,7 @@ fn overwrite_keeps_the_old_answers_until_every_item_has_a_new_one() {
         // A text is not known to have none.
         assert_eq!(old(".old.2").exists(), name == "out.txt");
 
-        // What a run replaces whole is not kept.
+        // Answers that a run replaces whole are not kept.
         let last = to(&good.url, &arguments, &input);
         last.code(0);
         assert!(!last.stderr.contains("kept in"), "{}", last.stderr);

@@ -159,12 +159,12 @@ fn an_output_is_replaced_when_there_is_something_to_replace_it_with() {
         ];
         run(arguments, "one\ntwo\n").code(0);
         let answers = fs::read_to_string(&out).unwrap();
-        run(arguments, "").code(0).says("there are no items");
+        run(arguments, "").code(0).says("the input has no items");
         assert_eq!(fs::read_to_string(&out).unwrap(), answers);
         run(arguments, "three\n").code(0);
         assert_ne!(fs::read_to_string(&out).unwrap(), answers);
     }
-    // The name says what is in it.
+    // The format follows from the name.
     let table = fs::read_to_string(folder.path().join("out.csv")).unwrap();
     assert!(table.starts_with("id,index,ok,"), "{table}");
 }

@@ -159,7 +159,7 @@ fn failures_in_openai_results_are_as_the_provider_sent_them() {
     assert_eq!(row["response"]["body"].to_string(), body);
     assert_eq!(row["error"], Value::Null);
 
-    // What is no JSON is put into the form.
+    // A body that is not JSON is put into the form.
     let server = Recorder::start(400, "<html>no</html>");
     let row = run(
         against(&server, ["--output-format", "openai-batch"]),
@@ -356,7 +356,7 @@ fn a_file_that_is_not_empty_is_refused_or_replaced() {
 }
 
 #[test]
-fn what_is_said_is_chosen() {
+fn reports_are_chosen_by_options() {
     let provider = Provider::start(|builder| builder);
     let finished = run(provider.arguments(["--progress", "always"]), "one\ntwo\n");
     finished
@@ -455,7 +455,7 @@ fn cut_and_empty_answers_are_counted_and_can_be_failures() {
         (&json!(4), None)
     );
 
-    // What an earlier run took for answers is asked for again, in every format.
+    // Answers of an earlier run that are not complete are requested again, in every format.
     let folder = tempfile::tempdir().unwrap();
     for format in ["jsonl", "csv", "openai-batch", "folder"] {
         let place = folder.path().join(format);

@@ -93,7 +93,7 @@ fn a_cost_that_is_not_known_is_null() {
 }
 
 #[test]
-fn what_the_provider_reports_needs_no_prices() {
+fn a_cost_that_the_provider_reports_needs_no_prices() {
     let reported = COMPLETION.replace("\"prompt_tokens\": 9", "\"cost\": 0.25, \"prompt_tokens\": 9");
     let recorder = Recorder::start(200, &reported);
     let arguments = ["run", "-m", "openai-compatible:m", "--base-url", &recorder.url];

@@ -69,7 +69,7 @@ fn a_killed_run_goes_on_where_it_was() {
     };
     assert!(kept.len() > 40);
 
-    // Whoever fails now and then gets there in the end.
+    // Items that fail now and then have their answers in the end.
     let mut last = run(arguments(), "");
     let mut turns = 0;
     while last.status.code() == Some(1) && turns < 20 {
@@ -262,7 +262,7 @@ fn an_item_without_an_id_is_found_again_in_a_changed_input() {
 }
 
 #[test]
-fn items_that_share_an_id_are_told_apart() {
+fn items_that_share_an_id_are_distinguished() {
     let provider = Provider::start(|builder| builder);
     let folder = tempfile::tempdir().unwrap();
     let (input, out) = (folder.path().join("in.jsonl"), folder.path().join("out.jsonl"));
@@ -419,7 +419,7 @@ fn a_file_of_other_lines_is_not_set_aside() {
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
 }
 
-/// Where nothing in its middle is replaced, the file itself is gone on with: no copy, and no disk for one.
+/// Where nothing in its middle is replaced, rows are appended to the file itself: no copy, and no disk for one.
 #[cfg(unix)]
 #[test]
 fn an_output_is_not_copied_for_a_torn_end() {

@@ -68,7 +68,7 @@ fn answers_are_written_as_json() {
 }
 
 #[test]
-fn the_model_is_told_what_was_wrong() {
+fn the_model_gets_the_fault_of_its_answer() {
     let (_folder, schema) = file(SCHEMA);
     let answer = r#"{"text": "fine", "stars": 9}"#;
     let recorder = Recorder::start(200, &completion(answer));
@@ -104,7 +104,7 @@ fn the_model_is_told_what_was_wrong() {
     );
     let own = json!({"role": "user", "content": "Rate it"});
     assert_eq!(bodies[0]["messages"], json!([own]));
-    let told = json!([
+    let feedback = json!([
         own,
         {"role": "assistant", "content": answer},
         {
@@ -115,9 +115,9 @@ fn the_model_is_told_what_was_wrong() {
                         Give the whole answer again, corrected.",
         },
     ]);
-    assert_eq!(bodies[1]["messages"], told);
+    assert_eq!(bodies[1]["messages"], feedback);
     // Not twice.
-    assert_eq!(bodies[2]["messages"], told);
+    assert_eq!(bodies[2]["messages"], feedback);
 }
 
 #[test]

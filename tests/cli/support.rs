@@ -25,7 +25,7 @@ pub(crate) fn program() -> Command {
     command
 }
 
-/// What a finished program left.
+/// The output and the status of a finished program.
 #[derive(Debug)]
 pub(crate) struct Finished {
     pub(crate) status: ExitStatus,

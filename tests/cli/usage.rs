@@ -1,4 +1,4 @@
-//! What is refused before anything is called, and what help says.
+//! Refusals before anything is called, and the help.
 
 use crate::support::{Provider, program, run};
 
@@ -105,7 +105,7 @@ fn wrong_usage_is_explained_with_status_2() {
         ),
         (
             &["run", "-m", "sim:steady", "-o", "no/such/folder/x"],
-            "no such folder",
+            "the folder does not exist",
         ),
         (&["run", "-m", "sim:steady", "-", "-"], "once"),
         (
@@ -197,7 +197,7 @@ fn a_secret_is_never_shown() {
 }
 
 #[test]
-fn a_dry_run_shows_three_requests_and_calls_nobody() {
+fn a_dry_run_shows_three_requests_and_calls_no_provider() {
     let provider = Provider::start(|builder| builder);
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out.jsonl");

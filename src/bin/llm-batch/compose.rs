@@ -99,7 +99,7 @@ impl Composer {
         // With a template the fields are the template's, and one by the name `system` may be about something else.
         let default = source.is_none().then(|| "system".to_owned());
         Ok(Self {
-            template: source.map(Template::new).transpose()?,
+            template: source.as_deref().map(Template::new).transpose()?,
             system: args.system.clone(),
             system_field: args.system_field.clone().or(default),
             names_system: args.system_field.is_some(),
@@ -152,7 +152,7 @@ impl Composer {
             || self.has_schema
     }
 
-    /// The prompt of one item, or what is wrong with the item.
+    /// The prompt of one item, or the fault of the item.
     pub(crate) fn prompt(&self, content: Content) -> Result<Prompt, String> {
         let mut prompt = match content {
             Content::Fields(fields) => self.prompt_of_fields(fields)?,
@@ -182,7 +182,7 @@ impl Composer {
         }
     }
 
-    /// The prompt of a row's fields, with the options where the row says nothing.
+    /// The prompt of a row's fields, with the options where the row sets nothing.
     fn prompt_of_fields(&self, mut fields: Map<String, Value>) -> Result<Prompt, String> {
         let is_chat = self.template.is_none() && fields.contains_key("messages");
         let (prompt, system) = if is_chat {
@@ -284,10 +284,10 @@ impl Composer {
 /// The message for items that have these names, and not `prompt`.
 fn no_prompt(what: &str, names: &[&str]) -> String {
     let Some(first) = names.first() else {
-        return format!("there is no {what} `prompt`");
+        return format!("the {what} `prompt` is missing");
     };
     format!(
-        "there is no {what} `prompt`; name the one to use, such as --prompt '{}' (the {what}s are: {})",
+        "the {what} `prompt` is missing; name the one to use, such as --prompt '{}' (the {what}s are: {})",
         in_template(first),
         names.join(", ")
     )
@@ -320,7 +320,7 @@ fn tools(path: &Path) -> Result<Vec<Tool>, UsageError> {
     let values: Vec<Value> =
         serde_json::from_str(&text).map_err(|error| wrong(format!("not a JSON array of tools: {error}")))?;
     if values.is_empty() {
-        return Err(wrong("there are no tools in it".to_owned()));
+        return Err(wrong("it holds no tools".to_owned()));
     }
     let tools = values.into_iter().enumerate().map(|(number, value)| {
         Tool::from_json(value).map_err(|error| wrong(format!("tool {}: {}", number + 1, error.message())))

@@ -62,7 +62,7 @@ pub(crate) struct Opened {
     pub(crate) replaced: Option<PathBuf>,
 }
 
-/// What an earlier run has answered.
+/// The answers of an earlier run.
 #[derive(Clone, Debug)]
 pub(crate) enum Earlier {
     Nothing,
@@ -237,7 +237,7 @@ fn file(path: &Path, args: &OutputArgs, format: &mut dyn Format) -> Result<(Targ
             let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
             if let Some(parent) = parent.filter(|parent| !parent.is_dir()) {
                 return Err(UsageError::new(format!(
-                    "{}: there is no such folder",
+                    "{}: the folder does not exist",
                     parent.display()
                 )));
             }
@@ -254,7 +254,7 @@ fn file(path: &Path, args: &OutputArgs, format: &mut dyn Format) -> Result<(Targ
     if !metadata.is_file() {
         if args.resume {
             return Err(UsageError::new(format!(
-                "{} is no file that could be resumed",
+                "{} is not a file, so it cannot be resumed",
                 path.display()
             )));
         }

@@ -1,4 +1,4 @@
-//! `--dry-run`: what would be sent.
+//! `--dry-run`: the requests that would be sent.
 
 use std::collections::HashMap;
 use std::io::{self, Write};
@@ -15,12 +15,12 @@ use crate::exit::{Exit, UsageError};
 use crate::input::{Inputs, Item};
 use crate::model::Model;
 
-/// How many requests are shown.
+/// The number of requests that are shown.
 const SHOWN: u64 = 3;
-/// How many problems are shown.
+/// The number of problems that are shown.
 const PROBLEMS: u64 = 10;
 
-/// Prints the first requests, and what the whole input comes to.
+/// Prints the first requests, and the totals of the whole input.
 pub(crate) fn print(
     inputs: &Inputs,
     composer: &Composer,

@@ -12,7 +12,7 @@ use crate::exit::Exit;
 use crate::stopping::Stop;
 use crate::tally::Tally;
 
-/// How a run ended.
+/// The end of a run.
 #[derive(Debug)]
 pub(crate) struct Ending {
     pub(crate) interrupted: bool,
@@ -69,7 +69,7 @@ impl Ending {
         }
     }
 
-    /// Why the run was stopped, if that left something out.
+    /// The reason for the stop, if it left something out.
     fn early_stop(&self) -> Option<&Stop> {
         let stopped = matches!(
             self.termination,

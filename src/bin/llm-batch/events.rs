@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use crate::exit::UsageError;
 use crate::lock;
 
-/// How far the file may be behind: a burst of a large run, and no event lost. Some 20 MiB, so only with a file.
+/// The number of events that the file may be behind: a burst of a large run loses none. Some 20 MiB, so only with a file.
 pub(crate) const CAPACITY: usize = 1 << 16;
 
 /// A thread that writes events, so that a slow disk slows no call.

@@ -1,4 +1,4 @@
-//! `--model`: who answers, and the stack around it.
+//! `--model`: the model that answers, and the stack around it.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ const SIMULATED: &str = "openai-compatible:sim";
 /// The calls that start at once with any rate of --start-ramp, as by default.
 const AT_ONCE: u64 = 16;
 
-/// How long a call may take where nothing was set.
+/// The time limit of a call where nothing was set.
 const CALL_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// The request bodies of OpenAI's that a model is sent as they are.
@@ -46,7 +46,7 @@ impl Bodies {
     }
 }
 
-/// Who answers.
+/// The model that answers.
 #[derive(Debug)]
 pub(crate) enum Model {
     /// A simulated provider inside this program, behind a port of its own.
@@ -77,7 +77,7 @@ impl Model {
         })
     }
 
-    /// What replaces the model of ready request bodies.
+    /// The model that replaces the one of ready request bodies.
     pub(crate) fn name_for_bodies(&self) -> Option<String> {
         match self {
             Self::Simulated { .. } => None,
@@ -93,7 +93,7 @@ impl Model {
         }
     }
 
-    /// Who is asked for a prompt, for the price of it: the provider and the model.
+    /// The provider and the model that a prompt is sent to, for its price.
     pub(crate) fn asked<'a>(&'a self, prompt: &'a Prompt) -> (&'a str, &'a str) {
         match self {
             Self::Server { model, .. } => (model.provider(), prompt.model().unwrap_or(model.name())),

@@ -388,7 +388,7 @@ impl Plan<'_> {
             writer.close();
             ending.explain(console);
             if summary.accepted == 0 && source_state.skipped == 0 && ending.exit() == Exit::Success {
-                console.line("there are no items in the input");
+                console.line("the input has no items");
             }
             let resume_hint = (resumable && ending.exit() != Exit::Success).then_some(match args.output.overwrite {
                 true => "the same command with --resume in place of --overwrite does what is missing or failed",
@@ -433,7 +433,7 @@ impl Plan<'_> {
         }
     }
 
-    /// How many items there are, where that is worth finding out.
+    /// The number of items, where it is worth finding out.
     fn expected(&self) -> Option<usize> {
         if !self.shows_progress() || self.inputs.bytes().is_none_or(|bytes| bytes > COUNTED) {
             return None;

@@ -9,7 +9,7 @@ use llm_batch::BatchHandle;
 
 use crate::console::Console;
 
-/// How long a second signal waits for the calls to be dropped.
+/// The time that a second signal waits for the calls to be dropped.
 const GRACE: Duration = Duration::from_secs(2);
 /// The exit status after it.
 const INTERRUPTED: i32 = 130;
@@ -83,7 +83,7 @@ fn ignores_hangup(status: &str) -> bool {
         .is_none_or(|mask| mask & 1 == 1)
 }
 
-/// What Ctrl-C does: first the run ends in good order, then at once.
+/// The effect of Ctrl-C: first the run ends in good order, then at once.
 #[derive(Debug)]
 pub(crate) struct Interrupts {
     happened: Arc<AtomicBool>,

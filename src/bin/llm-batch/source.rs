@@ -16,10 +16,10 @@ use crate::compose::Composer;
 use crate::destination::Earlier;
 use crate::input::{Inputs, Item, Place, Unseen};
 
-/// How many items are read ahead. They are in memory, so they are few.
+/// The number of items that are read ahead. They are in memory, so they are few.
 const AHEAD: usize = 32;
 
-/// What the output needs to know of an item.
+/// The properties of an item that its row needs.
 #[derive(Debug)]
 pub(crate) struct ItemContext {
     pub(crate) index: u64,
@@ -34,12 +34,12 @@ pub(crate) struct ItemContext {
 #[derive(Debug)]
 pub(crate) struct Source {
     receiver: mpsc::Receiver<WorkItem<Prompt, ItemContext>>,
-    /// How many items are to come, where that is known.
+    /// The number of items to come, where that is known.
     left: Option<usize>,
     state: Arc<Mutex<SourceState>>,
 }
 
-/// How reading went, once the source has ended.
+/// The state of reading; final once the source has ended.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct SourceState {
     /// Items that an earlier run had answered.
@@ -52,12 +52,12 @@ pub(crate) struct SourceState {
     pub(crate) repeated: Option<Arc<str>>,
     /// Warnings about the fields that options name.
     pub(crate) warnings: Vec<String>,
-    /// Why the input could not be read to its end.
+    /// The reason why the input could not be read to its end.
     pub(crate) failure: Option<String>,
 }
 
 impl Source {
-    /// Starts to read. `left` is how many items there are, where that is known.
+    /// Starts to read. `left` is the number of items, where that is known.
     pub(crate) fn start(
         inputs: &Inputs,
         composer: Composer,
@@ -85,7 +85,7 @@ impl Source {
         })
     }
 
-    /// How reading is going.
+    /// The state of reading.
     pub(crate) fn state(&self) -> Arc<Mutex<SourceState>> {
         Arc::clone(&self.state)
     }

@@ -1,4 +1,4 @@
-//! When outcomes came, where their rows are written later than that.
+//! The times of outcomes whose rows are written later.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -32,7 +32,7 @@ impl Times {
         times
     }
 
-    /// When the outcome of the item came that the run took at this place.
+    /// The time of the outcome of the item that the run took at this place.
     pub(crate) fn take(&self, index: u64) -> SystemTime {
         let mut times = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         times.remove(&index).unwrap_or_else(SystemTime::now)

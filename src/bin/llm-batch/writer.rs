@@ -16,7 +16,7 @@ use crate::times::Times;
 /// The number of problems of one kind that are shown.
 pub(crate) const SHOWN: u64 = 10;
 
-/// Writes outcomes, and says on standard error what would otherwise be overlooked.
+/// Writes outcomes, and reports on standard error what would otherwise be overlooked.
 #[derive(Debug)]
 pub(crate) struct Writer<'a> {
     output: Output,
@@ -31,7 +31,7 @@ pub(crate) struct Writer<'a> {
     malformed: u64,
     /// Answers whose rows are not in the output.
     pub(crate) unwritten: u64,
-    /// Why nothing more can be written.
+    /// The reason why nothing more can be written.
     pub(crate) broken: Option<io::Error>,
     rules: StopRules,
 }

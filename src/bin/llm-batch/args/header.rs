@@ -25,7 +25,7 @@ impl Header {
     }
 }
 
-/// Where a header's value is.
+/// The place of a header's value.
 pub(crate) enum Value<'a> {
     Written(&'a str),
     /// In the environment variable of this name.

@@ -80,7 +80,7 @@ Output:
   carriage return and a backslash inside an answer are written as \\n, \\r and \\\\; an item without an
   answer is `\\error` and the reason. An answer waits for those before it, as with --in-order.
   --output-dir: a file an answer, and in index.jsonl a row an item: its file or its error, and all
-  else that a line has. The index says what --resume leaves alone.
+  else that a line has. --resume goes by the index.
 
 Exit status:
   0  every item succeeded

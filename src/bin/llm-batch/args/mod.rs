@@ -47,7 +47,7 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 #[command(after_help = RUN_EXAMPLES)]
 pub(crate) struct RunArgs {
-    /// Who answers: PROVIDER:MODEL. Providers: openai, openai-chat, openai-responses, anthropic, gemini,
+    /// The model that answers: PROVIDER:MODEL. Providers: openai, openai-chat, openai-responses, anthropic, gemini,
     /// openai-compatible and azure (both need --base-url), openrouter, deepseek, groq, mistral, xai; on a
     /// machine of your own ollama, vllm, llamacpp, lmstudio; and sim:steady, sim:throttled, sim:chaos, which
     /// need nothing.
@@ -94,11 +94,11 @@ pub(crate) struct InputArgs {
     #[arg(value_name = "INPUT")]
     pub(crate) inputs: Vec<PathBuf>,
 
-    /// What the input is. `auto` goes by the name and the first line.
+    /// The format of the input. `auto` goes by the name and the first line.
     #[arg(long, value_enum, default_value_t = InputFormat::Auto, value_name = "FORMAT")]
     pub(crate) format: InputFormat,
 
-    /// Which files of a folder to take, by name or by path inside the folder; may be given several times.
+    /// The files of a folder to take, by name or by path inside the folder; may be given several times.
     #[arg(long, value_name = "PATTERN")]
     pub(crate) glob: Vec<String>,
 
@@ -172,7 +172,7 @@ pub(crate) struct PromptArgs {
     #[arg(long, value_name = "TEXT")]
     pub(crate) stop: Vec<String>,
 
-    /// How much the model reasons before it answers: none, minimal, low, medium, high, xhigh, max, or a number of
+    /// The amount of reasoning before an answer: none, minimal, low, medium, high, xhigh, max, or a number of
     /// tokens. A setting that the provider does not support is an error before anything is sent.
     #[arg(long, value_name = "EFFORT")]
     pub(crate) reasoning_effort: Option<ReasoningEffort>,
@@ -182,7 +182,7 @@ pub(crate) struct PromptArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) tools: Option<PathBuf>,
 
-    /// How many tokens an answer may have, reasoning included.
+    /// The most tokens that an answer may have, reasoning included.
     #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_output_tokens: Option<u32>,
 
@@ -199,7 +199,7 @@ pub(crate) struct PromptArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Provider")]
 pub(crate) struct ProviderArgs {
-    /// Where the API is, up to and with its version: http://localhost:8000/v1. Anthropic and Gemini may leave it out.
+    /// The address of the API, up to and with its version: http://localhost:8000/v1. Anthropic and Gemini may leave it out.
     #[arg(long, value_name = "URL")]
     pub(crate) base_url: Option<String>,
 
@@ -221,11 +221,11 @@ pub(crate) struct ProviderArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Output")]
 pub(crate) struct OutputArgs {
-    /// Where the answers go. Default: standard output. A file that is not empty is refused.
+    /// The file for the answers. Default: standard output. A file that is not empty is refused.
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
 
-    /// How the answers are written. Default: csv for an --output that ends so, text to read on a terminal, and else jsonl.
+    /// The form of the answers. Default: csv for an --output that ends so, text to read on a terminal, and else jsonl.
     #[arg(long, value_enum, value_name = "FORMAT")]
     pub(crate) output_format: Option<OutputFormat>,
 
@@ -313,7 +313,7 @@ impl OutputArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Limits")]
 pub(crate) struct LimitArgs {
-    /// How many items are worked on at a time, waiting ones included.
+    /// The number of items at a time, waiting ones included.
     #[arg(short, long, default_value_t = 10, value_name = "N", value_parser = concurrency)]
     pub(crate) concurrency: usize,
 
@@ -325,40 +325,40 @@ pub(crate) struct LimitArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) tpm: Option<u32>,
 
-    /// How much of a quota may be used at once, as a time: 2s of 60 requests a minute are 2 requests.
+    /// The part of a quota that may be used at once, as a time: 2s of 60 requests a minute are 2 requests.
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) burst: Option<Duration>,
 
-    /// How many calls run at a time. Default: as many as items.
+    /// The number of calls at a time. Default: as many as items.
     #[arg(long, value_name = "N", value_parser = concurrency)]
     pub(crate) max_in_flight: Option<usize>,
 
-    /// How many calls start a second at first, after 16 at once; it doubles every 0.25 s. `off` starts all of them at once, for
+    /// The calls that start per second at first, after 16 at once; the rate doubles every 0.25 s. `off` starts all of them at once, for
     /// a server of your own. Default: 50.
     #[arg(long, value_name = "off|RATE", value_parser = start_ramp)]
     pub(crate) start_ramp: Option<StartRamp>,
 
-    /// How often an item is tried. A throttled call does not count.
+    /// The most attempts of an item. A throttled call does not count.
     #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_attempts: u32,
 
-    /// How often an item's calls may be throttled.
+    /// The most throttled calls of an item.
     #[arg(long, default_value_t = 20, value_name = "N")]
     pub(crate) max_throttles: u32,
 
-    /// How often an item repeats a call that ran out of time, and so may have been billed already.
+    /// The most repeats of an item's calls that ran out of time, and so may have been billed already.
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub(crate) max_billed_repeats: u32,
 
-    /// How long a call may take; at most --item-timeout. Default: 600s.
+    /// The time limit of a call; at most --item-timeout. Default: 600s.
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) timeout: Option<Duration>,
 
-    /// How long an item may take, with every call and every wait. Default: no limit.
+    /// The time limit of an item, with every call and every wait. Default: no limit.
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) item_timeout: Option<Duration>,
 
-    /// How long everything may take. When it is over, running calls finish and the rest is not sent.
+    /// The time limit of the run. When it is over, running calls finish and the rest is not sent.
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) batch_timeout: Option<Duration>,
 

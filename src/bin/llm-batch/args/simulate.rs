@@ -113,7 +113,7 @@ pub(crate) struct SimulateArgs {
     #[arg(long, value_name = "CODE=SHARE", value_parser = status_rate)]
     pub(crate) status: Vec<(u16, f64)>,
 
-    /// What every decision of chance follows from.
+    /// The seed of every decision of chance.
     #[arg(long, default_value_t = 0, value_name = "NUMBER")]
     pub(crate) seed: u64,
 }

@@ -10,7 +10,7 @@ use super::lines::ITEM_LIMIT;
 use super::openai_batch;
 use crate::args::InputFormat;
 
-/// What some programs put before UTF-8 text.
+/// The mark that some programs put before UTF-8 text.
 pub(crate) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// A format that needs no more guessing.
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_told_is_refused() {
+    fn an_ambiguous_format_is_refused() {
         assert!(auto("a.txt", "id,question").unwrap_err().contains("--format"));
         for start in [&b"\xff\xfea\0"[..], &b"PK\x03\x04\0"[..]] {
             assert!(detect(Box::new(start), None, InputFormat::Auto).unwrap().is_err());

@@ -21,7 +21,7 @@ use crate::exit::UsageError;
 /// The fields of a file.
 pub(super) const FIELDS: [&str; 2] = ["text", "path"];
 
-/// Which files of a folder are taken: all, or those that match.
+/// The files of a folder that are taken: all, or those that match.
 #[derive(Debug)]
 pub(crate) struct Selection(Option<GlobSet>);
 
@@ -139,7 +139,7 @@ pub(super) fn rows(
     })
 }
 
-/// The path as text with `/` between its parts, and whether it is one: bytes that are no UTF-8 and control characters are
+/// The path as text with `/` between its parts, and whether it is one: bytes that are not UTF-8 and control characters are
 /// written as escapes.
 fn name(path: &Path) -> (String, bool) {
     let (mut name, mut is_sound) = (String::new(), true);
@@ -191,7 +191,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_that_is_no_text_is_escaped() {
+    fn a_name_that_is_not_text_is_escaped() {
         assert_eq!(name(Path::new("a/é b.txt")), ("a/é b.txt".to_owned(), true));
         assert_eq!(name(Path::new("a\n.txt")), ("a\\n.txt".to_owned(), false));
         #[cfg(unix)]

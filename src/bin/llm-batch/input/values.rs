@@ -106,7 +106,7 @@ impl<R: BufRead> Values<R> {
                 (Place::Array { line, after_value }, Some(byte)) => {
                     let mut value = self.value(byte)?;
                     if after_value {
-                        value.fault = Some("there is no comma before this item".to_owned());
+                        value.fault = Some("a comma is missing before this item".to_owned());
                     }
                     self.place = Place::Array {
                         line,
@@ -313,12 +313,12 @@ mod tests {
         check("{\"a\":\"x\n}\n{}", &[(1, "{\"a\":\"x\n}"), (3, "{}")], None);
         check(
             "[{} {}]",
-            &[(1, "{}"), (1, "! there is no comma before this item")],
+            &[(1, "{}"), (1, "! a comma is missing before this item")],
             None,
         );
         check(
             "[1,,2]",
-            &[(1, "1"), (1, ","), (1, "! there is no comma before this item")],
+            &[(1, "1"), (1, ","), (1, "! a comma is missing before this item")],
             None,
         );
         check("{}},{}", &[(1, "{}"), (1, "}"), (1, ","), (1, "{}")], None);

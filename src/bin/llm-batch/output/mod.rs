@@ -20,7 +20,7 @@ pub(crate) use self::directory::{INDEX, remove_torn};
 pub(crate) use self::format::{Format, Include, OutputFormat, Settings};
 pub(crate) use self::sink::Sink;
 
-/// What one item came to.
+/// The outcome of one item.
 #[derive(Debug)]
 pub(crate) struct Row<'a> {
     pub(crate) id: &'a str,
@@ -29,7 +29,7 @@ pub(crate) struct Row<'a> {
     pub(crate) kept: &'a Map<String, Value>,
     pub(crate) result: Result<&'a LlmResponse<Value>, &'a LlmError>,
     pub(crate) report: &'a ItemReport,
-    /// When the outcome came.
+    /// The time of the outcome.
     pub(crate) time: SystemTime,
     /// `true` if prices were given, so that an unknown cost is written as such.
     pub(crate) priced: bool,
@@ -96,7 +96,7 @@ fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Where the rows go.
+/// The place and the form of the rows.
 #[derive(Debug)]
 pub(crate) struct Output {
     pub(crate) sink: Sink,

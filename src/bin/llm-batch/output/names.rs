@@ -8,7 +8,7 @@ use unicode_normalization::UnicodeNormalization as _;
 /// File systems take 255 bytes. Room is left for an ending, a number and the mark of a temporary file.
 const LONGEST: usize = 200;
 
-/// How much of a name that is too long stays readable.
+/// The part of a name that stays readable where it is too long.
 const READABLE: usize = 120;
 
 /// Names that Windows has for devices, whatever their ending.
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn what_some_file_system_takes_for_the_same_is_known() {
+    fn names_that_some_file_system_takes_for_one_are_folded() {
         for (one, other) in [
             ("Q1", "q1"),
             ("\u{e9}", "e\u{301}"),

@@ -92,7 +92,7 @@ struct Line<'a> {
 #[derive(Serialize)]
 struct Response<'a> {
     status_code: u16,
-    /// OpenAI's is of its own making, too; this one says who made it.
+    /// OpenAI makes one up, too; this one names its maker.
     request_id: String,
     body: Body<'a>,
 }

@@ -134,7 +134,7 @@ fn is_in_name(character: char) -> bool {
     character == '_' || character.is_alphanumeric()
 }
 
-/// Returns `true` if what follows a name says what holds without it.
+/// Returns `true` if what follows a name covers the case that it is missing.
 fn may_be_missing(after: &str) -> bool {
     let after = after.trim_start();
     if let Some(filter) = after.strip_prefix('|') {
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_alone_is_told_from_its_fields() {
+    fn a_row_alone_differs_from_its_fields() {
         for (source, bare, field) in [
             ("{{ row }} {{ row|tojson }}", true, false),
             ("{{ row['a'] }} {{ row . b }}", false, true),

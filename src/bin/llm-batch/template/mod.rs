@@ -31,7 +31,7 @@ const TWO_ROWS: &str = "the template uses `row` alone, where it is the field `ro
 
 impl Template {
     /// Reads a template. One line break at its end is dropped.
-    pub(crate) fn new(source: String) -> Result<Self, UsageError> {
+    pub(crate) fn new(source: &str) -> Result<Self, UsageError> {
         let mut environment = Environment::new();
         // So that errors name the field.
         environment.set_debug(true);
@@ -46,7 +46,7 @@ impl Template {
             _ => Ok(std::fmt::Write::write_fmt(out, format_args!("{value}"))?),
         });
         environment.add_filter("tojson", |value: Value| to_json(&value));
-        environment.add_template_owned(NAME, source.clone()).map_err(|error| {
+        environment.add_template_owned(NAME, source.to_owned()).map_err(|error| {
             UsageError::new(format!(
                 "the prompt's template is wrong: {}; {{{{ and {{% begin a place for a field and a statement: {LITERAL}. \
                  A field whose name is not one word is written as {{{{ row[\"its name\"] }}}}",
@@ -60,7 +60,7 @@ impl Template {
         for (name, _) in environment.globals() {
             free.remove(name);
         }
-        let fields = Fields::new(&source, &free);
+        let fields = Fields::new(source, &free);
         Ok(Self { environment, fields })
     }
 
@@ -137,7 +137,7 @@ fn to_json(value: &Value) -> Result<String, minijinja::Error> {
     })
 }
 
-/// What is wrong, and where in the template.
+/// The fault, and its place in the template.
 fn describe(error: &minijinja::Error) -> String {
     let what = error
         .detail()
