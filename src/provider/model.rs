@@ -1,6 +1,5 @@
 //! The strategy: a prompt in, an answer out, over any wire.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -124,7 +123,7 @@ impl Model {
     /// [`ErrorKind::InvalidRequest`] if the prompt cannot be sent by this strategy.
     pub fn request_body(&self, prompt: &Prompt) -> Result<Vec<u8>, LlmError> {
         let ask = self.asked(prompt);
-        self.question(&ask).map(|(_, body, _)| body)
+        self.question(&ask).map(|(body, _)| body.into())
     }
 
     /// The model that a prompt is sent to: a field of its body has the last word.
@@ -247,11 +246,6 @@ impl Model {
         }
     }
 
-    /// The request of a prompt: its address, body and headers.
-    fn question<'a>(&'a self, ask: &'a Ask<'_>) -> Result<(Cow<'a, Url>, Vec<u8>, HeaderMap), LlmError> {
-        Ok((self.wire.endpoint(ask)?, self.body(ask)?, self.headers(ask)?))
-    }
-
     /// Asks, and asks on while the provider has only said a part.
     async fn exchange(&self, ask: &Ask<'_>, question: Question, call: &CallGuard) -> Answer {
         let url = match self.wire.endpoint(ask) {
@@ -259,6 +253,7 @@ impl Model {
             Err(error) => return (Err(error), None),
         };
         let (mut body, mut headers) = question;
+        number_key(&mut headers, &url, &body, call.item());
         let mut before: Option<Reply> = None;
         let mut continuations = 0;
         loop {
