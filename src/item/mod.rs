@@ -193,7 +193,8 @@ impl Item {
         self.requests.load(Ordering::Relaxed)
     }
 
-    /// Wakes the futures that waited for the end of a call, and the driver, which may wait for it too.
+    /// Wakes those that waited for the end of a call, and the driver, which may have.
+    #[inline]
     fn wake_after_a_call(&self, waiting: Vec<Waker>) {
         if self.signals().stop_requested() {
             self.driver.wake();

@@ -357,7 +357,8 @@ impl Record {
         })
     }
 
-    /// Takes the futures to wake because a call, or a part of it, has ended. They wait for that only after a stop.
+    /// The futures to wake because a call, or a part of it, has ended. They wait for that only after a stop.
+    #[inline]
     pub(super) fn take_waiting(&mut self) -> Vec<Waker> {
         if !self.stopped {
             return Vec::new();

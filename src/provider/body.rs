@@ -101,11 +101,11 @@ impl<'a, M: SerializeMap> Fields<'a, M> {
     }
 
     pub(super) fn set(&mut self, name: &str, value: Option<impl Serialize>) -> Result<(), M::Error> {
-        let replaced = self.prompt.extra().contains_key(name) || self.defaults.extra().contains_key(name);
-        match value {
-            Some(value) if !replaced => self.map.serialize_entry(name, &value),
-            _ => Ok(()),
+        let Some(value) = value else { return Ok(()) };
+        if self.prompt.extra().contains_key(name) || self.defaults.extra().contains_key(name) {
+            return Ok(());
         }
+        self.map.serialize_entry(name, &value)
     }
 
     /// Writes an object over which the fields of the extra objects of the same name are [laid](lay_over), so that all count.
