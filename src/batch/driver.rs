@@ -244,12 +244,12 @@ where
                 self.shared.taken_after(at.elapsed());
                 return Poll::Ready(outcome);
             }
-            let (slot, ended) = ready!(self.tasks.poll_ended(cx));
-            let Some(Slot { item, context }) = self.slots.remove(slot) else {
+            let ended = ready!(self.tasks.poll_ended(cx));
+            let Some(Slot { item, context }) = self.slots.remove(ended.slot) else {
                 continue;
             };
             let at = ended.at;
-            let outcome = self.finish(slot, &item, context, ended);
+            let outcome = self.finish(&item, context, ended);
             self.leave_source(source.as_mut());
             // As a rule nothing starts before it is taken, and it takes no place among the others.
             let starts = !intake_over && source.is_some() && self.may_start(1);
@@ -307,8 +307,9 @@ where
                 if span.is_disabled() {
                     span = Span::current();
                 }
-                let future = ItemFuture::new(strategy, request, item, span, self.fail_fast.clone());
-                self.tasks.start(slot, future);
+                let fail_fast = self.fail_fast.clone();
+                let future = ItemFuture::new(slot, strategy, request, item, span, fail_fast);
+                self.tasks.start(Box::pin(future));
             }
             Err(error) => {
                 self.shared.accept(size, None);
@@ -329,7 +330,7 @@ where
     }
 
     /// Makes the outcome of an item that ran.
-    fn finish(&self, slot: usize, item: &Item, context: B::Context, ended: EndedOf<B>) -> OutcomeOf<B> {
+    fn finish(&self, item: &Item, context: B::Context, ended: EndedOf<B>) -> OutcomeOf<B> {
         let of_driver = |error: BatchError| {
             let failure = Failure {
                 kind: error.kind(),
@@ -368,7 +369,7 @@ where
                 of_driver(BatchError::Aborted { reason })
             }
         };
-        self.publish(Some(slot), item, context, result, failure, ended.at)
+        self.publish(Some(ended.slot), item, context, result, failure, ended.at)
     }
 
     /// Closes an item's accounts, reports its end and makes its outcome.

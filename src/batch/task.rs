@@ -21,6 +21,7 @@ use crate::request::LlmRequest;
 /// The end of an item, and the time of its end.
 #[derive(Debug)]
 pub struct Ended<R, E> {
+    pub(super) slot: usize,
     pub(super) end: End<R, E>,
     pub(super) at: Instant,
 }
@@ -36,8 +37,9 @@ pub(super) enum End<R, E> {
 }
 
 impl<R, E> Ended<R, E> {
-    pub(super) fn now(end: End<R, E>) -> Self {
+    pub(super) fn now(slot: usize, end: End<R, E>) -> Self {
         Self {
+            slot,
             end,
             at: Instant::now(),
         }
@@ -50,6 +52,7 @@ impl<R, E> Ended<R, E> {
 pub struct ItemFuture<I, S, F> {
     #[pin]
     state: State<I, S, F>,
+    slot: usize,
     item: Arc<Item>,
     span: Span,
     fail_fast: Option<Arc<FailFast>>,
@@ -84,6 +87,7 @@ enum State<I, S, F> {
 
 impl<I, S, F> ItemFuture<I, S, F> {
     pub(super) fn new(
+        slot: usize,
         strategy: S,
         request: LlmRequest<I>,
         item: Arc<Item>,
@@ -95,13 +99,19 @@ impl<I, S, F> ItemFuture<I, S, F> {
                 strategy,
                 request: Some(request),
             },
+            slot,
             item,
             span,
             fail_fast,
         }
     }
 
-    /// Drops the rest of the strategy's work, even if its destructors panic.
+    /// The place of the item among those in flight.
+    pub(super) fn slot(&self) -> usize {
+        self.slot
+    }
+
+    /// Drops what is left of the strategy's work, whatever its destructors do.
     pub(super) fn cancel(self: Pin<&mut Self>) {
         let mut this = self.project();
         let _entered = this.span.enter();
@@ -148,8 +158,8 @@ where
             }
         }
         self.item.set_ended();
-        self.cancel();
-        Poll::Ready(Ended::now(end))
+        self.as_mut().cancel();
+        Poll::Ready(Ended::now(self.slot, end))
     }
 }
 

@@ -1,12 +1,10 @@
 //! The tasks of items: each on its own task, or all in the consumer's task.
 
-use std::marker::PhantomData;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use pin_project::{pin_project, pinned_drop};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::AbortHandle;
@@ -15,8 +13,9 @@ use super::options::BoxFuture;
 use super::strategy::{BatchItem, StrategyError, sealed};
 use super::task::{End, Ended, ItemFuture};
 
+/// In a box, as it would be moved several times on its way to where it runs.
 pub(super) type Running<B> =
-    ItemFuture<<B as BatchItem>::Input, <B as BatchItem>::Strategy, <B as BatchItem>::Future>;
+    Pin<Box<ItemFuture<<B as BatchItem>::Input, <B as BatchItem>::Strategy, <B as BatchItem>::Future>>>;
 pub(super) type EndedOf<B> = Ended<<B as BatchItem>::Response, <B as BatchItem>::Error>;
 
 /// The place where the items of a batch run. Sealed: [`Spawned`] or [`InPlace`].
@@ -60,10 +59,10 @@ pub trait Tasks<B: BatchItem> {
     /// `true` if items end inside `poll_ended`.
     const END_IN_POLL: bool;
     fn new() -> Self;
-    fn start(&mut self, slot: usize, future: Running<B>);
-    /// The next item that has ended. Every started item ends once.
-    fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<(usize, EndedOf<B>)>;
-    /// Runs `signal` beside the items until [`end_watch`](Self::end_watch), or returns it for the caller to poll.
+    fn start(&mut self, future: Running<B>);
+    /// The next item that has ended. Every started one ends once.
+    fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<EndedOf<B>>;
+    /// Runs `signal` beside the items until [`end_watch`](Self::end_watch), or gives it back to be polled.
     fn watch(&mut self, signal: BoxFuture) -> Option<BoxFuture>;
     fn end_watch(&mut self);
     /// Ends all items, and then runs `work` if there is a runtime.
@@ -73,8 +72,8 @@ pub trait Tasks<B: BatchItem> {
 #[doc(hidden)]
 #[allow(missing_debug_implementations)]
 pub struct SpawnedTasks<B: BatchItem> {
-    sender: UnboundedSender<(usize, EndedOf<B>)>,
-    ended: UnboundedReceiver<(usize, EndedOf<B>)>,
+    sender: UnboundedSender<EndedOf<B>>,
+    ended: UnboundedReceiver<EndedOf<B>>,
     // By slot.
     handles: Vec<Option<AbortHandle>>,
     watch: Option<AbortHandle>,
@@ -104,10 +103,10 @@ where
         }
     }
 
-    fn start(&mut self, slot: usize, future: Running<B>) {
+    fn start(&mut self, future: Running<B>) {
+        let slot = future.slot();
         let task = tokio::spawn(Reporting {
             future: Some(future),
-            slot,
             sender: self.sender.clone(),
         });
         if self.runtime.is_none() {
@@ -119,11 +118,11 @@ where
         self.handles[slot] = Some(task.abort_handle());
     }
 
-    fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<(usize, EndedOf<B>)> {
+    fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<EndedOf<B>> {
         match self.ended.poll_recv(cx) {
-            Poll::Ready(Some((slot, ended))) => {
-                self.handles[slot] = None;
-                Poll::Ready((slot, ended))
+            Poll::Ready(Some(ended)) => {
+                self.handles[ended.slot] = None;
+                Poll::Ready(ended)
             }
             // `self` holds a sender, so the channel never closes.
             Poll::Ready(None) | Poll::Pending => Poll::Pending,
@@ -166,13 +165,14 @@ fn warn_of_lost_work() {
 }
 
 /// Reports the end of an item, also when its task is dropped by an abort or with its runtime.
-#[pin_project(PinnedDrop)]
 struct Reporting<I, S, F, R, E> {
-    #[pin]
-    future: Option<ItemFuture<I, S, F>>,
-    slot: usize,
-    sender: UnboundedSender<(usize, Ended<R, E>)>,
+    /// Until it has ended.
+    future: Option<Pin<Box<ItemFuture<I, S, F>>>>,
+    sender: UnboundedSender<Ended<R, E>>,
 }
+
+// What it holds is in a box.
+impl<I, S, F, R, E> Unpin for Reporting<I, S, F, R, E> {}
 
 impl<I, S, F, R, E> Future for Reporting<I, S, F, R, E>
 where
@@ -180,25 +180,23 @@ where
 {
     type Output = ();
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let mut this = self.project();
-        if let Some(future) = this.future.as_mut().as_pin_mut() {
-            let ended = std::task::ready!(future.poll(cx));
-            this.future.set(None);
-            // The receiver is gone if the stream was dropped; the answer is not needed then.
-            let _ = this.sender.send((*this.slot, ended));
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        if let Some(future) = &mut this.future {
+            let ended = std::task::ready!(future.as_mut().poll(cx));
+            this.future = None;
+            // The receiver is gone when the stream was dropped; the answer is not wanted then.
+            let _ = this.sender.send(ended);
         }
         Poll::Ready(())
     }
 }
 
-#[pinned_drop]
-impl<I, S, F, R, E> PinnedDrop for Reporting<I, S, F, R, E> {
-    fn drop(self: Pin<&mut Self>) {
-        let this = self.project();
-        if let Some(future) = this.future.as_pin_mut() {
-            future.cancel();
-            let _ = this.sender.send((*this.slot, Ended::now(End::Aborted)));
+impl<I, S, F, R, E> Drop for Reporting<I, S, F, R, E> {
+    fn drop(&mut self) {
+        if let Some(future) = &mut self.future {
+            future.as_mut().cancel();
+            let _ = self.sender.send(Ended::now(future.slot(), End::Aborted));
         }
     }
 }
@@ -206,26 +204,7 @@ impl<I, S, F, R, E> PinnedDrop for Reporting<I, S, F, R, E> {
 #[doc(hidden)]
 #[allow(missing_debug_implementations)]
 pub struct InPlaceTasks<B: BatchItem> {
-    // Boxed, as each would be moved several times on its way into the set.
-    running: FuturesUnordered<Slotted<B::Input, B::Strategy, B::Future>>,
-    item: PhantomData<fn() -> B>,
-}
-
-struct Slotted<I, S, F> {
-    future: Pin<Box<ItemFuture<I, S, F>>>,
-    slot: usize,
-}
-
-impl<I, S, F, R, E> Future for Slotted<I, S, F>
-where
-    ItemFuture<I, S, F>: Future<Output = Ended<R, E>>,
-{
-    type Output = (usize, Ended<R, E>);
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let slot = self.slot;
-        self.future.as_mut().poll(cx).map(|ended| (slot, ended))
-    }
+    running: FuturesUnordered<Running<B>>,
 }
 
 impl<B: BatchItem<Error: 'static>> Tasks<B> for InPlaceTasks<B> {
@@ -234,16 +213,14 @@ impl<B: BatchItem<Error: 'static>> Tasks<B> for InPlaceTasks<B> {
     fn new() -> Self {
         Self {
             running: FuturesUnordered::new(),
-            item: PhantomData,
         }
     }
 
-    fn start(&mut self, slot: usize, future: Running<B>) {
-        let future = Box::pin(future);
-        self.running.push(Slotted { future, slot });
+    fn start(&mut self, future: Running<B>) {
+        self.running.push(future);
     }
 
-    fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<(usize, EndedOf<B>)> {
+    fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<EndedOf<B>> {
         match self.running.poll_next_unpin(cx) {
             Poll::Ready(Some(ended)) => Poll::Ready(ended),
             Poll::Ready(None) | Poll::Pending => Poll::Pending,
@@ -258,7 +235,7 @@ impl<B: BatchItem<Error: 'static>> Tasks<B> for InPlaceTasks<B> {
 
     fn leave(&mut self, work: Option<BoxFuture>) {
         for task in Pin::new(&mut self.running).iter_pin_mut() {
-            task.get_mut().future.as_mut().cancel();
+            task.get_mut().as_mut().cancel();
         }
         self.running.clear();
         match (work, Handle::try_current()) {

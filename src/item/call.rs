@@ -63,9 +63,7 @@ impl CallGuard {
         }
         self.left.store(true, Ordering::Relaxed);
         record.end(self.key);
-        let waiting = record.take_waiting();
-        drop(record);
-        self.item.wake_after_a_call(waiting);
+        self.item.wake_after_a_call(record);
         ended
     }
 
@@ -305,9 +303,7 @@ impl Drop for CallGuard {
             true => record.end(self.key),
             false => self.leave(&mut record),
         }
-        let waiting = record.take_waiting();
-        drop(record);
-        self.item.wake_after_a_call(waiting);
+        self.item.wake_after_a_call(record);
     }
 }
 

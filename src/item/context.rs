@@ -312,12 +312,9 @@ impl CallContext {
 
     /// For a policy, when the request announced with [`expect_call`](Self::expect_call) has ended.
     pub(crate) fn settle_call(&self, sent: bool, answered: bool) {
-        let waiting = {
-            let mut record = self.item.record();
-            record.settle_request(self.origin, sent, answered);
-            record.take_waiting()
-        };
-        self.item.wake_after_a_call(waiting);
+        let mut record = self.item.record();
+        record.settle_request(self.origin, sent, answered);
+        self.item.wake_after_a_call(record);
     }
 }
 

@@ -193,13 +193,21 @@ impl Item {
         self.requests.load(Ordering::Relaxed)
     }
 
-    /// Wakes those that waited for the end of a call, and the driver, which may have.
+    /// A call, or a part of it, has ended. Those that wait for that are woken, and the driver, which may: they do only after a stop.
     #[inline]
-    fn wake_after_a_call(&self, waiting: Vec<Waker>) {
-        if self.signals().stop_requested() {
-            self.driver.wake();
+    fn wake_after_a_call(&self, record: MutexGuard<'_, Record>) {
+        if record.stopped {
+            self.wake_waiting(record);
         }
-        // Wakers run foreign code: called outside the lock.
+    }
+
+    #[cold]
+    fn wake_waiting(&self, mut record: MutexGuard<'_, Record>) {
+        record.wakes = record.wakes.wrapping_add(1);
+        let waiting = std::mem::take(&mut record.waiting);
+        drop(record);
+        self.driver.wake();
+        // Wakers may be anything: called outside the lock.
         waiting.into_iter().for_each(Waker::wake);
     }
 

@@ -357,16 +357,6 @@ impl Record {
         })
     }
 
-    /// The futures to wake because a call, or a part of it, has ended. They wait for that only after a stop.
-    #[inline]
-    pub(super) fn take_waiting(&mut self) -> Vec<Waker> {
-        if !self.stopped {
-            return Vec::new();
-        }
-        self.wakes = self.wakes.wrapping_add(1);
-        std::mem::take(&mut self.waiting)
-    }
-
     /// Wakes `waker` at a stop, and after it at the end of a call.
     pub(super) fn register(&mut self, waker: &Waker) {
         if !self.waiting.iter().any(|waiting| waiting.will_wake(waker)) {

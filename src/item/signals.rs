@@ -169,12 +169,9 @@ impl Signals<'_> {
     /// Records that the call after [`hand_over`](Self::hand_over) has ended. If no layer watched it and it was `sent`, it is counted
     /// with unknown usage. `answered` is `true` if it returned an answer.
     pub fn settle_call(self, sent: bool, answered: bool) {
-        let waiting = {
-            let mut record = self.item.record();
-            record.settle(|_| sent, answered, Instant::now);
-            record.take_waiting()
-        };
-        self.item.wake_after_a_call(waiting);
+        let mut record = self.item.record();
+        record.settle(|_| sent, answered, Instant::now);
+        self.item.wake_after_a_call(record);
     }
 
     /// For layers that pass requests on, at each poll: records the poll. A refused call beside it waits while that goes on.
@@ -187,12 +184,9 @@ impl Signals<'_> {
 
     /// Like [`settle_call`](Self::settle_call), for layers that pass a request on and may be called again: `sent` is `None` if unknown.
     pub(crate) fn settle_inside(self, handed_on: HandedOn, sent: Option<bool>, answered: bool) {
-        let waiting = {
-            let mut record = self.item.record();
-            record.settle_inside(handed_on, sent, answered);
-            record.take_waiting()
-        };
-        self.item.wake_after_a_call(waiting);
+        let mut record = self.item.record();
+        record.settle_inside(handed_on, sent, answered);
+        self.item.wake_after_a_call(record);
     }
 
     /// For retry policies: records the item's last failure, so that a time limit that ends the item can name the
