@@ -22,7 +22,7 @@ use super::tasks::{EndedOf, Tasks};
 use super::termination::{StopMode, Termination};
 use crate::error::{BatchError, ErrorKind};
 use crate::events::EventKind;
-use crate::item::{CallsInside, Item, ItemId};
+use crate::item::{CallsInside, Item, ItemId, ItemReport};
 use crate::request::LlmRequest;
 use crate::telemetry::item_span;
 
@@ -314,13 +314,9 @@ where
             Err(error) => {
                 self.shared.accept(size, None);
                 self.emit(Some(&item), || EventKind::ItemStarted);
-                let failure = Failure {
-                    kind: ErrorKind::Source,
-                    message: Some(caught_text(&error)),
-                };
+                let message = caught_text(&error);
                 let at = Instant::now();
-                let result = Err(Unanswered::Driver(BatchError::Source(error)));
-                let outcome = self.publish(None, &item, context, result, Some(failure), at);
+                let outcome = self.fail(None, &item, context, BatchError::Source(error), message, at);
                 self.finished.put(outcome.index, outcome, at);
                 if let Some(fail_fast) = &self.fail_fast {
                     fail_fast.see(ErrorKind::Source);
@@ -331,33 +327,33 @@ where
 
     /// Makes the outcome of an item that ran.
     fn finish(&self, item: &Item, context: B::Context, ended: EndedOf<B>) -> OutcomeOf<B> {
-        let of_driver = |error: BatchError| {
-            let failure = Failure {
-                kind: error.kind(),
-                message: Some(error.to_string()),
-            };
-            (Err(Unanswered::Driver(error)), Some(failure))
-        };
+        let (slot, at) = (Some(ended.slot), ended.at);
         let settle = |sent: Option<bool>, answered| {
             if sent.is_none() {
                 self.look_for_calls_inside();
             }
-            item.settle_ended(&self.calls_inside, sent, answered, ended.at);
+            item.settle_ended(&self.calls_inside, sent, answered, at);
         };
-        let (result, failure) = match ended.end {
-            End::Answered(Ok(response)) => {
-                settle(Some(true), true);
-                (Ok(response), None)
-            }
-            End::Answered(Err(error)) => {
-                let (kind, sent) = judge(&error);
-                settle(sent, false);
-                let failure = Failure { kind, message: None };
-                (Err(Unanswered::Strategy(error)), Some(failure))
+        let error = match ended.end {
+            End::Answered(result) => {
+                let failure = match &result {
+                    Ok(_) => {
+                        settle(Some(true), true);
+                        None
+                    }
+                    Err(error) => {
+                        let (kind, sent) = judge(error);
+                        settle(sent, false);
+                        Some(Failure { kind, message: None })
+                    }
+                };
+                let text = || result.as_ref().err().and_then(text_of);
+                let report = self.publish(slot, item, failure, at, text);
+                return outcome(item, context, result, report);
             }
             End::Panicked(message) => {
                 settle(None, false);
-                of_driver(BatchError::Panicked { message })
+                BatchError::Panicked { message }
             }
             End::Aborted => {
                 settle(None, false);
@@ -366,46 +362,56 @@ where
                     None if item.signals().deadline_missed() => "its deadline has passed".to_owned(),
                     None => "its task was dropped with the runtime".to_owned(),
                 };
-                of_driver(BatchError::Aborted { reason })
+                BatchError::Aborted { reason }
             }
         };
-        self.publish(Some(ended.slot), item, context, result, failure, ended.at)
+        let message = error.to_string();
+        self.fail(slot, item, context, error, message, at)
     }
 
-    /// Closes an item's accounts, reports its end and makes its outcome.
-    fn publish(
+    /// Makes the outcome of an item that has no answer of its strategy.
+    fn fail(
         &self,
         slot: Option<usize>,
         item: &Item,
         context: B::Context,
-        result: Result<B::Response, Unanswered<B::Error>>,
-        failure: Option<Failure>,
+        error: BatchError,
+        message: String,
         at: Instant,
     ) -> OutcomeOf<B> {
+        let failure = Failure {
+            kind: error.kind(),
+            message: Some(message),
+        };
+        let report = self.publish(slot, item, Some(failure), at, || None);
+        // Last, as it may be code of the user's.
+        outcome(item, context, Err(error.into()), report)
+    }
+
+    /// Closes an item's accounts and reports its end.
+    fn publish(
+        &self,
+        slot: Option<usize>,
+        item: &Item,
+        failure: Option<Failure>,
+        at: Instant,
+        text: impl FnOnce() -> Option<String>,
+    ) -> ItemReport {
         let kind = failure.as_ref().map(|failure| failure.kind);
         let report = self.shared.finish(slot, item, at, kind);
-        report_end(&self.options, item, at, &report, failure, || match &result {
-            Err(Unanswered::Strategy(error)) => text_of(error),
-            _ => None,
-        });
-        Outcome {
-            index: item.index(),
-            id: item.id().clone(),
-            context,
-            result: result.map_err(|unanswered| match unanswered {
-                Unanswered::Strategy(error) => error,
-                // Last, as it may be user code.
-                Unanswered::Driver(error) => error.into(),
-            }),
-            report,
-        }
+        report_end(&self.options, item, at, &report, failure, text);
+        report
     }
 }
 
-/// The origin of an item's failure.
-enum Unanswered<E> {
-    Strategy(E),
-    Driver(BatchError),
+fn outcome<R, E, C>(item: &Item, context: C, result: Result<R, E>, report: ItemReport) -> Outcome<R, E, C> {
+    Outcome {
+        index: item.index(),
+        id: item.id().clone(),
+        context,
+        result,
+        report,
+    }
 }
 
 /// One poll of work that may panic.

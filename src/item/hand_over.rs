@@ -203,12 +203,15 @@ where
                 StepProjection::Waiting(waiting) => waiting,
                 StepProjection::Calling { call, under_way } => {
                     let at_work = under_way.as_ref().map(UnderWay::enter);
-                    let result = ready!(call.poll(cx));
+                    let polled = call.poll(cx);
                     drop(at_work);
+                    let Poll::Ready(result) = &polled else {
+                        return Poll::Pending;
+                    };
                     if let Some(under_way) = under_way.take() {
-                        under_way.end(&result);
+                        under_way.end(result);
                     }
-                    return Poll::Ready(result);
+                    return polled;
                 }
                 StepProjection::Refused(_) => return Poll::Pending,
             };

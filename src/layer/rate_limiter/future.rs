@@ -133,18 +133,19 @@ where
                     let Some(waiting) = pending.as_mut() else {
                         panic!("`RateLimitedFuture` polled after completion");
                     };
-                    let grant = match wait {
-                        Wait::ForService(grant) => grant,
-                        Wait::ForGrant(acquire) => {
-                            match ready!(Pin::new(acquire).poll(cx)) {
-                                Ok(grant) => *wait = Wait::ForService(Some(grant)),
-                                Err(refused) => {
-                                    let hold = waiting.hold.take();
-                                    this.step.set(Step::refused(refused, hold));
-                                }
+                    let granted = match wait {
+                        Wait::ForService(grant) => grant.take(),
+                        Wait::ForGrant(acquire) => match ready!(Pin::new(acquire).poll(cx)) {
+                            Ok(grant) => Some(grant),
+                            Err(refused) => {
+                                let hold = waiting.hold.take();
+                                this.step.set(Step::refused(refused, hold));
+                                continue;
                             }
-                            continue;
-                        }
+                        },
+                    };
+                    let Some(granted) = granted else {
+                        panic!("`RateLimitedFuture` polled after completion");
                     };
                     let item = waiting.hold.as_ref().map(CallHold::item);
                     if item.is_some_and(|item| item.signals().stop_requested()) {
@@ -155,7 +156,7 @@ where
                     match waiting.service.poll_ready(cx) {
                         Poll::Ready(Ok(())) => {}
                         Poll::Ready(Err(error)) => {
-                            *grant = None;
+                            drop(granted);
                             *pending = None;
                             return Poll::Ready(Err(error));
                         }
@@ -163,12 +164,10 @@ where
                             if let Some(item) = item {
                                 item.signals().wake_at_stop(cx);
                             }
+                            *wait = Wait::ForService(Some(granted));
                             return Poll::Pending;
                         }
                     }
-                    let Some(granted) = grant.take() else {
-                        panic!("`RateLimitedFuture` polled after completion");
-                    };
                     let now = Instant::now();
                     // If refused, the grant is dropped and thereby returned.
                     let guard = this
@@ -227,11 +226,13 @@ where
                     if let Some(call) = call {
                         call.look_for_local_server();
                     }
-                    let result = ready!(polled);
+                    let Poll::Ready(result) = &polled else {
+                        return Poll::Pending;
+                    };
                     if let Some(call) = call.take() {
                         let verdict = this.classify.classify(result.as_ref());
                         let end = GateEnd {
-                            sent: match &result {
+                            sent: match result {
                                 Ok(_) => Some(true),
                                 Err(error) => was_sent(error),
                             },
@@ -241,7 +242,7 @@ where
                         };
                         settle(call, verdict, &end, this.calls_inside);
                     }
-                    return Poll::Ready(result);
+                    return polled;
                 }
             }
         }

@@ -69,9 +69,11 @@ where
                 if let Some(call) = &call {
                     call.note_poll();
                 }
-                let result = {
-                    let _entered = call.as_ref().map(Call::enter);
-                    ready!(future.poll(cx))
+                let entered = call.as_ref().map(Call::enter);
+                let polled = future.poll(cx);
+                drop(entered);
+                let Poll::Ready(result) = &polled else {
+                    return Poll::Pending;
                 };
                 let call = call.take();
                 // Dropped first, so that calls that end with it are accounted before.
@@ -79,7 +81,7 @@ where
                 if let Some(call) = call {
                     call.end(result.as_ref(), this.usage);
                 }
-                Poll::Ready(result)
+                polled
             }
             StepProjection::Refused(refused, hold) => {
                 if *refused == CallRefused::Stopped {
