@@ -40,7 +40,9 @@ pub(super) struct Driver<B: BatchItem, T: Tasks<B>> {
     slots: Slots<B::Context>,
     finished: Finished<OutcomeOf<B>>,
     accepted: u64,
-    /// Stops the batch; polled here unless it has its own task.
+    /// Something stops the batch, and may panic.
+    has_signal: bool,
+    /// That, polled here where no task of its own does it.
     signal: Option<BoxFuture>,
     fail_fast: Option<Arc<FailFast>>,
     calls_inside: CallsInside,
@@ -64,6 +66,7 @@ impl<B: BatchItem, T: Tasks<B>> Driver<B, T> {
             slots: Slots::default(),
             finished: Finished::default(),
             accepted: 0,
+            has_signal: false,
             signal: None,
             fail_fast: None,
             calls_inside: CallsInside::default(),
@@ -161,10 +164,9 @@ where
                 shared: Arc::clone(&self.shared),
             }));
         }
-        self.signal = self
-            .options
-            .stop_signal(&self.shared)
-            .and_then(|signal| self.tasks.watch(signal));
+        let signal = self.options.stop_signal(&self.shared);
+        self.has_signal = signal.is_some();
+        self.signal = signal.and_then(|signal| self.tasks.watch(signal));
         self.emit(None, || EventKind::BatchStarted {
             expected: size.1.map(|upper| upper as u64),
         });
@@ -185,6 +187,9 @@ where
 
     /// Polls the stop signal. Its panic is passed to the consumer, once, and does not stop the batch.
     fn poll_signal(&mut self, cx: &mut Context<'_>) {
+        if !self.has_signal {
+            return;
+        }
         if let Some(signal) = &mut self.signal
             && signal.as_mut().poll(cx).is_ready()
         {

@@ -207,7 +207,6 @@ impl CallContext {
     /// # Errors
     /// If no call may begin. Then the request must not be passed on.
     pub(crate) fn pass(&mut self, read: Option<Instant>) -> Result<HandedOn, CallRefused> {
-        let now = || read.unwrap_or_else(Instant::now);
         let mut record = self.item.record();
         let from = self.origin.hand_over;
         let entering = match self.call {
@@ -215,13 +214,14 @@ impl CallContext {
             None => record.entering(self.origin),
         };
         if let Some(entering) = entering {
-            record.may_begin(now)?;
-            // Its time starts at the end of the current poll.
-            let id = record.pass_on(entering, self.origin, self.item.requests_made());
+            // All this is one poll: what a layer further out has read of the clock holds here, too.
+            let read = read.or(record.entering_at(entering));
+            record.may_begin(|| read.unwrap_or_else(Instant::now))?;
+            let id = record.pass_on(entering, self.origin, self.item.requests_made(), read);
             self.origin.hand_over = id;
             return Ok(HandedOn::Unwatched { id, from });
         }
-        let now = now();
+        let now = read.unwrap_or_else(Instant::now);
         record.may_begin(|| now)?;
         let within = self.surrounding();
         record.take(self.origin);

@@ -44,7 +44,7 @@ pub(super) struct HandedOver {
     requests: u32,
     /// It happened in a task spawned by the item's work.
     spawned: bool,
-    /// The time of the hand-over; for the driver's, the end of the poll that handed the item over.
+    /// Of the driver's, the end of the poll that handed it over; in that poll, what a layer has read of the clock.
     since: Option<Instant>,
     /// The item's total wait before the hand-over.
     waited: Duration,
@@ -159,11 +159,23 @@ impl Record {
         (self.handed[position].state == Handed::Entering).then_some(position)
     }
 
-    /// A layer passes the request on in the same poll in which the driver handed it over, at position `entering`. Returns the new number
-    /// of the hand-over.
-    pub(super) fn pass_on(&mut self, entering: usize, origin: Origin, requests: u32) -> u32 {
+    /// The time, if a layer has read it in the poll in which the driver handed the request over, `entering`.
+    pub(super) fn entering_at(&self, entering: usize) -> Option<Instant> {
+        self.handed[entering].since
+    }
+
+    /// A layer hands the request on in the poll in which the driver handed it over, `entering`, and has `read` the clock or not.
+    /// Returns the number that the hand-over has from now on.
+    pub(super) fn pass_on(
+        &mut self,
+        entering: usize,
+        origin: Origin,
+        requests: u32,
+        read: Option<Instant>,
+    ) -> u32 {
         let id = self.next_hand_over();
         let handed = &mut self.handed[entering];
+        handed.since = read;
         handed.id = id;
         handed.request = Some(origin.request);
         handed.requests = requests;
