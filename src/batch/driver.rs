@@ -123,7 +123,7 @@ where
 {
     pub(super) fn poll_next<St: Stream<Item = B>>(
         &mut self,
-        mut source: Pin<&mut Option<St>>,
+        source: Pin<&mut Option<St>>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<OutcomeOf<B>>> {
         // First, so that any later change through a handle wakes the task.
@@ -133,14 +133,13 @@ where
         }
         if self.phase == Phase::Running {
             self.poll_signal(cx);
-            if let Poll::Ready(outcome) = self.poll_items(source.as_mut(), cx) {
-                return Poll::Ready(Some(outcome));
-            }
-            if source.is_some() || self.slots.len > 0 {
-                return Poll::Pending;
-            }
-            self.end_batch();
+            return self.poll_items(source, cx);
         }
+        self.poll_complete(cx)
+    }
+
+    /// Runs what follows the last outcome.
+    fn poll_complete(&mut self, cx: &mut Context<'_>) -> Poll<Option<OutcomeOf<B>>> {
         if let Some(work) = &mut self.options.on_complete {
             let worked = ready!(poll_caught(work.as_mut(), cx));
             self.options.on_complete = None;
@@ -210,12 +209,12 @@ where
         }
     }
 
-    /// Starts as many items as there is room for and returns the next outcome.
+    /// Starts what there is room for and gives the next outcome. After the last one it ends the batch.
     fn poll_items<St: Stream<Item = B>>(
         &mut self,
         mut source: Pin<&mut Option<St>>,
         cx: &mut Context<'_>,
-    ) -> Poll<OutcomeOf<B>> {
+    ) -> Poll<Option<OutcomeOf<B>>> {
         let mut starts = 0;
         let mut intake_over = false;
         loop {
@@ -247,9 +246,15 @@ where
             }
             if let Some((outcome, at)) = self.finished.take() {
                 self.shared.taken_after(at.elapsed());
-                return Poll::Ready(outcome);
+                return Poll::Ready(Some(outcome));
             }
-            let ended = ready!(self.tasks.poll_ended(cx));
+            let Poll::Ready(ended) = self.tasks.poll_ended(cx) else {
+                if source.is_some() || self.slots.len > 0 {
+                    return Poll::Pending;
+                }
+                self.end_batch();
+                return self.poll_complete(cx);
+            };
             let Some(Slot { item, context }) = self.slots.remove(ended.slot) else {
                 continue;
             };
@@ -265,7 +270,7 @@ where
             if !T::END_IN_POLL {
                 self.shared.taken_after(at.elapsed());
             }
-            return Poll::Ready(outcome);
+            return Poll::Ready(Some(outcome));
         }
     }
 

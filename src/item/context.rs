@@ -252,6 +252,7 @@ impl CallContext {
         let mut record = self.item.record();
         record.holds += 1;
         let by_driver = record.entering(self.origin).is_some();
+        let was_throttled = record.is_throttle_noted();
         let id = record.next_hand_over();
         // If another clone of the request was sent as that call, this will be a new one.
         self.call = self.call.filter(|joined| {
@@ -275,6 +276,7 @@ impl CallContext {
             origin: self.origin,
             from,
             by_driver,
+            was_throttled,
             released: false,
             refused_at: None,
             alone: 0,
@@ -293,6 +295,7 @@ impl CallContext {
             origin: self.origin,
             from: self.origin.hand_over,
             by_driver: false,
+            was_throttled: false,
             released: false,
             refused_at: None,
             alone: 0,
@@ -335,6 +338,8 @@ pub struct CallHold {
     from: u32,
     /// It holds the request that the driver has just handed over.
     by_driver: bool,
+    /// A gate has noted that it will hold the item, when this began.
+    was_throttled: bool,
     released: bool,
     /// The count of wakes by the end of a call at the last poll after a refusal.
     refused_at: Option<u32>,
@@ -380,6 +385,14 @@ impl CallHold {
                 from: self.from,
             },
         }
+    }
+
+    /// For gates: the time until which the gate with this mark holds the item, as [`Signals::take_held_by`](super::Signals).
+    pub(crate) fn take_held_by(&self, gate: u64) -> Option<Instant> {
+        if !self.was_throttled {
+            return None;
+        }
+        self.item.signals().take_held_by(gate)
     }
 
     /// The call around it.

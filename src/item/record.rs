@@ -150,7 +150,13 @@ impl Record {
         self.seldom.as_deref_mut()
     }
 
-    /// The refused futures that stay pending.
+    /// Returns `true` if a gate has noted that it will hold the item.
+    pub(super) fn is_throttle_noted(&self) -> bool {
+        let seldom = self.seldom.as_deref();
+        seldom.is_some_and(|seldom| seldom.throttled_until.is_some())
+    }
+
+    /// The futures that were refused and wait for ever.
     fn abandoned(&self) -> &[Option<Within>] {
         self.seldom.as_deref().map_or(&[], |seldom| &seldom.abandoned)
     }

@@ -270,11 +270,11 @@ where
         let hold = find.context_mut(&mut request).map(CallContext::hold);
         let limiter = limiter.select(&request);
         let mut acquire = Acquire::new(limiter.gate, estimate.estimate(&request));
-        if let Some(item) = find.item(&request) {
-            if let Some(until) = item.signals().take_held_by(acquire.gate().mark()) {
+        if let Some(hold) = &hold {
+            if let Some(until) = hold.take_held_by(acquire.gate().mark()) {
                 acquire = acquire.held_until(until);
             }
-            acquire = acquire.for_item(item.clone());
+            acquire = acquire.for_item(Arc::clone(hold.item()));
         }
         let pending = Pending {
             service: self.inner.clone(),
