@@ -138,15 +138,14 @@ impl Statistics {
         self.usage += report.usage;
         self.cost += report.cost;
         self.unknown_cost_calls += u64::from(report.unknown_cost_calls);
-        let waited = report.waits.total();
-        if !waited.is_zero() {
+        if !closed.waited.is_zero() {
             for (reason, time) in report.waits.iter() {
                 self.waits.add(reason, time);
             }
         }
         self.call_time = self.call_time.saturating_add(report.call_time);
         self.item_time = self.item_time.saturating_add(report.total_time);
-        self.wait_times.record(waited);
+        self.wait_times.record(closed.waited);
         let mut timed = false;
         for time in closed.call_times() {
             timed = true;

@@ -107,6 +107,7 @@ impl Item {
         report.total_time = finished.saturating_duration_since(self.started);
         ClosedItem {
             report,
+            waited: record.waited,
             call_times: std::mem::take(&mut record.call_times),
             cooldowns: record
                 .seldom_if_any()
@@ -120,6 +121,8 @@ impl Item {
 #[derive(Debug)]
 pub(crate) struct ClosedItem {
     pub(crate) report: ItemReport,
+    /// The total of the waits in the report.
+    pub(crate) waited: Duration,
     call_times: SmallVec<[Duration; 1]>,
     /// The intervals during which a closed gate held the item.
     pub(crate) cooldowns: Vec<(Instant, Instant)>,

@@ -80,7 +80,8 @@ impl HandedOver {
 }
 
 impl Record {
-    /// Returns the number for the next hand-over.
+    /// A number for the next hand-over.
+    #[inline]
     pub(super) fn next_hand_over(&mut self) -> u32 {
         self.last_hand_over = self.last_hand_over.wrapping_add(1).max(1);
         self.last_hand_over
@@ -153,19 +154,22 @@ impl Record {
         self.position(origin).is_some()
     }
 
-    /// The position of the hand-over that delivered the request, if it is the driver's in the current poll.
+    /// The position of the hand-over that the request came by, if the driver does that in the poll that runs.
+    #[inline]
     pub(super) fn entering(&self, origin: Origin) -> Option<usize> {
         let position = self.position(origin)?;
         (self.handed[position].state == Handed::Entering).then_some(position)
     }
 
     /// The time, if a layer has read it in the poll in which the driver handed the request over, `entering`.
+    #[inline]
     pub(super) fn entering_at(&self, entering: usize) -> Option<Instant> {
         self.handed[entering].since
     }
 
     /// A layer hands the request on in the poll in which the driver handed it over, `entering`, and has `read` the clock or not.
     /// Returns the number that the hand-over has from now on.
+    #[inline]
     pub(super) fn pass_on(
         &mut self,
         entering: usize,
@@ -206,7 +210,8 @@ impl Record {
         }
     }
 
-    /// Like [`take`](Self::take), by a layer that watches calls: without a begun call nothing was sent.
+    /// As [`take`](Self::take), by a layer that watches calls: what is not begun there does not take place.
+    #[inline]
     pub(super) fn watch(&mut self, origin: Origin) {
         self.take(origin);
         self.watched = true;
@@ -227,7 +232,8 @@ impl Record {
         }
     }
 
-    /// Records the end of the poll that handed the item over.
+    /// The poll that handed the item over has ended.
+    #[inline]
     pub(super) fn entered(&mut self) {
         for handed in &mut self.handed {
             if handed.state == Handed::Entering {
@@ -291,8 +297,9 @@ impl Record {
         }
     }
 
-    /// Like [`settle_request`](Self::settle_request), for a layer that passed the request on and may be called again by an outer layer,
-    /// which decides if `sent` is `None`.
+    /// As [`settle_request`](Self::settle_request), for a layer that handed the request on and may be called again by what is around
+    /// it. What nothing is known of is left for the one further out to decide.
+    #[inline]
     pub(super) fn settle_inside(&mut self, handed_on: HandedOn, sent: Option<bool>, answered: bool) {
         self.answered |= answered;
         let (id, from) = match handed_on {

@@ -151,6 +151,7 @@ impl Record {
     }
 
     /// Returns `true` if a gate has noted that it will hold the item.
+    #[inline]
     pub(super) fn is_throttle_noted(&self) -> bool {
         let seldom = self.seldom.as_deref();
         seldom.is_some_and(|seldom| seldom.throttled_until.is_some())
@@ -161,7 +162,8 @@ impl Record {
         self.seldom.as_deref().map_or(&[], |seldom| &seldom.abandoned)
     }
 
-    /// Checks that a call may begin; reads `now` only for an item with a deadline. A refusal is recorded.
+    /// Checks that a call may begin `now`, which is asked only of an item with a deadline. If not, it notes that one was refused.
+    #[inline]
     pub(super) fn may_begin(&mut self, now: impl FnOnce() -> Instant) -> Result<(), CallRefused> {
         self.may_go_on()?;
         if self.deadline.is_some_and(|deadline| deadline <= now()) {
@@ -172,7 +174,8 @@ impl Record {
         Ok(())
     }
 
-    /// Like [`may_begin`](Self::may_begin), without the deadline.
+    /// As [`may_begin`](Self::may_begin), without the deadline.
+    #[inline]
     pub(super) fn may_go_on(&mut self) -> Result<(), CallRefused> {
         if self.stopped || self.closed {
             self.refused = true;
@@ -355,7 +358,8 @@ impl Record {
         }
     }
 
-    /// The call `joined`, if this request represents it: the first of its clones that is passed on.
+    /// The call `joined`, if this request is it: the first of its clones that is handed on.
+    #[inline]
     pub(super) fn own_call(&mut self, joined: Within, origin: Origin) -> Option<&mut OpenCall> {
         self.call(joined.key).filter(|call| {
             let is_own = call.handed_on.is_none_or(|id| id == origin.hand_over);
@@ -387,6 +391,7 @@ impl Record {
         report
     }
 
+    #[inline]
     pub(super) fn call(&mut self, key: u32) -> Option<&mut OpenCall> {
         self.open.iter_mut().find(|call| call.key == key)
     }
