@@ -70,7 +70,9 @@ impl HandedOver {
     fn time(&self, at: Instant, waited: Duration) -> Duration {
         match self.state {
             Handed::Undecided(time) => time,
-            Handed::Entering | Handed::Unwatched => {
+            // Its time begins with the end of this very poll.
+            Handed::Entering => Duration::ZERO,
+            Handed::Unwatched => {
                 let waits = waited.saturating_sub(self.waited);
                 let since = self.since.unwrap_or(at);
                 at.saturating_duration_since(since).saturating_sub(waits)
