@@ -171,9 +171,6 @@ struct Reporting<I, S, F, R, E> {
     sender: UnboundedSender<Ended<R, E>>,
 }
 
-// What it holds is in a box.
-impl<I, S, F, R, E> Unpin for Reporting<I, S, F, R, E> {}
-
 impl<I, S, F, R, E> Future for Reporting<I, S, F, R, E>
 where
     ItemFuture<I, S, F>: Future<Output = Ended<R, E>>,
