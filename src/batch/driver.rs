@@ -248,7 +248,7 @@ where
                 self.shared.taken_after(at.elapsed());
                 return Poll::Ready(Some(outcome));
             }
-            let Poll::Ready(ended) = self.tasks.poll_ended(cx) else {
+            let Poll::Ready(Some(ended)) = self.tasks.poll_ended(cx) else {
                 if source.is_some() || self.slots.len > 0 {
                     return Poll::Pending;
                 }

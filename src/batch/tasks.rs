@@ -60,8 +60,8 @@ pub trait Tasks<B: BatchItem> {
     const END_IN_POLL: bool;
     fn new() -> Self;
     fn start(&mut self, future: Running<B>);
-    /// The next item that has ended. Every started one ends once.
-    fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<EndedOf<B>>;
+    /// The next item that has ended. Every started one ends once. Pending, or `None` where none runs, says that none has.
+    fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<Option<EndedOf<B>>>;
     /// Runs `signal` beside the items until [`end_watch`](Self::end_watch), or gives it back to be polled.
     fn watch(&mut self, signal: BoxFuture) -> Option<BoxFuture>;
     fn end_watch(&mut self);
@@ -118,15 +118,13 @@ where
         self.handles[slot] = Some(task.abort_handle());
     }
 
-    fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<EndedOf<B>> {
-        match self.ended.poll_recv(cx) {
-            Poll::Ready(Some(ended)) => {
-                self.handles[ended.slot] = None;
-                Poll::Ready(ended)
-            }
-            // `self` holds a sender, so the channel never closes.
-            Poll::Ready(None) | Poll::Pending => Poll::Pending,
+    fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<Option<EndedOf<B>>> {
+        // It holds a sender itself, so the channel never closes.
+        let polled = self.ended.poll_recv(cx);
+        if let Poll::Ready(Some(ended)) = &polled {
+            self.handles[ended.slot] = None;
         }
+        polled
     }
 
     fn watch(&mut self, signal: BoxFuture) -> Option<BoxFuture> {
@@ -217,11 +215,8 @@ impl<B: BatchItem<Error: 'static>> Tasks<B> for InPlaceTasks<B> {
         self.running.push(future);
     }
 
-    fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<EndedOf<B>> {
-        match self.running.poll_next_unpin(cx) {
-            Poll::Ready(Some(ended)) => Poll::Ready(ended),
-            Poll::Ready(None) | Poll::Pending => Poll::Pending,
-        }
+    fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<Option<EndedOf<B>>> {
+        self.running.poll_next_unpin(cx)
     }
 
     fn watch(&mut self, signal: BoxFuture) -> Option<BoxFuture> {
