@@ -193,7 +193,7 @@ impl Item {
         self.requests.load(Ordering::Relaxed)
     }
 
-    /// A call, or a part of it, has ended. Those that wait for that are woken, and the driver, which may: they do only after a stop.
+    /// A call, or a part of it, has ended: wakes those that wait for that, and the driver. None of them waits for it before a stop.
     #[inline]
     fn wake_after_a_call(&self, record: MutexGuard<'_, Record>) {
         if record.stopped {
