@@ -372,7 +372,7 @@ mod tests {
                 .lines()
                 .find(|row| row.contains(&format!("`{}:`", preset.prefix)));
             let row = row.unwrap_or_else(|| panic!("no row for {}", preset.prefix));
-            let is_local = row.contains("on a machine of your own");
+            let is_local = row.contains("on your own machine");
             assert_eq!(is_local, preset.is_local(), "{}", preset.prefix);
         }
     }
