@@ -33,7 +33,7 @@ const MAX_REDIRECTS: usize = 3;
 /// The number of headers that a reply may have. hyper's own limit of 100 fails replies that gateways pass through. Of any other
 /// one hyper fills a list of that length for each reply, 64 bytes a header; this is about what fits into the 16 KiB that servers
 /// and proxies allow for all headers together.
-const MAX_HEADERS: usize = 320;
+const MAX_HEADERS: usize = 512;
 
 /// Headers that a prompt cannot set: those of authentication, wherever a server takes it, and those that belong to the
 /// client, the connection and the body.

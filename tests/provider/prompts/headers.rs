@@ -85,7 +85,7 @@ async fn headers_of_a_prompt_are_sent_with_every_attempt_and_replace_none_of_the
 
 #[tokio::test]
 async fn a_reply_of_many_headers_is_read() {
-    let names: Vec<_> = (0..300).map(|number| format!("x-hop-{number}")).collect();
+    let names: Vec<_> = (0..500).map(|number| format!("x-hop-{number}")).collect();
     let server = Server::start(move |_| {
         let headers: Vec<_> = names.iter().map(|name| (name.as_str(), "1")).collect();
         Reply::new(200, &headers, crate::server::completion("ok").to_string())
