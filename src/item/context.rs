@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::handed::Origin;
 use super::record::{OpenCall, Record, Within};
-use super::{CallGuard, HandedOn, Item, current};
+use super::{CallGuard, HandedOn, HeldItem, Item, current};
 use crate::error::CallRefused;
 
 /// The item of a request and the call that the request belongs to, if one has begun.
@@ -387,8 +387,8 @@ impl CallHold {
         }
     }
 
-    /// For gates: the time until which the gate with this mark holds the item, as [`Signals::take_held_by`](super::Signals).
-    pub(crate) fn take_held_by(&self, gate: u64) -> Option<Instant> {
+    /// For gates: whether and how the gate with this mark holds the item, as [`Signals::take_held_by`](super::Signals).
+    pub(crate) fn take_held_by(&self, gate: u64) -> Option<HeldItem> {
         if !self.was_throttled {
             return None;
         }

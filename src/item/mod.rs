@@ -140,6 +140,7 @@ pub(crate) use handed::HandedOn;
 pub use id::ItemId;
 use record::Record;
 pub use report::{ItemReport, WaitReason, Waits};
+pub(crate) use signals::HeldItem;
 pub use signals::Signals;
 
 /// One item's identity, retry state, deadline and accounts.

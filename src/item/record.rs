@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::handed::{HandedOver, Origin};
 use super::report::ItemReport;
+use super::signals::HeldItem;
 use crate::error::{CallRefused, LlmError, ReportedQuota};
 use crate::usage::TokenUsage;
 use crate::usd::Usd;
@@ -58,8 +59,8 @@ pub(super) struct Record {
 /// The rarely needed part of a record, boxed to keep the others small.
 #[derive(Default)]
 pub(super) struct Seldom {
-    /// The time until which a gate holds the next call, and the gate's mark; 0 if unspecified.
-    pub(super) throttled_until: Option<(Instant, u64)>,
+    /// A gate holds the next call.
+    pub(super) held: Option<HeldItem>,
     pub(super) cooldowns: Vec<(Instant, Instant)>,
     /// Refused futures that stay pending, as they have no error to fail with, each with the call around it. The driver ends the item.
     pub(super) abandoned: Vec<Option<Within>>,
@@ -154,7 +155,7 @@ impl Record {
     #[inline]
     pub(super) fn is_throttle_noted(&self) -> bool {
         let seldom = self.seldom.as_deref();
-        seldom.is_some_and(|seldom| seldom.throttled_until.is_some())
+        seldom.is_some_and(|seldom| seldom.held.is_some())
     }
 
     /// The futures that were refused and wait for ever.

@@ -17,6 +17,16 @@ pub struct Signals<'a> {
     item: &'a Item,
 }
 
+/// A gate holds the next call of an item.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HeldItem {
+    /// The gate's mark; 0: of any gate.
+    pub(crate) gate: u64,
+    pub(crate) until: Instant,
+    /// The call comes back at the tail of the queue.
+    pub(crate) at_tail: bool,
+}
+
 impl Item {
     /// For authors of layers: the notes that layers and the driver leave for each other.
     #[inline]
@@ -65,24 +75,28 @@ impl Signals<'_> {
 
     /// For gates: records that a call of this item was throttled, and that the gate will hold its next call until then.
     pub fn set_throttled_until(self, until: Instant) {
-        self.set_held_by(0, until);
+        self.set_held(HeldItem {
+            gate: 0,
+            until,
+            at_tail: false,
+        });
     }
 
-    /// Like [`set_throttled_until`](Self::set_throttled_until), by the gate with this mark; other gates do not hold the call.
-    pub(crate) fn set_held_by(self, gate: u64, until: Instant) {
-        self.item.record().seldom().throttled_until = Some((until, gate));
+    /// As [`set_throttled_until`](Self::set_throttled_until): no other gate holds the call.
+    pub(crate) fn set_held(self, held: HeldItem) {
+        self.item.record().seldom().held = Some(held);
     }
 
-    /// Like [`take_throttled_until`](Self::take_throttled_until), at the gate with this mark: the note of another gate is
-    /// discarded.
-    pub(crate) fn take_held_by(self, gate: u64) -> Option<Instant> {
-        let (until, by) = self.take_throttle()?;
-        (by == gate || by == 0).then_some(until)
+    /// As [`take_throttled_until`](Self::take_throttled_until), at the gate with this mark: the note of another gate is
+    /// dropped.
+    pub(crate) fn take_held_by(self, gate: u64) -> Option<HeldItem> {
+        self.take_held()
+            .filter(|held| held.gate == gate || held.gate == 0)
     }
 
-    fn take_throttle(self) -> Option<(Instant, u64)> {
+    fn take_held(self) -> Option<HeldItem> {
         let mut record = self.item.record();
-        record.seldom_if_any()?.throttled_until.take()
+        record.seldom_if_any()?.held.take()
     }
 
     /// For providers, when a call begins: records that it goes to a server on the user's own machine, which needs no start ramp.
@@ -101,13 +115,12 @@ impl Signals<'_> {
     /// means that no gate will, so the policy has to wait itself.
     pub fn throttled_until(self) -> Option<Instant> {
         let mut record = self.item.record();
-        let (until, _) = record.seldom_if_any()?.throttled_until?;
-        Some(until)
+        Some(record.seldom_if_any()?.held?.until)
     }
 
     /// For gates, when the item returns: takes the note of [`set_throttled_until`](Self::set_throttled_until).
     pub fn take_throttled_until(self) -> Option<Instant> {
-        self.take_throttle().map(|(until, _)| until)
+        self.take_held().map(|held| held.until)
     }
 
     /// Returns `true` if the batch is stopping: the item must not begin another call, and should end with its present result.
@@ -208,7 +221,7 @@ impl Signals<'_> {
         let mut record = self.item.record();
         record.report.attempts = 1;
         if let Some(seldom) = record.seldom_if_any() {
-            seldom.throttled_until = None;
+            seldom.held = None;
         }
         record.deadline_missed = false;
         let failure = record.last_failure.take();

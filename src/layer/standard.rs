@@ -16,7 +16,6 @@ use super::token_accounting::{TokenAccounting, TokenAccountingLayer, TokenLedger
 use crate::events::Events;
 use crate::request::{CharacterEstimate, InRequest};
 
-const ITEM_TIMEOUT: Duration = Duration::from_secs(900);
 const CALL_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// The recommended stack: item timeout, retry, rate limiter, token accounting, call timeout, from the outside in.
@@ -27,7 +26,7 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(600);
 ///
 /// | part | default |
 /// |---|---|
-/// | [item timeout](Self::with_item_timeout) | 900 s |
+/// | [item timeout](Self::with_item_timeout) | none: a long wait for the gate ends no item |
 /// | [retry](Self::with_max_attempts) | 3 attempts, 20 throttles |
 /// | [classifier](Self::with_classifier) | [`KindClassifier`](crate::KindClassifier) |
 /// | [layers around attempts](Self::with_attempt_layer) | none; the place for a budget |
@@ -103,8 +102,9 @@ impl Settings {
 
     /// Warns once about a call timeout that can never fire because of the item timeout. Default values do not cause a warning.
     fn check_timeouts(&self) {
-        let item_timeout = self.item_timeout.unwrap_or(ITEM_TIMEOUT);
-        if let Some(call_timeout) = self.call_timeout.filter(|limit| *limit > item_timeout) {
+        if let (Some(call_timeout), Some(item_timeout)) = (self.call_timeout, self.item_timeout)
+            && call_timeout > item_timeout
+        {
             self.warned.call_once(|| {
                 tracing::warn!(
                     ?call_timeout,
@@ -268,7 +268,8 @@ impl<P, E, A, B> StandardLayer<P, E, A, B> {
         }
     }
 
-    /// Sets the time limit of an item, over every call and every wait.
+    /// Sets the time limit of an item, over every call and every wait. None by default: in a large batch an item may wait for
+    /// hours until the provider's limit lets it start, and its calls, attempts and throttles are limited each.
     ///
     /// # Panics
     /// If `limit` is zero.
@@ -373,7 +374,7 @@ impl<P: fmt::Debug, E, A, B> fmt::Debug for StandardLayer<P, E, A, B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let settings = &self.settings;
         f.debug_struct("StandardLayer")
-            .field("item_timeout", &settings.item_timeout.unwrap_or(ITEM_TIMEOUT))
+            .field("item_timeout", &settings.item_timeout)
             .field("call_timeout", &settings.call_timeout.unwrap_or(CALL_TIMEOUT))
             .field("policy", &self.policy)
             .field("limiter", &settings.limiter)
@@ -418,7 +419,8 @@ where
             .classify_with(policy.classifier().clone())
             .estimate_with(self.estimate.clone());
         let call_timeout = CallTimeoutLayer::new(settings.call_timeout.unwrap_or(CALL_TIMEOUT));
-        let item_timeout = ItemTimeoutLayer::new(settings.item_timeout.unwrap_or(ITEM_TIMEOUT));
+        // Too far away to be reached.
+        let item_timeout = ItemTimeoutLayer::new(settings.item_timeout.unwrap_or(Duration::MAX));
 
         let called = settings.accounting().layer(call_timeout.layer(strategy));
         // The accounting inside begins every call.

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use llm_batch::layer::rate_limiter::{
-    RateLimited, RateLimitedFuture, RateLimiter, RateLimiterLayer, RateLimiters, Refused,
+    RateLimited, RateLimitedFuture, RateLimiter, RateLimiterLayer, RateLimiters, Refused, SlowStart,
 };
 use llm_batch::layer::retry::{RetryLayer, RetryPolicy};
 use llm_batch::layer::token_accounting::{TokenAccountingLayer, TokenLedger};
@@ -501,6 +501,7 @@ async fn sorted_by_time_no_call_starts_while_the_gate_is_closed() {
     let limiter = RateLimiter::builder()
         .requests_per_minute(6000)
         .max_in_flight(20)
+        .pace(SlowStart::new(0, Duration::ZERO, Duration::ZERO))
         .events(&events)
         .build()
         .unwrap();

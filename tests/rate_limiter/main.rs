@@ -1,6 +1,7 @@
 //! The gate: quotas, cooldowns, pace, queue, and the layer around a service.
 #![allow(clippy::unwrap_used)]
 
+mod bucket_fit;
 mod builder;
 mod closed;
 mod cooldown;

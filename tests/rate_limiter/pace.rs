@@ -4,8 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use llm_batch::layer::rate_limiter::{
-    EndedCall, LinearRecovery, Pace, Pacing, RateLimiter, RateLimiterBuilder, SlowStart, StartRamp,
-    StartedCall,
+    EndedCall, Pace, Pacing, RateLimiter, RateLimiterBuilder, SlowStart, StartRamp, StartedCall,
 };
 use llm_batch::{ErrorKind, Verdict};
 use tokio::time::Instant;
@@ -66,69 +65,6 @@ async fn a_late_rush_ramps_too() {
     assert!(within(&starts, Duration::ZERO, millis(200)) < 16);
 }
 
-/// A gate that was let run at ten a second, and then throttled.
-async fn throttled_at_ten_a_second(builder: RateLimiterBuilder) -> RateLimiter {
-    let limiter = builder.build().unwrap();
-    for _ in 0..100 {
-        call_now(&limiter, 0).unwrap().settle(&Verdict::SUCCESS, None);
-        tokio::time::sleep(millis(100)).await;
-    }
-    call_now(&limiter, 0).unwrap().settle(&throttled(), Some(0));
-    limiter
-}
-
-#[tokio::test(start_paused = true)]
-async fn it_resumes_at_seven_tenths_and_grows_by_a_hundredth_a_second() {
-    let limiter = throttled_at_ten_a_second(plain()).await;
-    // Two starts at the pace of the resume.
-    let pause = limiter.snapshot().closed_for.unwrap();
-    assert_about(pause, Duration::from_secs_f64(2.0 / 7.0));
-    tokio::time::sleep(pause).await;
-    let starts = starts(&limiter, 450).await;
-    for second in [0, 10, 20, 30, 40] {
-        let count = within(&starts, secs(second), secs(second + 4));
-        // 7 a second at first, 0.1 a second more every second.
-        let expected = 4.0 * (7.0 + 0.1 * (second as f64 + 2.0));
-        assert!(
-            (count as f64 - expected).abs() <= 1.5,
-            "{second}: {count} {expected}"
-        );
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_pace_of_the_resume_is_about_the_rate_not_the_concurrency() {
-    // Everything at once: ten were accepted, in no time. Taken as ten in a second.
-    let limiter = plain().build().unwrap();
-    let mut calls: Vec<_> = (0..50).map(|_| call_now(&limiter, 0).unwrap()).collect();
-    calls.remove(10).settle(&throttled(), Some(0));
-    assert_eq!(limiter.snapshot().starts_per_second, Some(7.0));
-    // The others change nothing any more.
-    for call in calls {
-        call.settle(&throttled(), Some(0));
-    }
-    assert_eq!(limiter.snapshot().starts_per_second, Some(7.0));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_burst_is_no_rate_and_a_short_spaced_stretch_is_no_burst() {
-    let limiter = plain().build().unwrap();
-    // Twenty in 20 ms, unspaced: taken as twenty in a second.
-    for _ in 0..20 {
-        call_now(&limiter, 0).unwrap().settle(&Verdict::SUCCESS, None);
-        tokio::time::sleep(millis(1)).await;
-    }
-    call_now(&limiter, 0).unwrap().settle(&throttled(), Some(0));
-    assert_eq!(limiter.snapshot().starts_per_second, Some(14.0));
-    // Three at 14 a second: the rate was 14, although they were only three.
-    for _ in 0..3 {
-        call(&limiter, 0).await.unwrap().settle(&Verdict::SUCCESS, None);
-    }
-    call(&limiter, 0).await.unwrap().settle(&throttled(), Some(0));
-    let pace = limiter.snapshot().starts_per_second.unwrap();
-    assert!((9.7..=9.9).contains(&pace), "{pace}");
-}
-
 #[tokio::test(start_paused = true)]
 async fn it_finds_a_slow_rate_too() {
     // A provider that takes one call every six seconds and says so.
@@ -154,19 +90,9 @@ async fn it_finds_a_slow_rate_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn idle_time_is_no_slow_rate() {
-    let limiter = plain().build().unwrap();
-    for _ in 0..5 {
-        call_now(&limiter, 0).unwrap().settle(&Verdict::SUCCESS, None);
-        tokio::time::sleep(secs(3600)).await;
-    }
-    call_now(&limiter, 0).unwrap().settle(&throttled(), Some(0));
-    assert_eq!(limiter.snapshot().starts_per_second, Some(0.7));
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_throttle_before_anything_was_accepted_starts_the_ramp_again() {
-    let limiter = RateLimiter::builder().build().unwrap();
+    let unpaced = SlowStart::new(0, Duration::ZERO, Duration::ZERO);
+    let limiter = RateLimiter::builder().pace(unpaced).build().unwrap();
     call_now(&limiter, 0).unwrap().settle(&throttled(), Some(0));
     tokio::time::sleep(secs(1)).await;
     let starts = starts(&limiter, 100).await;
@@ -440,16 +366,6 @@ fn a_slow_policy_holds_up_nobody_but_the_one_who_asked_it() {
 
 #[tokio::test(start_paused = true)]
 async fn the_policies_of_this_crate_have_settings() {
-    let pace = LinearRecovery::default().resuming_at(0.5).growing_by(0.0);
-    let limiter = throttled_at_ten_a_second(plain().pace(pace)).await;
-    tokio::time::sleep(secs(60)).await;
-    assert!(
-        limiter
-            .snapshot()
-            .starts_per_second
-            .is_some_and(|rate| (4.5..5.5).contains(&rate))
-    );
-
     let pace = SlowStart::new(3, secs(4), secs(2));
     let limiter = plain().pace(pace).build().unwrap();
     call_now(&limiter, 0)

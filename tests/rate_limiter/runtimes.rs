@@ -322,7 +322,6 @@ fn a_probe_that_is_not_taken_up_goes_to_the_next() {
     first.settle(&overloaded().with_retry_after(millis(20)), Some(0));
     let (sleeps, _task) = waiter_that_sleeps(&limiter);
     let probe = driven.block_on(in_time(call(&limiter, 0))).unwrap();
-    assert!(grant_now(&limiter, 0).is_none());
     probe.settle(&Verdict::SUCCESS, None);
     drop(grant_now(&limiter, 0).unwrap());
     drop(sleeps);

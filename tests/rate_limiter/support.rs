@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use llm_batch::layer::rate_limiter::{ActiveCall, Cooldown, Grant, RateLimiter, RateLimiterBuilder, Refused};
+use llm_batch::layer::rate_limiter::{
+    ActiveCall, Cooldown, Grant, RateLimiter, RateLimiterBuilder, Refused, SlowStart,
+};
 use llm_batch::{Disposition, ErrorKind, Verdict};
 use tokio::time::Instant;
 use tracing::field::{Field, Visit};
@@ -25,6 +27,11 @@ pub(crate) fn plain() -> RateLimiterBuilder {
     RateLimiter::builder()
         .without_start_ramp()
         .cooldown(Cooldown::default().with_jitter(0.0))
+}
+
+/// As [`plain`], without a pace after a throttle.
+pub(crate) fn unpaced() -> RateLimiterBuilder {
+    plain().pace(SlowStart::new(0, Duration::ZERO, Duration::ZERO))
 }
 
 /// Acquires and starts one call.

@@ -12,7 +12,7 @@ async fn pauses_and_waits_are_counted() {
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
     let _guard = metrics::set_default_local_recorder(&recorder);
-    let limiter = plain().name("mine").requests_per_minute(60).build().unwrap();
+    let limiter = unpaced().name("mine").requests_per_minute(60).build().unwrap();
     call_now(&limiter, 0)
         .unwrap()
         .settle(&throttled_for(secs(4)), None);

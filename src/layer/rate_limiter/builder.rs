@@ -12,7 +12,7 @@ use super::RateLimiter;
 use super::cooldown::Cooldown;
 use super::error::InvalidLimit;
 use super::gate::{Bucket, Config, Gate, InFlightRamp};
-use super::pace::{BuiltIn, LinearRecovery, Pace, Pacing, SlowStart, StartRamp};
+use super::pace::{BucketFit, BuiltIn, Pace, Pacing, SlowStart, StartRamp};
 use super::store::StateStore;
 use crate::events::Events;
 
@@ -132,13 +132,13 @@ impl RateLimiterBuilder {
         self
     }
 
-    /// The policy that spaces starts. [`LinearRecovery`] by default.
+    /// The policy that spaces starts. [`BucketFit`] by default.
     pub fn pace(mut self, pace: impl Pace) -> Self {
         // One of this crate's own is asked under the gate's lock, which is faster.
         let mut pace = Some(pace);
         let any: &mut dyn Any = &mut pace;
-        self.built_in = if let Some(pace) = any.downcast_mut::<Option<LinearRecovery>>() {
-            pace.take().map(BuiltIn::Linear)
+        self.built_in = if let Some(pace) = any.downcast_mut::<Option<BucketFit>>() {
+            pace.take().map(|pace| BuiltIn::BucketFit(Box::new(pace)))
         } else if let Some(pace) = any.downcast_mut::<Option<SlowStart>>() {
             pace.take().map(BuiltIn::SlowStart)
         } else {
@@ -196,7 +196,7 @@ impl RateLimiterBuilder {
             None => self
                 .built_in
                 .or_else(|| self.cooldown.slow_start().map(BuiltIn::SlowStart))
-                .or_else(|| Some(BuiltIn::Linear(LinearRecovery::default()))),
+                .or_else(|| Some(BuiltIn::BucketFit(Box::default()))),
         };
         let config = Config {
             cooldown: self.cooldown,

@@ -139,13 +139,17 @@ impl Cooldown {
             .map(|hint| hint.min(self.hint_cap))
     }
 
-    /// The pause after a throttle, before jitter. `blocked` counts the pauses in a row after which nothing was
-    /// accepted.
-    pub(super) fn pause(&self, hint: Option<Duration>, blocked: u32, pace: Pacing) -> Duration {
-        let base = self.base.unwrap_or_else(|| {
+    /// The pause after a throttle without a hint, where calls were accepted before.
+    pub(super) fn base(&self, pace: Pacing) -> Duration {
+        self.base.unwrap_or_else(|| {
             // For an unlimited pace this is 0, and so 50 ms.
             Duration::from_secs_f64((2.0 / pace.starts_per_second()).clamp(0.05, 1.0))
-        });
+        })
+    }
+
+    /// The pause after a throttle, before jitter. `blocked` counts the pauses in a row after which nothing was
+    /// accepted.
+    pub(super) fn pause(&self, hint: Option<Duration>, blocked: u32, base: Duration) -> Duration {
         let factor = self.multiplier.powi(i32::try_from(blocked).unwrap_or(i32::MAX));
         let escalated = Duration::try_from_secs_f64(base.as_secs_f64() * factor)
             .unwrap_or(self.cap)
@@ -160,8 +164,13 @@ impl Cooldown {
 
     /// The pause after overload, before jitter.
     pub(super) fn overload_pause(&self, hint: Option<Duration>, blocked: u32) -> Duration {
-        self.hint(hint)
-            .unwrap_or_else(|| Duration::from_secs(OVERLOAD[(blocked as usize).min(OVERLOAD.len() - 1)]))
+        let escalated = Duration::from_secs(OVERLOAD[(blocked as usize).min(OVERLOAD.len() - 1)]);
+        match self.hint(hint) {
+            // As after a throttle, a hint is believed until it turns out too short.
+            Some(hint) if blocked == 0 => hint,
+            Some(hint) => hint.max(escalated),
+            None => escalated,
+        }
     }
 
     /// The pause with a little added.

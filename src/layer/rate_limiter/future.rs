@@ -14,7 +14,7 @@ use super::grant::{Acquire, ActiveCall, Grant};
 use crate::classify::{Classify, Verdict};
 use crate::error::{Delivery, Disposition, Refused, was_sent};
 use crate::events::EventKind;
-use crate::item::{CallHold, CallRefused, CallsInside, GateEnd};
+use crate::item::{CallHold, CallRefused, CallsInside, GateEnd, HeldItem};
 use crate::request::FindItem;
 use crate::response::{InResponse, ReportsUsage};
 
@@ -297,9 +297,10 @@ fn settle(call: ActiveCall, mut verdict: Verdict, end: &GateEnd, inside: &CallsI
         .guard()
         .filter(|_| !end.answered)
         .map(|guard| Arc::clone(guard.item()));
-    let gate = call.gate().mark();
+    // One that the server has no room for would be the next to be rejected.
+    let (gate, at_tail) = (call.gate().mark(), call.is_first() || !throttled);
     if let (Some(until), Some(item)) = (call.settle(&verdict, used), item) {
-        item.signals().set_held_by(gate, until);
+        item.signals().set_held(HeldItem { gate, until, at_tail });
     }
 }
 

@@ -15,7 +15,7 @@ use super::gate::{Admission, Answer, Ask, Gate, Lost, Place, Slot, Started, Tick
 use crate::classify::Verdict;
 use crate::error::Refused;
 use crate::events::EventKind;
-use crate::item::{CallGuard, CallRefused, Item, WaitReason};
+use crate::item::{CallGuard, CallRefused, HeldItem, Item, WaitReason};
 
 /// The future of [`RateLimiter::acquire`](super::RateLimiter::acquire): waits for a grant.
 ///
@@ -27,6 +27,7 @@ pub struct Acquire {
     estimate: u64,
     place: Place,
     hold_until: Option<Instant>,
+    at_tail: bool,
     item: Option<Arc<Item>>,
     /// The pump that served it has died once.
     orphaned: bool,
@@ -69,20 +70,27 @@ impl Acquire {
             estimate,
             place: Place::New,
             hold_until: None,
+            at_tail: false,
             item: None,
             orphaned: false,
             step: Step::Asking,
         }
     }
 
-    /// Returns to the gate after a throttle: waits until the item's own hint has passed, and then joins the queue at the tail, or at the
-    /// head if its estimate is far above the mean.
+    /// Comes back after a throttle: waits out its own hint before it joins the queue, at the head.
     pub fn held_until(mut self, until: Instant) -> Self {
         self.hold_until = Some(until);
         self
     }
 
-    /// Records its waits in the item's record.
+    /// As [`held_until`](Self::held_until); the first call of a generation comes back at the tail, so that not one item
+    /// alone is the first after every pause.
+    pub(super) fn held(mut self, held: HeldItem) -> Self {
+        self.at_tail = held.at_tail;
+        self.held_until(held.until)
+    }
+
+    /// Writes its waits into the item's record.
     pub(super) fn for_item(mut self, item: Arc<Item>) -> Self {
         self.item = Some(item);
         self
@@ -123,6 +131,7 @@ impl Acquire {
             estimate: self.estimate,
             place: self.place,
             hold_until: self.hold_until,
+            at_tail: self.at_tail,
         };
         self.gate
             .with(|state, now, effects| state.ask(&ask, now, effects))
@@ -352,6 +361,11 @@ impl ActiveCall {
     /// The tokens reserved for it.
     pub fn estimate(&self) -> u64 {
         self.started.call.estimate
+    }
+
+    /// It was the first call of its generation.
+    pub(super) const fn is_first(&self) -> bool {
+        self.started.call.ordinal == 1
     }
 
     #[inline]

@@ -271,8 +271,8 @@ where
         let limiter = limiter.select(&request);
         let mut acquire = Acquire::new(limiter.gate, estimate.estimate(&request));
         if let Some(hold) = &hold {
-            if let Some(until) = hold.take_held_by(acquire.gate().mark()) {
-                acquire = acquire.held_until(until);
+            if let Some(held) = hold.take_held_by(acquire.gate().mark()) {
+                acquire = acquire.held(held);
             }
             acquire = acquire.for_item(Arc::clone(hold.item()));
         }

@@ -62,8 +62,9 @@
 //! # Throttles
 //! A call with a [verdict](crate::Classify) of throttled closes the gate for all calls of the scope; calls in flight finish.
 //! [`Cooldown`] decides the length of the pause. The pause belongs to the gate, so it continues if the item that reported it is
-//! cancelled. The throttled item rejoins at the tail of the queue, or at the head if its estimate is above four times the
-//! mean, since large prompts would starve under a token quota otherwise.
+//! cancelled. The throttled item rejoins at the head of the queue. The first call of a generation rejoins at the tail, so that a
+//! single item is not the first after every pause; with a token quota of the gate's own, one whose estimate is above four times
+//! the mean rejoins at the head too, since large prompts would starve otherwise.
 //!
 //! Each pause begins a new *generation* of calls. Only the first throttle of a generation closes the gate. Later throttles, of
 //! calls that were under way, may extend the pause by their hint, but neither close the gate again nor
@@ -72,11 +73,12 @@
 //! place.
 //!
 //! If the *first* call of a generation is throttled, nothing was accepted: the next pause is twice as long. After two such
-//! generations in a row the gate opens for a single probe call, and for all calls once the probe was not throttled.
+//! generations in a row the gate opens for a single probe call. The other calls follow once the probe has been answered, or was not
+//! rejected within twice the usual time of a rejection and 100 ms: a long call does not keep them waiting.
 //!
 //! # Overload
 //! Overload (503, 529) means that the server has no capacity for a call now. It lowers the cap on calls in flight to the number
-//! in flight when it is reported, and the rejected item rejoins the queue; as calls are accepted the cap rises again, slowly if
+//! in flight when it is reported, and the rejected item rejoins the queue at its tail; as calls are accepted the cap rises again, slowly if
 //! overload recurs and quickly if it does not, until it is removed. One rejection among many accepted calls does not lower the cap:
 //! that item waits for its own backoff. With a hint, or five times in a row over the whole scope, overload closes the gate for the
 //! hint, or for 1, 2, 4, 8 and then 15 s, and each time a single probe call starts first. The retry policy counts overload with the
@@ -89,8 +91,8 @@
 //! new calls fail without being sent, with the same kind, until [`reopen`](RateLimiter::reopen).
 //!
 //! # Pace
-//! The gate spaces starts itself; callers do not sleep independently. A cold gate ramps up ([`StartRamp`]), and after a throttle
-//! it resumes at a limited rate, not at full speed ([`LinearRecovery`]). Implement [`Pace`] for other policies.
+//! The gate spaces starts; callers do not sleep side by side. A cold gate ramps up ([`StartRamp`]), and after a throttle
+//! it resumes at a rate, not at full speed ([`BucketFit`]). [`Pace`] is the seam for other policies.
 //!
 //! # Scopes
 //! Cloning a limiter shares its scope. Different scopes never pause each other: [`RateLimiterLayer::keyed`] selects one by
@@ -161,7 +163,7 @@ pub use error::InvalidLimit;
 pub use future::RateLimitedFuture;
 pub use grant::{Acquire, ActiveCall, Grant};
 pub use layer::{RateLimited, RateLimiterLayer};
-pub use pace::{EndedCall, LinearRecovery, Pace, Pacing, SlowStart, StartRamp, StartedCall};
+pub use pace::{BucketFit, EndedCall, Pace, Pacing, SlowStart, StartRamp, StartedCall};
 pub use select::{RateLimiters, SelectLimiter};
 pub use snapshot::RateLimiterSnapshot;
 pub use store::{Leave, StateStore, StoreReport};

@@ -20,7 +20,10 @@ use crate::prompt::Prompt;
 use crate::request::{FindItem, InRequest, LlmRequest, Untracked};
 use crate::telemetry::Meter;
 
-/// Decides whether an item's call is retried, and how long to wait before.
+/// The first wait after a broken connection is the backoff divided by this.
+const BROKEN: u32 = 10;
+
+/// Decides whether an item is called again, and how long to wait before.
 ///
 /// Pass it to [`RetryLayer`](super::RetryLayer). tower clones the policy for every request, so its counters
 /// belong to one item. The [module](super) describes the order of decisions.
@@ -165,7 +168,8 @@ impl<C, F, H> RetryPolicy<C, F, H> {
         self.set(|config| config.max_billed_repeats = max_billed_repeats)
     }
 
-    /// Sets the full wait before the second attempt; jitter makes the actual wait 50 to 100 % of it. 1 s by default.
+    /// The whole wait before the second attempt; the real one is between half of it and all of it. 1 s by default. After a broken
+    /// connection it is a tenth of this, the first time.
     #[must_use]
     pub fn initial_backoff(self, initial: Duration) -> Self {
         self.set(|config| config.backoff.initial = initial)
@@ -290,8 +294,11 @@ impl<C, F, H> RetryPolicy<C, F, H> {
                 if progress.failed_attempts >= config.max_attempts {
                     return None;
                 }
+                // A connection that broke says nothing about the server's load.
+                let broken = verdict.kind == Some(ErrorKind::Connection) && progress.failed_attempts == 1;
                 match verdict.disposition {
                     Disposition::RetryNow => hint,
+                    _ if broken => hint.max(jittered(1) / BROKEN),
                     _ => hint.max(jittered(progress.failed_attempts)),
                 }
             }

@@ -303,7 +303,7 @@ impl Gate {
 
     /// A call has started.
     pub(super) fn started(self: &Arc<Self>, started: &Started) {
-        self.consult(|| Question::Start(started.call));
+        self.consult(|| Question::Start(started.call, started.is_lead()));
     }
 
     /// A call has ended without a verdict.
@@ -321,7 +321,8 @@ impl Gate {
         item: Option<&Item>,
         open: &mut bool,
     ) -> Option<Instant> {
-        let plain = is_answer(verdict) && verdict.disposition != Disposition::ScopeFatal && !started.probe;
+        let plain =
+            is_answer(verdict) && verdict.disposition != Disposition::ScopeFatal && !started.is_lead();
         if plain && self.fast.end() {
             *open = false;
             if self.events.is_some() {

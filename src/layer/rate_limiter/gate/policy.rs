@@ -26,7 +26,8 @@ struct Inbox {
 }
 
 pub(super) enum Question {
-    Start(StartedCall),
+    /// A call has started; `true`: the others wait for the answer.
+    Start(StartedCall, bool),
     End(StartedCall, EndedCall),
     /// As [`End`](Self::End), of a call that closed the gate: the generation that begins with the pause.
     Close(StartedCall, EndedCall, u64),
@@ -35,7 +36,7 @@ pub(super) enum Question {
 impl Question {
     fn ask(&self, pace: &mut dyn Pace) -> Pacing {
         match self {
-            Self::Start(call) => pace.on_start(call),
+            Self::Start(call, _) => pace.on_start(call),
             Self::End(call, end) | Self::Close(call, end, _) => pace.on_end(call, end),
         }
     }
@@ -94,8 +95,15 @@ impl Gate {
             if let Question::Close(_, _, generation) = question {
                 closed_until =
                     self.with(|state, now, effects| state.finish_closing(generation, pacing, now, effects));
-            } else if pacing != last {
-                self.with(|state, now, effects| state.set_pacing(pacing, now, effects));
+            } else {
+                // The others may wait for the answer about the first call after a pause.
+                let first = match &question {
+                    Question::Start(call, true) => Some(call.generation),
+                    _ => None,
+                };
+                if pacing != last || first.is_some() {
+                    self.with(|state, now, effects| state.set_pacing(pacing, first, now, effects));
+                }
             }
         }
         if let Some(panic) = panicked {

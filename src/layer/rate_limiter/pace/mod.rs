@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::error::{ErrorKind, QuotaDimension, ReportedQuota};
+use crate::error::{Disposition, ErrorKind, QuotaDimension, ReportedQuota};
 
-mod linear_recovery;
+mod bucket_fit;
 mod ramp;
 mod slow_start;
 
-pub use linear_recovery::LinearRecovery;
+pub use bucket_fit::BucketFit;
 pub(super) use ramp::Ramp;
 pub use ramp::StartRamp;
 pub use slow_start::SlowStart;
@@ -31,6 +31,7 @@ pub struct Pacing {
     starts_per_second: f64,
     growth: f64,
     max_in_flight: Option<usize>,
+    tolerant: bool,
 }
 
 /// The slowest pace: one start a day. Slower ones, and those that are not a number, become this.
@@ -42,6 +43,7 @@ impl Pacing {
         starts_per_second: f64::INFINITY,
         growth: 0.0,
         max_in_flight: None,
+        tolerant: false,
     };
 
     /// Starts evenly spaced. A rate that is not a positive number becomes one start a day.
@@ -68,6 +70,18 @@ impl Pacing {
     pub fn with_max_in_flight(mut self, calls: usize) -> Self {
         self.max_in_flight = Some(calls.max(1));
         self
+    }
+
+    /// Throttles do not close the gate: a throttled item waits for its own hint, the others go on. For rejections that do not
+    /// come from the rate.
+    pub fn tolerating_throttles(mut self) -> Self {
+        self.tolerant = true;
+        self
+    }
+
+    /// Returns `true` if throttles do not close the gate.
+    pub const fn tolerates_throttles(&self) -> bool {
+        self.tolerant
     }
 
     /// Starts per second at first; infinite where starts are not spaced.
@@ -120,6 +134,10 @@ pub struct EndedCall {
     pub accepted: bool,
     /// `true` if the gate closes because of it. At most one call of a generation has this.
     pub closes: bool,
+    /// What follows from the verdict.
+    pub disposition: Disposition,
+    /// `true` if the call was rejected because the server has no room for it, or could not be reached.
+    pub overload: bool,
     /// The category of the failure, if it failed.
     pub kind: Option<ErrorKind>,
     /// The provider's hint how long to wait.
@@ -173,7 +191,7 @@ pub trait Pace: Send + 'static {
 /// A policy of this crate. It is quick and touches nothing else, so that the gate asks it under its lock.
 #[derive(Clone, Debug)]
 pub(super) enum BuiltIn {
-    Linear(LinearRecovery),
+    BucketFit(Box<BucketFit>),
     SlowStart(SlowStart),
 }
 
@@ -181,7 +199,7 @@ impl BuiltIn {
     /// Returns its last answer.
     pub(super) const fn pacing(&self) -> Pacing {
         match self {
-            Self::Linear(pace) => pace.pacing(),
+            Self::BucketFit(pace) => pace.pacing(),
             Self::SlowStart(pace) => pace.pacing(),
         }
     }
@@ -189,21 +207,27 @@ impl BuiltIn {
     /// Returns the time at which it has to see a start of this generation again; `None`: it has to see every one.
     pub(super) fn next_look(&self, generation: u64) -> Option<Instant> {
         match self {
-            Self::Linear(pace) => pace.next_look(generation),
+            Self::BucketFit(pace) => pace.next_look(generation),
             Self::SlowStart(_) => None,
         }
     }
 
     pub(super) fn on_start(&mut self, call: &StartedCall) -> Pacing {
         match self {
-            Self::Linear(pace) => pace.on_start(call),
+            Self::BucketFit(pace) => pace.on_start(call),
             Self::SlowStart(pace) => pace.on_start(call),
         }
     }
 
-    pub(super) fn on_end(&mut self, call: &StartedCall, end: &EndedCall) -> Pacing {
+    /// `starts` have been counted in the current generation, those that it need not see among them.
+    pub(super) fn on_end(&mut self, call: &StartedCall, end: &EndedCall, starts: u64) -> Pacing {
         match self {
-            Self::Linear(pace) => pace.on_end(call, end),
+            Self::BucketFit(pace) => {
+                if end.closes {
+                    pace.note_starts(starts);
+                }
+                pace.on_end(call, end)
+            }
             Self::SlowStart(pace) => pace.on_end(call, end),
         }
     }

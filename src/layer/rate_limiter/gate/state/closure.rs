@@ -20,6 +20,15 @@ const OVERLOADED_IN_ROW: u32 = 5;
 /// After this many generations in a row of which nothing was accepted, the gate opens for one call alone.
 const BLOCKED_IN_ROW: u32 = 2;
 
+/// A rejection takes this long until one has been seen, in seconds.
+const TRIP: f64 = 0.07;
+/// The weight of the last one in the usual time.
+const LAST: f64 = 0.2;
+/// Seconds that a probe is given beyond two usual rejections.
+const MARGIN: f64 = 0.1;
+/// Seconds that a probe is given at most.
+const LONGEST_PATIENCE: f64 = 60.0;
+
 /// A pause that was lengthened by less than this is not announced again.
 const ANNOUNCE: Duration = Duration::from_millis(100);
 
@@ -49,6 +58,8 @@ struct Closed {
     pending: Option<PauseRequest>,
     /// Opens for one call alone.
     probe: bool,
+    /// Opens for one call, until a policy of the user's own that does not space starts has been asked about it.
+    notice: bool,
     /// The counts before the generation that ended was found not to be blocked, for when its first call turns out
     /// to have been rejected too.
     unblocked: Option<Blocked>,
@@ -72,14 +83,24 @@ impl Blocked {
     }
 }
 
+/// The first call after an opening, where the others wait for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Probe {
-    /// Not probing.
+enum Lead {
+    /// All may pass.
     No,
-    /// The next call goes alone.
-    Due,
-    /// It has started, or is about to.
-    UnderWay,
+    /// The next call goes ahead.
+    Due(Purpose),
+    /// It was let through, or has started, at this time.
+    UnderWay(Purpose, Instant),
+}
+
+/// What the others wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::layer::rate_limiter::gate) enum Purpose {
+    /// It was not rejected.
+    Probe,
+    /// A pace policy of the user's own has been asked about it.
+    Notice,
 }
 
 /// The state that decides whether calls may pass, and the results of the calls of the current generation.
@@ -98,7 +119,9 @@ pub(super) struct Closure {
     /// Scope failures of earlier generations do not latch: they are from before the gate was reopened.
     latches_from: u64,
     blocked: Blocked,
-    probe: Probe,
+    lead: Lead,
+    /// The usual time from the start of a call to its rejection, in seconds.
+    trip: f64,
     overloaded_in_row: u32,
     overload_pauses: u32,
     accepted_any: bool,
@@ -120,7 +143,8 @@ impl Closure {
                 generations: 0,
                 pauses: 0,
             },
-            probe: Probe::No,
+            lead: Lead::No,
+            trip: TRIP,
             overloaded_in_row: 0,
             overload_pauses: 0,
             accepted_any: false,
@@ -144,7 +168,7 @@ impl Closure {
     /// Returns `true` if one more answer would change nothing.
     pub(super) fn is_quiet(&self) -> bool {
         !self.is_shut()
-            && self.probe == Probe::No
+            && self.lead == Lead::No
             && self.accepted_any
             && self.overloaded_in_row == 0
             && self.overload_pauses == 0
@@ -198,34 +222,60 @@ impl Closure {
         if let Some(closed) = &self.closed {
             return Some(closed.pending.is_none().then_some(closed.until));
         }
-        (self.probe == Probe::UnderWay).then_some(None)
+        match self.lead {
+            Lead::UnderWay(_, since) => Some(Some(since + self.patience())),
+            Lead::No | Lead::Due(_) => None,
+        }
     }
 
-    /// A call is let through. Returns whether it goes alone.
-    pub(super) fn admit(&mut self) -> bool {
-        let probe = self.probe == Probe::Due;
-        if probe {
-            self.probe = Probe::UnderWay;
+    /// The time after which a call that was not rejected will not be.
+    fn patience(&self) -> Duration {
+        // Bounded, as a call may be rejected after any time.
+        Duration::from_secs_f64((2.0 * self.trip + MARGIN).min(LONGEST_PATIENCE))
+    }
+
+    /// A call is let through. Returns whether, and why, it goes ahead of the others.
+    pub(super) fn admit(&mut self, now: Instant) -> Option<Purpose> {
+        let Lead::Due(purpose) = self.lead else {
+            return None;
+        };
+        self.lead = Lead::UnderWay(purpose, now);
+        Some(purpose)
+    }
+
+    /// A pace policy of the user's own has answered a start of this generation.
+    pub(super) fn noticed(&mut self, generation: u64) -> bool {
+        let waited = generation == self.generation && matches!(self.lead, Lead::UnderWay(Purpose::Notice, _));
+        if waited {
+            self.lead = Lead::No;
         }
-        probe
+        waited
     }
 
     /// A call starts. Returns its position in the generation.
-    pub(super) const fn start(&mut self) -> u64 {
+    pub(super) const fn start(&mut self, lead: Option<Purpose>, now: Instant) -> u64 {
+        if let (Some(purpose), Lead::UnderWay(_, _)) = (lead, self.lead) {
+            self.lead = Lead::UnderWay(purpose, now);
+        }
         self.starts += 1;
         self.starts
     }
 
     /// A grant of `generation` was given back. `ordinal` is the position that it had taken up already.
-    pub(super) fn give_back(&mut self, generation: u64, probe: bool, ordinal: Option<u64>) {
+    pub(super) fn give_back(&mut self, generation: u64, lead: Option<Purpose>, ordinal: Option<u64>) {
         if generation != self.generation {
             return;
         }
-        if probe {
-            self.probe = Probe::Due;
-        }
+        self.follow(lead);
         if ordinal == Some(self.unanswered + 1) {
             self.unanswered += 1;
+        }
+    }
+
+    /// A call that went ahead came to nothing: the next one does, if the others still wait.
+    const fn follow(&mut self, lead: Option<Purpose>) {
+        if let (Some(purpose), Lead::UnderWay(_, _)) = (lead, self.lead) {
+            self.lead = Lead::Due(purpose);
         }
     }
 
@@ -233,7 +283,7 @@ impl Closure {
     pub(super) fn closing(
         &self,
         call: &StartedCall,
-        probe: bool,
+        lead: Option<Purpose>,
         verdict: &Verdict,
         hinted: bool,
     ) -> Option<Closing> {
@@ -244,11 +294,24 @@ impl Closure {
             return Some(Closing::Throttle);
         }
         let enough = self.overloaded_in_row + 1 >= OVERLOADED_IN_ROW;
-        (verdict.is_overload() && (hinted || probe || enough)).then_some(Closing::Overload)
+        (verdict.is_overload() && (hinted || lead == Some(Purpose::Probe) || enough))
+            .then_some(Closing::Overload)
+    }
+
+    /// A call has been rejected.
+    pub(super) fn note_trip(&mut self, call: &StartedCall, now: Instant) {
+        let took = now.saturating_duration_since(call.at).as_secs_f64();
+        self.trip += LAST * (took - self.trip);
     }
 
     /// A call of the current generation has ended. `closes`: its verdict closes the gate.
-    pub(super) fn end(&mut self, call: &StartedCall, probe: bool, verdict: Option<&Verdict>, closes: bool) {
+    pub(super) fn end(
+        &mut self,
+        call: &StartedCall,
+        lead: Option<Purpose>,
+        verdict: Option<&Verdict>,
+        closes: bool,
+    ) {
         let answered = verdict.is_some_and(is_answer);
         if answered {
             self.accepted_any = true;
@@ -260,9 +323,10 @@ impl Closure {
         if closes {
             return;
         }
-        if probe {
-            self.probe = if answered { Probe::No } else { Probe::Due };
+        if answered && lead.is_some() {
+            self.lead = Lead::No;
         }
+        self.follow(lead);
         // Counts the first calls only: what matters is whether the first one that was answered was accepted.
         let throttled = verdict.is_some_and(|verdict| verdict.disposition == Disposition::Throttled);
         if !answered && !throttled && call.ordinal == self.unanswered + 1 {
@@ -299,7 +363,7 @@ impl Closure {
         };
         self.overloaded_in_row = 0;
         self.next_generation();
-        self.probe = Probe::No;
+        self.lead = Lead::No;
         self.closed = Some(Closed {
             since: now,
             until: now,
@@ -311,6 +375,7 @@ impl Closure {
                 blocked,
             }),
             probe,
+            notice: false,
             unblocked,
         });
         self.accepted_any
@@ -329,10 +394,17 @@ impl Closure {
         closed.pending.filter(|_| generation == self.generation)
     }
 
-    /// Says how long the pause lasts that began last. Returns its end.
-    pub(super) fn set_pause(&mut self, pause: Duration, notices: &mut Notices) -> Option<Instant> {
+    /// Sets the length of the pause that began last, and whether a policy waits for a notice of the first start after it.
+    /// Returns its end.
+    pub(super) fn set_pause(
+        &mut self,
+        pause: Duration,
+        notice: bool,
+        notices: &mut Notices,
+    ) -> Option<Instant> {
         let generation = self.generation;
         let closed = self.closed.as_mut()?;
+        closed.notice = notice;
         closed.pending = None;
         // A hint that came meanwhile may be longer.
         closed.until = closed.until.max(closed.since + pause);
@@ -391,6 +463,11 @@ impl Closure {
 
     /// Opens if the pause is over. Returns since when it is open then.
     pub(super) fn open_if_due(&mut self, now: Instant, notices: &mut Notices) -> Option<Instant> {
+        if let Lead::UnderWay(_, since) = self.lead
+            && since + self.patience() <= now
+        {
+            self.lead = Lead::No;
+        }
         let closed = self
             .closed
             .take_if(|closed| closed.pending.is_none() && closed.until <= now)?;
@@ -403,7 +480,9 @@ impl Closure {
         self.opened_at = at;
         self.paused += at.saturating_duration_since(closed.since);
         if closed.probe {
-            self.probe = Probe::Due;
+            self.lead = Lead::Due(Purpose::Probe);
+        } else if closed.notice {
+            self.lead = Lead::Due(Purpose::Notice);
         }
         let generation = self.generation;
         notices.event(at, EventKind::CooldownEnded { generation });
@@ -442,7 +521,7 @@ impl Closure {
         self.next_generation();
         self.latches_from = self.generation;
         self.blocked = Blocked::default();
-        self.probe = Probe::No;
+        self.lead = Lead::No;
         self.overloaded_in_row = 0;
         self.overload_pauses = 0;
         closed.is_some()
@@ -476,29 +555,33 @@ mod tests {
             }
         }
 
-        /// Lets a call through and starts it; returns whether it goes alone, too. `None` if it has to wait.
-        fn start(&mut self) -> Option<(StartedCall, bool)> {
+        /// Lets a call through and starts it; returns whether it goes ahead, too. `None` if it has to wait.
+        fn start(&mut self) -> Option<(StartedCall, Option<Purpose>)> {
             self.closure.open_if_due(self.now, &mut self.notices);
             if self.closure.hold().is_some() || self.closure.refusal().is_some() {
                 return None;
             }
-            let probe = self.closure.admit();
+            let lead = self.closure.admit(self.now);
             let call = StartedCall {
                 at: self.now,
                 due: self.now,
                 generation: self.closure.generation(),
-                ordinal: self.closure.start(),
+                ordinal: self.closure.start(lead, self.now),
                 in_flight: 1,
                 estimate: 0,
             };
-            Some((call, probe))
+            Some((call, lead))
         }
 
         /// Ends a call; if that closes the gate, for a second. Returns what the pause follows from.
-        fn end(&mut self, (call, probe): (StartedCall, bool), verdict: Verdict) -> Option<PauseRequest> {
-            let closing = self.closure.closing(&call, probe, &verdict, false);
+        fn end(
+            &mut self,
+            (call, lead): (StartedCall, Option<Purpose>),
+            verdict: Verdict,
+        ) -> Option<PauseRequest> {
+            let closing = self.closure.closing(&call, lead, &verdict, false);
             if call.generation == self.closure.generation() {
-                self.closure.end(&call, probe, Some(&verdict), closing.is_some());
+                self.closure.end(&call, lead, Some(&verdict), closing.is_some());
             }
             let Some(closing) = closing else {
                 if verdict.disposition == Disposition::Throttled {
@@ -509,7 +592,7 @@ mod tests {
             };
             self.closure.close(closing, &call, &verdict, self.now);
             let request = self.closure.pause_request(self.closure.generation());
-            self.closure.set_pause(SECOND, &mut self.notices);
+            self.closure.set_pause(SECOND, false, &mut self.notices);
             request
         }
 
@@ -560,8 +643,8 @@ mod tests {
         gate.blocked(THROTTLED);
         gate.now += SECOND;
         // One was given back unstarted, one had no connection.
-        let (call, probe) = gate.start().unwrap();
-        gate.closure.give_back(call.generation, probe, Some(call.ordinal));
+        let (call, lead) = gate.start().unwrap();
+        gate.closure.give_back(call.generation, lead, Some(call.ordinal));
         let call = gate.start().unwrap();
         assert_eq!(gate.end(call, Verdict::of_kind(ErrorKind::Connection)), None);
         assert_eq!(gate.blocked(THROTTLED), 1);
@@ -575,14 +658,14 @@ mod tests {
             gate.now += SECOND;
         }
         let probe = gate.start().unwrap();
-        assert!(probe.1);
+        assert_eq!(probe.1, Some(Purpose::Probe));
         assert!(gate.start().is_none());
         // It comes to nothing: the next one goes alone.
         gate.end(probe, Verdict::of_kind(ErrorKind::Connection));
         let probe = gate.start().unwrap();
-        assert!(probe.1 && gate.start().is_none());
+        assert!(probe.1.is_some() && gate.start().is_none());
         gate.end(probe, Verdict::SUCCESS);
-        assert!(!gate.start().unwrap().1 && gate.start().is_some());
+        assert!(gate.start().unwrap().1.is_none() && gate.start().is_some());
     }
 
     #[test]
@@ -621,7 +704,7 @@ mod tests {
         gate.now += 5 * SECOND;
         assert!(gate.start().is_none());
         assert!(gate.closure.closed(gate.now).is_some());
-        gate.closure.set_pause(SECOND, &mut gate.notices);
+        gate.closure.set_pause(SECOND, false, &mut gate.notices);
         assert_eq!(gate.closure.closed_until(), Some(since + 2 * SECOND));
         assert!(gate.start().is_some());
     }

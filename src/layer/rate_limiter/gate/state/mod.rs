@@ -15,6 +15,7 @@ use crate::classify::Verdict;
 use crate::error::{Delivery, Disposition, ErrorKind, Refused};
 use crate::layer::rate_limiter::pace::{EndedCall, Pacing, StartedCall};
 use crate::layer::rate_limiter::snapshot::RateLimiterSnapshot;
+use closure::Purpose;
 
 mod closure;
 mod effects;
@@ -65,7 +66,7 @@ impl Admission {
                     in_flight: 1,
                     estimate,
                 },
-                probe: false,
+                lead: None,
                 shared: false,
             },
             noted: true,
@@ -77,10 +78,17 @@ impl Admission {
 #[derive(Clone, Copy, Debug)]
 pub(in crate::layer::rate_limiter) struct Started {
     pub(in crate::layer::rate_limiter) call: StartedCall,
-    /// It goes alone.
-    pub(super) probe: bool,
+    /// It goes ahead of the others.
+    pub(super) lead: Option<Purpose>,
     /// The shared store gave leave too.
     pub(super) shared: bool,
+}
+
+impl Started {
+    /// The others may wait for it.
+    pub(super) const fn is_lead(&self) -> bool {
+        self.lead.is_some()
+    }
 }
 
 pub(in crate::layer::rate_limiter) type Reply = Result<Admission, Refused>;
@@ -117,6 +125,8 @@ pub(in crate::layer::rate_limiter) struct Ask {
     pub(in crate::layer::rate_limiter) place: Place,
     /// It was throttled, and this is how long its own hint holds it.
     pub(in crate::layer::rate_limiter) hold_until: Option<Instant>,
+    /// It was the first call of its generation: the next time another item is.
+    pub(in crate::layer::rate_limiter) at_tail: bool,
 }
 
 /// The place of a caller in the queue.
@@ -215,9 +225,10 @@ impl State {
         if let Some(until) = ask.hold_until.filter(|until| *until > opens) {
             return Answer::Hold(until);
         }
-        let large = ask.hold_until.is_some() && self.scope.is_large(ask.estimate);
+        // The others would starve large ones.
+        let ahead = ask.hold_until.is_some() && (!ask.at_tail || self.scope.is_large(ask.estimate));
         let ticket = match ask.place {
-            Place::New => self.queue.ticket(large),
+            Place::New => self.queue.ticket(ahead),
             Place::Kept(ticket) => ticket,
             Place::Head => self.queue.ticket(true),
         };
@@ -396,9 +407,17 @@ impl State {
         self.drain(now, effects);
     }
 
-    /// The pace policy has changed its mind.
-    pub(super) fn set_pacing(&mut self, pacing: Pacing, now: Instant, effects: &mut Effects) {
-        if self.scope.set_pacing(pacing, now) {
+    /// The pace policy has answered, if `started` the start of a call of that generation.
+    pub(super) fn set_pacing(
+        &mut self,
+        pacing: Pacing,
+        started: Option<u64>,
+        now: Instant,
+        effects: &mut Effects,
+    ) {
+        let changed = self.scope.set_pacing(pacing, now);
+        let noticed = started.is_some_and(|generation| self.scope.closure.noticed(generation));
+        if changed || noticed {
             self.drain(now, effects);
         }
     }
@@ -455,6 +474,8 @@ pub(super) fn ended(verdict: &Verdict, closes: bool, at: Instant) -> EndedCall {
         at,
         accepted: is_answer(verdict),
         closes,
+        disposition: verdict.disposition,
+        overload: verdict.is_overload(),
         kind: verdict.kind,
         retry_after: verdict.retry_after,
         dimension: verdict.quota.and_then(|quota| quota.dimension),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::closure::{Closing, Closure, PauseRequest};
+use super::closure::{Closing, Closure, PauseRequest, Purpose};
 use super::overload::OverloadCap;
 use super::{Admission, Ended, Hold, Notices, Place, Started, Ticket, Warning, ended, is_answer};
 use crate::classify::Verdict;
@@ -72,6 +72,8 @@ pub(super) struct Scope {
     pace: Spacing,
     ramp: Option<Ramp>,
     first_start: Option<Instant>,
+    /// The pause after the last throttle before which calls were accepted.
+    base: Duration,
     in_flight: usize,
     granted: u64,
     returned: u64,
@@ -94,6 +96,7 @@ impl Scope {
             ramp: config.start_ramp.map(Ramp::new),
             config,
             first_start: None,
+            base: Duration::ZERO,
             in_flight: 0,
             granted: 0,
             returned: 0,
@@ -151,10 +154,10 @@ impl Scope {
         (estimate > limit).then_some(Refused::TooLarge { estimate, limit })
     }
 
-    /// Returns `true` if an estimate is far above the mean.
+    /// Returns `true` if an estimate is far above the mean, so that smaller ones would always leave a token quota too empty for it.
     pub(super) fn is_large(&self, estimate: u64) -> bool {
         let (sum, calls) = self.estimated;
-        estimate as f64 > LARGE * (sum as f64 / calls.max(1) as f64)
+        self.config.tokens.is_some() && estimate as f64 > LARGE * (sum as f64 / calls.max(1) as f64)
     }
 
     /// The cap on calls in flight, and when it rises by itself.
@@ -277,7 +280,7 @@ impl Scope {
                     in_flight: self.in_flight,
                     estimate: reserved,
                 },
-                probe: self.closure.admit(),
+                lead: self.closure.admit(now),
                 shared: false,
             },
             noted: false,
@@ -341,11 +344,12 @@ impl Scope {
 
     /// The call starts now, unless the gate has closed since it was let through. Returns whether it does.
     pub(super) fn start(&mut self, started: &mut Started, now: Instant) -> bool {
-        let call = &mut started.call;
-        if call.generation != self.closure.generation() || self.closure.latched().is_some() {
+        if started.call.generation != self.closure.generation() || self.closure.latched().is_some() {
             return false;
         }
-        (call.at, call.ordinal, call.in_flight) = (now, self.closure.start(), self.in_flight);
+        let lead = started.lead;
+        let call = &mut started.call;
+        (call.at, call.ordinal, call.in_flight) = (now, self.closure.start(lead, now), self.in_flight);
         if let Some(policy) = &mut self.config.built_in {
             let pacing = policy.on_start(call);
             self.set_pacing(pacing, now);
@@ -360,12 +364,12 @@ impl Scope {
         if let Some(bucket) = &self.config.requests {
             bucket.give_back(1);
         }
-        let Started { call, probe, shared } = &admission.call;
+        let Started { call, lead, shared } = &admission.call;
         if let Some(bucket) = &self.config.tokens {
             bucket.give_back(call.estimate);
         }
         let ordinal = admission.noted.then_some(call.ordinal);
-        self.closure.give_back(call.generation, *probe, ordinal);
+        self.closure.give_back(call.generation, *lead, ordinal);
         if *shared {
             let reserved = call.estimate;
             notices.report(StoreReport::Returned { reserved });
@@ -385,23 +389,31 @@ impl Scope {
         self.settle(started, verdict, used, now, notices);
         let call = &started.call;
         let hint = verdict.and_then(|verdict| self.config.cooldown.hint(verdict.retry_after));
-        let closing =
-            verdict.and_then(|verdict| self.closure.closing(call, started.probe, verdict, hint.is_some()));
+        let closing = verdict
+            .filter(|verdict| {
+                let tolerated = self.pace.pacing().tolerates_throttles();
+                !(tolerated && verdict.disposition == Disposition::Throttled)
+            })
+            .and_then(|verdict| self.closure.closing(call, started.lead, verdict, hint.is_some()));
         let current = call.generation == self.closure.generation();
         if current {
-            self.closure.end(call, started.probe, verdict, closing.is_some());
+            self.closure.end(call, started.lead, verdict, closing.is_some());
         }
         if let Some(verdict) = verdict {
+            if verdict.is_overload() || verdict.disposition == Disposition::Throttled {
+                self.closure.note_trip(call, now);
+            }
             if verdict.is_overload() {
                 // A probe goes alone: its rejection says nothing about the room for others.
-                if !started.probe {
+                if started.lead != Some(Purpose::Probe) {
                     self.overload.reject(self.in_flight);
                 }
             } else if is_answer(verdict) {
                 self.overload.accept();
             }
             if let Some(policy) = &mut self.config.built_in {
-                let pacing = policy.on_end(call, &ended(verdict, closing.is_some(), now));
+                let starts = self.closure.starts();
+                let pacing = policy.on_end(call, &ended(verdict, closing.is_some(), now), starts);
                 if closing.is_none() {
                     self.set_pacing(pacing, now);
                 }
@@ -501,11 +513,23 @@ impl Scope {
             return;
         };
         let pause = match closing {
-            Closing::Throttle => cooldown.pause(hint, blocked, pacing),
+            Closing::Throttle => {
+                // What doubles is the pause at the beginning, whatever becomes of the pace meanwhile.
+                if blocked == 0 {
+                    self.base = cooldown.base(pacing);
+                }
+                cooldown.pause(hint, blocked, self.base)
+            }
             Closing::Overload => cooldown.overload_pause(hint, blocked),
         };
         let pause = cooldown.with_random_share(pause);
-        if let Some(until) = self.closure.set_pause(pause, notices) {
+        let spaced = pacing.starts_per_second().is_finite();
+        if spaced {
+            // What is known about the rate outlasts a pause.
+            self.ramp = None;
+        }
+        let notice = !spaced && self.config.built_in.is_none();
+        if let Some(until) = self.closure.set_pause(pause, notice, notices) {
             self.pace.set(pacing, until);
         }
     }

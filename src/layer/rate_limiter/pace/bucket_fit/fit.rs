@@ -1,0 +1,208 @@
+//! The estimate: the rate of the bucket, and the pace that follows from it.
+
+use std::collections::VecDeque;
+
+use super::generation::Generation;
+use super::{Rejection, TRIPS};
+
+/// The bucket, as far as it is known.
+#[derive(Clone, Debug)]
+pub(super) struct Fit {
+    /// The last generations, in order.
+    past: VecDeque<Generation>,
+    /// Calls per second.
+    rate: f64,
+    /// Enough was accepted to know the rate.
+    known: bool,
+    /// The pace of the search until it is.
+    search: f64,
+    /// The most calls that the bucket may hold.
+    burst: f64,
+    /// The highest rate of the last minutes.
+    highest: f64,
+    /// The share of a full hold that the estimates have earned.
+    trust: f64,
+    /// The last pause, in seconds.
+    pause: f64,
+}
+
+/// The most generations that are kept.
+const MOST: usize = 64;
+/// An estimate needs so many accepted calls ...
+const CALLS: f64 = 16.0;
+/// ... and so many seconds.
+const SECONDS: f64 = 1.0;
+/// The pace at the beginning of a hold, as a share of the rate: the bucket has to refill.
+const BELOW: f64 = 0.97;
+/// The pace at its end.
+const ABOVE: f64 = 1.05;
+/// A full hold of a rate of one call a second, in seconds. A rejection costs a call or two, and a raised limit that is not found
+/// costs time: both balance at a hold that falls with the root of the rate.
+const HOLD: f64 = 100.0;
+/// A hold lasts so many pauses at least.
+const PAUSES: f64 = 10.0;
+/// The trust after estimates that differ.
+const LOW: f64 = 0.2;
+/// Estimates agree that differ by less than this.
+const AGREE: f64 = 0.15;
+/// The weight, as a power, of the pace at which a climb was rejected.
+const CLIMB: f64 = 1.0 / 3.0;
+/// Seconds in which the climb doubles, at the fastest.
+const DOUBLING: f64 = 5.0;
+/// Seconds in which the memory of the highest rate halves.
+const MEMORY: f64 = 300.0;
+/// The slowest search, in calls per second: while nothing is accepted, and while little is.
+const SLOWEST: (f64, f64) = (0.2, 0.1);
+
+impl Default for Fit {
+    fn default() -> Self {
+        Self {
+            past: VecDeque::new(),
+            rate: 0.0,
+            known: false,
+            search: 1.0,
+            burst: f64::INFINITY,
+            highest: 0.0,
+            trust: LOW,
+            pause: 0.0,
+        }
+    }
+}
+
+/// Seconds in which a pace beyond the known one doubles, at the fastest.
+pub(super) fn doubling(trip: f64) -> f64 {
+    DOUBLING.max(TRIPS * trip)
+}
+
+impl Fit {
+    pub(super) const fn rate(&self) -> f64 {
+        self.rate
+    }
+
+    pub(super) const fn is_known(&self) -> bool {
+        self.known
+    }
+
+    pub(super) const fn burst(&self) -> f64 {
+        self.burst
+    }
+
+    pub(super) fn generations(&mut self) -> impl Iterator<Item = &mut Generation> {
+        self.past.iter_mut().rev()
+    }
+
+    /// Seconds for which the pace stays close to the rate.
+    fn hold(&self) -> f64 {
+        (HOLD / self.rate.max(SLOWEST.1).sqrt()).max(PAUSES * self.pause) * self.trust
+    }
+
+    /// Returns `true` if the pace has left what is known `clock` seconds after the opening.
+    pub(super) fn is_climbing(&self, clock: f64) -> bool {
+        self.known && clock > self.hold()
+    }
+
+    /// Returns `true` if the pace is still below the rate, `clock` seconds after the opening.
+    pub(super) fn is_early(&self, clock: f64) -> bool {
+        self.known && clock < self.hold() / 2.0
+    }
+
+    /// The limit is known from elsewhere.
+    pub(super) fn set(&mut self, rate: f64) {
+        (self.rate, self.known, self.trust) = (rate, true, LOW);
+    }
+
+    /// Starts per second, `clock` seconds after the opening.
+    pub(super) fn pace(&self, clock: f64, trip: f64) -> f64 {
+        if !self.known {
+            return self.search * (clock / (TRIPS * trip).max(1e-3)).exp2();
+        }
+        let hold = self.hold();
+        let share = if clock < hold {
+            BELOW + (ABOVE - BELOW) * clock / hold
+        } else {
+            ABOVE * ((clock - hold) / doubling(trip).max(hold / 4.0)).exp2()
+        };
+        self.rate * share
+    }
+
+    /// The first rejection: so many calls were accepted at once that the bucket may have held all of them.
+    pub(super) fn begin(&mut self, first: &Generation) {
+        self.burst = first.accepted();
+        self.search = (self.burst / 8.0).max(1.0);
+    }
+
+    /// A generation has ended with `rejection` and the pause after it.
+    pub(super) fn add(
+        &mut self,
+        ended: Generation,
+        rejection: &Rejection,
+        pause: f64,
+        first: Option<&Generation>,
+    ) {
+        let (void, accepted, seconds) = (ended.void, ended.accepted() > 0.0, ended.seconds);
+        if self.past.len() == MOST {
+            self.past.pop_front();
+        }
+        self.past.push_back(ended);
+        if void {
+            return;
+        }
+        self.pause = pause;
+        let (calls, time, bound) = self.evidence();
+        if time <= 0.0 {
+            return;
+        }
+        if calls <= 0.0 {
+            if time >= 2.0 {
+                self.search = (self.search / 2.0).max(SLOWEST.0);
+            }
+            return;
+        }
+        let mut rate = (calls / time).max(bound);
+        if accepted && (rejection.climbing || !self.known) && rejection.pace > rate {
+            rate *= (rejection.pace / rate).powf(CLIMB);
+        }
+        self.known |= calls >= CALLS && time >= SECONDS;
+        if accepted {
+            let agrees = (rate / self.rate - 1.0).abs() <= AGREE;
+            self.trust = if agrees { (2.0 * self.trust).min(1.0) } else { LOW };
+        }
+        self.highest = (self.highest * (-seconds / MEMORY).exp2()).max(rate);
+        if rate < self.highest / 2.0 {
+            self.trust = LOW;
+        }
+        self.rate = rate;
+        if !self.known {
+            self.search = rate.max(SLOWEST.1);
+        }
+        if let Some(first) = first {
+            self.burst = (first.accepted() - rate * first.seconds).max(1.0);
+        }
+    }
+
+    /// The calls accepted in the last generations that are needed for an estimate, their time, and their highest bound.
+    fn evidence(&self) -> (f64, f64, f64) {
+        let (mut calls, mut time, mut bound) = (0.0, 0.0, 0.0_f64);
+        // A generation of which nothing was accepted is part of the pause before it.
+        let mut blocked = 0.0;
+        for generation in self.past.iter().rev().filter(|generation| !generation.void) {
+            let accepted = generation.accepted();
+            let seconds = generation.seconds + blocked;
+            if accepted <= 0.0 {
+                blocked = seconds;
+                continue;
+            }
+            blocked = 0.0;
+            // Of the oldest one no more than what is missing.
+            let missing = ((CALLS - calls) / accepted).max((SECONDS - time) / seconds);
+            let share = missing.clamp(0.0, 1.0);
+            calls += share * accepted;
+            time += share * seconds;
+            bound = bound.max(generation.bound);
+            if calls >= CALLS && time >= SECONDS {
+                break;
+            }
+        }
+        (calls, time + blocked, bound)
+    }
+}
