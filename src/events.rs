@@ -275,7 +275,8 @@ pub enum EventKind {
         retry_after: Option<Duration>,
         /// The exhausted quota, if known.
         dimension: Option<QuotaDimension>,
-        /// `true` if it belongs to the gate's current generation; a stale one opens no new pause.
+        /// `true` if it belongs to the gate's current generation and closes the gate. A stale one does not, nor one that the pace
+        /// [tolerates](crate::layer::rate_limiter::Pacing::tolerating_throttles).
         current: bool,
     },
     /// A gate closed, or an existing pause was extended.

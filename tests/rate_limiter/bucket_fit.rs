@@ -179,7 +179,7 @@ async fn it_finds_the_rate_of_a_bucket_with_few_rejections() {
         assert_eq!(accepted, 3_000);
         // 298 s at best.
         assert!(took < 1.05 * 298.0, "{took}");
-        assert!(rejected < 80, "{rejected}");
+        assert!(rejected < 120, "{rejected}");
     }
 }
 

@@ -96,7 +96,7 @@ pub(in crate::layer::rate_limiter) type Reply = Result<Admission, Refused>;
 /// The consequences of the end of a call for the scope.
 #[derive(Clone, Copy, Debug)]
 struct Ended {
-    /// It belongs to the current generation.
+    /// It belongs to the current generation, and was not tolerated.
     current: bool,
     /// It closed the gate: the generation that begins with the pause.
     closes: Option<u64>,
@@ -110,7 +110,7 @@ struct Ended {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Settled {
     pub(super) at: Instant,
-    /// It belongs to the current generation.
+    /// It belongs to the current generation, and was not tolerated.
     pub(super) current: bool,
     /// It closed the gate: the generation that begins with the pause.
     pub(super) closes: Option<u64>,

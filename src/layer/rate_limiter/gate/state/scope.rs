@@ -72,8 +72,8 @@ pub(super) struct Scope {
     pace: Spacing,
     ramp: Option<Ramp>,
     first_start: Option<Instant>,
-    /// The pause after the last throttle before which calls were accepted.
-    base: Duration,
+    /// The pause after the last throttle that calls were accepted before, unless it followed from a hint.
+    base: Option<Duration>,
     in_flight: usize,
     granted: u64,
     returned: u64,
@@ -96,7 +96,7 @@ impl Scope {
             ramp: config.start_ramp.map(Ramp::new),
             config,
             first_start: None,
-            base: Duration::ZERO,
+            base: None,
             in_flight: 0,
             granted: 0,
             returned: 0,
@@ -389,18 +389,17 @@ impl Scope {
         self.settle(started, verdict, used, now, notices);
         let call = &started.call;
         let hint = verdict.and_then(|verdict| self.config.cooldown.hint(verdict.retry_after));
+        let throttled = verdict.is_some_and(|verdict| verdict.disposition == Disposition::Throttled);
+        let tolerated = throttled && self.pace.pacing().tolerates_throttles();
         let closing = verdict
-            .filter(|verdict| {
-                let tolerated = self.pace.pacing().tolerates_throttles();
-                !(tolerated && verdict.disposition == Disposition::Throttled)
-            })
+            .filter(|_| !tolerated)
             .and_then(|verdict| self.closure.closing(call, started.lead, verdict, hint.is_some()));
         let current = call.generation == self.closure.generation();
         if current {
             self.closure.end(call, started.lead, verdict, closing.is_some());
         }
         if let Some(verdict) = verdict {
-            if verdict.is_overload() || verdict.disposition == Disposition::Throttled {
+            if verdict.is_overload() || throttled {
                 self.closure.note_trip(call, now);
             }
             if verdict.is_overload() {
@@ -427,7 +426,7 @@ impl Scope {
         let fatal = verdict.filter(|verdict| verdict.disposition == Disposition::ScopeFatal);
         let latched = fatal.and_then(|verdict| self.closure.latch(call, verdict.kind, now, notices));
         Ended {
-            current,
+            current: current && !tolerated,
             closes: closing.is_some().then(|| self.closure.generation()),
             latched: latched.is_some(),
             hint,
@@ -514,11 +513,11 @@ impl Scope {
         };
         let pause = match closing {
             Closing::Throttle => {
-                // What doubles is the pause at the beginning, whatever becomes of the pace meanwhile.
+                // What doubles is the first pause, even if the pace changes meanwhile.
                 if blocked == 0 {
-                    self.base = cooldown.base(pacing);
+                    self.base = hint.is_none().then(|| cooldown.base(pacing));
                 }
-                cooldown.pause(hint, blocked, self.base)
+                cooldown.pause(hint, blocked, self.base.unwrap_or_else(|| cooldown.base(pacing)))
             }
             Closing::Overload => cooldown.overload_pause(hint, blocked),
         };

@@ -47,6 +47,8 @@ const LOW: f64 = 0.2;
 const AGREE: f64 = 0.15;
 /// The weight, as a power, of the pace at which a climb was rejected.
 const CLIMB: f64 = 1.0 / 3.0;
+/// A rate below the highest one divided by this has a shorter hold.
+const FAR: f64 = 4.0;
 /// Seconds in which the climb doubles, at the fastest.
 const DOUBLING: f64 = 5.0;
 /// Seconds in which the memory of the highest rate halves.
@@ -93,7 +95,9 @@ impl Fit {
 
     /// Seconds for which the pace stays close to the rate.
     fn hold(&self) -> f64 {
-        (HOLD / self.rate.max(SLOWEST.1).sqrt()).max(PAUSES * self.pause) * self.trust
+        let whole = (HOLD / self.rate.max(SLOWEST.1).sqrt()).max(PAUSES * self.pause) * self.trust;
+        // Far below what was accepted not long ago it is worth trying more often.
+        whole * (FAR * self.rate / self.highest).min(1.0)
     }
 
     /// Returns `true` if the pace has left what is known `clock` seconds after the opening.
