@@ -69,8 +69,8 @@ impl Server {
         })
     }
 
-    /// Returns whether it takes a call now, and otherwise its hint.
-    fn arrive(&self) -> Result<(), Verdict> {
+    /// Takes a call now, or returns the rejection.
+    fn arrive(&self) -> Option<Verdict> {
         let provider = &self.provider;
         let mut state = self.state.lock().unwrap();
         let now = self.made.elapsed().as_secs_f64();
@@ -83,7 +83,7 @@ impl Server {
         if stray || state.level < 1.0 || state.in_flight >= provider.in_flight {
             state.rejected += 1;
             let missing = Duration::try_from_secs_f64((1.0 - state.level) / provider.per_second);
-            return Err(match missing {
+            return Some(match missing {
                 Ok(missing) if provider.hints => throttled_for(missing),
                 _ => throttled(),
             });
@@ -91,7 +91,7 @@ impl Server {
         state.level -= 1.0;
         state.in_flight += 1;
         state.accepted += 1;
-        Ok(())
+        None
     }
 
     fn counts(&self) -> (usize, usize) {
@@ -99,16 +99,17 @@ impl Server {
         (state.accepted, state.rejected)
     }
 
-    async fn call(&self) -> Result<(), Verdict> {
+    /// Returns the rejection, if it is one.
+    async fn call(&self) -> Option<Verdict> {
         let way = Duration::from_secs_f64(self.provider.way);
         sleep(way).await;
-        let taken = self.arrive();
-        if taken.is_ok() {
+        let rejection = self.arrive();
+        if rejection.is_none() {
             sleep(Duration::from_secs_f64(self.provider.call)).await;
             self.state.lock().unwrap().in_flight -= 1;
         }
         sleep(way).await;
-        taken
+        rejection
     }
 }
 
@@ -129,7 +130,7 @@ async fn run(limiter: &RateLimiter, server: &Arc<Server>, items: usize, workers:
                             Err(again) => grant = again.await.unwrap(),
                         }
                     };
-                    let Err(verdict) = server.call().await else {
+                    let Some(verdict) = server.call().await else {
                         call.settle(&Verdict::SUCCESS, Some(1));
                         break;
                     };
