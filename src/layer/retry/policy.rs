@@ -20,8 +20,9 @@ use crate::prompt::Prompt;
 use crate::request::{FindItem, InRequest, LlmRequest, Untracked};
 use crate::telemetry::Meter;
 
-/// The first wait after a broken connection is the backoff divided by this.
-const BROKEN: u32 = 10;
+/// The first wait after a broken connection, and those after throttles for which the gate stays open, are the backoff divided by
+/// this.
+const SHORT: u32 = 10;
 
 /// Decides whether an item is called again, and how long to wait before.
 ///
@@ -298,7 +299,7 @@ impl<C, F, H> RetryPolicy<C, F, H> {
                 let broken = verdict.kind == Some(ErrorKind::Connection) && progress.failed_attempts == 1;
                 match verdict.disposition {
                     Disposition::RetryNow => hint,
-                    _ if broken => hint.max(jittered(1) / BROKEN),
+                    _ if broken => hint.max(jittered(1) / SHORT),
                     _ => hint.max(jittered(progress.failed_attempts)),
                 }
             }
@@ -308,8 +309,14 @@ impl<C, F, H> RetryPolicy<C, F, H> {
                     return None;
                 }
                 if let Some(until) = item.and_then(|item| item.signals().throttled_until()) {
-                    held_below = true;
-                    until.saturating_duration_since(Instant::now())
+                    let held = until.saturating_duration_since(Instant::now());
+                    held_below = !held.is_zero();
+                    // Where the gate stays open it would be rejected again and again within moments.
+                    if held_below {
+                        held
+                    } else {
+                        jittered(progress.throttles) / SHORT
+                    }
                 } else if verdict.retry_after.is_some() && !overloaded {
                     hint
                 } else {

@@ -27,6 +27,9 @@ use stray::{Limit, Stray};
 /// agree, so that a limit which stays as it is costs few rejections. A limit on calls in flight shows by rejecting at one
 /// number of them only: that number becomes the cap, which is tried again from time to time.
 ///
+/// Rejections that do not depend on the rate are told from those of a limit by a short trial far above the estimate, and then
+/// [tolerated](Pacing::tolerating_throttles) for as long as their share stays.
+///
 /// Until the first rejection nothing is limited but by the [`StartRamp`]. Quota headers are not read, and the words of
 /// a rejection do not matter: a quota of tokens is found as one of requests is.
 ///
@@ -203,9 +206,6 @@ impl BucketFit {
             let dense = if gap <= 2.0 / pace + LATE { gap } else { 0.0 };
             if let Some(Limit(rate)) = self.stray.start(call.ordinal, call.at, dense, self.trip) {
                 self.fit.set(rate);
-            }
-            if let Some(current) = &mut self.current {
-                current.void = true;
             }
             return;
         }
