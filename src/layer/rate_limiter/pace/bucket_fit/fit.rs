@@ -49,6 +49,8 @@ const AGREE: f64 = 0.15;
 const CLIMB: f64 = 1.0 / 3.0;
 /// A rate below the highest one divided by this has a shorter hold.
 const FAR: f64 = 4.0;
+/// A rate below the highest one divided by this is hard to believe.
+const VERY_FAR: f64 = 16.0;
 /// Seconds in which the climb doubles, at the fastest.
 const DOUBLING: f64 = 5.0;
 /// Seconds in which the memory of the highest rate halves.
@@ -98,6 +100,11 @@ impl Fit {
         let whole = (HOLD / self.rate.max(SLOWEST.1).sqrt()).max(PAUSES * self.pause) * self.trust;
         // Far below what was accepted not long ago it is worth trying more often.
         whole * (FAR * self.rate / self.highest).min(1.0)
+    }
+
+    /// Returns `true` if far more was accepted not long ago.
+    pub(super) fn is_low(&self) -> bool {
+        self.known && VERY_FAR * self.rate < self.highest
     }
 
     /// Returns `true` if the pace has left what is known `clock` seconds after the opening.

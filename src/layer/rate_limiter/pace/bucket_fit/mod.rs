@@ -87,6 +87,10 @@ const FEW: f64 = 1.0 / 16.0;
 const LARGE: f64 = 1.5;
 /// A search, and a climb, doubles in so many trips at the fastest, so that its rejections are seen in time.
 const TRIPS: f64 = 5.0;
+/// An estimate is lower than the one before if it is below this share of it.
+const LOWER: f64 = 0.97;
+/// A generation is short that ends after fewer calls.
+const SHORT: f64 = 16.0;
 /// Seconds by which timers and queues delay a start that still counts as dense.
 const LATE: f64 = 0.01;
 
@@ -171,10 +175,11 @@ impl BucketFit {
                 }
                 Some(closed) => {
                     let pause = seconds(closed.at, call.at);
-                    let (before, void, accepted) = (self.fit.rate(), ended.void, ended.accepted() > 0.0);
+                    let (before, void, accepted) = (self.fit.rate(), ended.void, ended.accepted());
                     self.fit.add(ended, &closed, pause, self.first.as_ref());
-                    if !void && accepted {
-                        self.stray.note(closed.early && self.fit.rate() < 0.97 * before);
+                    if !void && accepted > 0.0 {
+                        let lower = closed.early && self.fit.rate() < LOWER * before;
+                        self.stray.note(lower || (self.fit.is_low() && accepted < SHORT));
                     }
                 }
             }
