@@ -18,8 +18,9 @@ pub(super) struct Fit {
     search: f64,
     /// The most calls that the bucket may hold.
     burst: f64,
-    /// The highest rate of the last minutes.
+    /// The highest rate of the last minutes, and of the last hours.
     highest: f64,
+    peak: f64,
     /// The share of a full hold that the estimates have earned.
     trust: f64,
     /// The last pause, in seconds.
@@ -49,12 +50,13 @@ const AGREE: f64 = 0.15;
 const CLIMB: f64 = 1.0 / 3.0;
 /// A rate below the highest one divided by this has a shorter hold.
 const FAR: f64 = 4.0;
-/// A rate below the highest one divided by this is hard to believe.
+/// A rate below the highest one of the last hours divided by this is hard to believe.
 const VERY_FAR: f64 = 16.0;
 /// Seconds in which the climb doubles, at the fastest.
 const DOUBLING: f64 = 5.0;
 /// Seconds in which the memory of the highest rate halves.
 const MEMORY: f64 = 300.0;
+const LONG_MEMORY: f64 = 3_600.0;
 /// The slowest search, in calls per second: while nothing is accepted, and while little is.
 const SLOWEST: (f64, f64) = (0.2, 0.1);
 
@@ -67,6 +69,7 @@ impl Default for Fit {
             search: 1.0,
             burst: f64::INFINITY,
             highest: 0.0,
+            peak: 0.0,
             trust: LOW,
             pause: 0.0,
         }
@@ -104,7 +107,7 @@ impl Fit {
 
     /// Returns `true` if far more was accepted not long ago.
     pub(super) fn is_low(&self) -> bool {
-        self.known && VERY_FAR * self.rate < self.highest
+        self.known && VERY_FAR * self.rate < self.peak
     }
 
     /// Returns `true` if the pace has left what is known `clock` seconds after the opening.
@@ -179,6 +182,7 @@ impl Fit {
             self.trust = if agrees { (2.0 * self.trust).min(1.0) } else { LOW };
         }
         self.highest = (self.highest * (-seconds / MEMORY).exp2()).max(rate);
+        self.peak = (self.peak * (-seconds / LONG_MEMORY).exp2()).max(rate);
         if rate < self.highest / 2.0 {
             self.trust = LOW;
         }
