@@ -350,7 +350,10 @@ impl Scope {
         let lead = started.lead;
         let call = &mut started.call;
         (call.at, call.ordinal, call.in_flight) = (now, self.closure.start(lead, now), self.in_flight);
-        if let Some(policy) = &mut self.config.built_in {
+        // Most starts before the first rejection tell it nothing.
+        if let Some(policy) = &mut self.config.built_in
+            && policy.next_look(call.generation).is_none_or(|look| look <= now)
+        {
             let pacing = policy.on_start(call);
             self.set_pacing(pacing, now);
         }
