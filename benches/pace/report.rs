@@ -41,19 +41,19 @@ fn print_default(entries: &[&Entry<'_>], options: &Options) -> bool {
              accepted ones; rejections of the item with the most; items that failed a run.\n",
             options.seeds
         );
-        println!("| scenario | ratio | worst seed | bar | throttled % | bar | worst item | lost | ideal | |");
-        println!("|---|---|---|---|---|---|---|---|---|---|");
+        println!("| scenario | ratio | worst seed | throttled % | worst item | lost | ideal |");
+        println!("|---|---|---|---|---|---|---|");
         for entry in entries {
-            print_scenario(entry, options);
+            print_scenario(entry);
         }
         println!();
     }
     let mut held = true;
     if !named.is_empty() {
         println!(
-            "| scenarios | | ratio: mean | p90 | worst | bar | throttled %: mean | worst | bar | worst item | lost a run | does not hold |"
+            "| scenarios | | ratio: mean | bar | p90 | worst | worst seed | bar | throttled %: mean | bar | worst | worst item | lost a run | does not hold |"
         );
-        println!("|---|---|---|---|---|---|---|---|---|---|---|---|");
+        println!("|---|---|---|---|---|---|---|---|---|---|---|---|---|---|");
         let main: Vec<&Entry<'_>> = named
             .iter()
             .copied()
@@ -62,19 +62,19 @@ fn print_default(entries: &[&Entry<'_>], options: &Options) -> bool {
         if main.len() > 50 {
             held &= print_main(&main, options);
         }
-        let mut rows: Vec<&str> = Vec::new();
+        let mut bars: Vec<Bar> = Vec::new();
         for entry in &named {
-            if !rows.contains(&entry.scenario.bar.row) {
-                rows.push(entry.scenario.bar.row);
+            if !bars.iter().any(|bar| bar.row == entry.scenario.bar.row) {
+                bars.push(entry.scenario.bar);
             }
         }
-        for row in rows {
+        for bar in bars {
             let of_row: Vec<&Entry<'_>> = named
                 .iter()
                 .copied()
-                .filter(|entry| entry.scenario.bar.row == row)
+                .filter(|entry| entry.scenario.bar.row == bar.row)
                 .collect();
-            held &= print_row(row, &of_row, options);
+            held &= print_row(bar, &of_row, options);
         }
     }
     if !random.is_empty() {
@@ -84,47 +84,24 @@ fn print_default(entries: &[&Entry<'_>], options: &Options) -> bool {
     held
 }
 
-fn bar_of(entry: &Entry<'_>, options: &Options) -> Bar {
-    let bar = entry.scenario.bar;
-    match options.quick {
-        true => bar.loose(),
-        false => bar,
-    }
-}
-
-/// The bars that do not hold.
-fn failures(entry: &Entry<'_>, options: &Options) -> Vec<&'static str> {
-    let (bar, measured) = (bar_of(entry, options), &entry.measured);
-    let checks = [
-        (measured.ratio > rounded_up(bar.ratio), "ratio"),
-        (measured.worst_ratio > rounded_up(bar.worst_seed), "seed"),
-        (measured.throttled > bar.throttled, "throttled"),
-        (measured.lost > bar.lost * f64::from(measured.items), "lost"),
-    ];
-    let failed = checks.into_iter().filter(|(fails, _)| *fails);
-    failed.map(|(_, what)| what).collect()
-}
-
 /// Bars have two decimals.
 fn rounded_up(bar: f64) -> f64 {
     bar + 0.005
 }
 
-fn print_scenario(entry: &Entry<'_>, options: &Options) {
-    let (scenario, measured, bar) = (entry.scenario, &entry.measured, bar_of(entry, options));
+/// For information: the bars are those of rows.
+fn print_scenario(entry: &Entry<'_>) {
+    let (scenario, measured) = (entry.scenario, &entry.measured);
     println!(
-        "| {} {} | {:.3} | {:.3} | {} | {:.2} | {} | {} | {:.1} | {:.0} s | {} |",
+        "| {} {} | {:.3} | {:.3} | {:.2} | {} | {:.1} | {:.0} s |",
         scenario.name,
         scenario.about,
         measured.ratio,
         measured.worst_ratio,
-        shown(bar.ratio),
         measured.throttled,
-        shown(bar.throttled),
         measured.worst_item,
         measured.lost,
         measured.ideal,
-        failures(entry, options).join(", "),
     );
 }
 
@@ -180,20 +157,25 @@ fn lost(entries: &[&Entry<'_>]) -> f64 {
     entries.iter().map(|entry| entry.measured.lost).sum()
 }
 
-/// The name of the scenario with the highest ratio.
-fn worst_name<'a>(entries: &[&Entry<'a>]) -> &'a str {
-    let worst = entries
-        .iter()
-        .max_by(|a, b| a.measured.ratio.total_cmp(&b.measured.ratio));
-    worst.map_or("", |entry| &entry.scenario.name)
+/// The scenario in which a value is highest, with that value.
+fn worst<'a>(entries: &[&Entry<'a>], value: fn(&Measured) -> f64) -> (&'a str, f64) {
+    let of = |entry: &&Entry<'a>| (entry.scenario.name.as_str(), value(&entry.measured));
+    let worst = entries.iter().map(of).max_by(|a, b| a.1.total_cmp(&b.1));
+    worst.unwrap_or(("", f64::NAN))
+}
+
+/// The names of the checks that fail.
+fn failed(checks: &[(bool, &'static str)]) -> Vec<&'static str> {
+    let failed = checks.iter().filter(|(fails, _)| *fails);
+    failed.map(|(_, what)| *what).collect()
 }
 
 fn print_main(entries: &[&Entry<'_>], options: &Options) -> bool {
     let (ratio, throttled) = (Spread::of(ratios(entries)), Spread::of(throttles(entries)));
     let (item, lost) = (worst_item(entries), lost(entries));
-    let slack = if options.quick { 1.5 } else { 1.0 };
+    let slack = if options.quick { bars::SLACK } else { 1.0 };
     let loose = |bar: f64| 1.0 + (bar - 1.0) * slack;
-    let checks = [
+    let failed = failed(&[
         (ratio.mean > rounded_up(loose(bars::MAIN_MEAN)), "mean"),
         (ratio.p90 > rounded_up(loose(bars::MAIN_P90)), "p90"),
         (throttled.mean > bars::MAIN_THROTTLED * slack, "throttled"),
@@ -202,56 +184,56 @@ fn print_main(entries: &[&Entry<'_>], options: &Options) -> bool {
             "worst item",
         ),
         (lost > 0.0, "lost"),
-    ];
-    let failed: Vec<&str> = checks
-        .into_iter()
-        .filter(|(fails, _)| *fails)
-        .map(|(_, what)| what)
-        .collect();
+    ]);
+    let (name, seed) = worst(entries, |measured| measured.worst_ratio);
     println!(
-        "| **all of B to M** | {} | {:.3} | {:.3} | {:.3} {} | {}, {} | {:.2} | {:.1} | {} | {item} (bar {}) | {lost:.1} | {} |",
+        "| **all of B to M** | {} | {:.3} | {}, p90 {} | {:.3} | {:.3} {} | {seed:.3} {name} | - | {:.2} | {} | {:.1} | \
+         {item} (bar {}) | {lost:.1} | {}{} |",
         entries.len(),
         ratio.mean,
-        ratio.p90,
-        ratio.worst,
-        worst_name(entries),
         shown(loose(bars::MAIN_MEAN)),
         shown(loose(bars::MAIN_P90)),
+        ratio.p90,
+        ratio.worst,
+        worst(entries, |measured| measured.ratio).0,
         throttled.mean,
-        throttled.worst,
         shown(bars::MAIN_THROTTLED * slack),
-        bars::MAIN_WORST_ITEM,
+        throttled.worst,
+        shown(f64::from(bars::MAIN_WORST_ITEM) * slack),
         failed.join(", "),
+        if failed.is_empty() { "" } else { MARK },
     );
     failed.is_empty()
 }
 
-/// Each scenario of a row has to reach its bar.
-fn print_row(row: &str, entries: &[&Entry<'_>], options: &Options) -> bool {
+/// The row as a whole has to reach its bar.
+fn print_row(bar: Bar, entries: &[&Entry<'_>], options: &Options) -> bool {
+    let bar = if options.quick { bar.loose() } else { bar };
     let (ratio, throttled) = (Spread::of(ratios(entries)), Spread::of(throttles(entries)));
-    let mut failed = Vec::new();
-    for entry in entries {
-        let failures = failures(entry, options);
-        if !failures.is_empty() {
-            failed.push(format!("{}: {}", entry.scenario.name, failures.join(", ")));
-        }
-    }
-    // The bar of most scenarios of the row.
-    let bar = entries.first().map(|entry| bar_of(entry, options));
+    let (name, seed) = worst(entries, |measured| measured.worst_ratio);
+    let items: f64 = entries.iter().map(|entry| f64::from(entry.measured.items)).sum();
+    let failed = failed(&[
+        (ratio.mean > rounded_up(bar.ratio), "ratio"),
+        (seed > rounded_up(bar.worst_seed), "worst seed"),
+        (throttled.mean > bar.throttled, "throttled"),
+        (lost(entries) > bar.lost * items, "lost"),
+    ]);
     println!(
-        "| {row} | {} | {:.3} | {:.3} | {:.3} {} | {} | {:.2} | {:.1} | {} | {} | {:.1} | {}{} |",
+        "| {} | {} | {:.3} | {} | {:.3} | {:.3} {} | {seed:.3} {name} | {} | {:.2} | {} | {:.1} | {} | {:.1} | {}{} |",
+        bar.row,
         entries.len(),
         ratio.mean,
+        shown(bar.ratio),
         ratio.p90,
         ratio.worst,
-        worst_name(entries),
-        bar.map_or(String::new(), |bar| shown(bar.ratio)),
+        worst(entries, |measured| measured.ratio).0,
+        shown(bar.worst_seed),
         throttled.mean,
+        shown(bar.throttled),
         throttled.worst,
-        bar.map_or(String::new(), |bar| shown(bar.throttled)),
         worst_item(entries),
         lost(entries),
-        failed.join("; "),
+        failed.join(", "),
         if failed.is_empty() { "" } else { MARK },
     );
     failed.is_empty()
@@ -262,7 +244,7 @@ fn print_random(entries: &[&Entry<'_>], options: &Options) -> bool {
     ratios.sort_by(f64::total_cmp);
     let mut throttles = throttles(entries);
     throttles.sort_by(f64::total_cmp);
-    let slack = if options.quick { 1.5 } else { 1.0 };
+    let slack = if options.quick { bars::SLACK } else { 1.0 };
     println!("| {} random scenarios | measured | bar | |", entries.len());
     println!("|---|---|---|---|");
     let mut held = true;

@@ -46,35 +46,30 @@ fn hundred(scenario: Scenario) -> Scenario {
 
 /// 1,000 calls a second.
 fn thousand(scenario: Scenario) -> Scenario {
-    many(scenario.bucket(1_000.0, 1_000.0).items(20_000, 5_000))
-}
-
-/// With 5,000 active items one early burst is a large part of the run.
-fn many(scenario: Scenario) -> Scenario {
-    scenario.set(|s| s.bar.throttled = s.bar.throttled.max(5.0))
+    scenario.bucket(1_000.0, 1_000.0).items(20_000, 5_000)
 }
 
 /// Quotas that refill steadily, with hints.
 fn buckets() -> Vec<Scenario> {
     let burst_of_1 = bars::BURST_OF_1;
-    let bar = bars::BUCKETS;
+    let (bar, many) = (bars::BUCKETS, bars::MANY_ITEMS);
     vec![
         scenario("B1", "60 RPM, burst 1", burst_of_1).bucket(1.0, 1.0),
         scenario("B2", "120 RPM, burst 1", burst_of_1).bucket(2.0, 1.0),
         scenario("B3", "600 RPM, burst 20", bar),
         hundred(scenario("B4", "6,000 RPM, burst 100, n 500", bar)),
-        thousand(scenario("B5", "60,000 RPM, burst 1,000, n 5,000", bar)),
-        many(
-            scenario("B6", "6,000 RPM, burst 6,000, n 5,000", bar)
-                .bucket(100.0, 6_000.0)
-                .items(20_000, 5_000),
-        ),
+        thousand(scenario("B5", "60,000 RPM, burst 1,000, n 5,000", many)),
+        scenario("B6", "6,000 RPM, burst 6,000, n 5,000", many)
+            .bucket(100.0, 6_000.0)
+            .items(20_000, 5_000),
         scenario("B7", "600 RPM, burst 20, hints in whole seconds", bar).hint(Hint::WholeSeconds),
         hundred(scenario("B8", "6,000 RPM, n 500, hints in whole seconds", bar)).hint(Hint::WholeSeconds),
-        thousand(scenario("B9", "60,000 RPM, n 5,000, hints in whole seconds", bar))
-            .hint(Hint::WholeSeconds)
-            // A second for nothing is a twentieth of this run.
-            .set(|s| (s.bar.ratio, s.bar.worst_seed) = (1.11, 1.13)),
+        thousand(scenario(
+            "B9",
+            "60,000 RPM, n 5,000, hints in whole seconds",
+            bars::ROUNDED_HINTS,
+        ))
+        .hint(Hint::WholeSeconds),
         scenario("B10", "600 RPM, burst 20, hints of 0.3 of the wait", bar).hint(Hint::Scaled(0.3)),
         scenario("B11", "600 RPM, burst 100, hints of 10 s too much", bar)
             .bucket(10.0, 100.0)
@@ -85,14 +80,14 @@ fn buckets() -> Vec<Scenario> {
 /// The same without hints.
 fn hintless() -> Vec<Scenario> {
     let burst_of_1 = bars::BURST_OF_1;
-    let bar = bars::BUCKETS;
+    let (bar, many) = (bars::BUCKETS, bars::MANY_ITEMS);
     let scenarios = [
         scenario("C1", "60 RPM, burst 1, no hint", burst_of_1).bucket(1.0, 1.0),
         scenario("C2", "120 RPM, burst 1, no hint", burst_of_1).bucket(2.0, 1.0),
         scenario("C3", "600 RPM, burst 20, no hint", bar),
         hundred(scenario("C4", "6,000 RPM, n 500, no hint", bar)),
-        thousand(scenario("C5", "60,000 RPM, n 5,000, no hint", bar)),
-        many(scenario("C6", "600 RPM, burst 20, n 5,000, no hint", bar).items(3_000, 5_000)),
+        thousand(scenario("C5", "60,000 RPM, n 5,000, no hint", many)),
+        scenario("C6", "600 RPM, burst 20, n 5,000, no hint", many).items(3_000, 5_000),
         scenario("C7", "no limit, n 500", bar)
             .items(20_000, 500)
             .set(|s| s.quota = Quota::Unlimited),
@@ -488,7 +483,7 @@ fn no_limits() -> Vec<Scenario> {
         quick(
             "R2",
             "5 % of calls 429, against the same run without, n 50",
-            bars::FAILURES,
+            bars::SHORT_RUN,
         )
         .items(400, 50)
         .set(random(0.05))
