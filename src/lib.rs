@@ -261,6 +261,11 @@ struct TestingYourBatch;
 #[doc = include_str!("../docs/choosing-limits.md")]
 struct ChoosingLimits;
 
+/// The programs of the page on the pace, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/how-the-gate-paces.md")]
+struct HowTheGatePaces;
+
 /// The programs of the page for users of the Python package, compiled.
 #[cfg(doctest)]
 #[doc = include_str!("../docs/migration.md")]

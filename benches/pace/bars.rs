@@ -17,7 +17,7 @@ pub(crate) struct Bar {
 
 /// Nothing is asked.
 pub(crate) const FREE: Bar = Bar {
-    row: "no bar",
+    row: "expected failures",
     ratio: f64::INFINITY,
     worst_seed: f64::INFINITY,
     throttled: f64::INFINITY,

@@ -28,6 +28,7 @@ pub(crate) fn all() -> Vec<Scenario> {
     main.extend(shared());
     main.extend(long());
     main.extend(late());
+    main.extend(expected_failures());
     main.extend(known());
     main.extend(no_limits());
     main
@@ -347,7 +348,16 @@ fn shared() -> Vec<Scenario> {
         )
         .hint(Hint::None)
         .set(|s| s.foreign = Some(5.0)),
-        // An expected failure, without a bar: no pace helps against calls that take each refill as it comes.
+        scenario("W7", "a second client joins after 60 s", bars::JOINED)
+            .clients(2)
+            .set(|s| s.join_after = 60.0),
+    ]
+}
+
+/// Without bars: the docs list them.
+fn expected_failures() -> Vec<Scenario> {
+    vec![
+        // No pace helps against calls that take each refill as it comes.
         scenario(
             "W6",
             "a foreign tenant takes half of 60 RPM, burst 1, no hint",
@@ -357,9 +367,21 @@ fn shared() -> Vec<Scenario> {
         .items(1_000, 10)
         .hint(Hint::None)
         .set(|s| s.foreign = Some(0.5)),
-        scenario("W7", "a second client joins after 60 s", bars::JOINED)
-            .clients(2)
-            .set(|s| s.join_after = 60.0),
+        // A nearly empty bucket has room for small items, and rejects the largest again and again.
+        scenario(
+            "G4",
+            "600,000 TPM, items of 40 times the mean, no hint",
+            bars::FREE,
+        )
+        .bucket(10_000.0, 60_000.0)
+        .hint(Hint::None)
+        .set(|s| {
+            s.tokens = Some(Tokens {
+                sigma: 1.5,
+                error: 0.1,
+                named: false,
+            });
+        }),
     ]
 }
 

@@ -12,6 +12,7 @@ mod items;
 mod keeping;
 mod mistakes;
 mod output;
+mod pace;
 mod prices;
 mod resume;
 mod schema;

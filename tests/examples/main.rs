@@ -60,6 +60,19 @@ fn quickstart_with_a_key_in_the_environment_is_simulated() {
     );
 }
 
+/// The picture in the docs is the one that the program makes.
+#[test]
+fn pace_picture() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("picture.svg");
+    assert!(example("pace_picture").arg(&path).status().unwrap().success());
+    let committed = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/how-the-gate-paces.svg");
+    assert!(
+        std::fs::read(&path).unwrap() == std::fs::read(committed).unwrap(),
+        "run: cargo run --example pace_picture"
+    );
+}
+
 #[test]
 fn own_client() {
     let printed = output_of("own_client");

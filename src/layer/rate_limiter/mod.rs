@@ -92,7 +92,8 @@
 //!
 //! # Pace
 //! The gate spaces starts; callers do not sleep side by side. A cold gate ramps up ([`StartRamp`]), and after a throttle
-//! it resumes at a rate, not at full speed ([`BucketFit`]). [`Pace`] is the seam for other policies.
+//! it resumes at a rate, not at full speed ([`BucketFit`]). [`Pace`] is the seam for other policies. In the folder `docs`,
+//! `how-the-gate-paces.md` describes a run step by step, with a picture, and what no pace can find.
 //!
 //! # Scopes
 //! Cloning a limiter shares its scope. Different scopes never pause each other: [`RateLimiterLayer::keyed`] selects one by
