@@ -119,16 +119,12 @@ async fn run() -> Result<Record, BoxError> {
     let events = Events::new();
     let limiter = RateLimiter::builder().events(&events).build()?;
     let record = Arc::clone(&provider);
-    events.on_event(move |event| match event.kind {
-        EventKind::CooldownStarted { pause, .. } => {
+    events.on_event(move |event| {
+        if let EventKind::CooldownStarted { pause, .. } = event.kind {
             let now = record.now();
-            record
-                .state()
-                .record
-                .pauses
-                .push((now, now + pause.as_secs_f64()));
+            let until = now + pause.as_secs_f64();
+            record.state().record.pauses.push((now, until));
         }
-        _ => {}
     });
     let (looks, gate) = (Arc::clone(&provider), limiter.clone());
     tokio::spawn(async move {

@@ -183,8 +183,11 @@ def differences(run, result, items, served):
     if run.schema == "ignored":
         if result.status != 1:
             yield f"the exit status is {result.status}, not 1: {result.errors[-300:]}"
+        # An answer that reaches the output limit inside its JSON is cut, not invalid, and is not asked for again: as many
+        # calls as the server counts are right all the same.
+        expected = ("validation:", "truncated:") if ours.calls == served.calls else ("validation:",)
         for failure, count in result.failures().items():
-            if not failure.startswith("validation:"):
+            if not failure.startswith(expected):
                 yield f"{count} items failed as {failure}"
     else:
         if result.status != 0:
