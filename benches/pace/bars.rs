@@ -66,7 +66,11 @@ pub(crate) const RANDOM_429: Bar = bar("Z1 429 at random, 5 %", 1.5, ANY, ANY);
 pub(crate) const MANY_RANDOM_429: Bar = bar("Z2 429 at random, 20 %", 3.0, ANY, ANY);
 pub(crate) const EARLY_429: Bar = bar("Z3 one early 429", 1.1, ANY, ANY);
 pub(crate) const KNOWN: Bar = bar("T known quota", 1.03, ANY, 0.1);
-pub(crate) const FAILURES: Bar = bar("R1 failures that are no limit", 1.7, ANY, ANY);
+/// An item whose three attempts all break is lost: one in 8,000.
+pub(crate) const FAILURES: Bar = Bar {
+    lost: 0.001,
+    ..bar("R1 failures that are no limit", 1.7, ANY, ANY)
+};
 pub(crate) const SHORT_RUN: Bar = bar("R2 429 at random, short run", 3.0, ANY, ANY);
 
 /// The main set as a whole.
