@@ -299,8 +299,16 @@ pub enum EventKind {
         /// The kind of failure that latched it.
         kind: ErrorKind,
     },
-    /// A latched gate was reopened by the program.
+    /// A latched gate was reopened by the program, or the quota that latched it has reset.
     Reopened,
+    /// A quota of a gate's own that counts in windows is used up. Sent once per window.
+    QuotaExhausted {
+        /// What it counts.
+        dimension: QuotaDimension,
+        /// The time to its reset.
+        #[serde(with = "crate::serde_seconds")]
+        resets_in: Duration,
+    },
     /// A gate let a call through.
     QuotaAdmitted {
         /// Tokens reserved.

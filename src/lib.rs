@@ -224,7 +224,7 @@ pub use provider::openai::OpenAi;
 #[doc(inline)]
 pub use provider::{Model, strategy};
 #[doc(inline)]
-pub use request::{CharacterEstimate, Estimate, FindItem, InRequest, LlmRequest, Untracked};
+pub use request::{CharacterEstimate, Estimate, FindItem, InRequest, LlmRequest, TokenEstimate, Untracked};
 #[doc(inline)]
 pub use response::{FinishReason, InResponse, LlmResponse, ReportsUsage, ResponseMetadata, UnknownUsage};
 #[doc(inline)]

@@ -11,10 +11,27 @@ use serde::{Deserialize, Serialize};
 pub enum QuotaDimension {
     /// Requests per unit of time.
     Requests,
-    /// Tokens per unit of time.
+    /// Tokens per unit of time, input and output together.
     Tokens,
+    /// Input tokens per unit of time.
+    InputTokens,
+    /// Output tokens per unit of time.
+    OutputTokens,
     /// Concurrent calls.
     Concurrency,
+}
+
+impl QuotaDimension {
+    /// The name in messages: `requests`, `input tokens`, ...
+    pub(crate) const fn words(self) -> &'static str {
+        match self {
+            Self::Requests => "requests",
+            Self::Tokens => "tokens",
+            Self::InputTokens => "input tokens",
+            Self::OutputTokens => "output tokens",
+            Self::Concurrency => "concurrent calls",
+        }
+    }
 }
 
 /// One window of a reported quota. A value that is missing, `-1` or invalid is `None`.

@@ -5,10 +5,11 @@ use std::any::Any;
 use super::LlmRequest;
 use crate::prompt::Prompt;
 
-/// Estimates the tokens of a request, input plus output.
+/// Estimates the tokens of a request.
 ///
 /// A token quota reserves the estimate before the call and settles with the actual usage, so a rough estimate is
-/// enough. Closures implement it.
+/// enough. Closures that return the sum of input and output implement it; for quotas of input or output tokens implement
+/// [`estimate_parts`](Self::estimate_parts) too.
 ///
 /// ```
 /// use llm_batch::Estimate;
@@ -21,8 +22,65 @@ use crate::prompt::Prompt;
     note = "give the layer a closure whose argument has its type written out: `.estimate_with(|request: &{Req}| 1_000)`"
 )]
 pub trait Estimate<Req> {
-    /// Returns the expected tokens of `request`.
+    /// Returns the expected tokens of `request`, input plus output. 0: unknown.
     fn estimate(&self, request: &Req) -> u64;
+
+    /// Returns the expected input and output tokens of `request`. By default only their sum is known.
+    fn estimate_parts(&self, request: &Req) -> TokenEstimate {
+        self.estimate(request).into()
+    }
+}
+
+/// The tokens that a call is expected to take, from an [`Estimate`].
+///
+/// Where only the sum is known, a quota of input or output tokens reserves their mean in earlier calls, or all of the sum if there was
+/// none.
+///
+/// ```
+/// use llm_batch::TokenEstimate;
+///
+/// assert_eq!(TokenEstimate::new(900, 100).total(), 1_000);
+/// assert_eq!(TokenEstimate::from(1_000).input(), None);
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct TokenEstimate {
+    total: u64,
+    output: Option<u64>,
+}
+
+impl TokenEstimate {
+    /// Creates an estimate of `input` and `output` tokens.
+    pub const fn new(input: u64, output: u64) -> Self {
+        Self {
+            total: input.saturating_add(output),
+            output: Some(output),
+        }
+    }
+
+    /// Input plus output; 0: unknown.
+    pub const fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// The input tokens, if they are known apart.
+    pub const fn input(&self) -> Option<u64> {
+        match self.output {
+            Some(output) => Some(self.total - output),
+            None => None,
+        }
+    }
+
+    /// The output tokens, if they are known apart.
+    pub const fn output(&self) -> Option<u64> {
+        self.output
+    }
+}
+
+/// An estimate of the sum of input and output alone.
+impl From<u64> for TokenEstimate {
+    fn from(total: u64) -> Self {
+        Self { total, output: None }
+    }
 }
 
 #[diagnostic::do_not_recommend]
@@ -45,17 +103,22 @@ const DEFAULT_OUTPUT: u64 = 256;
 
 impl<Req: 'static> Estimate<Req> for CharacterEstimate {
     fn estimate(&self, request: &Req) -> u64 {
+        self.estimate_parts(request).total()
+    }
+
+    fn estimate_parts(&self, request: &Req) -> TokenEstimate {
         let request: &dyn Any = request;
-        let text = |text: &str| (text.chars().count() as u64).div_ceil(4) + DEFAULT_OUTPUT;
+        let text = |text: &str| TokenEstimate::new((text.chars().count() as u64).div_ceil(4), DEFAULT_OUTPUT);
         if let Some(request) = request.downcast_ref::<LlmRequest<Prompt>>() {
             let prompt = request.input();
-            prompt.characters().div_ceil(4) + prompt.max_output_tokens().map_or(DEFAULT_OUTPUT, u64::from)
+            let output = prompt.max_output_tokens().map_or(DEFAULT_OUTPUT, u64::from);
+            TokenEstimate::new(prompt.characters().div_ceil(4), output)
         } else if let Some(request) = request.downcast_ref::<LlmRequest<String>>() {
             text(request.input())
         } else if let Some(request) = request.downcast_ref::<LlmRequest<&'static str>>() {
             text(request.input())
         } else {
-            0
+            TokenEstimate::default()
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::state::RetryState;
 mod estimate;
 mod find;
 
-pub use estimate::{CharacterEstimate, Estimate};
+pub use estimate::{CharacterEstimate, Estimate, TokenEstimate};
 pub use find::{FindItem, InRequest, Untracked};
 
 /// A request for one item, passed down the stack.

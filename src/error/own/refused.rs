@@ -2,8 +2,10 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use crate::error::{Delivery, Disposition, ErrorKind, LlmError};
+use crate::layer::rate_limiter::Quota;
 
 /// A call may not begin; nothing was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,12 +57,20 @@ pub enum Refused {
         /// The message of that failure.
         message: Arc<str>,
     },
-    /// The request needs more tokens than the token quota per minute.
+    /// The request needs more tokens than a token quota gives in its whole period.
     TooLarge {
-        /// The estimated tokens of the request.
+        /// The estimated tokens of the request that the quota counts.
         estimate: u64,
-        /// The token quota per minute.
+        /// The token quota.
         limit: u64,
+    },
+    /// A quota is used up until its reset, and the gate does not
+    /// [wait for it](crate::layer::rate_limiter::RateLimiterBuilder::wait_for_reset).
+    QuotaExhausted {
+        /// The gate's quota; `None` if the provider reported its own as used up.
+        quota: Option<Quota>,
+        /// The time of the reset.
+        resets_at: SystemTime,
     },
     /// The call had to wait, which needs a running tokio runtime with its timer enabled.
     Closed,
@@ -69,12 +79,13 @@ pub enum Refused {
 }
 
 impl Refused {
-    /// The category: the latching failure's, [`ErrorKind::InvalidRequest`] for a request that is too large, the item's, or
-    /// [`ErrorKind::Aborted`].
+    /// The category: the latching failure's, [`ErrorKind::InvalidRequest`] for a request that is too large,
+    /// [`ErrorKind::QuotaExhausted`], the item's, or [`ErrorKind::Aborted`].
     pub const fn kind(&self) -> ErrorKind {
         match self {
             Self::Latched { kind, .. } => *kind,
             Self::TooLarge { .. } => ErrorKind::InvalidRequest,
+            Self::QuotaExhausted { .. } => ErrorKind::QuotaExhausted,
             Self::Closed => ErrorKind::Aborted,
             Self::Item(refused) => refused.kind(),
         }
@@ -92,9 +103,18 @@ impl fmt::Display for Refused {
             }
             Self::TooLarge { estimate, limit } => write!(
                 f,
-                "not sent: the request takes about {estimate} tokens, the token quota gives {limit} a minute; \
-                 shorten the prompt, lower its output token limit or raise tokens_per_minute"
+                "not sent: the request takes about {estimate} tokens, the token quota gives {limit} per period; \
+                 shorten the prompt, lower its output token limit or raise the quota"
             ),
+            Self::QuotaExhausted { quota, resets_at } => {
+                f.write_str("not sent: the ")?;
+                match quota {
+                    Some(quota) => write!(f, "quota of {quota}")?,
+                    None => f.write_str("provider's quota")?,
+                }
+                let resets_at = humantime::format_rfc3339_seconds(*resets_at);
+                write!(f, " is used up; it resets at {resets_at}")
+            }
             Self::Closed => f.write_str(
                 "not sent: waiting at the gate needs a running tokio runtime with its timer enabled",
             ),
@@ -112,6 +132,9 @@ impl From<Refused> for LlmError {
             Refused::Item(_) => made.with_disposition(Disposition::Fatal),
             // For every kind: a repeat would be refused, too.
             Refused::Latched { .. } => made.with_disposition(Disposition::ScopeFatal),
+            Refused::QuotaExhausted { resets_at, .. } => made
+                .with_disposition(Disposition::ScopeFatal)
+                .with_retry_after(resets_at.duration_since(SystemTime::now()).unwrap_or_default()),
             _ => made,
         };
         made.with_delivery(Delivery::NotSent).with_source(error)

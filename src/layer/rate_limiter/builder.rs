@@ -2,17 +2,17 @@
 
 use std::any::Any;
 use std::fmt;
-use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
 use super::RateLimiter;
 use super::cooldown::Cooldown;
 use super::error::InvalidLimit;
-use super::gate::{Bucket, Config, Gate, InFlightRamp};
+use super::gate::{Config, Gate, InFlightRamp, Limits, WallClock};
 use super::pace::{BucketFit, BuiltIn, Pace, Pacing, SlowStart, StartRamp};
+use super::quota::Quota;
 use super::store::StateStore;
 use crate::events::Events;
 
@@ -34,6 +34,8 @@ pub struct RateLimiterBuilder {
     requests_per_minute: Option<u32>,
     tokens_per_minute: Option<u32>,
     burst: Duration,
+    quotas: Vec<Quota>,
+    wait_for_reset: bool,
     max_in_flight: Option<usize>,
     in_flight_ramp: Option<InFlightRamp>,
     start_ramp: Option<StartRamp>,
@@ -53,6 +55,8 @@ impl Default for RateLimiterBuilder {
             requests_per_minute: None,
             tokens_per_minute: None,
             burst: DEFAULT_BURST,
+            quotas: Vec::new(),
+            wait_for_reset: false,
             max_in_flight: None,
             in_flight_ramp: None,
             start_ramp: Some(StartRamp::default()),
@@ -81,20 +85,38 @@ impl RateLimiterBuilder {
 
     /// Tokens per minute (TPM), input and output together, refilled continuously. No limit by default.
     ///
-    /// A call reserves its estimate and settles with what it used, at most ten minutes of this. A request that is estimated
+    /// A call reserves its estimate and settles with what it used, at most ten times this. A request that is estimated
     /// above this fails with [`Refused::TooLarge`](super::Refused::TooLarge).
     pub fn tokens_per_minute(mut self, tokens: u32) -> Self {
         self.tokens_per_minute = Some(tokens);
         self
     }
 
-    /// Sets the part of both quotas that may be taken at once after a lull: what is refilled in this time. 1 s by
-    /// default, 60 s at most.
+    /// Sets the part of the quotas per minute above that may be taken at once after a lull: what is refilled in this time. 1 s by
+    /// default, 60 s at most. A [`quota`](Self::quota) has its own.
     ///
     /// A bucket that holds a whole minute lets nearly twice the limit through in the first minute, which providers
     /// that count by the minute punish. An estimate above what the bucket holds waits until it is full and leaves a debt.
     pub fn burst(mut self, time: Duration) -> Self {
         self.burst = time;
+        self
+    }
+
+    /// Adds a quota: of requests, tokens, or input and output tokens apart, over any period. A call waits until all of them have what it
+    /// needs. May be given any number of times, and beside [`requests_per_minute`](Self::requests_per_minute) and
+    /// [`tokens_per_minute`](Self::tokens_per_minute), which are short forms of it.
+    pub fn quota(mut self, quota: Quota) -> Self {
+        self.quotas.push(quota);
+        self
+    }
+
+    /// Has calls wait for the reset of a quota that is used up: one of the gate's own that counts in windows, or the provider's, if
+    /// its rejection says when it resets. By default they are refused with [`Refused::QuotaExhausted`](super::Refused::QuotaExhausted).
+    ///
+    /// An item whose call was so rejected is called again after the reset, if its retry policy is told of it by the item's record; that
+    /// counts neither as an attempt nor as a throttle. A quota that the provider reports as used up after three resets in a row latches the gate.
+    pub fn wait_for_reset(mut self) -> Self {
+        self.wait_for_reset = true;
         self
     }
 
@@ -172,12 +194,14 @@ impl RateLimiterBuilder {
     /// Makes the gate of options that were checked, or are the defaults.
     pub(super) fn make(self) -> RateLimiter {
         let now = Instant::now();
-        let bucket = |limit: Option<u32>| {
-            limit
-                .and_then(NonZeroU32::new)
-                .map(|limit| Bucket::new(limit, self.burst, now))
-        };
-        let (requests, tokens) = (bucket(self.requests_per_minute), bucket(self.tokens_per_minute));
+        let short = [
+            self.requests_per_minute
+                .map(|limit| Quota::requests(limit.into())),
+            self.tokens_per_minute.map(|limit| Quota::tokens(limit.into())),
+        ];
+        let short = short.into_iter().flatten().map(|quota| quota.burst(self.burst));
+        let clock = WallClock::new(now, SystemTime::now());
+        let limits = Limits::new(short.chain(self.quotas), clock, now);
         if let (Some(requests), Some(tokens)) = (self.requests_per_minute, self.tokens_per_minute)
             && tokens < requests
         {
@@ -200,8 +224,8 @@ impl RateLimiterBuilder {
         };
         let config = Config {
             cooldown: self.cooldown,
-            requests,
-            tokens,
+            limits,
+            wait_for_reset: self.wait_for_reset,
             max_in_flight: self.max_in_flight,
             in_flight_ramp: self.in_flight_ramp,
             start_ramp: self.start_ramp,
@@ -232,6 +256,7 @@ impl RateLimiterBuilder {
         if self.burst.is_zero() || self.burst > LONGEST_BURST {
             return Err(InvalidLimit::new("burst", "must be above zero and at most 60 s"));
         }
+        self.quotas.iter().try_for_each(Quota::check)?;
         if let Some(ramp) = &self.in_flight_ramp {
             if ramp.initial == 0 || ramp.step == 0 || ramp.every.is_zero() {
                 return Err(InvalidLimit::new(
@@ -260,6 +285,7 @@ impl fmt::Debug for RateLimiterBuilder {
             .field("requests_per_minute", &self.requests_per_minute)
             .field("tokens_per_minute", &self.tokens_per_minute)
             .field("burst", &self.burst)
+            .field("quotas", &self.quotas)
             .field("max_in_flight", &self.max_in_flight)
             .field("start_ramp", &self.start_ramp)
             .field("cooldown", &self.cooldown)

@@ -17,6 +17,7 @@ use crate::events::EventKind;
 use crate::item::{CallHold, CallRefused, CallsInside, GateEnd, HeldItem};
 use crate::request::FindItem;
 use crate::response::{InResponse, ReportsUsage};
+use crate::usage::TokenUsage;
 
 /// The future of [`RateLimited`](super::RateLimited).
 ///
@@ -278,16 +279,16 @@ fn settle(call: ActiveCall, mut verdict: Verdict, end: &GateEnd, inside: &CallsI
     let observed = ended.and_then(|ended| ended.observed);
     let unsent = ended.is_some_and(|ended| ended.unsent);
     let used = match observed.flatten().or(reported) {
-        _ if unsent => Some(0),
-        Some(usage) => Some(usage.total()),
+        _ if unsent => Some(TokenUsage::ZERO),
+        Some(usage) => Some(usage),
         // A layer that watches the call has reported the usage as unknown.
         None if observed.is_some() => None,
         // A call that was not sent or was rejected used no tokens.
-        None if throttled => Some(0),
+        None if throttled => Some(TokenUsage::ZERO),
         None => verdict
             .kind
             .filter(|kind| kind.delivery() != Delivery::MaybeBilled)
-            .map(|_| 0),
+            .map(|_| TokenUsage::ZERO),
     };
     if verdict.quota.is_none() {
         verdict.quota = ended.and_then(|ended| ended.quota);
@@ -299,7 +300,7 @@ fn settle(call: ActiveCall, mut verdict: Verdict, end: &GateEnd, inside: &CallsI
         .map(|guard| Arc::clone(guard.item()));
     // One that the server has no room for would be the next to be rejected.
     let (gate, at_tail) = (call.gate().mark(), call.is_first() || !throttled);
-    if let (Some(until), Some(item)) = (call.settle(&verdict, used), item) {
+    if let (Some(until), Some(item)) = (call.settle_usage(&verdict, used), item) {
         item.signals().set_held(HeldItem { gate, until, at_tail });
     }
 }

@@ -11,11 +11,13 @@ use tokio::runtime::Handle;
 use tokio::sync::futures::OwnedNotified;
 use tokio::time::{Instant, Sleep};
 
-use super::gate::{Admission, Answer, Ask, Gate, Lost, Place, Slot, Started, Ticket, Waited};
+use super::gate::{Admission, Answer, Ask, Gate, Lost, Place, Slot, Started, Ticket, Used, Waited};
 use crate::classify::Verdict;
 use crate::error::Refused;
 use crate::events::EventKind;
 use crate::item::{CallGuard, CallRefused, HeldItem, Item, WaitReason};
+use crate::request::TokenEstimate;
+use crate::usage::TokenUsage;
 
 /// The future of [`RateLimiter::acquire`](super::RateLimiter::acquire): waits for a grant.
 ///
@@ -24,7 +26,7 @@ use crate::item::{CallGuard, CallRefused, HeldItem, Item, WaitReason};
 #[must_use = "futures do nothing unless polled"]
 pub struct Acquire {
     gate: Arc<Gate>,
-    estimate: u64,
+    estimate: TokenEstimate,
     place: Place,
     hold_until: Option<Instant>,
     at_tail: bool,
@@ -64,7 +66,7 @@ impl Holding {
 }
 
 impl Acquire {
-    pub(super) const fn new(gate: Arc<Gate>, estimate: u64) -> Self {
+    pub(super) const fn new(gate: Arc<Gate>, estimate: TokenEstimate) -> Self {
         Self {
             gate,
             estimate,
@@ -254,12 +256,12 @@ impl fmt::Debug for Acquire {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Acquire")
             .field("limiter", &self.gate.name)
-            .field("estimate", &self.estimate)
+            .field("estimate", &self.estimate.total())
             .finish_non_exhaustive()
     }
 }
 
-/// Permission to make one call, with its permit among the calls in flight and its share of both quotas.
+/// Permission to make one call, with its permit among the calls in flight and its share of every quota.
 ///
 /// Dropping it before [`start`](Self::start) returns everything.
 #[must_use = "dropping the grant returns it"]
@@ -316,14 +318,14 @@ impl fmt::Debug for Grant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Grant")
             .field("limiter", &self.gate.name)
-            .field("estimate", &self.admission.estimate)
+            .field("estimate", &self.admission.estimate.total())
             .finish_non_exhaustive()
     }
 }
 
 /// A call that has started. Its request quota is spent.
 ///
-/// If it is dropped without [`settle`](Self::settle), it counts as cancelled: the token quota keeps the estimate.
+/// If it is dropped without [`settle`](Self::settle), it counts as cancelled: the token quotas keep the estimate.
 #[must_use = "dropping it counts the call as cancelled"]
 pub struct ActiveCall {
     gate: Arc<Gate>,
@@ -339,7 +341,7 @@ impl ActiveCall {
         self.started.call.at
     }
 
-    /// Ends the call: settles the token quota and acts on the verdict.
+    /// Ends the call: settles the token quotas and acts on the verdict.
     ///
     /// `used` tokens settle the reservation: less than the estimate is refunded, more leaves a debt, `None` (unknown)
     /// keeps the estimate. For a throttle, and for overload if the gate is closed or full, it returns the time until which the caller
@@ -347,7 +349,20 @@ impl ActiveCall {
     ///
     /// # Panics
     /// If the user's own [`Pace`](super::Pace) panics; the call is settled before.
-    pub fn settle(mut self, verdict: &Verdict, used: Option<u64>) -> Option<Instant> {
+    pub fn settle(self, verdict: &Verdict, used: Option<u64>) -> Option<Instant> {
+        self.end(verdict, used.into())
+    }
+
+    /// Like [`settle`](Self::settle), with input and output tokens apart: quotas that count only one of them settle by it. By a sum
+    /// they are settled only as far as no part is above it.
+    ///
+    /// # Panics
+    /// As [`settle`](Self::settle).
+    pub fn settle_usage(self, verdict: &Verdict, used: Option<TokenUsage>) -> Option<Instant> {
+        self.end(verdict, used.into())
+    }
+
+    fn end(mut self, verdict: &Verdict, used: Used) -> Option<Instant> {
         let item = self.guard.as_ref().map(|guard| &**guard.item());
         self.gate.end(&self.started, verdict, used, item, &mut self.open)
     }
@@ -355,7 +370,7 @@ impl ActiveCall {
     /// Takes the call back, because a stop came before it was sent.
     pub(super) fn retract(mut self) {
         self.open = false;
-        self.gate.end_unjudged(&self.started, Some(0), None);
+        self.gate.end_unjudged(&self.started, Used::Total(0), None);
     }
 
     /// The tokens reserved for it.
@@ -398,8 +413,7 @@ impl Drop for ActiveCall {
             let guard = self.guard.as_ref();
             let used = guard.and_then(CallGuard::observed).flatten();
             let item = guard.map(|guard| &**guard.item());
-            self.gate
-                .end_unjudged(&self.started, used.map(|usage| usage.total()), item);
+            self.gate.end_unjudged(&self.started, used.into(), item);
         }
     }
 }

@@ -150,6 +150,7 @@ mod gate;
 mod grant;
 mod layer;
 mod pace;
+mod quota;
 mod select;
 mod snapshot;
 mod store;
@@ -165,10 +166,12 @@ pub use future::RateLimitedFuture;
 pub use grant::{Acquire, ActiveCall, Grant};
 pub use layer::{RateLimited, RateLimiterLayer};
 pub use pace::{BucketFit, EndedCall, Pace, Pacing, SlowStart, StartRamp, StartedCall};
+pub use quota::{Quota, QuotaState};
 pub use select::{RateLimiters, SelectLimiter};
 pub use snapshot::RateLimiterSnapshot;
 pub use store::{Leave, StateStore, StoreReport};
 
+use crate::request::TokenEstimate;
 use gate::Gate;
 
 /// A handle to one gate. Cloning it is cheap; all clones share the gate. See the [module](self).
@@ -227,15 +230,45 @@ impl RateLimiter {
     /// ```
     ///
     /// # Errors
-    /// [`Refused`], if the gate is latched, if the estimate is above the token quota of a whole minute, or if it
-    /// has to wait outside a tokio runtime.
-    pub fn acquire(&self, estimate: u64) -> Acquire {
-        Acquire::new(Arc::clone(&self.gate), estimate)
+    /// [`Refused`], if the gate is latched, if the estimate is above a token quota of a whole period, if a quota that counts in
+    /// windows is used up, or if it has to wait outside a tokio runtime.
+    pub fn acquire(&self, estimate: impl Into<TokenEstimate>) -> Acquire {
+        Acquire::new(Arc::clone(&self.gate), estimate.into())
     }
 
     /// Returns a snapshot of the gate.
     pub fn snapshot(&self) -> RateLimiterSnapshot {
         self.gate.with(|state, now, _| state.snapshot(now))
+    }
+
+    /// Returns every quota with what is left of it.
+    pub fn quotas(&self) -> Vec<QuotaState> {
+        self.gate.with(|state, now, _| state.quotas(now))
+    }
+
+    /// Replaces all quotas, those of [`requests_per_minute`](RateLimiterBuilder::requests_per_minute) and
+    /// [`tokens_per_minute`](RateLimiterBuilder::tokens_per_minute) too, while calls wait and run.
+    ///
+    /// What was taken from a quota stays taken from the new one that counts the same over the same period. A quota that counts
+    /// something else, or by another period, begins full, and calls that were let through before do not count in it. Waiting calls
+    /// are looked at again at once; one that is now too large is refused.
+    ///
+    /// ```
+    /// use llm_batch::layer::rate_limiter::{Quota, RateLimiter};
+    ///
+    /// let limiter = RateLimiter::builder().requests_per_minute(60).build()?;
+    /// limiter.set_quotas([Quota::requests(600).per_minute(), Quota::tokens(90_000).per_minute()])?;
+    /// assert_eq!(limiter.quotas().len(), 2);
+    /// # Ok::<(), llm_batch::layer::rate_limiter::InvalidLimit>(())
+    /// ```
+    ///
+    /// # Errors
+    /// If a quota is invalid; then nothing changes.
+    pub fn set_quotas(&self, quotas: impl IntoIterator<Item = Quota>) -> Result<(), InvalidLimit> {
+        let quotas: Vec<_> = quotas.into_iter().collect();
+        quotas.iter().try_for_each(Quota::check)?;
+        self.gate.set_quotas(&quotas);
+        Ok(())
     }
 
     /// Waits until the gate is closed or latched; ready immediately if it is. Use it to call another provider instead of waiting.

@@ -33,10 +33,14 @@ pub struct RateLimiterSnapshot {
     pub max_in_flight: Option<usize>,
     /// The pace, if starts are spaced.
     pub starts_per_second: Option<f64>,
-    /// Requests that the request quota allows to start now; negative after a debt.
+    /// Requests that the request quotas allow to start now: the least of them.
     pub requests_available: Option<f64>,
-    /// Tokens that the token quota allows to reserve now; negative after a debt.
+    /// Tokens that the quotas of tokens allow to reserve now: the least of them; negative after a debt.
     pub tokens_available: Option<f64>,
+    /// As before, of quotas of input tokens.
+    pub input_tokens_available: Option<f64>,
+    /// As before, of quotas of output tokens.
+    pub output_tokens_available: Option<f64>,
     /// Grants given so far.
     pub granted: u64,
     /// Grants that were returned unused.

@@ -323,6 +323,12 @@ impl<C, F, H> RetryPolicy<C, F, H> {
                     hint.max(jittered(progress.throttles))
                 }
             }
+            // A gate that waits for the reset of a quota holds the item, and bounds how often.
+            Disposition::ScopeFatal if verdict.kind == Some(ErrorKind::QuotaExhausted) => {
+                let until = item.and_then(|item| item.signals().throttled_until())?;
+                held_below = true;
+                until.saturating_duration_since(Instant::now())
+            }
             Disposition::Success | Disposition::Fatal | Disposition::ScopeFatal => return None,
         };
         if progress.calls >= config.max_calls || item.is_some_and(|item| item.signals().stop_requested()) {

@@ -122,6 +122,8 @@ impl Rejection {
     pub(super) fn throttled(dimension: QuotaDimension, limit: u64, period: Duration) -> Self {
         let what = match dimension {
             QuotaDimension::Tokens => "tokens",
+            QuotaDimension::InputTokens => "input tokens",
+            QuotaDimension::OutputTokens => "output tokens",
             QuotaDimension::Requests => "requests",
             QuotaDimension::Concurrency => "concurrent requests",
         };

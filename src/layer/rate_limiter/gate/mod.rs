@@ -3,7 +3,7 @@
 //! # The way of one call
 //! 1. [`Acquire`](super::Acquire) asks: `State::ask`, under the lock (or by the [`fast_path`] without it, while nothing limits the
 //!    calls; then 8 follows).
-//! 2. If no call waits, the [`Scope`](state) decides at once: open, below the cap, paced, and both quotas have what it needs. It
+//! 2. If no call waits, the [`Scope`](state) decides at once: open, below the cap, paced, and every quota has what it needs. It
 //!    takes all of it and notes the start: a grant.
 //! 3. Otherwise the call gets a ticket and a slot in the `Queue`, and its runtime a [`pump`].
 //! 4. Whatever frees something (an end, a grant given back, a pump at its time) drains: it admits from the head on.
@@ -28,11 +28,13 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::pace::{Pace, Pacing};
+use super::quota::Quota;
 use super::store::StateStore;
 use crate::classify::Verdict;
 use crate::error::Disposition;
 use crate::events::{EventKind, Events};
 use crate::item::Item;
+use crate::request::TokenEstimate;
 use crate::telemetry::Meter;
 
 mod fast_path;
@@ -44,7 +46,7 @@ mod waits;
 
 use fast_path::FastPath;
 use policy::{Policy, Question};
-pub(super) use quota::Bucket;
+pub(super) use quota::{Limits, Used, WallClock};
 pub(super) use state::{
     Admission, Answer, Ask, Config, InFlightRamp, Lost, Place, Slot, Started, State, Ticket,
 };
@@ -245,12 +247,17 @@ impl Gate {
                 limiter,
                 used,
                 charged,
-                "a call reported {used} tokens; the token quota is charged {charged}, ten minutes' worth (logged once)"
+                "a call reported {used} tokens; the token quota is charged {charged}, ten times what it gives per period (logged once)"
+            ),
+            Warning::Exhausted { quota, resets_in } => tracing::warn!(
+                target: TARGET,
+                limiter,
+                "the quota of {quota} is used up; it resets in {resets_in:?}"
             ),
             Warning::Unmeasured => tracing::warn!(
                 target: TARGET,
                 limiter,
-                "tokens_per_minute has no effect: a call has neither an estimate nor a known usage; \
+                "the token quota has no effect: a call has neither an estimate nor a known usage; \
                  set estimate_with or usage_with on the rate limiter's layer (logged once)"
             ),
         }
@@ -275,7 +282,7 @@ impl Gate {
     }
 
     /// A caller asks for the first time: without the lock, while nothing limits the calls.
-    pub(super) fn ask_at_once(self: &Arc<Self>, estimate: u64) -> Option<Admission> {
+    pub(super) fn ask_at_once(self: &Arc<Self>, estimate: TokenEstimate) -> Option<Admission> {
         let epoch = self.epoch.load(Ordering::Acquire);
         let (start, now) = self.fast.start(Instant::now)?;
         let admission = Admission::started(estimate, epoch, &start, now);
@@ -307,7 +314,7 @@ impl Gate {
     }
 
     /// A call has ended without a verdict.
-    pub(super) fn end_unjudged(self: &Arc<Self>, started: &Started, used: Option<u64>, item: Option<&Item>) {
+    pub(super) fn end_unjudged(self: &Arc<Self>, started: &Started, used: Used, item: Option<&Item>) {
         let settled = self.with(|state, now, effects| state.end(started, None, used, now, effects));
         self.emit_settled(started, used, settled.at, item);
     }
@@ -317,7 +324,7 @@ impl Gate {
         self: &Arc<Self>,
         started: &Started,
         verdict: &Verdict,
-        used: Option<u64>,
+        used: Used,
         item: Option<&Item>,
         open: &mut bool,
     ) -> Option<Instant> {
@@ -357,14 +364,18 @@ impl Gate {
         settled.hold_until
     }
 
-    fn emit_settled(&self, started: &Started, used: Option<u64>, at: Instant, item: Option<&Item>) {
+    fn emit_settled(&self, started: &Started, used: Used, at: Instant, item: Option<&Item>) {
         self.emit(at, item, || EventKind::QuotaSettled {
             estimate: started.call.estimate,
-            used,
+            used: used.total(),
         });
     }
 
     // --- by hand --------------------------------------------------------------------------------------------
+
+    pub(super) fn set_quotas(self: &Arc<Self>, quotas: &[Quota]) {
+        self.with(|state, now, effects| state.set_quotas(quotas, now, effects));
+    }
 
     pub(super) fn reopen(self: &Arc<Self>) {
         self.with(State::reopen);

@@ -337,7 +337,7 @@ fn quota_exceeded(
     retry_info: Option<Value>,
 ) -> (String, Option<Value>) {
     let (metric, id) = match dimension {
-        QuotaDimension::Tokens => (
+        QuotaDimension::Tokens | QuotaDimension::InputTokens | QuotaDimension::OutputTokens => (
             "generate_content_paid_tier_input_token_count",
             "GenerateContentPaidTierInputTokensPerModel",
         ),

@@ -18,7 +18,9 @@ pub(in super::super) fn kind_and_code(rejection: &Rejection) -> (&'static str, O
         Cause::NoMoney => ("insufficient_quota", Some("insufficient_quota")),
         Cause::TooLarge { .. } => ("tokens", Some("rate_limit_exceeded")),
         Cause::Throttled { dimension, .. } => match dimension {
-            QuotaDimension::Tokens => ("tokens", Some("rate_limit_exceeded")),
+            QuotaDimension::Tokens | QuotaDimension::InputTokens | QuotaDimension::OutputTokens => {
+                ("tokens", Some("rate_limit_exceeded"))
+            }
             QuotaDimension::Requests | QuotaDimension::Concurrency => {
                 ("requests", Some("rate_limit_exceeded"))
             }

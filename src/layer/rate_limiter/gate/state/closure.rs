@@ -20,6 +20,9 @@ const OVERLOADED_IN_ROW: u32 = 5;
 /// After this many generations in a row of which nothing was accepted, the gate opens for one call alone.
 const BLOCKED_IN_ROW: u32 = 2;
 
+/// A quota that is still used up after this many resets in a row does not come back.
+const RESETS_IN_ROW: u32 = 3;
+
 /// A rejection takes this long until one has been seen, in seconds.
 const TRIP: f64 = 0.07;
 /// The weight of the last one in the usual time.
@@ -37,6 +40,8 @@ const ANNOUNCE: Duration = Duration::from_millis(100);
 pub(super) enum Closing {
     Throttle,
     Overload,
+    /// The provider's quota is used up until a known time.
+    Quota,
 }
 
 /// The facts that the length of a pause follows from.
@@ -46,6 +51,15 @@ pub(super) struct PauseRequest {
     pub(super) hint: Option<Duration>,
     /// The number of pauses in a row that have ended with nothing accepted.
     pub(super) blocked: u32,
+}
+
+/// No call can succeed.
+#[derive(Debug)]
+struct Latch {
+    kind: ErrorKind,
+    message: Arc<str>,
+    /// When it ends by itself, if it does.
+    until: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -107,7 +121,7 @@ pub(in crate::layer::rate_limiter::gate) enum Purpose {
 #[derive(Debug)]
 pub(super) struct Closure {
     closed: Option<Closed>,
-    latched: Option<(ErrorKind, Arc<str>)>,
+    latched: Option<Latch>,
     opened_at: Instant,
     generation: u64,
     /// Goes up whenever a grant that has not started becomes void.
@@ -124,6 +138,8 @@ pub(super) struct Closure {
     trip: f64,
     overloaded_in_row: u32,
     overload_pauses: u32,
+    /// Pauses in a row for a quota that was used up.
+    quota_pauses: u32,
     accepted_any: bool,
     paused: Duration,
 }
@@ -147,6 +163,7 @@ impl Closure {
             trip: TRIP,
             overloaded_in_row: 0,
             overload_pauses: 0,
+            quota_pauses: 0,
             accepted_any: false,
             paused: Duration::ZERO,
         }
@@ -172,6 +189,7 @@ impl Closure {
             && self.accepted_any
             && self.overloaded_in_row == 0
             && self.overload_pauses == 0
+            && self.quota_pauses == 0
     }
 
     pub(super) const fn epoch(&self) -> u64 {
@@ -183,14 +201,29 @@ impl Closure {
     }
 
     pub(super) fn latched(&self) -> Option<ErrorKind> {
-        self.latched.as_ref().map(|(kind, _)| *kind)
+        self.latched.as_ref().map(|latch| latch.kind)
     }
 
     pub(super) fn refusal(&self) -> Option<Refused> {
-        self.latched.as_ref().map(|(kind, message)| Refused::Latched {
-            kind: *kind,
-            message: Arc::clone(message),
+        self.latched.as_ref().map(|latch| Refused::Latched {
+            kind: latch.kind,
+            message: Arc::clone(&latch.message),
         })
+    }
+
+    /// Returns the end of a latch, if it ends by itself.
+    pub(super) fn latched_until(&self) -> Option<Instant> {
+        self.latched.as_ref()?.until
+    }
+
+    /// Returns `false` if quotas that should have reset have not.
+    pub(super) const fn awaits_resets(&self) -> bool {
+        self.quota_pauses < RESETS_IN_ROW
+    }
+
+    /// Returns `true` if a call may close the gate.
+    pub(super) const fn is_current(&self, call: &StartedCall) -> bool {
+        call.generation == self.generation && self.latched.is_none()
     }
 
     /// Returns the end of a pause under way; `None` if the gate is open.
@@ -287,7 +320,7 @@ impl Closure {
         verdict: &Verdict,
         hinted: bool,
     ) -> Option<Closing> {
-        if call.generation != self.generation || self.latched.is_some() {
+        if !self.is_current(call) {
             return None;
         }
         if verdict.disposition == Disposition::Throttled {
@@ -317,6 +350,7 @@ impl Closure {
             self.accepted_any = true;
             self.overloaded_in_row = 0;
             self.overload_pauses = 0;
+            self.quota_pauses = 0;
         } else if verdict.is_some_and(Verdict::is_overload) {
             self.overloaded_in_row = self.overloaded_in_row.saturating_add(1);
         }
@@ -359,6 +393,10 @@ impl Closure {
                 let pauses = self.overload_pauses;
                 self.overload_pauses = pauses.saturating_add(1);
                 (pauses, true, ErrorKind::Overloaded)
+            }
+            Closing::Quota => {
+                self.quota_pauses += 1;
+                (0, true, ErrorKind::QuotaExhausted)
             }
         };
         self.overloaded_in_row = 0;
@@ -468,6 +506,14 @@ impl Closure {
         {
             self.lead = Lead::No;
         }
+        if self.latched_until().is_some_and(|until| until <= now) {
+            // One call goes first: a quota may have been refilled in part.
+            self.end_latch(now, notices);
+            notices.report(StoreReport::Reopened);
+            self.next_generation();
+            self.latches_from = self.generation;
+            self.lead = Lead::Due(Purpose::Probe);
+        }
         let closed = self
             .closed
             .take_if(|closed| closed.pending.is_none() && closed.until <= now)?;
@@ -488,11 +534,12 @@ impl Closure {
         notices.event(at, EventKind::CooldownEnded { generation });
     }
 
-    /// No call of this scope can succeed. Returns the kind if that is new.
+    /// No call of this scope can succeed, before `until` if that is known. Returns the kind if that is new.
     pub(super) fn latch(
         &mut self,
         call: &StartedCall,
         kind: Option<ErrorKind>,
+        until: Option<Instant>,
         now: Instant,
         notices: &mut Notices,
     ) -> Option<ErrorKind> {
@@ -501,12 +548,22 @@ impl Closure {
         }
         // Without a kind: one that no retry policy repeats.
         let kind = kind.unwrap_or(ErrorKind::Configuration);
-        self.latched = Some((kind, kind.to_string().into()));
+        self.latched = Some(Latch {
+            kind,
+            message: kind.to_string().into(),
+            until,
+        });
         self.epoch += 1;
         notices.event(now, EventKind::Latched { kind });
         notices.report(StoreReport::Latched { kind });
         notices.warn(Warning::Latched { kind });
         Some(kind)
+    }
+
+    fn end_latch(&mut self, now: Instant, notices: &mut Notices) {
+        if self.latched.take().is_some() {
+            notices.event(now, EventKind::Reopened);
+        }
     }
 
     /// Opens by hand: a latch, a pause and a probe under way are forgotten. Returns whether a pause ended.
@@ -515,15 +572,14 @@ impl Closure {
         if let Some(closed) = &closed {
             self.open(closed, now, notices);
         }
-        if self.latched.take().is_some() {
-            notices.event(now, EventKind::Reopened);
-        }
+        self.end_latch(now, notices);
         self.next_generation();
         self.latches_from = self.generation;
         self.blocked = Blocked::default();
         self.lead = Lead::No;
         self.overloaded_in_row = 0;
         self.overload_pauses = 0;
+        self.quota_pauses = 0;
         closed.is_some()
     }
 }
@@ -714,7 +770,8 @@ mod tests {
         let mut gate = Gate::new();
         let calls = [gate.start().unwrap(), gate.start().unwrap()];
         let latch = |gate: &mut Gate, call: StartedCall| {
-            gate.closure.latch(&call, FATAL.kind, gate.now, &mut gate.notices)
+            gate.closure
+                .latch(&call, FATAL.kind, None, gate.now, &mut gate.notices)
         };
         assert_eq!(latch(&mut gate, calls[0].0), FATAL.kind);
         assert_eq!(latch(&mut gate, calls[1].0), None);
@@ -734,7 +791,8 @@ mod tests {
         epochs.push(gate.closure.epoch());
         gate.now += SECOND;
         let (call, _) = gate.start().unwrap();
-        gate.closure.latch(&call, FATAL.kind, gate.now, &mut gate.notices);
+        gate.closure
+            .latch(&call, FATAL.kind, None, gate.now, &mut gate.notices);
         epochs.push(gate.closure.epoch());
         gate.closure.reopen(gate.now, &mut gate.notices);
         epochs.push(gate.closure.epoch());

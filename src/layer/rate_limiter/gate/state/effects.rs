@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::{Reply, Slot};
 use crate::error::ErrorKind;
 use crate::events::EventKind;
+use crate::layer::rate_limiter::quota::Quota;
 use crate::layer::rate_limiter::store::StoreReport;
 
 /// The notices for others.
@@ -85,6 +86,11 @@ pub(in crate::layer::rate_limiter::gate) enum Warning {
     Unbelievable {
         used: u64,
         charged: u64,
+    },
+    /// A quota of the gate's own is used up.
+    Exhausted {
+        quota: Quota,
+        resets_in: Duration,
     },
     /// There is a token quota, and neither an estimate nor a usage.
     Unmeasured,

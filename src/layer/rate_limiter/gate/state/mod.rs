@@ -10,11 +10,14 @@ use tokio::runtime;
 use tokio::time::Instant;
 
 use super::fast_path::{Counts, FastStart};
+use super::quota::{Reserved, Used};
 use super::waits::Waited;
 use crate::classify::Verdict;
 use crate::error::{Delivery, Disposition, ErrorKind, Refused};
 use crate::layer::rate_limiter::pace::{EndedCall, Pacing, StartedCall};
+use crate::layer::rate_limiter::quota::{Quota, QuotaState};
 use crate::layer::rate_limiter::snapshot::RateLimiterSnapshot;
+use crate::request::TokenEstimate;
 use closure::Purpose;
 
 mod closure;
@@ -39,7 +42,7 @@ pub(in crate::layer::rate_limiter) use slot::{Lost, Slot};
 #[derive(Debug)]
 pub(in crate::layer::rate_limiter) struct Admission {
     pub(in crate::layer::rate_limiter) place: Place,
-    pub(in crate::layer::rate_limiter) estimate: u64,
+    pub(in crate::layer::rate_limiter) estimate: TokenEstimate,
     pub(in crate::layer::rate_limiter) waited: Option<Box<Waited>>,
     pub(super) epoch: u64,
     /// The call that it is for, as it is known so far.
@@ -50,7 +53,7 @@ pub(in crate::layer::rate_limiter) struct Admission {
 
 impl Admission {
     /// Of a call that started while none waited.
-    pub(super) fn started(estimate: u64, epoch: u64, start: &FastStart, now: Instant) -> Self {
+    pub(super) fn started(estimate: TokenEstimate, epoch: u64, start: &FastStart, now: Instant) -> Self {
         Self {
             place: Place::Head,
             estimate,
@@ -64,8 +67,10 @@ impl Admission {
                     ordinal: start.ordinal,
                     // Not known, and read by policies of the user's own alone.
                     in_flight: 1,
-                    estimate,
+                    estimate: estimate.total(),
                 },
+                reserved: Reserved::default(),
+                grant: 0,
                 lead: None,
                 shared: false,
             },
@@ -78,6 +83,9 @@ impl Admission {
 #[derive(Clone, Copy, Debug)]
 pub(in crate::layer::rate_limiter) struct Started {
     pub(in crate::layer::rate_limiter) call: StartedCall,
+    pub(super) reserved: Reserved,
+    /// Its number among the grants, from 1; 0: it passed without the lock, and took from no quota.
+    pub(super) grant: u64,
     /// It goes ahead of the others.
     pub(super) lead: Option<Purpose>,
     /// The shared store gave leave too.
@@ -104,6 +112,8 @@ struct Ended {
     latched: bool,
     /// Its hint, as far as it is believed.
     hint: Option<Duration>,
+    /// Its item waits for the reset of a quota.
+    awaits_reset: bool,
 }
 
 /// The consequences of the end of a call.
@@ -121,7 +131,7 @@ pub(super) struct Settled {
 /// The request of a caller.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::layer::rate_limiter) struct Ask {
-    pub(in crate::layer::rate_limiter) estimate: u64,
+    pub(in crate::layer::rate_limiter) estimate: TokenEstimate,
     pub(in crate::layer::rate_limiter) place: Place,
     /// It was throttled, and this is how long its own hint holds it.
     pub(in crate::layer::rate_limiter) hold_until: Option<Instant>,
@@ -153,6 +163,14 @@ pub(in crate::layer::rate_limiter) enum Answer {
 struct Hold {
     reason: crate::item::WaitReason,
     until: Option<Instant>,
+}
+
+/// The reason for which a call is not let through.
+#[derive(Debug)]
+enum Denied {
+    Hold(Hold),
+    /// It need not wait: a quota is used up.
+    Refused(Refused),
 }
 
 pub(in crate::layer::rate_limiter) struct State {
@@ -217,16 +235,16 @@ impl State {
         now: Instant,
         effects: &mut Effects,
     ) -> Answer {
-        if let Some(refused) = self.scope.refusal(ask.estimate) {
+        self.scope.open_if_due(now, &mut effects.notices);
+        if let Some(refused) = self.scope.refusal(&ask.estimate) {
             return Answer::Refused(refused);
         }
-        self.scope.open_if_due(now, &mut effects.notices);
         let opens = self.scope.closure.closed_until().unwrap_or(now);
         if let Some(until) = ask.hold_until.filter(|until| *until > opens) {
             return Answer::Hold(until);
         }
         // The others would starve large ones.
-        let ahead = ask.hold_until.is_some() && (!ask.at_tail || self.scope.is_large(ask.estimate));
+        let ahead = ask.hold_until.is_some() && (!ask.at_tail || self.scope.is_large(&ask.estimate));
         let ticket = match ask.place {
             Place::New => self.queue.ticket(ahead),
             Place::Kept(ticket) => ticket,
@@ -235,12 +253,13 @@ impl State {
         // A waiter that sorts before the head is the head.
         let is_head = self.queue.is_head(ticket);
         let hold = if is_head && !self.scope.is_shared() {
-            match self.admit(ticket, now, ask.estimate, now) {
+            match self.admit(ticket, now, &ask.estimate, now, effects) {
                 Ok(mut admission) => {
                     admission.noted = self.note_start(&mut admission.call, now, effects);
                     return Answer::Granted(admission);
                 }
-                Err(hold) => Some(hold),
+                Err(Denied::Hold(hold)) => Some(hold),
+                Err(Denied::Refused(refused)) => return Answer::Refused(refused),
             }
         } else {
             None
@@ -263,20 +282,22 @@ impl State {
         &mut self,
         ticket: Ticket,
         now: Instant,
-        estimate: u64,
+        estimate: &TokenEstimate,
         since: Instant,
-    ) -> Result<Admission, Hold> {
+        effects: &mut Effects,
+    ) -> Result<Admission, Denied> {
         if let Some(hold) = self.outbox.hold(now) {
             // What closes the gate itself comes first.
-            return Err(match self.scope.closure.hold() {
+            return Err(Denied::Hold(match self.scope.closure.hold() {
                 Some(until) => Hold {
                     reason: crate::item::WaitReason::Cooldown,
                     until,
                 },
                 None => hold,
-            });
+            }));
         }
-        self.scope.admit(ticket, now, estimate, since)
+        self.scope
+            .admit(ticket, now, estimate, since, &mut effects.notices)
     }
 
     /// Lets through whom it can, in order, and notes what the next one waits for.
@@ -298,9 +319,13 @@ impl State {
             return;
         }
         while let Some((ticket, estimate, since)) = self.queue.head() {
-            match self.scope.admit(ticket, now, estimate, since) {
+            let admitted = self
+                .scope
+                .admit(ticket, now, &estimate, since, &mut effects.notices);
+            match admitted {
                 Ok(admission) => self.queue.grant_head(admission, now, effects),
-                Err(hold) => return self.queue.hold(Some(hold), now, effects),
+                Err(Denied::Hold(hold)) => return self.queue.hold(Some(hold), now, effects),
+                Err(Denied::Refused(refused)) => self.queue.refuse_head(refused, effects),
             }
             if effects.replies.len() >= MOST_AT_ONCE {
                 effects.more = true;
@@ -353,7 +378,7 @@ impl State {
         starts
     }
 
-    /// A grant that no call was made with: both quotas are back.
+    /// A grant that no call was made with: everything is back.
     pub(super) fn give_back(&mut self, admission: &Admission, now: Instant, effects: &mut Effects) {
         self.scope.give_back(admission, &mut effects.notices);
         self.drain(now, effects);
@@ -364,29 +389,29 @@ impl State {
         &mut self,
         started: &Started,
         verdict: Option<&Verdict>,
-        used: Option<u64>,
+        used: Used,
         now: Instant,
         effects: &mut Effects,
     ) -> Settled {
         let ended = self.scope.end(started, verdict, used, now, &mut effects.notices);
         effects.closed |= ended.closes.is_some() || ended.latched;
         if ended.latched {
-            self.queue.refuse_all(|| self.scope.closure.refusal(), effects);
+            self.queue.refuse(|_| self.scope.latch(), effects);
         }
         self.drain(now, effects);
         Settled {
             at: now,
             current: ended.current,
             closes: ended.closes,
-            hold_until: verdict.and_then(|verdict| self.hold_until(verdict, ended.hint, now)),
+            hold_until: verdict.and_then(|verdict| self.hold_until(verdict, &ended, now)),
         }
     }
 
     /// Until when the gate holds the item of a call that was rejected.
-    fn hold_until(&self, verdict: &Verdict, hint: Option<Duration>, now: Instant) -> Option<Instant> {
-        let own = now + hint.unwrap_or_default();
+    fn hold_until(&self, verdict: &Verdict, ended: &Ended, now: Instant) -> Option<Instant> {
+        let own = now + ended.hint.unwrap_or_default();
         let until = self.scope.closure.closed_until().map(|closed| closed.max(own));
-        if verdict.disposition == Disposition::Throttled {
+        if verdict.disposition == Disposition::Throttled || ended.awaits_reset {
             return Some(until.unwrap_or(own));
         }
         if !verdict.is_overload() {
@@ -405,6 +430,18 @@ impl State {
         self.outbox.forget_hold();
         effects.reopened = true;
         self.drain(now, effects);
+    }
+
+    /// Replaces the quotas, and looks again at what waits.
+    pub(super) fn set_quotas(&mut self, quotas: &[Quota], now: Instant, effects: &mut Effects) {
+        self.scope.set_quotas(quotas, now);
+        self.queue
+            .refuse(|estimate| self.scope.refusal(estimate), effects);
+        self.drain(now, effects);
+    }
+
+    pub(in crate::layer::rate_limiter) fn quotas(&mut self, now: Instant) -> Vec<QuotaState> {
+        self.scope.quotas(now)
     }
 
     /// The pace policy has answered, if `started` the start of a call of that generation.
@@ -462,9 +499,10 @@ const MOST_AT_ONCE: usize = 256;
 
 /// Returns `true` if the provider took the call, whatever came of it.
 pub(super) fn is_answer(verdict: &Verdict) -> bool {
-    let reached = verdict
-        .kind
-        .is_none_or(|kind| kind != ErrorKind::Connection && kind.delivery() != Delivery::NotSent);
+    let reached = verdict.kind.is_none_or(|kind| {
+        !matches!(kind, ErrorKind::Connection | ErrorKind::QuotaExhausted)
+            && kind.delivery() != Delivery::NotSent
+    });
     reached && verdict.disposition != Disposition::Throttled && !verdict.is_overload()
 }
 

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use tokio::time::Instant;
 
-use super::{Admission, Effects, Hold, State, Ticket, Waiter};
+use super::{Admission, Denied, Effects, Hold, State, Ticket, Waiter};
 use crate::item::WaitReason;
 use crate::layer::rate_limiter::store::StoreReport;
 
@@ -88,27 +88,28 @@ impl State {
             self.outbox.busy = true;
             return Turn::Report(report);
         }
-        let Some((ticket, estimate, since)) = self.queue.head() else {
-            self.queue.hold(None, now, effects);
-            return Turn::None;
-        };
-        match self.admit(ticket, now, estimate, since) {
-            Ok(admission) => match self.queue.pop_head() {
-                Some(waiter) => {
-                    self.outbox.busy = true;
-                    Turn::Ask(Box::new(Candidate {
-                        ticket,
-                        admission,
-                        waiter,
-                    }))
+        while let Some((ticket, estimate, since)) = self.queue.head() {
+            match self.admit(ticket, now, &estimate, since, effects) {
+                Ok(admission) => match self.queue.pop_head() {
+                    Some(waiter) => {
+                        self.outbox.busy = true;
+                        return Turn::Ask(Box::new(Candidate {
+                            ticket,
+                            admission,
+                            waiter,
+                        }));
+                    }
+                    None => return Turn::None,
+                },
+                Err(Denied::Hold(hold)) => {
+                    self.queue.hold(Some(hold), now, effects);
+                    return Turn::None;
                 }
-                None => Turn::None,
-            },
-            Err(hold) => {
-                self.queue.hold(Some(hold), now, effects);
-                Turn::None
+                Err(Denied::Refused(refused)) => self.queue.refuse_head(refused, effects),
             }
         }
+        self.queue.hold(None, now, effects);
+        Turn::None
     }
 
     /// The turn is over.
@@ -155,7 +156,7 @@ impl State {
         if waiter.slot.is_over() {
             return;
         }
-        match self.scope.refusal(admission.estimate) {
+        match self.scope.refusal(&admission.estimate) {
             Some(refused) => effects.replies.push((waiter.slot, Err(refused))),
             None => self.queue.put_back(ticket, waiter),
         }

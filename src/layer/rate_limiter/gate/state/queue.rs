@@ -13,6 +13,7 @@ use super::{Admission, Effects, Hold};
 use crate::error::Refused;
 use crate::item::{WaitReason, Waits};
 use crate::layer::rate_limiter::gate::waits::{Timeline, Waited};
+use crate::request::TokenEstimate;
 
 /// A grant that a waiter has not taken up after this time goes to the next one: the waiter's runtime stands still.
 const TAKE_UP: Duration = Duration::from_millis(1_500);
@@ -25,7 +26,7 @@ pub(in crate::layer::rate_limiter) struct Ticket {
 }
 
 pub(super) struct Waiter {
-    pub(super) estimate: u64,
+    pub(super) estimate: TokenEstimate,
     since: Instant,
     mark: Waits,
     runtime: Option<runtime::Id>,
@@ -87,7 +88,7 @@ impl Queue {
     }
 
     /// The first waiter: its place, its estimate and since when it waits.
-    pub(super) fn head(&self) -> Option<(Ticket, u64, Instant)> {
+    pub(super) fn head(&self) -> Option<(Ticket, TokenEstimate, Instant)> {
         let (&ticket, waiter) = self.waiters.first_key_value()?;
         Some((ticket, waiter.estimate, waiter.since))
     }
@@ -95,7 +96,7 @@ impl Queue {
     pub(super) fn insert(
         &mut self,
         ticket: Ticket,
-        estimate: u64,
+        estimate: TokenEstimate,
         now: Instant,
         runtime: Option<runtime::Id>,
     ) -> Arc<Slot> {
@@ -144,12 +145,25 @@ impl Queue {
         effects.replies.push((waiter.slot, Ok(admission)));
     }
 
-    pub(super) fn refuse_all(&mut self, refusal: impl Fn() -> Option<Refused>, effects: &mut Effects) {
-        while let Some(waiter) = self.pop_head() {
-            if let Some(refused) = refusal() {
-                effects.replies.push((waiter.slot, Err(refused)));
-            }
+    pub(super) fn refuse_head(&mut self, refused: Refused, effects: &mut Effects) {
+        if let Some(waiter) = self.pop_head() {
+            effects.replies.push((waiter.slot, Err(refused)));
         }
+    }
+
+    /// Lets those go whose calls are refused.
+    pub(super) fn refuse(
+        &mut self,
+        refusal: impl Fn(&TokenEstimate) -> Option<Refused>,
+        effects: &mut Effects,
+    ) {
+        self.waiters.retain(|_, waiter| match refusal(&waiter.estimate) {
+            Some(refused) => {
+                effects.replies.push((Arc::clone(&waiter.slot), Err(refused)));
+                false
+            }
+            None => true,
+        });
     }
 
     fn forget_taken(&mut self) {

@@ -10,16 +10,19 @@ use tokio::time::Instant;
 
 use super::closure::{Closing, Closure, PauseRequest, Purpose};
 use super::overload::OverloadCap;
-use super::{Admission, Ended, Hold, Notices, Place, Started, Ticket, Warning, ended, is_answer};
+use super::{Admission, Denied, Ended, Hold, Notices, Place, Started, Ticket, Warning, ended, is_answer};
 use crate::classify::Verdict;
-use crate::error::{Disposition, Refused};
+use crate::error::{Disposition, ErrorKind, QuotaDimension, Refused};
+use crate::events::EventKind;
 use crate::item::WaitReason;
 use crate::layer::rate_limiter::cooldown::Cooldown;
 use crate::layer::rate_limiter::gate::fast_path::Counts;
-use crate::layer::rate_limiter::gate::quota::Bucket;
+use crate::layer::rate_limiter::gate::quota::{Exhausted, Limits, Reserved, Shortage, Unbelievable, Used};
 use crate::layer::rate_limiter::pace::{BuiltIn, Pacing, Ramp, Spacing, StartRamp, StartedCall};
+use crate::layer::rate_limiter::quota::{Quota, QuotaState};
 use crate::layer::rate_limiter::snapshot::RateLimiterSnapshot;
 use crate::layer::rate_limiter::store::StoreReport;
+use crate::request::TokenEstimate;
 
 /// A start this late is still charged at its due instant, or the granularity of timers would eat the quota.
 const LATE: Duration = Duration::from_millis(5);
@@ -29,6 +32,19 @@ const LARGE: f64 = 4.0;
 
 /// The weight of the last call in the mean use of tokens.
 const LAST: f64 = 1.0 / 16.0;
+
+/// A reset that is further away than this is not believed.
+const LONGEST_RESET: Duration = Duration::from_secs(366 * 86_400);
+
+/// The time to the reset of a quota that the provider reports as used up.
+fn quota_reset(verdict: &Verdict) -> Option<Duration> {
+    let used_up =
+        verdict.disposition == Disposition::ScopeFatal && verdict.kind == Some(ErrorKind::QuotaExhausted);
+    verdict
+        .retry_after
+        .filter(|time| used_up && !time.is_zero())
+        .map(|time| time.min(LONGEST_RESET))
+}
 
 /// A cap on calls in flight that rises.
 #[derive(Clone, Copy, Debug)]
@@ -41,8 +57,9 @@ pub(in crate::layer::rate_limiter) struct InFlightRamp {
 /// The configuration of a gate.
 pub(in crate::layer::rate_limiter) struct Config {
     pub(in crate::layer::rate_limiter) cooldown: Cooldown,
-    pub(in crate::layer::rate_limiter) requests: Option<Bucket>,
-    pub(in crate::layer::rate_limiter) tokens: Option<Bucket>,
+    pub(in crate::layer::rate_limiter) limits: Limits,
+    /// A quota that is used up holds calls until it resets; else it refuses them.
+    pub(in crate::layer::rate_limiter) wait_for_reset: bool,
     pub(in crate::layer::rate_limiter) max_in_flight: Option<usize>,
     pub(in crate::layer::rate_limiter) in_flight_ramp: Option<InFlightRamp>,
     pub(in crate::layer::rate_limiter) start_ramp: Option<StartRamp>,
@@ -55,9 +72,8 @@ pub(in crate::layer::rate_limiter) struct Config {
 
 impl Config {
     /// Returns `true` if only a pause, a policy or the server's overload can hold a call back.
-    pub(in crate::layer::rate_limiter::gate) const fn is_unlimited(&self) -> bool {
-        self.requests.is_none()
-            && self.tokens.is_none()
+    pub(in crate::layer::rate_limiter::gate) fn is_unlimited(&self) -> bool {
+        self.limits.is_empty()
             && self.max_in_flight.is_none()
             && self.in_flight_ramp.is_none()
             && !self.shared
@@ -83,6 +99,8 @@ pub(super) struct Scope {
     estimated: (u64, u64),
     /// The mean usage of a call, from those whose usage is known.
     mean_used: Option<f64>,
+    /// As before, of input and of output tokens.
+    mean_parts: Option<(f64, f64)>,
     warned_of_debt: bool,
     warned_of_quota: bool,
 }
@@ -104,6 +122,7 @@ impl Scope {
             throttled: 0,
             estimated: (0, 0),
             mean_used: None,
+            mean_parts: None,
             warned_of_debt: false,
             warned_of_quota: false,
         }
@@ -126,6 +145,7 @@ impl Scope {
             Some(self.pace.rate_at(now)),
         ];
         let rate = rates.into_iter().flatten().fold(f64::INFINITY, f64::min);
+        let available = |dimension| self.config.limits.available(dimension, now);
         RateLimiterSnapshot {
             closed_for: closed.map(|(_, time)| time),
             closed_by: closed.map(|(kind, _)| kind),
@@ -136,8 +156,10 @@ impl Scope {
             in_flight: self.in_flight,
             max_in_flight: self.cap(now).map(|(cap, _)| cap),
             starts_per_second: rate.is_finite().then_some(rate),
-            requests_available: self.config.requests.as_ref().map(|bucket| bucket.balance(now)),
-            tokens_available: self.config.tokens.as_ref().map(|bucket| bucket.balance(now)),
+            requests_available: available(QuotaDimension::Requests),
+            tokens_available: available(QuotaDimension::Tokens),
+            input_tokens_available: available(QuotaDimension::InputTokens),
+            output_tokens_available: available(QuotaDimension::OutputTokens),
             granted: self.granted,
             returned: self.returned,
             settled: self.settled,
@@ -146,18 +168,42 @@ impl Scope {
         }
     }
 
-    pub(super) fn refusal(&self, estimate: u64) -> Option<Refused> {
-        if let Some(refused) = self.closure.refusal() {
-            return Some(refused);
+    /// The refusal of every call, if the gate is latched.
+    pub(super) fn latch(&self) -> Option<Refused> {
+        if let Some(resets) = self.closure.latched_until() {
+            return Some(self.exhausted(None, resets));
         }
-        let limit = u64::from(self.config.tokens.as_ref()?.limit());
-        (estimate > limit).then_some(Refused::TooLarge { estimate, limit })
+        self.closure.refusal()
+    }
+
+    pub(super) fn refusal(&self, estimate: &TokenEstimate) -> Option<Refused> {
+        self.latch().or_else(|| {
+            let (estimate, limit) = self.config.limits.too_large(estimate)?;
+            Some(Refused::TooLarge { estimate, limit })
+        })
+    }
+
+    fn exhausted(&self, quota: Option<Quota>, resets: Instant) -> Refused {
+        Refused::QuotaExhausted {
+            quota,
+            resets_at: self.config.limits.clock().time(resets),
+        }
+    }
+
+    pub(super) fn quotas(&mut self, now: Instant) -> Vec<QuotaState> {
+        self.config.limits.roll(self.granted, now);
+        self.config.limits.states(now)
+    }
+
+    pub(super) fn set_quotas(&mut self, quotas: &[Quota], now: Instant) {
+        self.config.limits.replace(quotas, self.granted, now);
     }
 
     /// Returns `true` if an estimate is far above the mean, so that smaller ones would always leave a token quota too empty for it.
-    pub(super) fn is_large(&self, estimate: u64) -> bool {
+    pub(super) fn is_large(&self, estimate: &TokenEstimate) -> bool {
         let (sum, calls) = self.estimated;
-        self.config.tokens.is_some() && estimate as f64 > LARGE * (sum as f64 / calls.max(1) as f64)
+        self.config.limits.count_tokens()
+            && estimate.total() as f64 > LARGE * (sum as f64 / calls.max(1) as f64)
     }
 
     /// The cap on calls in flight, and when it rises by itself.
@@ -214,7 +260,9 @@ impl Scope {
 
     /// Until when nothing limits the calls and their starts and answers change nothing but counts.
     pub(super) fn free_until(&self) -> Option<Instant> {
-        let free = self.ramp.is_none()
+        // There may be quotas since it was made.
+        let free = self.config.limits.is_empty()
+            && self.ramp.is_none()
             && self.pace.pacing() == Pacing::UNLIMITED
             && self.closure.is_quiet()
             && self.overload.is_quiet();
@@ -229,30 +277,34 @@ impl Scope {
 
     // --- the way of a call ----------------------------------------------------------------------------------
 
-    /// All conditions at once: open, below the cap, paced, both quotas. The caller has waited since `since`.
+    /// All conditions at once: open, below the cap, paced, every quota. The caller has waited since `since`.
     pub(super) fn admit(
         &mut self,
         ticket: Ticket,
         now: Instant,
-        estimate: u64,
+        estimate: &TokenEstimate,
         since: Instant,
-    ) -> Result<Admission, Hold> {
+        notices: &mut Notices,
+    ) -> Result<Admission, Denied> {
         if let Some(until) = self.closure.hold() {
-            return Err(Hold {
+            return Err(Denied::Hold(Hold {
                 reason: WaitReason::Cooldown,
                 until,
-            });
+            }));
         }
         if let Some((cap, rises)) = self.cap(now)
             && self.in_flight >= cap
         {
-            return Err(Hold {
+            return Err(Denied::Hold(Hold {
                 reason: WaitReason::InFlight,
                 until: rises,
-            });
+            }));
         }
         let reserved = self.reservation(estimate);
-        let due = self.take_quota(now, reserved, since)?;
+        let due = match self.take_quota(now, &reserved, since) {
+            Ok(due) => due,
+            Err((hold, window)) => return Err(self.denied(hold, window, now, notices)),
+        };
         self.pace.start(due);
         if let Some(ramp) = &mut self.ramp {
             ramp.start(due);
@@ -265,10 +317,13 @@ impl Scope {
         self.granted += 1;
         // An absurd estimate says nothing about the mean.
         let (sum, calls) = self.estimated;
-        self.estimated = (sum.saturating_add(reserved.min(u64::from(u32::MAX))), calls + 1);
+        self.estimated = (
+            sum.saturating_add(reserved.total.min(u64::from(u32::MAX))),
+            calls + 1,
+        );
         Ok(Admission {
             place: Place::Kept(ticket),
-            estimate,
+            estimate: *estimate,
             waited: None,
             epoch: self.closure.epoch(),
             call: Started {
@@ -278,8 +333,10 @@ impl Scope {
                     generation: self.closure.generation(),
                     ordinal: 0,
                     in_flight: self.in_flight,
-                    estimate: reserved,
+                    estimate: reserved.total,
                 },
+                reserved,
+                grant: self.granted,
                 lead: self.closure.admit(now),
                 shared: false,
             },
@@ -288,57 +345,97 @@ impl Scope {
     }
 
     /// The tokens to reserve: the estimate, or where there is none what a call uses in the mean.
-    fn reservation(&self, estimate: u64) -> u64 {
-        match (estimate, &self.config.tokens, self.mean_used) {
-            (0, Some(bucket), Some(mean)) => (mean.round() as u64).min(u64::from(bucket.limit())),
-            _ => estimate,
+    fn reservation(&self, estimate: &TokenEstimate) -> Reserved {
+        let limits = &self.config.limits;
+        if !limits.count_tokens() {
+            // The caller's own pace, or a shared store, may still count them.
+            return Reserved {
+                total: estimate.total(),
+                ..Reserved::default()
+            };
         }
+        let total = match (estimate.total(), self.mean_used) {
+            (0, Some(mean)) => mean.round() as u64,
+            (total, _) => total,
+        };
+        let (input, output) = match (estimate.input(), estimate.output(), self.mean_parts) {
+            (Some(input), Some(output), _) if estimate.total() > 0 => (input, output),
+            // Neither part is above the sum, if that is known.
+            (_, _, Some((input, output))) if total == 0 => (input.round() as u64, output.round() as u64),
+            (_, _, Some((input, output))) => (
+                (input.round() as u64).min(total),
+                (output.round() as u64).min(total),
+            ),
+            (_, _, None) => (total, total),
+        };
+        limits.clamp(Reserved { total, input, output })
     }
 
-    /// Takes from both buckets at the instant at which the call was due, which is now or a little earlier; or says
-    /// when and for what it has to wait.
-    fn take_quota(&self, now: Instant, reserved: u64, since: Instant) -> Result<Instant, Hold> {
+    /// Takes from every quota at the instant at which the call was due, which is now or a little earlier; or says
+    /// when and for what it has to wait, and for which window if that is used up.
+    fn take_quota(
+        &mut self,
+        now: Instant,
+        reserved: &Reserved,
+        since: Instant,
+    ) -> Result<Instant, (Hold, Option<Exhausted>)> {
         let mut due = now
             .checked_sub(LATE)
             .unwrap_or(now)
             .max(since)
             .max(self.closure.opened_at())
             .min(now);
-        let mut reason = WaitReason::Pace;
+        let mut hold = (WaitReason::Pace, None);
         for paced in [self.ramp.as_ref().and_then(Ramp::due), self.pace.due()] {
             due = paced.map_or(due, |paced| paced.max(due));
         }
-        let (requests, tokens) = (self.config.requests.as_ref(), self.config.tokens.as_ref());
-        let saved = (requests.map(Bucket::save), tokens.map(Bucket::save));
-        loop {
-            let from_requests = requests.map_or(Ok(()), |bucket| bucket.take(1, due));
-            let from_tokens = tokens.map_or(Ok(()), |bucket| bucket.take(reserved, due));
-            if from_requests.is_ok() && from_tokens.is_ok() && due <= now {
-                return Ok(due);
-            }
-            if let (Some(bucket), Some(saved)) = (requests, saved.0) {
-                bucket.restore(saved);
-            }
-            if let (Some(bucket), Some(saved)) = (tokens, saved.1) {
-                bucket.restore(saved);
-            }
-            let before = due;
-            for (taken, what) in [
-                (from_requests, WaitReason::Requests),
-                (from_tokens, WaitReason::Tokens),
-            ] {
-                if let Err(ready) = taken
-                    && ready > due
-                {
-                    (due, reason) = (ready, what);
+        let limits = &mut self.config.limits;
+        limits.roll(self.granted, now);
+        while due <= now {
+            match limits.take(reserved, due) {
+                Ok(()) => return Ok(due),
+                Err(Shortage {
+                    reason,
+                    until,
+                    window,
+                }) => {
+                    hold = (reason, window);
+                    let ahead = until > due;
+                    due = due.max(until);
+                    if !ahead {
+                        break;
+                    }
                 }
             }
-            if due == before || due > now {
-                return Err(Hold {
-                    reason,
-                    until: Some(due),
-                });
-            }
+        }
+        let (reason, window) = hold;
+        let until = Some(due);
+        Err((Hold { reason, until }, window))
+    }
+
+    /// A call cannot pass yet. If a window is used up and no call is under way that may leave some of its reservation, it
+    /// cannot pass before the reset.
+    fn denied(
+        &mut self,
+        hold: Hold,
+        window: Option<Exhausted>,
+        now: Instant,
+        notices: &mut Notices,
+    ) -> Denied {
+        let Some(exhausted) = window.filter(|_| self.in_flight == 0) else {
+            return Denied::Hold(hold);
+        };
+        let Exhausted { quota, resets } = exhausted;
+        if self.config.limits.announce(&exhausted) {
+            let resets_in = resets.saturating_duration_since(now);
+            let dimension = quota.dimension();
+            notices.event(now, EventKind::QuotaExhausted { dimension, resets_in });
+            notices.warn(Warning::Exhausted { quota, resets_in });
+        }
+        if self.config.wait_for_reset {
+            Denied::Hold(hold)
+        } else {
+            Denied::Refused(self.exhausted(Some(quota), resets))
         }
     }
 
@@ -360,17 +457,18 @@ impl Scope {
         true
     }
 
-    /// A grant that no call was made with: both quotas are back.
+    /// A grant that no call was made with: everything is back.
     pub(super) fn give_back(&mut self, admission: &Admission, notices: &mut Notices) {
         self.in_flight -= 1;
         self.returned += 1;
-        if let Some(bucket) = &self.config.requests {
-            bucket.give_back(1);
-        }
-        let Started { call, lead, shared } = &admission.call;
-        if let Some(bucket) = &self.config.tokens {
-            bucket.give_back(call.estimate);
-        }
+        let Started {
+            call,
+            reserved,
+            grant,
+            lead,
+            shared,
+        } = &admission.call;
+        self.config.limits.give_back(reserved, *grant);
         let ordinal = admission.noted.then_some(call.ordinal);
         self.closure.give_back(call.generation, *lead, ordinal);
         if *shared {
@@ -384,7 +482,7 @@ impl Scope {
         &mut self,
         started: &Started,
         verdict: Option<&Verdict>,
-        used: Option<u64>,
+        used: Used,
         now: Instant,
         notices: &mut Notices,
     ) -> Ended {
@@ -394,9 +492,14 @@ impl Scope {
         let hint = verdict.and_then(|verdict| self.config.cooldown.hint(verdict.retry_after));
         let throttled = verdict.is_some_and(|verdict| verdict.disposition == Disposition::Throttled);
         let tolerated = throttled && self.pace.pacing().tolerates_throttles();
-        let closing = verdict
-            .filter(|_| !tolerated)
-            .and_then(|verdict| self.closure.closing(call, started.lead, verdict, hint.is_some()));
+        let reset = verdict.and_then(quota_reset);
+        let awaited = reset.filter(|_| self.config.wait_for_reset && self.closure.awaits_resets());
+        let closing = match awaited {
+            Some(_) => self.closure.is_current(call).then_some(Closing::Quota),
+            None => verdict
+                .filter(|_| !tolerated)
+                .and_then(|verdict| self.closure.closing(call, started.lead, verdict, hint.is_some())),
+        };
         let current = call.generation == self.closure.generation();
         if current {
             self.closure.end(call, started.lead, verdict, closing.is_some());
@@ -424,15 +527,20 @@ impl Scope {
                 self.close(closing, call, verdict, now, notices);
             } else if verdict.disposition == Disposition::Throttled {
                 self.closure.late_throttle(call, hint, now, notices);
+            } else if awaited.is_some() {
+                self.closure.late_throttle(call, awaited, now, notices);
             }
         }
-        let fatal = verdict.filter(|verdict| verdict.disposition == Disposition::ScopeFatal);
-        let latched = fatal.and_then(|verdict| self.closure.latch(call, verdict.kind, now, notices));
+        let fatal =
+            verdict.filter(|verdict| verdict.disposition == Disposition::ScopeFatal && awaited.is_none());
+        let until = reset.map(|time| now + time);
+        let latched = fatal.and_then(|verdict| self.closure.latch(call, verdict.kind, until, now, notices));
         Ended {
             current: current && !tolerated,
             closes: closing.is_some().then(|| self.closure.generation()),
             latched: latched.is_some(),
-            hint,
+            hint: awaited.or(hint),
+            awaits_reset: awaited.is_some(),
         }
     }
 
@@ -440,7 +548,7 @@ impl Scope {
         &mut self,
         started: &Started,
         verdict: Option<&Verdict>,
-        used: Option<u64>,
+        used: Used,
         now: Instant,
         notices: &mut Notices,
     ) {
@@ -450,34 +558,40 @@ impl Scope {
         self.throttled += u64::from(throttled);
         let reserved = started.call.estimate;
         if started.shared {
+            let used = used.total();
             notices.report(StoreReport::Settled { reserved, used });
         }
-        let Some(bucket) = &self.config.tokens else {
+        let limits = &mut self.config.limits;
+        if !limits.count_tokens() {
             return;
-        };
+        }
         let answered = verdict.is_some_and(is_answer);
-        let Some(used) = used else {
+        let unbelievable = limits.settle(&started.reserved, used, started.grant, now);
+        let Some(total) = used.total() else {
             if answered && reserved == 0 && !self.warned_of_quota {
                 self.warned_of_quota = true;
                 notices.warn(Warning::Unmeasured);
             }
             return;
         };
-        bucket.give_back(reserved.saturating_sub(used));
-        let charged = bucket.owe(used.saturating_sub(reserved), now);
-        let believed = reserved.saturating_add(charged);
-        if used > believed && !self.warned_of_debt {
-            self.warned_of_debt = true;
-            notices.warn(Warning::Unbelievable {
-                used,
-                charged: believed,
-            });
+        if let Some(Unbelievable { used, charged }) = unbelievable {
+            if !self.warned_of_debt {
+                self.warned_of_debt = true;
+                notices.warn(Warning::Unbelievable { used, charged });
+            }
+            // It would spoil the mean.
+            return;
         }
-        if answered {
-            let used = used.min(believed) as f64;
-            self.mean_used = Some(match self.mean_used {
-                Some(mean) => mean + LAST * (used - mean),
-                None => used,
+        if !answered {
+            return;
+        }
+        let mean = |old: f64, used: u64| old + LAST * (used as f64 - old);
+        self.mean_used = Some(self.mean_used.map_or(total as f64, |old| mean(old, total)));
+        if let Used::Usage(usage) = used {
+            let (input, output) = (usage.input, usage.output);
+            self.mean_parts = Some(match self.mean_parts {
+                Some((old_input, old_output)) => (mean(old_input, input), mean(old_output, output)),
+                None => (input as f64, output as f64),
             });
         }
     }
@@ -496,6 +610,8 @@ impl Scope {
         self.ramp = match closing {
             Closing::Throttle if accepted => None,
             Closing::Throttle | Closing::Overload => self.config.start_ramp.map(Ramp::new),
+            // It says nothing about the rate.
+            Closing::Quota => self.ramp.take(),
         };
         if let Some(policy) = &self.config.built_in {
             let pacing = policy.pacing();
@@ -523,8 +639,13 @@ impl Scope {
                 cooldown.pause(hint, blocked, self.base.unwrap_or_else(|| cooldown.base(pacing)))
             }
             Closing::Overload => cooldown.overload_pause(hint, blocked),
+            Closing::Quota => hint.unwrap_or_default().min(LONGEST_RESET),
         };
-        let pause = cooldown.with_random_share(pause);
+        let pause = match closing {
+            // A share of a day would be long, and a probe goes first.
+            Closing::Quota => pause,
+            Closing::Throttle | Closing::Overload => cooldown.with_random_share(pause),
+        };
         let spaced = pacing.starts_per_second().is_finite();
         if spaced {
             // What is known about the rate outlasts a pause.

@@ -204,21 +204,14 @@ fn words(rejection: &Rejection) -> (&'static str, String, Option<&'static str>) 
             limit,
             period,
         } => match dimension {
-            QuotaDimension::Requests => {
-                format!(
-                    "This request would exceed the rate limit of {limit} requests {}.",
-                    per(period)
-                )
-            }
-            QuotaDimension::Tokens => {
-                format!(
-                    "This request would exceed the rate limit of {limit} tokens {}.",
-                    per(period)
-                )
-            }
             QuotaDimension::Concurrency => {
                 format!("This request would exceed the limit of {limit} concurrent requests.")
             }
+            _ => format!(
+                "This request would exceed the rate limit of {limit} {} {}.",
+                dimension.words(),
+                per(period)
+            ),
         },
         _ => rejection.message.clone(),
     };

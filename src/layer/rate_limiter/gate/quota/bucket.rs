@@ -1,4 +1,4 @@
-//! Request and token buckets: `governor`'s algorithm over our own clock and state, so that virtual time works and
+//! A quota that is refilled continuously: `governor`'s algorithm over our own clock and state, so that virtual time works and
 //! a charge can be taken back.
 
 use std::cell::Cell;
@@ -14,11 +14,6 @@ use governor::middleware::NoOpMiddleware;
 use governor::nanos::Nanos;
 use governor::state::{NotKeyed, StateStore};
 use tokio::time::Instant;
-
-const MINUTE: Duration = Duration::from_secs(60);
-
-/// One call owes at most what this many minutes refill: more is an error in the report, not a usage.
-const LARGEST_DEBT: u64 = 10;
 
 /// Arrival times stay below this (292 years), so that no sum with a burst overflows.
 const FAR: u64 = u64::MAX / 2;
@@ -85,24 +80,26 @@ impl StateStore for ArrivalTime {
     }
 }
 
-/// One quota per minute, refilled continuously.
-pub(in crate::layer::rate_limiter) struct Bucket {
+/// One quota, refilled continuously.
+pub(super) struct Bucket {
     limiter: governor::RateLimiter<NotKeyed, ArrivalTime, SetClock, NoOpMiddleware<Tick>>,
     arrival: ArrivalTime,
+    /// The arrival time before the last [`take`](Self::take).
+    saved: u64,
     made: Instant,
     /// Nanoseconds until one unit is refilled, rounded up: never above the limit.
     unit: u64,
     capacity: NonZeroU32,
-    limit: NonZeroU32,
 }
 
 impl Bucket {
-    /// `limit` a minute, of which what `burst` refills may be taken at once (at least 1). Full at first.
-    pub(in crate::layer::rate_limiter) fn new(limit: NonZeroU32, burst: Duration, now: Instant) -> Self {
-        let share = u64::from(limit.get()) as f64 * burst.as_secs_f64() / MINUTE.as_secs_f64();
+    /// `limit` per `period`, of which what `burst` refills may be taken at once (at least 1). Full at first.
+    pub(super) fn new(limit: NonZeroU32, period: Duration, burst: Duration, now: Instant) -> Self {
+        let share = u64::from(limit.get()) as f64 * burst.as_secs_f64() / period.as_secs_f64();
         // Rounding, as 60 s * x / 60 s is not always x.
         let capacity = NonZeroU32::new((share + 1e-6) as u32).unwrap_or(NonZeroU32::MIN);
-        let unit = (MINUTE.as_nanos() as u64).div_ceil(u64::from(limit.get()));
+        // A day is 2^47 of them.
+        let unit = (period.as_nanos() as u64).div_ceil(u64::from(limit.get())).max(1);
         let quota = governor::Quota::with_period(Duration::from_nanos(unit))
             .unwrap_or(governor::Quota::per_minute(limit))
             .allow_burst(capacity);
@@ -111,21 +108,17 @@ impl Bucket {
         Self {
             limiter: governor::RateLimiter::new(quota, arrival.clone(), clock),
             arrival,
+            saved: 0,
             made: now,
             unit,
             capacity,
-            limit,
         }
     }
 
-    /// Returns the amount that it gives per minute.
-    pub(in crate::layer::rate_limiter) const fn limit(&self) -> u32 {
-        self.limit.get()
-    }
-
     /// Takes `amount` as of `at`, or says when it will be there. More than the capacity needs a full bucket and
-    /// leaves a debt; nothing at all waits for the end of a debt.
-    pub(in crate::layer::rate_limiter) fn take(&self, amount: u64, at: Instant) -> Result<(), Instant> {
+    /// leaves a debt; nothing at all waits for the end of a debt. [`undo`](Self::undo) takes it back.
+    pub(super) fn take(&mut self, amount: u64, at: Instant) -> Result<(), Instant> {
+        self.saved = self.arrival.get();
         let at_once = u32::try_from(amount).map_or(self.capacity, |amount| {
             NonZeroU32::new(amount).map_or(NonZeroU32::MIN, |amount| amount.min(self.capacity))
         });
@@ -142,7 +135,7 @@ impl Bucket {
         self.limiter.clock().0.set(Tick(at));
         match self.limiter.check_n(at_once) {
             Ok(Ok(())) => {
-                let _ = self.owe(amount - u64::from(at_once.get()), at);
+                self.owe(amount - u64::from(at_once.get()), at);
                 Ok(())
             }
             Ok(Err(not_until)) => Err(not_until.earliest_possible().0),
@@ -151,18 +144,13 @@ impl Bucket {
         }
     }
 
-    /// The state, for [`restore`](Self::restore).
-    pub(in crate::layer::rate_limiter) fn save(&self) -> u64 {
-        self.arrival.get()
-    }
-
-    /// Undoes what was taken since it was saved.
-    pub(in crate::layer::rate_limiter) fn restore(&self, saved: u64) {
-        self.arrival.set(saved);
+    /// Undoes the last [`take`](Self::take), whether it took anything or not.
+    pub(super) fn undo(&mut self) {
+        self.arrival.set(self.saved);
     }
 
     /// Gives `amount` back.
-    pub(in crate::layer::rate_limiter) fn give_back(&self, amount: u64) {
+    pub(super) fn give_back(&self, amount: u64) {
         self.arrival.set(
             self.arrival
                 .get()
@@ -170,19 +158,28 @@ impl Bucket {
         );
     }
 
-    /// Takes `amount` even if it is not there, but at most what [`LARGEST_DEBT`] refills. Returns what it took.
-    pub(in crate::layer::rate_limiter) fn owe(&self, amount: u64, now: Instant) -> u64 {
-        let amount = amount.min(u64::from(self.limit.get()).saturating_mul(LARGEST_DEBT));
+    /// Takes `amount` even if it is not there.
+    pub(super) fn owe(&self, amount: u64, now: Instant) {
         if amount > 0 {
             let full = self.nanos(now).max(self.arrival.get());
             self.arrival
                 .set(full.saturating_add(amount.saturating_mul(self.unit)));
         }
-        amount
+    }
+
+    /// Takes what another bucket of the same quota lacks.
+    pub(super) fn take_over(&self, other: &Self, now: Instant) {
+        let taken = other.arrival.get().saturating_sub(other.nanos(now));
+        // In units, as the refill may be another.
+        let taken = u128::from(taken) * u128::from(self.unit) / u128::from(other.unit);
+        self.arrival.set(
+            self.nanos(now)
+                .saturating_add(u64::try_from(taken).unwrap_or(FAR)),
+        );
     }
 
     /// Returns the amount that could be taken at once; negative after a debt.
-    pub(in crate::layer::rate_limiter) fn balance(&self, now: Instant) -> f64 {
+    pub(super) fn balance(&self, now: Instant) -> f64 {
         let taken = self.arrival.get().saturating_sub(self.nanos(now));
         f64::from(self.capacity.get()) - taken as f64 / self.unit as f64
     }
@@ -195,7 +192,7 @@ impl Bucket {
 impl fmt::Debug for Bucket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Bucket")
-            .field("limit", &self.limit)
+            .field("unit", &self.unit)
             .field("capacity", &self.capacity)
             .finish_non_exhaustive()
     }
