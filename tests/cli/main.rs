@@ -14,6 +14,7 @@ mod mistakes;
 mod output;
 mod pace;
 mod prices;
+mod quotas;
 mod resume;
 mod schema;
 mod secrets;

@@ -13,6 +13,7 @@ mod overload;
 mod pace;
 mod queue;
 mod quota;
+mod quotas;
 mod runtimes;
 mod store;
 mod support;

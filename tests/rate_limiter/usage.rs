@@ -167,7 +167,7 @@ async fn a_quota_that_nothing_feeds_is_logged_once() {
     }
     let lines = log.lines();
     assert_eq!(lines.len(), 1, "{lines:?}");
-    assert!(lines[0].contains("tokens_per_minute has no effect"), "{lines:?}");
+    assert!(lines[0].contains("the token quota has no effect"), "{lines:?}");
     // With an estimate, or a usage, there is nothing to say.
     let quiet = Log::default();
     let _guard = tracing::subscriber::set_default(quiet.clone());

@@ -29,10 +29,11 @@ impl Ending {
     pub(crate) fn exit(&self) -> Exit {
         if self.interrupted {
             Exit::Interrupted
-        } else if self.broken.is_some()
-            || self.source_failure.is_some()
-            || self.termination != Some(Termination::Completed)
-        {
+        } else if self.broken.is_some() || self.source_failure.is_some() {
+            Exit::StoppedEarly
+        } else if self.is_out_of_quota() {
+            Exit::QuotaExhausted
+        } else if self.termination != Some(Termination::Completed) {
             Exit::StoppedEarly
         } else if self.failed > 0 {
             Exit::SomeFailed
@@ -65,7 +66,9 @@ impl Ending {
         }
         if let Some(stop) = self.early_stop() {
             console.line(stop);
-            console.line(stop.hint());
+            if let Some(hint) = stop.hint() {
+                console.line(hint);
+            }
         }
     }
 
@@ -75,7 +78,13 @@ impl Ending {
             self.termination,
             Some(Termination::Stopped | Termination::FailFast)
         );
-        self.stop.as_ref().filter(|_| stopped)
+        let says_more = stopped || self.is_out_of_quota();
+        self.stop.as_ref().filter(|_| says_more)
+    }
+
+    /// Returns `true` if items failed because a quota is used up, even if all of them were tried.
+    const fn is_out_of_quota(&self) -> bool {
+        matches!(self.stop, Some(Stop::Quota { .. }))
     }
 }
 
@@ -89,9 +98,9 @@ const fn advice(cause: BottleneckCause, summary: &BatchSummary) -> &'static str 
         BottleneckCause::Waiting(WaitReason::Cooldown) => {
             "set --rpm and --tpm to what the provider grants, or ask it for more"
         }
-        BottleneckCause::Waiting(WaitReason::Requests) => "raise --rpm or use a second key",
+        BottleneckCause::Waiting(WaitReason::Requests) => "raise --rpm or --quota, or use a second key",
         BottleneckCause::Waiting(WaitReason::Tokens) => {
-            "raise --tpm, lower --max-output-tokens or use a second key"
+            "raise --tpm or --quota, lower --max-output-tokens or use a second key"
         }
         BottleneckCause::Waiting(WaitReason::InFlight) => "raise --max-in-flight",
         BottleneckCause::Waiting(WaitReason::Pace) if summary.throttled_calls == 0 => {

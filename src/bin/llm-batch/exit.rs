@@ -12,6 +12,8 @@ pub(crate) enum Exit {
     SomeFailed,
     /// The run ended before the input did.
     StoppedEarly,
+    /// A quota is used up until its reset.
+    QuotaExhausted,
     /// Ctrl-C, or the request to terminate.
     Interrupted,
 }
@@ -22,6 +24,7 @@ impl From<Exit> for ExitCode {
             Exit::Success => 0,
             Exit::SomeFailed => 1,
             Exit::StoppedEarly => 3,
+            Exit::QuotaExhausted => 4,
             Exit::Interrupted => 130,
         })
     }

@@ -10,7 +10,7 @@ use llm_batch::provider::Streaming;
 use llm_batch::recipe::feedback;
 use llm_batch::testing::{Preset, SimulatedProvider, SimulatedServer};
 use llm_batch::{
-    BoxStrategy, Classify as _, Disposition, Events, KindClassifier, LlmError, LlmResponse,
+    BoxStrategy, Classify as _, Disposition, ErrorKind, Events, KindClassifier, LlmError, LlmResponse,
     Model as Strategy, PriceTable, Prompt, StrategyExt as _, StructuredExt as _,
 };
 use serde_json::Value;
@@ -229,11 +229,12 @@ fn stack(
         .max_billed_repeats(limits.max_billed_repeats)
         .events(events)
         .on_error(feedback);
-    let keep_going = limits.keep_going;
+    let (keep_going, waits) = (limits.keep_going, limits.wait_for_reset);
     let gate = RateLimiterLayer::new(limiter_of(args, events)?).classify_with(
         move |outcome: Result<&LlmResponse<Value>, &LlmError>| {
             let mut verdict = KindClassifier.classify(outcome);
-            if keep_going && verdict.disposition == Disposition::ScopeFatal {
+            let awaited = waits && verdict.kind == Some(ErrorKind::QuotaExhausted);
+            if keep_going && !awaited && verdict.disposition == Disposition::ScopeFatal {
                 // The gate does not latch: every item gets its try.
                 verdict.disposition = Disposition::Fatal;
             }
@@ -267,6 +268,12 @@ fn limiter_of(args: &RunArgs, events: &Events) -> Result<RateLimiter, UsageError
     }
     if let Some(tokens) = limits.tpm {
         builder = builder.tokens_per_minute(tokens);
+    }
+    for quota in &limits.quota {
+        builder = builder.quota(*quota);
+    }
+    if limits.wait_for_reset {
+        builder = builder.wait_for_reset();
     }
     if let Some(time) = limits.burst {
         builder = builder.burst(time);

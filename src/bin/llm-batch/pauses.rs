@@ -11,11 +11,15 @@ use crate::console::Console;
 const LONG: Duration = Duration::from_secs(10);
 
 /// Reports each pause that is long, and each that becomes so much longer.
-pub(crate) fn report(events: &Events, console: &Console, is_resumable: bool) {
+pub(crate) fn report(events: &Events, console: &Console, is_resumable: bool, waits_for_reset: bool) {
     let (console, reported) = (console.clone(), Mutex::new(SystemTime::UNIX_EPOCH));
     events.on_event(move |event| {
-        let EventKind::CooldownStarted { pause, kind, .. } = event.kind else {
-            return;
+        let (pause, reason) = match event.kind {
+            EventKind::CooldownStarted { pause, kind, .. } => (pause, reason(kind)),
+            EventKind::QuotaExhausted { resets_in, .. } if waits_for_reset => {
+                (resets_in, "a quota of --quota is used up, and then resets".to_owned())
+            }
+            _ => return,
         };
         let now = SystemTime::now();
         let Some(end) = now.checked_add(pause).filter(|_| pause > LONG) else {
@@ -37,7 +41,7 @@ pub(crate) fn report(events: &Events, console: &Console, is_resumable: bool) {
             "no call begins for {}, until {}: {}. Nothing is lost; Ctrl-C ends the run{resume}, --batch-timeout bounds the wait",
             humantime::format_duration(Duration::from_secs(pause.as_secs())),
             humantime::format_rfc3339_seconds(end),
-            reason(kind),
+            reason,
         ));
     });
 }
@@ -46,6 +50,7 @@ fn reason(kind: ErrorKind) -> String {
     match kind {
         ErrorKind::RateLimit => "the provider throttles and asks for this pause".to_owned(),
         ErrorKind::Overloaded => "the provider is overloaded".to_owned(),
+        ErrorKind::QuotaExhausted => "the provider's quota is used up, and then resets".to_owned(),
         ErrorKind::Connection => "the server cannot be reached".to_owned(),
         other => format!("after a failure of the kind {}", other.as_str()),
     }

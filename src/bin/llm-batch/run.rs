@@ -305,7 +305,7 @@ impl Plan<'_> {
         };
         let resumable = self.destination.is_resumable();
         if !reporting.quiet {
-            pauses::report(&events, console, resumable);
+            pauses::report(&events, console, resumable, args.limits.wait_for_reset);
         }
         let mut source = Source::start(&self.inputs, self.composer, self.earlier, expected)
             .map_err(|error| UsageError::new(format!("the input cannot be read: {error}")))?;

@@ -1,6 +1,7 @@
 //! The failures after which a run is not worth going on with.
 
 use std::fmt;
+use std::time::SystemTime;
 
 use llm_batch::{Delivery, Disposition, ErrorKind, LlmError};
 
@@ -17,6 +18,11 @@ const SHARE_FROM: u64 = 100;
 pub(crate) enum Stop {
     /// The failure concerns every item.
     EveryItem(String),
+    /// A quota is used up.
+    Quota {
+        message: String,
+        resets_at: Option<SystemTime>,
+    },
     /// The first items failed alike.
     Alike(String),
     /// More items failed than `--max-failures` allows.
@@ -27,6 +33,17 @@ impl fmt::Display for Stop {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::EveryItem(message) => write!(f, "stopped early, as this concerns every item: {message}"),
+            Self::Quota { message, resets_at } => {
+                f.write_str("stopped early, as a quota is used up")?;
+                if let Some(time) = resets_at {
+                    write!(
+                        f,
+                        ", which resets at {}",
+                        humantime::format_rfc3339_seconds(*time)
+                    )?;
+                }
+                write!(f, ": {message}")
+            }
             Self::Alike(message) => {
                 write!(
                     f,
@@ -42,12 +59,14 @@ impl fmt::Display for Stop {
 }
 
 impl Stop {
-    /// The option that goes on regardless.
-    pub(crate) const fn hint(&self) -> &'static str {
-        match self {
+    /// The option that goes on.
+    pub(crate) const fn hint(&self) -> Option<&'static str> {
+        Some(match self {
             Self::EveryItem(_) | Self::Alike(_) => "  --keep-going tries the other items all the same",
+            Self::Quota { resets_at: None, .. } => return None,
+            Self::Quota { .. } => "  --wait-for-reset waits for the reset in place of stopping",
             Self::TooMany { .. } => "  raise --max-failures, or leave it out, to go on",
-        }
+        })
     }
 }
 
@@ -88,6 +107,13 @@ impl StopRules {
         match error {
             None => self.same = None,
             Some(error) if !malformed => {
+                if error.kind() == ErrorKind::QuotaExhausted && !self.keep_going {
+                    let resets_at = error
+                        .retry_after()
+                        .and_then(|wait| SystemTime::now().checked_add(wait));
+                    let message = error.to_string();
+                    self.stop.get_or_insert(Stop::Quota { message, resets_at });
+                }
                 if concerns_every_item(error) && !self.keep_going {
                     self.stop.get_or_insert(Stop::EveryItem(error.to_string()));
                 }

@@ -20,6 +20,11 @@ impl InvalidLimit {
     pub const fn field(&self) -> &'static str {
         self.field
     }
+
+    /// Returns what is wrong with it, such as `must be at least 1`.
+    pub const fn problem(&self) -> &'static str {
+        self.problem
+    }
 }
 
 impl fmt::Display for InvalidLimit {

@@ -1,7 +1,7 @@
-//! One gate per quota scope: cooldown, pace, calls in flight, requests and tokens per minute.
+//! One gate per quota scope: cooldown, pace, calls in flight, and every quota of requests and tokens.
 //!
 //! All calls of one account and model share a [`RateLimiter`]. A call waits in its queue until, at the same instant, the
-//! gate is open, fewer calls than the cap are in flight, the pace allows a start and both quotas have enough for it; then
+//! gate is open, fewer calls than the cap are in flight, the pace allows a start and every quota has enough for it; then
 //! it takes everything in one step. A waiting call holds nothing. The queue is first come, first served: a small call never
 //! overtakes a large one.
 //!
@@ -37,9 +37,19 @@
 //! waits there already holds its quota.
 //!
 //! # Quotas
-//! Both quotas refill continuously and hold the refill of one second by default ([`burst`](RateLimiterBuilder::burst)). A
-//! start that is late by a few milliseconds is charged at the instant at which it was due (5 ms earlier at most), so that the
+//! A gate keeps any number of quotas at once ([`Quota`]): requests, tokens, or input and output tokens apart, per second, minute, hour or
+//! day. [`requests_per_minute`](RateLimiterBuilder::requests_per_minute) and
+//! [`tokens_per_minute`](RateLimiterBuilder::tokens_per_minute) are short forms. [`set_quotas`](RateLimiter::set_quotas) changes
+//! them while calls wait and run, [`quotas`](RateLimiter::quotas) returns what is left.
+//!
+//! A quota of less than a day refills continuously and holds the refill of a sixtieth of its period by default: that of one second for a
+//! quota per minute ([`burst`](RateLimiterBuilder::burst)). A start that is late by a few milliseconds is charged at the instant at which it was due (5 ms earlier at most), so that the
 //! granularity of timers costs no quota.
+//!
+//! A quota of a day counts in a window, from one reset to the next. If a call does not fit into what is left and no call in flight can
+//! return any, it is refused with [`Refused::QuotaExhausted`], or waits for the reset
+//! ([`wait_for_reset`](RateLimiterBuilder::wait_for_reset)). The same holds for a quota that the provider reports as used up with the
+//! time of its reset: the gate latches until then, or closes until then and calls the item again. After the reset one call goes first.
 //!
 //! A call reserves tokens and is settled when it ends, exactly once, even if it is cancelled or panics:
 //!
@@ -52,12 +62,13 @@
 //!
 //! The usage is the one that a layer or strategy inside has observed, or else the one that the layer reads from the outcome
 //! ([`usage_with`](RateLimiterLayer::usage_with)). A call with an estimate above the bucket's size waits for a full bucket and leaves
-//! a debt; one with an estimate above the quota of a minute fails immediately with [`Refused::TooLarge`]. While there is a debt, no
+//! a debt; one with an estimate above a quota of a whole period fails immediately with [`Refused::TooLarge`]. While there is a debt, no
 //! call starts, even with a small estimate. If neither an estimate nor a usage is known, the token quota cannot be kept, which is
-//! logged once as a warning.
+//! logged once as a warning. Where an estimate is a sum, a quota of input or output tokens reserves the mean of earlier calls, or the
+//! whole sum before there is one ([`TokenEstimate`](crate::TokenEstimate)).
 //!
-//! One call is charged at most ten minutes of the quota: a usage above that is assumed to be a reporting error, and is logged once
-//! as a warning.
+//! One call is charged at most ten times what a quota gives per period, beyond its reservation: a usage above that is assumed to be a
+//! reporting error, and is logged once as a warning.
 //!
 //! # Throttles
 //! A call with a [verdict](crate::Classify) of throttled closes the gate for all calls of the scope; calls in flight finish.
@@ -88,7 +99,8 @@
 //!
 //! # Latch
 //! Failures that affect every call of the scope (authentication, balance, an unknown model) *latch* the gate: queued and
-//! new calls fail without being sent, with the same kind, until [`reopen`](RateLimiter::reopen).
+//! new calls fail without being sent, with the same kind, until [`reopen`](RateLimiter::reopen), or until the reset of the quota that
+//! is used up, if that is known.
 //!
 //! # Pace
 //! The gate spaces starts; callers do not sleep side by side. A cold gate ramps up ([`StartRamp`]), and after a throttle
@@ -135,7 +147,7 @@
 //!
 //! # Cancel safety
 //! A future dropped while it waits leaves the queue and the next one moves up; a grant that it had not received yet is returned, with
-//! both quotas. A future dropped during its call has spent its request; its tokens stay reserved as estimated, as the
+//! every quota. A future dropped during its call has spent its request; its tokens stay reserved as estimated, as the
 //! provider may bill them, unless a layer inside observed the usage.
 
 use std::fmt;

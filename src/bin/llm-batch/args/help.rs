@@ -87,4 +87,5 @@ Exit status:
   1  some failed
   2  wrong usage or configuration; nothing was called
   3  stopped early: batch timeout, bad key, no money, output closed
+  4  stopped early: a quota is used up; the message says when it resets, and --wait-for-reset waits
   130  interrupted (Ctrl-C: running calls finish and are written; a second one stops at once)";

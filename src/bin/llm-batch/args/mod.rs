@@ -12,12 +12,13 @@ use std::time::Duration;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand};
 use llm_batch::ReasoningEffort;
+use llm_batch::layer::rate_limiter::Quota;
 
 pub(crate) use self::header::Header;
 use self::help::{EXAMPLES, RUN_EXAMPLES};
 pub(crate) use self::simulate::SimulateArgs;
 pub(crate) use self::values::{InputFormat, JsonObject, MaxFailures, Progress, StartRamp, Summary};
-use self::values::{concurrency, duration, json_object, max_failures, share, start_ramp, temperature};
+use self::values::{concurrency, duration, json_object, max_failures, quota, share, start_ramp, temperature};
 use crate::input::NamedField;
 use crate::output::{Include, OutputFormat, Settings};
 
@@ -325,7 +326,18 @@ pub(crate) struct LimitArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) tpm: Option<u32>,
 
-    /// The part of a quota that may be used at once, as a time: 2s of 60 requests a minute are 2 requests.
+    /// A further quota of the provider, as its page of limits has it; may be given several times. `500 requests per minute`,
+    /// `30000 input tokens per minute excluding cached reads`, `8000 output tokens per minute`, `1000 requests per day resetting at
+    /// 08:00` (UTC; 00:00 by default), per second, minute, hour, day or a time, as `50 requests per 10s`, and `with burst 2s`.
+    #[arg(long, value_name = "QUOTA", value_parser = quota)]
+    pub(crate) quota: Vec<Quota>,
+
+    /// Wait for the reset of a quota that is used up: one of --quota per day or with a reset, or the provider's, where it says when
+    /// it resets. The wait counts to --item-timeout and --batch-timeout. By default the run stops, with status 4.
+    #[arg(long)]
+    pub(crate) wait_for_reset: bool,
+
+    /// The part of --rpm and --tpm that may be used at once, as a time: 2s of 60 requests a minute are 2 requests.
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) burst: Option<Duration>,
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clap::ValueEnum;
+use llm_batch::layer::rate_limiter::{InvalidLimit, Quota};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum InputFormat {
@@ -88,6 +89,11 @@ pub(super) fn start_ramp(text: &str) -> Result<StartRamp, String> {
         Ok(rate) if rate.is_finite() && rate > 0.0 => Ok(StartRamp::Rate(rate)),
         _ => Err("must be `off`, or a number of calls a second above 0".to_owned()),
     }
+}
+
+pub(super) fn quota(text: &str) -> Result<Quota, String> {
+    text.parse()
+        .map_err(|error: InvalidLimit| format!("a quota {}", error.problem()))
 }
 
 pub(super) fn concurrency(text: &str) -> Result<usize, String> {
