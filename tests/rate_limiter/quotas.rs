@@ -628,8 +628,8 @@ proptest! {
             .unwrap();
         runtime.block_on(async {
             let limiter = gate(quotas(1_000));
-            let mut scale = 1_000;
-            let (mut grants, mut calls): (Vec<(Grant, Amounts)>, Vec<(ActiveCall, Amounts)>) = Default::default();
+            let mut grants: Vec<(Grant, Amounts)> = Vec::new();
+            let mut calls: Vec<(ActiveCall, Amounts)> = Vec::new();
             let mut spent = [0_i64; 5];
             let add = |spent: &mut [i64; 5], amounts: Amounts| {
                 for (spent, amount) in spent.iter_mut().zip(amounts) {
@@ -677,10 +677,7 @@ proptest! {
                         drop(call);
                         add(&mut spent, amounts);
                     }
-                    Step::Change(to) => {
-                        scale = to;
-                        limiter.set_quotas(quotas(scale)).unwrap();
-                    }
+                    Step::Change(scale) => limiter.set_quotas(quotas(scale)).unwrap(),
                     _ => {}
                 }
                 let mut taken = spent;
@@ -699,7 +696,6 @@ proptest! {
             grants.clear();
             let snapshot = limiter.snapshot();
             prop_assert_eq!(snapshot.granted, snapshot.returned + snapshot.settled + calls.len() as u64);
-            let _ = scale;
             Ok(())
         })?;
     }
