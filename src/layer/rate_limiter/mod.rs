@@ -65,7 +65,7 @@
 //! a debt; one with an estimate above a quota of a whole period fails immediately with [`Refused::TooLarge`]. While there is a debt, no
 //! call starts, even with a small estimate. If neither an estimate nor a usage is known, the token quota cannot be kept, which is
 //! logged once as a warning. Where an estimate is a sum, a quota of input or output tokens reserves the mean of earlier calls, or the
-//! whole sum before there is one ([`TokenEstimate`](crate::TokenEstimate)).
+//! whole sum before there is one ([`TokenEstimate`]).
 //!
 //! One call is charged at most ten times what a quota gives per period, beyond its reservation: a usage above that is assumed to be a
 //! reporting error, and is logged once as a warning.
