@@ -11,6 +11,7 @@ mod local;
 mod lock_free;
 mod overload;
 mod pace;
+mod priority;
 mod queue;
 mod quota;
 mod quotas;

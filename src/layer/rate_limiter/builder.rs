@@ -12,6 +12,7 @@ use super::cooldown::Cooldown;
 use super::error::InvalidLimit;
 use super::gate::{Config, Gate, InFlightRamp, Limits, WallClock};
 use super::pace::{BucketFit, BuiltIn, Pace, Pacing, SlowStart, StartRamp};
+use super::priority::Priority;
 use super::quota::Quota;
 use super::store::StateStore;
 use crate::events::Events;
@@ -42,6 +43,7 @@ pub struct RateLimiterBuilder {
     /// The start ramp was not asked for: a local server ends it.
     default_ramp: bool,
     cooldown: Cooldown,
+    strict_priority: bool,
     pace: Option<Box<dyn Pace>>,
     built_in: Option<BuiltIn>,
     store: Option<Box<dyn StateStore>>,
@@ -62,6 +64,7 @@ impl Default for RateLimiterBuilder {
             start_ramp: Some(StartRamp::default()),
             default_ramp: true,
             cooldown: Cooldown::default(),
+            strict_priority: false,
             pace: None,
             built_in: None,
             store: None,
@@ -170,6 +173,13 @@ impl RateLimiterBuilder {
         self
     }
 
+    /// Lets calls of a lower [`Priority`](super::Priority) through only while none of a higher one waits: they may wait for ever. Off by
+    /// default: of every 8 grants one goes to them.
+    pub fn strict_priority(mut self) -> Self {
+        self.strict_priority = true;
+        self
+    }
+
     /// Sets the store of the quotas and pauses that this gate shares with others. None by default: all is in this gate.
     pub fn state_store(mut self, store: impl StateStore) -> Self {
         self.store = Some(Box::new(store));
@@ -231,6 +241,7 @@ impl RateLimiterBuilder {
             start_ramp: self.start_ramp,
             pacing: own.as_ref().map_or(Pacing::UNLIMITED, |(_, pacing)| *pacing),
             built_in,
+            strict_priority: self.strict_priority,
             shared: self.store.is_some(),
         };
         let gate = Gate::new(
@@ -242,7 +253,10 @@ impl RateLimiterBuilder {
             self.default_ramp,
             now,
         );
-        RateLimiter { gate: Arc::new(gate) }
+        RateLimiter {
+            gate: Arc::new(gate),
+            priority: Priority::default(),
+        }
     }
 
     fn check(&self) -> Result<(), InvalidLimit> {

@@ -12,6 +12,7 @@ use tokio::sync::futures::OwnedNotified;
 use tokio::time::{Instant, Sleep};
 
 use super::gate::{Admission, Answer, Ask, Gate, Lost, Place, Slot, Started, Ticket, Used, Waited};
+use super::priority::Priority;
 use crate::classify::Verdict;
 use crate::error::Refused;
 use crate::events::EventKind;
@@ -27,6 +28,7 @@ use crate::usage::TokenUsage;
 pub struct Acquire {
     gate: Arc<Gate>,
     estimate: TokenEstimate,
+    class: Priority,
     place: Place,
     hold_until: Option<Instant>,
     at_tail: bool,
@@ -66,10 +68,11 @@ impl Holding {
 }
 
 impl Acquire {
-    pub(super) const fn new(gate: Arc<Gate>, estimate: TokenEstimate) -> Self {
+    pub(super) const fn new(gate: Arc<Gate>, class: Priority, estimate: TokenEstimate) -> Self {
         Self {
             gate,
             estimate,
+            class,
             place: Place::New,
             hold_until: None,
             at_tail: false,
@@ -107,6 +110,7 @@ impl Acquire {
         self.record(admission.waited.as_deref());
         Grant {
             gate: Arc::clone(&self.gate),
+            class: self.class,
             admission,
             item: self.item.take(),
             open: true,
@@ -131,6 +135,7 @@ impl Acquire {
     fn ask(&self) -> Answer {
         let ask = Ask {
             estimate: self.estimate,
+            class: self.class,
             place: self.place,
             hold_until: self.hold_until,
             at_tail: self.at_tail,
@@ -267,6 +272,7 @@ impl fmt::Debug for Acquire {
 #[must_use = "dropping the grant returns it"]
 pub struct Grant {
     gate: Arc<Gate>,
+    class: Priority,
     admission: Admission,
     item: Option<Arc<Item>>,
     open: bool,
@@ -285,7 +291,7 @@ impl Grant {
     pub(super) fn start_at(mut self, now: Instant) -> Result<ActiveCall, Acquire> {
         self.open = false;
         let Some(started) = self.gate.start(&self.admission, now) else {
-            let mut again = Acquire::new(Arc::clone(&self.gate), self.admission.estimate);
+            let mut again = Acquire::new(Arc::clone(&self.gate), self.class, self.admission.estimate);
             again.place = self.admission.place;
             again.item = self.item.take();
             return Err(again);

@@ -269,7 +269,7 @@ where
         // Taken before any user code runs: from here on nothing is sent unless the call begins.
         let hold = find.context_mut(&mut request).map(CallContext::hold);
         let limiter = limiter.select(&request);
-        let mut acquire = Acquire::new(limiter.gate, estimate.estimate_parts(&request));
+        let mut acquire = Acquire::new(limiter.gate, limiter.priority, estimate.estimate_parts(&request));
         if let Some(hold) = &hold {
             if let Some(held) = hold.take_held_by(acquire.gate().mark()) {
                 acquire = acquire.held(held);

@@ -3,7 +3,7 @@
 //! All calls of one account and model share a [`RateLimiter`]. A call waits in its queue until, at the same instant, the
 //! gate is open, fewer calls than the cap are in flight, the pace allows a start and every quota has enough for it; then
 //! it takes everything in one step. A waiting call holds nothing. The queue is first come, first served: a small call never
-//! overtakes a large one.
+//! overtakes a large one. A call of a higher [`Priority`] goes before those of lower ones, which do not starve.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), llm_batch::BoxError> {
@@ -162,6 +162,7 @@ mod gate;
 mod grant;
 mod layer;
 mod pace;
+mod priority;
 mod quota;
 mod select;
 mod snapshot;
@@ -178,6 +179,7 @@ pub use future::RateLimitedFuture;
 pub use grant::{Acquire, ActiveCall, Grant};
 pub use layer::{RateLimited, RateLimiterLayer};
 pub use pace::{BucketFit, EndedCall, Pace, Pacing, SlowStart, StartRamp, StartedCall};
+pub use priority::Priority;
 pub use quota::{Quota, QuotaState};
 pub use select::{RateLimiters, SelectLimiter};
 pub use snapshot::RateLimiterSnapshot;
@@ -204,6 +206,7 @@ use gate::Gate;
 #[derive(Clone)]
 pub struct RateLimiter {
     gate: Arc<Gate>,
+    priority: Priority,
 }
 
 /// Creates a gate without quotas, which still pauses when the provider throttles, and spaces starts.
@@ -245,7 +248,16 @@ impl RateLimiter {
     /// [`Refused`], if the gate is latched, if the estimate is above a token quota of a whole period, if a quota that counts in
     /// windows is used up, or if it has to wait outside a tokio runtime.
     pub fn acquire(&self, estimate: impl Into<TokenEstimate>) -> Acquire {
-        Acquire::new(Arc::clone(&self.gate), estimate.into())
+        Acquire::new(Arc::clone(&self.gate), self.priority, estimate.into())
+    }
+
+    /// Returns a handle to the same gate whose calls have this [`Priority`] in its queue.
+    #[must_use]
+    pub fn with_priority(&self, priority: Priority) -> Self {
+        Self {
+            gate: Arc::clone(&self.gate),
+            priority,
+        }
     }
 
     /// Returns a snapshot of the gate.

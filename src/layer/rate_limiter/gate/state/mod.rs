@@ -15,6 +15,7 @@ use super::waits::Waited;
 use crate::classify::Verdict;
 use crate::error::{Delivery, Disposition, ErrorKind, Refused};
 use crate::layer::rate_limiter::pace::{EndedCall, Pacing, StartedCall};
+use crate::layer::rate_limiter::priority::Priority;
 use crate::layer::rate_limiter::quota::{Quota, QuotaState};
 use crate::layer::rate_limiter::snapshot::RateLimiterSnapshot;
 use crate::request::TokenEstimate;
@@ -132,6 +133,7 @@ pub(super) struct Settled {
 #[derive(Clone, Copy, Debug)]
 pub(in crate::layer::rate_limiter) struct Ask {
     pub(in crate::layer::rate_limiter) estimate: TokenEstimate,
+    pub(in crate::layer::rate_limiter) class: Priority,
     pub(in crate::layer::rate_limiter) place: Place,
     /// It was throttled, and this is how long its own hint holds it.
     pub(in crate::layer::rate_limiter) hold_until: Option<Instant>,
@@ -187,8 +189,8 @@ impl State {
         current_runtime: fn() -> Option<runtime::Id>,
     ) -> Self {
         Self {
+            queue: Queue::new(config.strict_priority, current_runtime),
             scope: Scope::new(config, now),
-            queue: Queue::new(current_runtime),
             outbox: Outbox::default(),
         }
     }
@@ -246,15 +248,15 @@ impl State {
         // The others would starve large ones.
         let ahead = ask.hold_until.is_some() && (!ask.at_tail || self.scope.is_large(&ask.estimate));
         let ticket = match ask.place {
-            Place::New => self.queue.ticket(ahead),
+            Place::New => self.queue.ticket(ask.class, ahead),
             Place::Kept(ticket) => ticket,
-            Place::Head => self.queue.ticket(true),
+            Place::Head => self.queue.ticket(ask.class, true),
         };
-        // A waiter that sorts before the head is the head.
         let is_head = self.queue.is_head(ticket);
         let hold = if is_head && !self.scope.is_shared() {
             match self.admit(ticket, now, &ask.estimate, now, effects) {
                 Ok(mut admission) => {
+                    self.queue.note_grant(ask.class);
                     admission.noted = self.note_start(&mut admission.call, now, effects);
                     return Answer::Granted(admission);
                 }

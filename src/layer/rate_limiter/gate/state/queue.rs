@@ -13,19 +13,34 @@ use super::{Admission, Effects, Hold};
 use crate::error::Refused;
 use crate::item::{WaitReason, Waits};
 use crate::layer::rate_limiter::gate::waits::{Timeline, Waited};
+use crate::layer::rate_limiter::priority::{Priority, Rota};
 use crate::request::TokenEstimate;
 
 /// A grant that a waiter has not taken up after this time goes to the next one: the waiter's runtime stands still.
 const TAKE_UP: Duration = Duration::from_millis(1_500);
 
-/// A place in the queue. Those that rejoin at the head sort before all others, in the order of their rejoining.
+/// A place in the queue. Those that rejoin at the head sort before all others of their class, in the order of their
+/// rejoining.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::layer::rate_limiter) struct Ticket {
+    class: Priority,
     tail: bool,
     number: u64,
 }
 
+impl Ticket {
+    /// A place before all others of a class.
+    const fn first_of(class: Priority) -> Self {
+        Self {
+            class,
+            tail: false,
+            number: 0,
+        }
+    }
+}
+
 pub(super) struct Waiter {
+    class: Priority,
     pub(super) estimate: TokenEstimate,
     since: Instant,
     mark: Waits,
@@ -35,6 +50,7 @@ pub(super) struct Waiter {
 
 pub(super) struct Queue {
     waiters: BTreeMap<Ticket, Waiter>,
+    rota: Rota,
     next_ticket: u64,
     timeline: Timeline,
     /// Until when the pumps sleep.
@@ -46,9 +62,10 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    pub(super) fn new(current_runtime: fn() -> Option<runtime::Id>) -> Self {
+    pub(super) fn new(strict: bool, current_runtime: fn() -> Option<runtime::Id>) -> Self {
         Self {
             waiters: BTreeMap::new(),
+            rota: Rota::new(strict),
             next_ticket: 0,
             timeline: Timeline::default(),
             wake_at: None,
@@ -72,25 +89,59 @@ impl Queue {
         self.timeline.reason()
     }
 
-    pub(super) const fn ticket(&mut self, at_head: bool) -> Ticket {
+    pub(super) const fn ticket(&mut self, class: Priority, at_head: bool) -> Ticket {
         let number = self.next_ticket;
         self.next_ticket += 1;
         Ticket {
+            class,
             tail: !at_head,
             number,
         }
     }
 
+    /// Returns `true` if the next call to be let through would be this one, were it in the queue.
     pub(super) fn is_head(&self, ticket: Ticket) -> bool {
-        self.waiters
-            .first_key_value()
-            .is_none_or(|(head, _)| ticket < *head)
+        if self.waiters.is_empty() {
+            return true;
+        }
+        let turn = self.rota.next(|class| class == ticket.class || self.has(class));
+        turn == Some(ticket.class) && self.first_of(ticket.class).is_none_or(|first| ticket < first)
     }
 
-    /// The first waiter: its place, its estimate and since when it waits.
+    /// The next waiter to be let through: its place, its estimate and since when it waits.
     pub(super) fn head(&self) -> Option<(Ticket, TokenEstimate, Instant)> {
-        let (&ticket, waiter) = self.waiters.first_key_value()?;
+        let ticket = self.head_ticket()?;
+        let waiter = self.waiters.get(&ticket)?;
         Some((ticket, waiter.estimate, waiter.since))
+    }
+
+    fn head_ticket(&self) -> Option<Ticket> {
+        let (&first, _) = self.waiters.first_key_value()?;
+        let (&last, _) = self.waiters.last_key_value()?;
+        if first.class == last.class {
+            return Some(first);
+        }
+        self.first_of(self.rota.next(|class| self.has(class))?)
+    }
+
+    /// The first place of a class.
+    fn first_of(&self, class: Priority) -> Option<Ticket> {
+        let (&ticket, _) = self.waiters.range(Ticket::first_of(class)..).next()?;
+        (ticket.class == class).then_some(ticket)
+    }
+
+    fn has(&self, class: Priority) -> bool {
+        self.first_of(class).is_some()
+    }
+
+    /// A call of this class was let through.
+    pub(super) fn note_grant(&mut self, class: Priority) {
+        let waiters = &self.waiters;
+        let waits = |class| {
+            let next = waiters.range(Ticket::first_of(class)..).next();
+            next.is_some_and(|(ticket, _)| ticket.class == class)
+        };
+        self.rota.granted(class, waits);
     }
 
     pub(super) fn insert(
@@ -102,6 +153,7 @@ impl Queue {
     ) -> Arc<Slot> {
         let slot = Arc::new(Slot::new());
         let waiter = Waiter {
+            class: ticket.class,
             estimate,
             since: now,
             mark: self.timeline.totals(now),
@@ -117,7 +169,8 @@ impl Queue {
     }
 
     pub(super) fn pop_head(&mut self) -> Option<Waiter> {
-        self.waiters.pop_first().map(|(_, waiter)| waiter)
+        let head = self.head_ticket()?;
+        self.waiters.remove(&head)
     }
 
     /// A waiter has gone: what it waited for, if it was still here.
@@ -139,6 +192,7 @@ impl Queue {
         now: Instant,
         effects: &mut Effects,
     ) {
+        self.note_grant(waiter.class);
         admission.waited = Some(self.timeline.waited(waiter.since, &waiter.mark, now));
         self.forget_taken();
         self.offers.push_back((now + TAKE_UP, Arc::clone(&waiter.slot)));

@@ -66,6 +66,8 @@ pub(in crate::layer::rate_limiter) struct Config {
     pub(in crate::layer::rate_limiter) pacing: Pacing,
     /// The policy, unless it is one of the user's, which is asked outside the lock.
     pub(in crate::layer::rate_limiter) built_in: Option<BuiltIn>,
+    /// Lower classes wait as long as a higher one does.
+    pub(in crate::layer::rate_limiter) strict_priority: bool,
     /// A store has the last word, and only pumps let through.
     pub(in crate::layer::rate_limiter) shared: bool,
 }
