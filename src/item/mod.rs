@@ -94,7 +94,7 @@
 //! |---|---|---|
 //! | [`hand_over`](Signals::hand_over), [`expect_call`](Signals::expect_call) | the driver, retry policies | the driver, at a stop and at the end |
 //! | [`settle_call`](Signals::settle_call) | the driver, retry policies | the accounts |
-//! | [`call_under_way`](Signals::call_under_way) | the beginning and the end of calls, the two above | the driver, `Fallback` |
+//! | [`call_under_way`](Signals::call_under_way) | the beginning and the end of calls, the two above | the driver, `Balance`, `Fallback` |
 //! | [`stop_requested`](Signals::stop_requested), [`wake_at_stop`](Signals::wake_at_stop) | the driver | retry policies, gates, caches, `lazy` |
 //! | [`set_attempt`](Signals::set_attempt) | retry policies | requests, events, the report |
 //! | [`limit_deadline`](Signals::limit_deadline) | timeout layers | retry policies, the beginning of a call |

@@ -87,6 +87,14 @@ impl Signals<'_> {
         self.item.record().seldom().held = Some(held);
     }
 
+    /// Another gate may let the item's next call start at this time, before the one that holds it.
+    pub(crate) fn shorten_hold(self, start: Instant) {
+        let mut record = self.item.record();
+        if let Some(held) = record.seldom_if_any().and_then(|seldom| seldom.held.as_mut()) {
+            held.until = held.until.min(start);
+        }
+    }
+
     /// As [`take_throttled_until`](Self::take_throttled_until), at the gate with this mark: the note of another gate is
     /// dropped.
     pub(crate) fn take_held_by(self, gate: u64) -> Option<HeldItem> {

@@ -12,7 +12,8 @@
 //! | switch to another provider | [`Fallback`] | `examples/fallback.rs` |
 //! | call once for identical requests | [`layer::cache`](crate::layer) (feature `cache`) | `examples/response_cache.rs` |
 //! | share one long context among many prompts | `Gemini::context_cache`, `AnthropicBuilder::cache_system` | `examples/context_cache.rs`, `examples/prompt_cache.rs` |
-//! | rotate keys | `api_key_with`, or a stack per key | [below](#rotating-keys) |
+//! | use several accounts or deployments at once | [`Balance`] | `examples/two_accounts.rs` |
+//! | rotate keys of one account | `api_key_with` | [below](#rotating-keys) |
 //! | use a client that blocks | `spawn_blocking` | [below](#a-client-that-blocks) |
 //! | watch the cost as it grows | [`Events`](crate::Events) | [below](#watching-the-cost) |
 //! | embed texts, or send anything other than a prompt | your own input type | [below](#embeddings) |
@@ -43,29 +44,8 @@
 //! # Ok(()) }
 //! ```
 //!
-//! Keys of **several accounts** have separate quotas, so each has its own stack, and items are assigned in turn:
-//!
-//! ```
-//! # #[cfg(not(feature = "testing"))] fn main() {}
-//! # #[cfg(feature = "testing")]
-//! # #[tokio::main(flavor = "current_thread")] async fn main() {
-//! use futures::{StreamExt, stream};
-//! use llm_batch::testing::FakeStrategy;
-//! use llm_batch::{LlmRequest, LlmStreamExt, StandardLayer, WorkItem};
-//! use tower::Layer;
-//!
-//! let accounts = ["first", "second", "third"];
-//! let stacks = accounts.map(|account| {
-//!     // For a real provider: OpenAi::builder().api_key(..).build()?.model(..)
-//!     StandardLayer::new().layer(FakeStrategy::new(move |_: &LlmRequest| account))
-//! });
-//! let items = (0..6).map(|n| {
-//!     WorkItem::prompt(format!("prompt {n}")).with_strategy(stacks[n % stacks.len()].clone())
-//! });
-//! let outcomes: Vec<_> = stream::iter(items).llm_batch(3).in_order().collect().await;
-//! assert_eq!(outcomes[4].result.as_ref().unwrap().output, "second");
-//! # }
-//! ```
+//! Keys of **several accounts** have separate quotas, so each has its own gate and accounts, and [`Balance`] sends each call where it
+//! can start first.
 //!
 //! For an account that is used only while the other one is throttled, see [`Fallback`].
 //!
@@ -208,6 +188,7 @@
 //! The gate cannot classify an error that is only text, so convert the framework's details (status, retry hint) into the
 //! [`LlmError`](crate::LlmError), as `examples/genai_strategy.rs` does; and turn off the framework's own retries.
 
+mod balance;
 mod escalate;
 mod fallback;
 #[cfg(feature = "structured")]
@@ -218,6 +199,7 @@ mod partial;
 #[doc = include_str!("../../docs/migration.md")]
 pub mod migration {}
 
+pub use balance::{Balance, BalanceFuture};
 pub use escalate::{Escalate, EscalateFuture, Ladder, LadderLayer, models, temperatures};
 pub use fallback::{Fallback, FallbackFuture};
 #[cfg(feature = "structured")]

@@ -1,6 +1,7 @@
 //! The recipes: the numbers that each of them promises.
 #![allow(clippy::unwrap_used)]
 
+mod balance;
 mod escalate;
 mod fallback;
 mod feedback;

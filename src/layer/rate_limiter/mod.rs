@@ -185,8 +185,10 @@ pub use select::{RateLimiters, SelectLimiter};
 pub use snapshot::RateLimiterSnapshot;
 pub use store::{Leave, StateStore, StoreReport};
 
+use tokio::time::Instant;
+
 use crate::request::TokenEstimate;
-use gate::Gate;
+use gate::{Gate, Newcomer};
 
 /// A handle to one gate. Cloning it is cheap; all clones share the gate. See the [module](self).
 ///
@@ -293,6 +295,43 @@ impl RateLimiter {
         quotas.iter().try_for_each(Quota::check)?;
         self.gate.set_quotas(&quotas);
         Ok(())
+    }
+
+    /// Returns the time at which a new call of about `estimate` tokens (0: unknown) would start, as far as the gate can tell from its
+    /// pause, pace, quotas, cap and queue: now, or later. `None`: it would be refused, as the gate is latched or the estimate above the
+    /// token quota of a minute.
+    ///
+    /// An estimate that assumes that nothing changes: throttles, new limits and calls of a higher priority are not foreseen. For room
+    /// under the cap it goes by the mean time of a call.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), llm_batch::BoxError> {
+    /// use std::time::Duration;
+    /// use llm_batch::RateLimiter;
+    /// use tokio::time::Instant;
+    ///
+    /// let limiter = RateLimiter::builder().requests_per_minute(6).build()?;
+    /// assert!(limiter.next_start(0).is_some_and(|start| start <= Instant::now()));
+    /// let _call = limiter.acquire(0).await?.start().expect("nothing closes the gate");
+    /// assert!(limiter.next_start(0).is_some_and(|start| start > Instant::now() + Duration::from_secs(9)));
+    /// # Ok(()) }
+    /// ```
+    pub fn next_start(&self, estimate: impl Into<TokenEstimate>) -> Option<Instant> {
+        self.forecast(estimate.into(), false)
+    }
+
+    /// As [`next_start`](Self::next_start), of a call that is the next one at best.
+    pub(crate) fn next_start_at_head(&self) -> Option<Instant> {
+        self.forecast(TokenEstimate::default(), true)
+    }
+
+    fn forecast(&self, estimate: TokenEstimate, is_next: bool) -> Option<Instant> {
+        let class = self.priority;
+        self.gate.next_start(&Newcomer {
+            class,
+            estimate,
+            is_next,
+        })
     }
 
     /// Waits until the gate is closed or latched; ready immediately if it is. Use it to call another provider instead of waiting.

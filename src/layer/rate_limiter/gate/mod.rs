@@ -48,7 +48,7 @@ use fast_path::FastPath;
 use policy::{Policy, Question};
 pub(super) use quota::{Limits, Used, WallClock};
 pub(super) use state::{
-    Admission, Answer, Ask, Config, InFlightRamp, Lost, Place, Slot, Started, State, Ticket,
+    Admission, Answer, Ask, Config, InFlightRamp, Lost, Newcomer, Place, Slot, Started, State, Ticket,
 };
 use state::{Effects, Warning, ended, is_answer};
 pub(super) use waits::Waited;
@@ -390,6 +390,11 @@ impl Gate {
         {
             self.with(State::end_start_ramp);
         }
+    }
+
+    /// When a new call would start; `None` if it would be refused.
+    pub(super) fn next_start(self: &Arc<Self>, of: &Newcomer) -> Option<Instant> {
+        self.with(|state, now, effects| state.next_start(of, now, effects))
     }
 
     /// Returns `true` if the gate is closed or latched.

@@ -184,6 +184,17 @@ impl Bucket {
         f64::from(self.capacity.get()) - taken as f64 / self.unit as f64
     }
 
+    /// Returns the time at which the last part of `amount` could be taken, if none else takes any.
+    pub(in crate::layer::rate_limiter) fn ready_at(&self, amount: u64, now: Instant) -> Instant {
+        let taken = self.arrival.get().max(self.nanos(now));
+        let full = u64::from(self.capacity.get()).saturating_mul(self.unit);
+        let ready = taken
+            .saturating_add(amount.saturating_mul(self.unit))
+            .min(FAR)
+            .saturating_sub(full);
+        (self.made + Duration::from_nanos(ready)).max(now)
+    }
+
     fn nanos(&self, now: Instant) -> u64 {
         u64::try_from(now.saturating_duration_since(self.made).as_nanos()).unwrap_or(FAR)
     }

@@ -245,6 +245,26 @@ pub(in crate::layer::rate_limiter) struct Limits {
     clock: WallClock,
 }
 
+impl Reserved {
+    /// Together with another one.
+    pub(super) const fn plus(&self, other: &Self) -> Self {
+        Self {
+            total: self.total.saturating_add(other.total),
+            input: self.input.saturating_add(other.input),
+            output: self.output.saturating_add(other.output),
+        }
+    }
+
+    /// That many of it.
+    pub(super) const fn times(&self, calls: u64) -> Self {
+        Self {
+            total: self.total.saturating_mul(calls),
+            input: self.input.saturating_mul(calls),
+            output: self.output.saturating_mul(calls),
+        }
+    }
+}
+
 impl Limits {
     pub(in crate::layer::rate_limiter) fn new(
         quotas: impl IntoIterator<Item = Quota>,
@@ -349,6 +369,22 @@ impl Limits {
             limit.undo();
         }
         Err(shortage)
+    }
+
+    /// Returns the time at which the last of `calls` calls that reserve this together could take its part, if none else takes any.
+    pub(super) fn ready_at(&self, reserved: &Reserved, calls: u64, now: Instant) -> Instant {
+        let ready = self.list.iter().map(|limit| {
+            let amount = match limit.quota.dimension() {
+                QuotaDimension::Requests => calls,
+                _ => limit.reserved(reserved),
+            };
+            match &limit.refill {
+                State::Bucket(bucket) => bucket.ready_at(amount, now),
+                State::Window(window) if limit.balance(now) < amount as f64 => window.ends(),
+                State::Window(_) => now,
+            }
+        });
+        ready.fold(now, Instant::max)
     }
 
     /// A window is used up. Returns whether that is new.

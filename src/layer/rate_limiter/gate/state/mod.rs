@@ -34,7 +34,7 @@ pub(super) use effects::{Notices, Warning};
 use outbox::Outbox;
 pub(super) use outbox::{Candidate, Turn};
 pub(in crate::layer::rate_limiter) use queue::Ticket;
-use queue::{Queue, Waiter};
+use queue::{Load, Queue, Waiter};
 use scope::Scope;
 pub(in crate::layer::rate_limiter) use scope::{Config, InFlightRamp};
 pub(in crate::layer::rate_limiter) use slot::{Lost, Slot};
@@ -141,6 +141,15 @@ pub(in crate::layer::rate_limiter) struct Ask {
     pub(in crate::layer::rate_limiter) at_tail: bool,
 }
 
+/// A call whose start is to be foretold.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::layer::rate_limiter) struct Newcomer {
+    pub(in crate::layer::rate_limiter) class: Priority,
+    pub(in crate::layer::rate_limiter) estimate: TokenEstimate,
+    /// None waits before it.
+    pub(in crate::layer::rate_limiter) is_next: bool,
+}
+
 /// The place of a caller in the queue.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::layer::rate_limiter) enum Place {
@@ -212,6 +221,26 @@ impl State {
     pub(super) fn is_shut(&mut self, now: Instant, effects: &mut Effects) -> bool {
         self.scope.open_if_due(now, &mut effects.notices);
         self.scope.closure.is_shut()
+    }
+
+    /// When a new call of this class would start, as far as is known; or a call that is next. `None`: it would be refused.
+    pub(super) fn next_start(
+        &mut self,
+        of: &Newcomer,
+        now: Instant,
+        effects: &mut Effects,
+    ) -> Option<Instant> {
+        if self.scope.refusal(&of.estimate).is_some() {
+            return None;
+        }
+        self.scope.open_if_due(now, &mut effects.notices);
+        let ahead = match of.is_next {
+            true => Load::default(),
+            false => self.queue.ahead_of(of.class),
+        };
+        let start = self.scope.forecast(ahead, &of.estimate, now);
+        let store = self.outbox.hold(now).and_then(|hold| hold.until);
+        Some(store.map_or(start, |store| store.max(start)))
     }
 
     /// Takes over what was counted without the lock.

@@ -48,9 +48,31 @@ pub(super) struct Waiter {
     pub(super) slot: Arc<Slot>,
 }
 
+/// Calls that wait.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Load {
+    pub(super) calls: u64,
+    /// The sum of their estimates.
+    pub(super) tokens: u64,
+}
+
+impl Load {
+    const fn add(&mut self, waiter: &Waiter) {
+        self.calls += 1;
+        self.tokens = self.tokens.saturating_add(waiter.estimate.total());
+    }
+
+    const fn remove(&mut self, waiter: &Waiter) {
+        self.calls -= 1;
+        self.tokens = self.tokens.saturating_sub(waiter.estimate.total());
+    }
+}
+
 pub(super) struct Queue {
     waiters: BTreeMap<Ticket, Waiter>,
     rota: Rota,
+    /// The waiters of each class, and the sum of their estimates.
+    load: [Load; Priority::ALL.len()],
     next_ticket: u64,
     timeline: Timeline,
     /// Until when the pumps sleep.
@@ -66,6 +88,7 @@ impl Queue {
         Self {
             waiters: BTreeMap::new(),
             rota: Rota::new(strict),
+            load: Default::default(),
             next_ticket: 0,
             timeline: Timeline::default(),
             wake_at: None,
@@ -160,22 +183,39 @@ impl Queue {
             runtime,
             slot: Arc::clone(&slot),
         };
-        self.waiters.insert(ticket, waiter);
+        self.put_back(ticket, waiter);
         slot
     }
 
     pub(super) fn put_back(&mut self, ticket: Ticket, waiter: Waiter) {
+        self.load[waiter.class as usize].add(&waiter);
         self.waiters.insert(ticket, waiter);
+    }
+
+    fn take(&mut self, ticket: Ticket) -> Option<Waiter> {
+        let waiter = self.waiters.remove(&ticket)?;
+        self.load[waiter.class as usize].remove(&waiter);
+        Some(waiter)
+    }
+
+    /// The calls that go before a new one of this class.
+    pub(super) fn ahead_of(&self, class: Priority) -> Load {
+        let mut ahead = Load::default();
+        for load in &self.load[..=class as usize] {
+            ahead.calls += load.calls;
+            ahead.tokens = ahead.tokens.saturating_add(load.tokens);
+        }
+        ahead
     }
 
     pub(super) fn pop_head(&mut self) -> Option<Waiter> {
         let head = self.head_ticket()?;
-        self.waiters.remove(&head)
+        self.take(head)
     }
 
     /// A waiter has gone: what it waited for, if it was still here.
     pub(super) fn remove(&mut self, ticket: Ticket, now: Instant) -> Option<Box<Waited>> {
-        let waiter = self.waiters.remove(&ticket)?;
+        let waiter = self.take(ticket)?;
         Some(self.timeline.waited(waiter.since, &waiter.mark, now))
     }
 
@@ -211,8 +251,10 @@ impl Queue {
         refusal: impl Fn(&TokenEstimate) -> Option<Refused>,
         effects: &mut Effects,
     ) {
+        let load = &mut self.load;
         self.waiters.retain(|_, waiter| match refusal(&waiter.estimate) {
             Some(refused) => {
+                load[waiter.class as usize].remove(waiter);
                 effects.replies.push((Arc::clone(&waiter.slot), Err(refused)));
                 false
             }
@@ -294,6 +336,7 @@ impl Queue {
         self.waiters.retain(|_, waiter| {
             let goes = orphaned(waiter);
             if goes {
+                self.load[waiter.class as usize].remove(waiter);
                 effects.orphans.push(Arc::clone(&waiter.slot));
             }
             !goes

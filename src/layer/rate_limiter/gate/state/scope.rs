@@ -24,6 +24,8 @@ use crate::layer::rate_limiter::snapshot::RateLimiterSnapshot;
 use crate::layer::rate_limiter::store::StoreReport;
 use crate::request::TokenEstimate;
 
+mod forecast;
+
 /// A start this late is still charged at its due instant, or the granularity of timers would eat the quota.
 const LATE: Duration = Duration::from_millis(5);
 
@@ -103,6 +105,8 @@ pub(super) struct Scope {
     mean_used: Option<f64>,
     /// As before, of input and of output tokens.
     mean_parts: Option<(f64, f64)>,
+    /// The mean time of a call, in seconds.
+    mean_time: Option<f64>,
     warned_of_debt: bool,
     warned_of_quota: bool,
 }
@@ -125,6 +129,7 @@ impl Scope {
             estimated: (0, 0),
             mean_used: None,
             mean_parts: None,
+            mean_time: None,
             warned_of_debt: false,
             warned_of_quota: false,
         }
@@ -558,6 +563,7 @@ impl Scope {
         self.settled += 1;
         let throttled = verdict.is_some_and(|verdict| verdict.disposition == Disposition::Throttled);
         self.throttled += u64::from(throttled);
+        self.note_time(now.saturating_duration_since(started.call.at));
         let reserved = started.call.estimate;
         if started.shared {
             let used = used.total();
