@@ -8,7 +8,8 @@ use futures::{StreamExt, stream};
 use llm_batch::recipe::Balance;
 use llm_batch::testing::{Quota, SimulatedProvider};
 use llm_batch::{
-    BoxError, LlmStreamExt, RateLimiter, RateLimiterLayer, RetryLayer, RetryPolicy, TokenAccountingLayer, TokenLedger,
+    BoxError, LlmStreamExt, RateLimiter, RateLimiterLayer, RetryLayer, RetryPolicy, TokenAccountingLayer,
+    TokenLedger,
 };
 use tower::{Layer, ServiceBuilder};
 

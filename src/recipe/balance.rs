@@ -332,7 +332,10 @@ where
                     let Some((request, hold)) = chosen.take() else {
                         panic!("`BalanceFuture` polled after completion");
                     };
-                    let place = course.shared.choose(None).map(|(place, _)| place);
+                    let place = match course.spare {
+                        Some(_) => course.shared.choose(None).map(|(place, _)| place),
+                        None => Some(0),
+                    };
                     // If all are latched, the last one has the error.
                     (place.unwrap_or_else(|| course.shared.last()), request, hold)
                 }

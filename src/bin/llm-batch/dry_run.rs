@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use crate::compose::Composer;
 use crate::exit::{Exit, UsageError};
 use crate::input::{Inputs, Item};
-use crate::model::Model;
+use crate::model::Models;
 
 /// The number of requests that are shown.
 const SHOWN: u64 = 3;
@@ -24,7 +24,7 @@ const PROBLEMS: u64 = 10;
 pub(crate) fn print(
     inputs: &Inputs,
     composer: &Composer,
-    model: &Model,
+    model: &Models,
     schema: Option<&Value>,
     prices: Option<&PriceTable>,
 ) -> Result<Exit, UsageError> {
@@ -40,12 +40,15 @@ fn write(
     out: &mut impl Write,
     inputs: &Inputs,
     composer: &Composer,
-    model: &Model,
+    model: &Models,
     schema: Option<&Value>,
     prices: Option<&PriceTable>,
 ) -> io::Result<Result<Exit, UsageError>> {
     let (mut good, mut wrong, mut tokens) = (0_u64, 0_u64, 0_u64);
     let (mut cost, mut unpriced) = (Usd::ZERO, 0_u64);
+    if let Some(first) = model.first_of_several() {
+        writeln!(out, "# as for {first}; --model and --api-key-env name several")?;
+    }
     let mut unseen = inputs.unseen();
     for item in inputs.items() {
         let item = match item {

@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::args::{self, ReportingArgs};
 use crate::console::Console;
 use crate::exit::Exit;
+use crate::model::AccountTotals;
 use crate::stopping::Stop;
 use crate::tally::Tally;
 
@@ -127,6 +128,8 @@ const fn advice(cause: BottleneckCause, summary: &BatchSummary) -> &'static str 
 pub(crate) struct Account<'a> {
     pub(crate) summary: &'a BatchSummary,
     pub(crate) tally: &'a Tally,
+    /// The totals of each model with its key.
+    pub(crate) totals: &'a [AccountTotals],
     /// Answers that are in no output.
     pub(crate) unwritten: u64,
     /// Answers that an earlier run had written.
@@ -148,6 +151,23 @@ impl Account<'_> {
     fn print_text(&self, reporting: &ReportingArgs, console: &Console) {
         let Self { summary, tally, .. } = self;
         console.line(format_args!("{summary:#}{tally}"));
+        for AccountTotals {
+            model,
+            api_key_env,
+            ledger,
+        } in self.several()
+        {
+            let totals = ledger.snapshot();
+            let key = api_key_env.as_ref().map(|key| format!(" ({key})"));
+            console.line(format_args!(
+                "  {:<10} {model}{}: {} calls, {} failed, {} tokens",
+                "account",
+                key.unwrap_or_default(),
+                totals.calls,
+                totals.failed_calls,
+                totals.usage.total()
+            ));
+        }
         if self.unwritten > 0 {
             let answers = if self.unwritten == 1 { "answer" } else { "answers" };
             console.line(format_args!(
@@ -169,6 +189,14 @@ impl Account<'_> {
         }
     }
 
+    /// The totals, if there are several.
+    fn several(&self) -> &[AccountTotals] {
+        match self.totals {
+            [_] => &[],
+            several => several,
+        }
+    }
+
     fn json(&self) -> Value {
         let mut value = serde_json::to_value(self.summary).unwrap_or_default();
         if let Some(fields) = value.as_object_mut() {
@@ -178,6 +206,10 @@ impl Account<'_> {
             }
             let tally = self.tally.fields();
             fields.extend(tally.map(|(name, value)| (name.to_owned(), value)));
+            if !self.several().is_empty() {
+                let accounts = self.several().iter().map(AccountTotals::json);
+                fields.insert("accounts".to_owned(), accounts.collect());
+            }
             fields.insert("kept".to_owned(), self.kept.into());
             fields.insert("unwritten".to_owned(), self.unwritten.into());
             if let Some(failure) = self.source_failure {

@@ -1,4 +1,4 @@
-//! `--model`: the model that answers, and the stack around it.
+//! `--model` and `--api-key-env`: the models that answer, and the stack around them.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use llm_batch::layer::retry::{RetryLayer, RetryPolicy};
 use llm_batch::layer::timeout::{CallTimeoutLayer, ItemTimeoutLayer};
 use llm_batch::layer::token_accounting::{TokenAccountingLayer, TokenLedger};
 use llm_batch::provider::Streaming;
-use llm_batch::recipe::feedback;
+use llm_batch::recipe::{Balance, feedback};
 use llm_batch::testing::{Preset, SimulatedProvider, SimulatedServer};
 use llm_batch::{
-    BoxStrategy, Classify as _, Disposition, ErrorKind, Events, KindClassifier, LlmError, LlmResponse,
+    BoxStrategy, Classify as _, Disposition, ErrorKind, Events, KindClassifier, LlmError, LlmRequest, LlmResponse,
     Model as Strategy, PriceTable, Prompt, StrategyExt as _, StructuredExt as _,
 };
 use serde_json::Value;
@@ -61,8 +61,7 @@ pub(crate) enum Model {
 
 impl Model {
     /// Reads `--model` and the options of the provider, without a call.
-    pub(crate) fn new(args: &RunArgs) -> Result<Self, UsageError> {
-        let text = &args.model;
+    fn new(args: &RunArgs, text: &str, key: Option<&str>) -> Result<Self, UsageError> {
         let (prefix, name) = text.split_once(':').unwrap_or((text, ""));
         if prefix == "sim" {
             return Ok(Self::Simulated {
@@ -72,13 +71,13 @@ impl Model {
         }
         let base_url = args.provider.base_url.as_deref();
         Ok(Self::Server {
-            model: Box::new(strategy(args, text, base_url)?),
+            model: Box::new(strategy(args, text, base_url, key)?),
             bodies: Bodies::of(prefix),
         })
     }
 
     /// The model that replaces the one of ready request bodies.
-    pub(crate) fn name_for_bodies(&self) -> Option<String> {
+    fn name_for_bodies(&self) -> Option<String> {
         match self {
             Self::Simulated { .. } => None,
             Self::Server { model, .. } => Some(model.name().to_owned()),
@@ -86,7 +85,7 @@ impl Model {
     }
 
     /// The request bodies that are sent as they are.
-    pub(crate) fn bodies(&self) -> Bodies {
+    fn bodies(&self) -> Bodies {
         match self {
             Self::Simulated { .. } => Bodies::of(""),
             Self::Server { bodies, .. } => *bodies,
@@ -94,7 +93,7 @@ impl Model {
     }
 
     /// The provider and the model that a prompt is sent to, for its price.
-    pub(crate) fn asked<'a>(&'a self, prompt: &'a Prompt) -> (&'a str, &'a str) {
+    fn asked<'a>(&'a self, prompt: &'a Prompt) -> (&'a str, &'a str) {
         match self {
             Self::Server { model, .. } => (model.provider(), prompt.model().unwrap_or(model.name())),
             Self::Simulated { .. } => SIMULATED.split_once(':').unwrap_or_default(),
@@ -102,7 +101,7 @@ impl Model {
     }
 
     /// The body that a prompt is sent as.
-    pub(crate) fn request_body(&self, prompt: &Prompt, schema: Option<&Value>) -> Result<Vec<u8>, LlmError> {
+    fn request_body(&self, prompt: &Prompt, schema: Option<&Value>) -> Result<Vec<u8>, LlmError> {
         let model = self.client()?;
         match schema {
             Some(schema) => {
@@ -111,11 +110,6 @@ impl Model {
             }
             None => model.request_body(prompt),
         }
-    }
-
-    /// Rejects an invalid schema, and one that the provider does not take.
-    pub(crate) fn check_schema(&self, schema: &Value) -> Result<(), LlmError> {
-        self.request_body(&Prompt::new(""), Some(schema)).map(drop)
     }
 
     /// A client that is not used for calls.
@@ -129,36 +123,258 @@ impl Model {
         }
     }
 
-    /// Makes the strategy, with every layer around it. The server has to be kept while the strategy is used.
-    pub(crate) async fn strategy(
-        self,
-        args: &RunArgs,
-        schema: Option<Value>,
-        prices: Option<PriceTable>,
-        events: &Events,
-    ) -> Result<(BoxStrategy<Prompt, Value>, Option<SimulatedServer>), UsageError> {
-        let wrong = |error: LlmError| UsageError::new(error.message());
-        match self {
-            Self::Server { model, .. } => Ok((stack(*model, schema, args, prices, events)?, None)),
-            Self::Simulated { preset, .. } => {
-                let provider = SimulatedProvider::builder()
-                    .preset(preset)
-                    .build()
-                    .map_err(wrong)?;
-                let server = provider.serve("127.0.0.1:0").await.map_err(|error| {
-                    UsageError::new(format!("the simulated provider cannot be served: {error}"))
-                })?;
-                let model = strategy(args, SIMULATED, Some(&server.base_url()))?;
-                let strategy = stack(model, schema, args, prices, events)?;
-                Ok((strategy, Some(server)))
+    /// Makes the client. The server has to be kept while the client is used.
+    async fn connect(self, args: &RunArgs) -> Result<(Strategy, Option<SimulatedServer>), UsageError> {
+        let preset = match self {
+            Self::Server { model, .. } => return Ok((*model, None)),
+            Self::Simulated { preset, .. } => preset,
+        };
+        let provider = SimulatedProvider::builder()
+            .preset(preset)
+            .build()
+            .map_err(|error| UsageError::new(error.message()))?;
+        let server = provider
+            .serve("127.0.0.1:0")
+            .await
+            .map_err(|error| UsageError::new(format!("the simulated provider cannot be served: {error}")))?;
+        let model = strategy(args, SIMULATED, Some(&server.base_url()), None)?;
+        Ok((model, Some(server)))
+    }
+}
+
+/// The models that answer: one for each `--model` with each `--api-key-env`, of equal worth.
+#[derive(Debug)]
+pub(crate) struct Models {
+    first: Member,
+    others: Vec<Member>,
+}
+
+/// A model with its key.
+#[derive(Debug)]
+struct Member {
+    /// As it was given.
+    text: String,
+    /// The variable of its key.
+    key: Option<String>,
+    model: Model,
+}
+
+/// The totals of one model with its key.
+#[derive(Clone, Debug)]
+pub(crate) struct AccountTotals {
+    pub(crate) model: String,
+    /// The variable of its key.
+    pub(crate) api_key_env: Option<String>,
+    pub(crate) ledger: TokenLedger,
+}
+
+impl AccountTotals {
+    pub(crate) fn json(&self) -> Value {
+        let mut value = serde_json::to_value(self.ledger.snapshot()).unwrap_or_default();
+        if let Some(fields) = value.as_object_mut() {
+            fields.insert("model".to_owned(), self.model.as_str().into());
+            fields.insert("api_key_env".to_owned(), self.api_key_env.as_deref().into());
+        }
+        value
+    }
+}
+
+/// The stack around all models.
+pub(crate) struct Connected {
+    pub(crate) strategy: BoxStrategy<Prompt, Value>,
+    /// To be kept while the strategy is used.
+    pub(crate) servers: Vec<SimulatedServer>,
+    pub(crate) totals: Vec<AccountTotals>,
+}
+
+impl Models {
+    /// Reads `--model` and the options of the provider, without a call.
+    pub(crate) fn new(args: &RunArgs) -> Result<Self, UsageError> {
+        let keys = &args.provider.api_key_env;
+        check_names("--model", &args.model)?;
+        check_names("--api-key-env", keys)?;
+        if !args.dry_run {
+            check_keys(keys)?;
+        }
+        let mut members = Vec::new();
+        for text in &args.model {
+            let keys: Vec<_> = match keys.is_empty() {
+                true => vec![None],
+                false => keys.iter().map(|key| Some(key.as_str())).collect(),
+            };
+            for key in keys {
+                members.push(Member {
+                    text: text.clone(),
+                    key: key.map(str::to_owned),
+                    model: Model::new(args, text, key)?,
+                });
             }
         }
+        let mut members = members.into_iter();
+        let Some(first) = members.next() else {
+            return Err(UsageError::new("--model is missing"));
+        };
+        let models = Self {
+            first,
+            others: members.collect(),
+        };
+        models.check_provider(args)?;
+        Ok(models)
     }
+
+    /// A key, an address and a header are those of one provider, and go to no other.
+    fn check_provider(&self, args: &RunArgs) -> Result<(), UsageError> {
+        let given = [
+            ("--api-key-env", !args.provider.api_key_env.is_empty()),
+            ("--base-url", args.provider.base_url.is_some()),
+            ("--header", !args.provider.header.is_empty()),
+        ];
+        let Some((option, _)) = given.into_iter().find(|(_, is_given)| *is_given) else {
+            return Ok(());
+        };
+        let provider = |member: &Member| {
+            member
+                .text
+                .split_once(':')
+                .map_or(String::new(), |(prefix, _)| prefix.to_owned())
+        };
+        let first = provider(&self.first);
+        match self.others.iter().find(|other| provider(other) != first) {
+            None => Ok(()),
+            Some(other) => Err(UsageError::new(format!(
+                "{option} would go to different providers, of --model {} and --model {}; name models of one provider, or leave it out",
+                self.first.text, other.text
+            ))),
+        }
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Member> {
+        std::iter::once(&self.first).chain(&self.others)
+    }
+
+    /// The model that replaces the one of ready request bodies, for the first one.
+    pub(crate) fn name_for_bodies(&self) -> Option<String> {
+        self.first.model.name_for_bodies()
+    }
+
+    /// The request bodies that every model is sent as they are.
+    pub(crate) fn bodies(&self) -> Bodies {
+        self.all().map(|member| member.model.bodies()).fold(
+            Bodies {
+                chat: true,
+                responses: true,
+            },
+            |all, bodies| Bodies {
+                chat: all.chat && bodies.chat,
+                responses: all.responses && bodies.responses,
+            },
+        )
+    }
+
+    /// The provider and the model that a prompt is sent to, for its price: of the first one.
+    pub(crate) fn asked<'a>(&'a self, prompt: &'a Prompt) -> (&'a str, &'a str) {
+        self.first.model.asked(prompt)
+    }
+
+    /// The body that a prompt is sent as to the first one.
+    pub(crate) fn request_body(&self, prompt: &Prompt, schema: Option<&Value>) -> Result<Vec<u8>, LlmError> {
+        self.first.model.request_body(prompt, schema)
+    }
+
+    /// The first one, if there are others.
+    pub(crate) fn first_of_several(&self) -> Option<&str> {
+        (!self.others.is_empty()).then_some(&self.first.text)
+    }
+
+    /// Rejects what one of the providers does not take.
+    pub(crate) fn check(&self, prompt: &Prompt, schema: Option<&Value>) -> Result<(), LlmError> {
+        self.all()
+            .try_for_each(|member| member.model.request_body(prompt, schema).map(drop))
+    }
+
+    /// Makes the strategy, with every layer around it.
+    pub(crate) async fn connect(
+        self,
+        args: &RunArgs,
+        schema: Option<&Value>,
+        prices: Option<&PriceTable>,
+        events: &Events,
+    ) -> Result<Connected, UsageError> {
+        let has_several_models = args.model.len() > 1;
+        let (mut members, mut servers, mut totals) = (Vec::new(), Vec::new(), Vec::new());
+        for member in std::iter::once(self.first).chain(self.others) {
+            let name = match &member.key {
+                // The variable's name, never the key.
+                Some(key) if args.provider.api_key_env.len() > 1 => format!("{} ({key})", member.text),
+                _ => member.text.clone(),
+            };
+            let for_bodies = member.model.name_for_bodies().filter(|_| has_several_models);
+            let (model, server) = member.model.connect(args).await?;
+            servers.extend(server);
+            let account = AccountTotals {
+                model: member.text,
+                api_key_env: member.key,
+                ledger: TokenLedger::new(),
+            };
+            let gate = limiter_of(args, &name, events)?;
+            let strategy = gated(
+                model,
+                schema.cloned(),
+                args,
+                &gate,
+                &account.ledger,
+                prices,
+                events,
+            )?;
+            let strategy = strategy.map_request(move |mut request: LlmRequest| {
+                if let (Some(model), Some(_)) = (&for_bodies, request.input().model()) {
+                    let prompt = request.input_mut();
+                    *prompt = std::mem::take(prompt).with_model(model.as_str());
+                }
+                request
+            });
+            members.push((gate, strategy.boxed_strategy()));
+            totals.push(account);
+        }
+        Ok(Connected {
+            strategy: stack(Balance::new(members), args, events),
+            servers,
+            totals,
+        })
+    }
+}
+
+/// Rejects a name that an option has twice.
+fn check_names(option: &str, names: &[String]) -> Result<(), UsageError> {
+    let twice = names
+        .iter()
+        .enumerate()
+        .find(|(place, name)| names[..*place].contains(name));
+    twice.map_or(Ok(()), |(_, name)| {
+        Err(UsageError::new(format!("{option} {name} is given twice")))
+    })
+}
+
+/// Rejects two variables with the same key: they are one account, with one limit.
+fn check_keys(variables: &[String]) -> Result<(), UsageError> {
+    let keys: Vec<_> = variables.iter().map(std::env::var_os).collect();
+    for (place, key) in keys.iter().enumerate() {
+        let same = keys[..place]
+            .iter()
+            .position(|other| key.is_some() && other == key);
+        if let Some(same) = same {
+            return Err(UsageError::new(format!(
+                "--api-key-env {} and --api-key-env {} hold the same key; name each key once",
+                variables[same], variables[place]
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn simulated(args: &RunArgs, name: &str) -> Result<Preset, UsageError> {
     let provider = &args.provider;
-    if provider.base_url.is_some() || provider.api_key_env.is_some() {
+    if provider.base_url.is_some() || !provider.api_key_env.is_empty() {
         return Err(UsageError::new(
             "--base-url and --api-key-env do not apply to a simulated provider, which runs inside this program",
         ));
@@ -169,7 +385,12 @@ fn simulated(args: &RunArgs, name: &str) -> Result<Preset, UsageError> {
     })
 }
 
-fn strategy(args: &RunArgs, name: &str, base_url: Option<&str>) -> Result<Strategy, UsageError> {
+fn strategy(
+    args: &RunArgs,
+    name: &str,
+    base_url: Option<&str>,
+    key: Option<&str>,
+) -> Result<Strategy, UsageError> {
     let keep_raw_body = args.output.format().facts().needs_raw_body;
     let mut builder = Strategy::builder(name).keep_raw_body(keep_raw_body);
     if let Some(url) = base_url {
@@ -185,7 +406,7 @@ fn strategy(args: &RunArgs, name: &str, base_url: Option<&str>) -> Result<Strate
     if args.dry_run {
         // No provider is called, so no key is needed.
         builder = builder.api_key("none");
-    } else if let Some(variable) = &args.provider.api_key_env {
+    } else if let Some(variable) = key {
         builder = builder.api_key_env(variable);
     }
     let model = builder.build().map_err(|error| {
@@ -208,14 +429,16 @@ fn streamed(model: Strategy, stream: bool) -> Strategy {
     }
 }
 
-fn stack(
+/// One model behind its gate, with its own account.
+fn gated(
     model: Strategy,
     schema: Option<Value>,
     args: &RunArgs,
-    prices: Option<PriceTable>,
+    gate: &RateLimiter,
+    ledger: &TokenLedger,
+    prices: Option<&PriceTable>,
     events: &Events,
 ) -> Result<BoxStrategy<Prompt, Value>, UsageError> {
-    let limits = &args.limits;
     let as_text: fn(LlmResponse) -> LlmResponse<Value> = |response| response.map(Value::String);
     let model = match schema {
         Some(schema) => {
@@ -224,13 +447,8 @@ fn stack(
         }
         None => Either::Right(model.map_response(as_text)),
     };
-    let retry = RetryPolicy::new(limits.max_attempts)
-        .max_throttles(limits.max_throttles)
-        .max_billed_repeats(limits.max_billed_repeats)
-        .events(events)
-        .on_error(feedback);
-    let (keep_going, waits) = (limits.keep_going, limits.wait_for_reset);
-    let gate = RateLimiterLayer::new(limiter_of(args, events)?).classify_with(
+    let (keep_going, waits) = (args.limits.keep_going, args.limits.wait_for_reset);
+    let gate = RateLimiterLayer::new(gate.clone()).classify_with(
         move |outcome: Result<&LlmResponse<Value>, &LlmError>| {
             let mut verdict = KindClassifier.classify(outcome);
             let awaited = waits && verdict.kind == Some(ErrorKind::QuotaExhausted);
@@ -241,10 +459,30 @@ fn stack(
             verdict
         },
     );
-    let mut accounting = TokenAccountingLayer::new(TokenLedger::new()).events(events);
+    let mut accounting = TokenAccountingLayer::new(ledger.clone()).events(events);
     if let Some(prices) = prices {
-        accounting = accounting.prices(prices);
+        accounting = accounting.prices(prices.clone());
     }
+    let strategy = ServiceBuilder::new()
+        .layer(gate)
+        .layer(accounting)
+        .layer(CallTimeoutLayer::new(args.limits.timeout.unwrap_or(CALL_TIMEOUT)))
+        .service(model);
+    Ok(strategy.boxed_strategy())
+}
+
+/// The layers around all models.
+fn stack(
+    models: Balance<BoxStrategy<Prompt, Value>>,
+    args: &RunArgs,
+    events: &Events,
+) -> BoxStrategy<Prompt, Value> {
+    let limits = &args.limits;
+    let retry = RetryPolicy::new(limits.max_attempts)
+        .max_throttles(limits.max_throttles)
+        .max_billed_repeats(limits.max_billed_repeats)
+        .events(events)
+        .on_error(feedback);
     let strategy = ServiceBuilder::new()
         .layer(option_layer(limits.item_timeout.map(ItemTimeoutLayer::new)))
         .layer(RetryLayer::new(retry))
@@ -253,16 +491,13 @@ fn stack(
                 .require_complete
                 .then(|| MapResultLayer::new(require_complete)),
         ))
-        .layer(gate)
-        .layer(accounting)
-        .layer(CallTimeoutLayer::new(limits.timeout.unwrap_or(CALL_TIMEOUT)))
-        .service(model);
-    Ok(strategy.boxed_strategy())
+        .service(models);
+    strategy.boxed_strategy()
 }
 
-fn limiter_of(args: &RunArgs, events: &Events) -> Result<RateLimiter, UsageError> {
+fn limiter_of(args: &RunArgs, name: &str, events: &Events) -> Result<RateLimiter, UsageError> {
     let limits = &args.limits;
-    let mut builder = RateLimiter::builder().name(args.model.as_str());
+    let mut builder = RateLimiter::builder().name(name);
     if let Some(requests) = limits.rpm {
         builder = builder.requests_per_minute(requests);
     }

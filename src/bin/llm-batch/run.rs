@@ -8,7 +8,8 @@ use std::sync::{Arc, PoisonError};
 use futures::{StreamExt as _, stream};
 use llm_batch::batch::FailureGroup;
 use llm_batch::{
-    BatchSummary, Disposition, ErrorKind, Events, LlmStreamExt as _, PriceTable, Progress, Termination,
+    BatchSummary, Disposition, ErrorKind, Events, LlmStreamExt as _, PriceTable, Progress, Prompt,
+    Termination,
 };
 use serde_json::Value;
 
@@ -21,7 +22,7 @@ use crate::ending::{Account, Ending};
 use crate::events::{self, EventLog};
 use crate::exit::{Exit, UsageError};
 use crate::input::{Endpoint, Inputs, real_path};
-use crate::model::Model;
+use crate::model::{Connected, Models};
 use crate::output::{Include, OutputFormat};
 use crate::pauses;
 use crate::prices;
@@ -39,14 +40,14 @@ const COUNTED: u64 = 256 << 20;
 pub(crate) fn main(args: &RunArgs, console: &Console) -> Result<Exit, UsageError> {
     check(args)?;
     let mut inputs = Inputs::new(&args.input, args.named_fields())?;
-    let model = Model::new(args)?;
+    let model = Models::new(args)?;
     let prices = prices::read(args.reporting.prices.as_deref())?;
     let composer = Composer::new(&args.prompt, model.name_for_bodies(), model.bodies())?
         .for_output(args.output.format());
     let schema = match &args.prompt.schema {
         Some(path) => {
             let schema = schema::read(path)?;
-            model.check_schema(&schema).map_err(|error| {
+            model.check(&Prompt::new(""), Some(&schema)).map_err(|error| {
                 UsageError::new(format!("--schema {}: {}", path.display(), error.message()))
             })?;
             Some(schema)
@@ -62,7 +63,7 @@ pub(crate) fn main(args: &RunArgs, console: &Console) -> Result<Exit, UsageError
     if composer.shapes_prompts() {
         // A setting that the provider always rejects is reported once, before any call.
         model
-            .request_body(&composer.sample(), None)
+            .check(&composer.sample(), None)
             .map_err(|error| UsageError::new(error.message()))?;
     }
     if !model.bodies().responses && inputs.first_endpoint() == Some(Endpoint::Responses) {
@@ -276,7 +277,7 @@ struct Plan<'a> {
     args: &'a RunArgs,
     inputs: Inputs,
     composer: Composer,
-    model: Model,
+    model: Models,
     schema: Option<Value>,
     prices: Option<PriceTable>,
     earlier: Earlier,
@@ -294,9 +295,13 @@ impl Plan<'_> {
             Some(_) => Events::with_capacity(events::CAPACITY),
             None => Events::new(),
         };
-        let (strategy, _server) = self
+        let Connected {
+            strategy,
+            servers: _servers,
+            totals,
+        } = self
             .model
-            .strategy(args, self.schema, self.prices, &events)
+            .connect(args, self.schema.as_ref(), self.prices.as_ref(), &events)
             .await?;
         let mut signals = Signals::new().map_err(|error| UsageError::new(error.to_string()))?;
         let log = match &reporting.events {
@@ -405,6 +410,7 @@ impl Plan<'_> {
             let account = Account {
                 summary: &summary,
                 tally: &writer.tally,
+                totals: &totals,
                 unwritten: writer.unwritten,
                 kept: source_state.skipped,
                 resume_hint,

@@ -51,9 +51,9 @@ pub(crate) struct RunArgs {
     /// The model that answers: PROVIDER:MODEL. Providers: openai, openai-chat, openai-responses, anthropic, gemini,
     /// openai-compatible and azure (both need --base-url), openrouter, deepseek, groq, mistral, xai; on a
     /// machine of your own ollama, vllm, llamacpp, lmstudio; and sim:steady, sim:throttled, sim:chaos, which
-    /// need nothing.
-    #[arg(short, long, value_name = "PROVIDER:MODEL")]
-    pub(crate) model: String,
+    /// need nothing. May be given several times, for models of equal worth: each call goes to the one that can start it first.
+    #[arg(short, long, value_name = "PROVIDER:MODEL", required = true)]
+    pub(crate) model: Vec<String>,
 
     /// Print the first three requests, the number of items and their estimated tokens, without calling the provider.
     #[arg(long)]
@@ -204,9 +204,10 @@ pub(crate) struct ProviderArgs {
     #[arg(long, value_name = "URL")]
     pub(crate) base_url: Option<String>,
 
-    /// The environment variable that holds the API key.
+    /// The environment variable that holds the API key. May be given several times, for several accounts: each call goes to the one
+    /// that can start it first. The options under Limits hold for each key and model, but for those of items and of the run.
     #[arg(long, value_name = "NAME")]
-    pub(crate) api_key_env: Option<String>,
+    pub(crate) api_key_env: Vec<String>,
 
     /// A header for every request; may be given several times. `NAME=env:VARIABLE` takes its value from an environment
     /// variable. It is never shown.
