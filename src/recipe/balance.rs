@@ -120,9 +120,11 @@ impl<S> Shared<S> {
         let now = Instant::now();
         let forecasts = self.members.iter().enumerate().filter_map(|(place, member)| {
             let start = member.gate.next_start(0).filter(|_| Some(place) != except)?;
-            Some((start.max(now), member.chosen.load(Ordering::Relaxed), place))
+            // The gates are asked one after another: what differs by less is a tie.
+            let wait = start.saturating_duration_since(now).as_millis();
+            Some((wait, member.chosen.load(Ordering::Relaxed), place, start))
         });
-        forecasts.min().map(|(start, _, place)| (place, start))
+        forecasts.min().map(|(.., place, start)| (place, start))
     }
 
     /// A strategy that could start a call before the gate of this one could start any.

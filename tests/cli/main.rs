@@ -18,6 +18,7 @@ mod quotas;
 mod resume;
 mod schema;
 mod secrets;
+mod several;
 mod support;
 mod usage;
 mod writing;

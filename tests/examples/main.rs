@@ -238,6 +238,18 @@ fn partial() {
 }
 
 #[test]
+fn two_accounts() {
+    let printed = output_of("two_accounts");
+    let calls = |name: &str| -> u64 {
+        let line = printed.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        numbers(line)[0]
+    };
+    let (small, large) = (calls("small: "), calls("large: "));
+    assert_eq!(small + large, 250, "{printed}");
+    assert!((40..=60).contains(&small), "{printed}");
+}
+
+#[test]
 fn fallback() {
     let printed = output_of("fallback");
     let numbers = numbers(&printed);

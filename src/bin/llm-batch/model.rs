@@ -10,8 +10,8 @@ use llm_batch::provider::Streaming;
 use llm_batch::recipe::{Balance, feedback};
 use llm_batch::testing::{Preset, SimulatedProvider, SimulatedServer};
 use llm_batch::{
-    BoxStrategy, Classify as _, Disposition, ErrorKind, Events, KindClassifier, LlmError, LlmRequest, LlmResponse,
-    Model as Strategy, PriceTable, Prompt, StrategyExt as _, StructuredExt as _,
+    BoxStrategy, Classify as _, Disposition, ErrorKind, Events, KindClassifier, LlmError, LlmRequest,
+    LlmResponse, Model as Strategy, PriceTable, Prompt, StrategyExt as _, StructuredExt as _,
 };
 use serde_json::Value;
 use tower::util::{Either, MapResultLayer, option_layer};

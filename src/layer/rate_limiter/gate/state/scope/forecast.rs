@@ -42,7 +42,10 @@ impl Scope {
             0 => self.reservation(&TokenEstimate::default()).times(ahead.calls),
             tokens => self.reservation(&TokenEstimate::from(tokens)),
         };
-        let quotas = self.config.limits.ready_at(&before.plus(&own), ahead.calls + 1, now);
+        let quotas = self
+            .config
+            .limits
+            .ready_at(&before.plus(&own), ahead.calls + 1, now);
         let free = self
             .cap(now)
             .map(|(cap, rises)| self.forecast_room(cap, rises, ahead, now));
