@@ -9,8 +9,8 @@ use llm_batch::recipe::Balance;
 use llm_batch::testing::{Quota, SimulatedProvider};
 use llm_batch::{
     BoxStrategy, ErrorKind, ItemTimeoutLayer, LlmError, LlmRequest, LlmResponse, LlmStreamExt, Outcome,
-    Prompt, RateLimiter, RateLimiterLayer, RetryLayer, RetryPolicy, StrategyExt, TokenAccountingLayer,
-    TokenLedger, TokenUsage,
+    RateLimiter, RateLimiterLayer, RetryLayer, RetryPolicy, StrategyExt, TokenAccountingLayer, TokenLedger,
+    TokenUsage,
 };
 use tokio::time::Instant;
 use tower::retry::Retry;

@@ -170,8 +170,13 @@ pub(crate) struct AccountTotals {
 
 impl AccountTotals {
     pub(crate) fn json(&self) -> Value {
-        let mut value = serde_json::to_value(self.ledger.snapshot()).unwrap_or_default();
+        let totals = self.ledger.snapshot();
+        let mut value = serde_json::to_value(totals).unwrap_or_default();
         if let Some(fields) = value.as_object_mut() {
+            if totals.cost == Usd::ZERO && totals.unknown_cost_calls > 0 {
+                // Unknown, not nothing.
+                fields.insert("cost".to_owned(), Value::Null);
+            }
             fields.insert("model".to_owned(), self.model.as_str().into());
             fields.insert("api_key_env".to_owned(), self.api_key_env.as_deref().into());
         }
