@@ -11,7 +11,7 @@ use llm_batch::recipe::{Balance, feedback};
 use llm_batch::testing::{Preset, SimulatedProvider, SimulatedServer};
 use llm_batch::{
     BoxStrategy, Classify as _, Disposition, ErrorKind, Events, KindClassifier, LlmError, LlmRequest,
-    LlmResponse, Model as Strategy, PriceTable, Prompt, StrategyExt as _, StructuredExt as _,
+    LlmResponse, Model as Strategy, PriceTable, Prompt, StrategyExt as _, StructuredExt as _, Usd,
 };
 use serde_json::Value;
 use tower::util::{Either, MapResultLayer, option_layer};
