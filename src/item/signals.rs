@@ -25,6 +25,8 @@ pub(crate) struct HeldItem {
     pub(crate) until: Instant,
     /// The call comes back at the tail of the queue.
     pub(crate) at_tail: bool,
+    /// The gate stays open for others.
+    pub(crate) gate_is_open: bool,
 }
 
 impl Item {
@@ -79,12 +81,22 @@ impl Signals<'_> {
             gate: 0,
             until,
             at_tail: false,
+            gate_is_open: false,
         });
     }
 
     /// As [`set_throttled_until`](Self::set_throttled_until): no other gate holds the call.
     pub(crate) fn set_held(self, held: HeldItem) {
         self.item.record().seldom().held = Some(held);
+    }
+
+    /// For retry policies: the gate that the call was throttled at stays open for others.
+    pub(crate) fn is_held_by_open_gate(self) -> bool {
+        let mut record = self.item.record();
+        record
+            .seldom_if_any()
+            .and_then(|seldom| seldom.held)
+            .is_some_and(|held| held.gate_is_open)
     }
 
     /// Another gate may let the item's next call start at this time, before the one that holds it.

@@ -301,7 +301,12 @@ fn settle(call: ActiveCall, mut verdict: Verdict, end: &GateEnd, inside: &CallsI
     // One that the server has no room for would be the next to be rejected.
     let (gate, at_tail) = (call.gate().mark(), call.is_first() || !throttled);
     if let (Some(until), Some(item)) = (call.settle_usage(&verdict, used), item) {
-        item.signals().set_held(HeldItem { gate, until, at_tail });
+        item.signals().set_held(HeldItem {
+            gate,
+            until,
+            at_tail,
+            gate_is_open: until <= Instant::now(),
+        });
     }
 }
 

@@ -310,7 +310,7 @@ impl<C, F, H> RetryPolicy<C, F, H> {
                 }
                 if let Some(until) = item.and_then(|item| item.signals().throttled_until()) {
                     let held = until.saturating_duration_since(Instant::now());
-                    held_below = !held.is_zero();
+                    held_below = !item.is_some_and(|item| item.signals().is_held_by_open_gate());
                     // Where the gate stays open it would be rejected again and again within moments.
                     if held_below {
                         held
