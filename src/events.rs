@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use crate::error::{ErrorKind, QuotaDimension};
 use crate::item::{Item, ItemId, ItemReport};
+use crate::layer::rate_limiter::LimitKind;
 use crate::usage::TokenUsage;
 
 /// The default number of events kept for a slow subscriber.
@@ -293,6 +294,20 @@ pub enum EventKind {
     CooldownEnded {
         /// The generation that ended its pause.
         generation: u64,
+    },
+    /// A gate has found the provider's limit, or that it differs by more than 15 % from the last one that was reported. At most
+    /// once between two pauses.
+    LimitLearned {
+        /// The kind of the limit.
+        kind: LimitKind,
+        /// The calls that the provider accepts per second, if it is a rate.
+        #[serde(default)]
+        starts_per_second: Option<f64>,
+        /// The calls that it accepts at one time, if that is limited.
+        #[serde(default)]
+        max_in_flight: Option<usize>,
+        /// The number of rejected calls that it follows from.
+        rejections: u64,
     },
     /// A gate latched: later calls fail without being sent.
     Latched {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use llm_batch::layer::rate_limiter::{BucketFit, EndedCall, Pace, Pacing, RateLimiter, StartedCall};
-use llm_batch::{ErrorKind, Verdict};
+use llm_batch::{ErrorKind, QuotaDimension, ReportedQuota, Verdict};
 use proptest::prelude::*;
 use tokio::time::{Instant, sleep};
 
@@ -13,19 +13,21 @@ use crate::support::*;
 
 /// A provider: a bucket, a cap on calls in flight, and rejections at random.
 #[derive(Clone, Copy, Debug)]
-struct Provider {
-    per_second: f64,
-    burst: f64,
-    in_flight: usize,
+pub(crate) struct Provider {
+    pub(crate) per_second: f64,
+    pub(crate) burst: f64,
+    pub(crate) in_flight: usize,
     /// The share of calls that is rejected whatever the rate.
-    stray: f64,
+    pub(crate) stray: f64,
     /// Seconds of a call, and of each way.
-    call: f64,
-    way: f64,
-    hints: bool,
+    pub(crate) call: f64,
+    pub(crate) way: f64,
+    pub(crate) hints: bool,
+    /// The quota that a rejection names.
+    pub(crate) dimension: Option<QuotaDimension>,
 }
 
-const UNLIMITED: Provider = Provider {
+pub(crate) const UNLIMITED: Provider = Provider {
     per_second: f64::INFINITY,
     burst: f64::INFINITY,
     in_flight: usize::MAX,
@@ -33,9 +35,10 @@ const UNLIMITED: Provider = Provider {
     call: 1.0,
     way: 0.03,
     hints: false,
+    dimension: None,
 };
 
-struct Server {
+pub(crate) struct Server {
     provider: Provider,
     made: Instant,
     state: Mutex<ServerState>,
@@ -53,7 +56,7 @@ struct ServerState {
 }
 
 impl Server {
-    fn new(provider: Provider) -> Arc<Self> {
+    pub(crate) fn new(provider: Provider) -> Arc<Self> {
         Arc::new(Self {
             provider,
             made: Instant::now(),
@@ -83,10 +86,13 @@ impl Server {
         if stray || state.level < 1.0 || state.in_flight >= provider.in_flight {
             state.rejected += 1;
             let missing = Duration::try_from_secs_f64((1.0 - state.level) / provider.per_second);
-            return Some(match missing {
+            let rejection = match missing {
                 Ok(missing) if provider.hints => throttled_for(missing),
                 _ => throttled(),
-            });
+            };
+            let mut quota = ReportedQuota::default();
+            quota.dimension = provider.dimension;
+            return Some(rejection.with_quota(quota));
         }
         state.level -= 1.0;
         state.in_flight += 1;
@@ -94,7 +100,12 @@ impl Server {
         None
     }
 
-    fn counts(&self) -> (usize, usize) {
+    /// So many calls are left in the bucket.
+    pub(crate) fn set_level(&self, level: f64) {
+        self.state.lock().unwrap().level = level;
+    }
+
+    pub(crate) fn counts(&self) -> (usize, usize) {
         let state = self.state.lock().unwrap();
         (state.accepted, state.rejected)
     }
@@ -114,7 +125,7 @@ impl Server {
 }
 
 /// `items` items by `workers` workers. Returns how long it takes.
-async fn run(limiter: &RateLimiter, server: &Arc<Server>, items: usize, workers: usize) -> f64 {
+pub(crate) async fn run(limiter: &RateLimiter, server: &Arc<Server>, items: usize, workers: usize) -> f64 {
     let begin = Instant::now();
     let left = Arc::new(Mutex::new(items));
     let workers = (0..workers).map(|_| {
@@ -298,6 +309,7 @@ fn providers() -> impl Strategy<Value = Provider> {
             call,
             way,
             hints,
+            dimension: None,
         },
     )
 }

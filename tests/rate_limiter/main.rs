@@ -7,6 +7,7 @@ mod closed;
 mod cooldown;
 mod invariants;
 mod layer;
+mod learned;
 mod local;
 mod lock_free;
 mod overload;

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use futures::{StreamExt, stream};
+use llm_batch::layer::rate_limiter::LimitKind;
 use llm_batch::{
     BatchSummary, BoxError, Classify, Delivery, Disposition, ErrorKind, Event, EventKind, Events,
     FinishReason, ItemId, ItemReport, KindClassifier, LlmError, LlmRequest, LlmResponse, LlmStreamExt,
@@ -187,6 +188,12 @@ fn event_kind() -> impl Strategy<Value = EventKind> {
         }),
         any::<u64>().prop_map(|generation| EventKind::CooldownEnded { generation }),
         kind().prop_map(|kind| EventKind::Latched { kind }),
+        (any::<u32>(), 0.0..1e6_f64).prop_map(|(rejections, rate)| EventKind::LimitLearned {
+            kind: LimitKind::Rate,
+            starts_per_second: Some(rate),
+            max_in_flight: None,
+            rejections: rejections.into(),
+        }),
         Just(EventKind::Reopened),
         any::<u64>().prop_map(|estimate| EventKind::QuotaAdmitted { estimate }),
         (any::<u64>(), proptest::option::of(any::<u64>()))

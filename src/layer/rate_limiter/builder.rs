@@ -11,6 +11,7 @@ use super::RateLimiter;
 use super::cooldown::Cooldown;
 use super::error::InvalidLimit;
 use super::gate::{Config, Gate, InFlightRamp, Limits, WallClock};
+use super::learned::LearnedLimit;
 use super::pace::{BucketFit, BuiltIn, Pace, Pacing, SlowStart, StartRamp};
 use super::priority::Priority;
 use super::quota::Quota;
@@ -46,6 +47,7 @@ pub struct RateLimiterBuilder {
     strict_priority: bool,
     pace: Option<Box<dyn Pace>>,
     built_in: Option<BuiltIn>,
+    learned: Option<LearnedLimit>,
     store: Option<Box<dyn StateStore>>,
     events: Option<Events>,
 }
@@ -67,6 +69,7 @@ impl Default for RateLimiterBuilder {
             strict_priority: false,
             pace: None,
             built_in: None,
+            learned: None,
             store: None,
             events: None,
         }
@@ -180,6 +183,19 @@ impl RateLimiterBuilder {
         self
     }
 
+    /// Starts with a limit that [an earlier gate](RateLimiter::learned) of the same account and model has found: at that pace at
+    /// once, without a start ramp, or with that cap on calls in flight. None by default.
+    ///
+    /// It is trusted little: a pace that is too high falls with the first rejections, one that is too low begins to climb within
+    /// seconds. A limit older than a day, with a time more than a minute in the future, or without a number above 0 is ignored, with a log record;
+    /// [`RateLimiter::learned`] then returns `None`. A rate below six calls a minute is taken for six.
+    ///
+    /// [`build`](Self::build) fails if the pace is not [`BucketFit`], which alone can use it.
+    pub fn learned(mut self, limit: LearnedLimit) -> Self {
+        self.learned = Some(limit);
+        self
+    }
+
     /// Sets the store of the quotas and pauses that this gate shares with others. None by default: all is in this gate.
     pub fn state_store(mut self, store: impl StateStore) -> Self {
         self.store = Some(Box::new(store));
@@ -232,6 +248,12 @@ impl RateLimiterBuilder {
                 .or_else(|| self.cooldown.slow_start().map(BuiltIn::SlowStart))
                 .or_else(|| Some(BuiltIn::BucketFit(Box::default()))),
         };
+        let built_in = built_in.map(|pace| match self.learned {
+            Some(limit) => pace.starting_with(limit, SystemTime::now(), &self.name),
+            None => pace,
+        });
+        let initial = own.as_ref().map(|(_, pacing)| *pacing);
+        let initial = initial.or_else(|| built_in.as_ref().map(BuiltIn::pacing));
         let config = Config {
             cooldown: self.cooldown,
             limits,
@@ -239,7 +261,7 @@ impl RateLimiterBuilder {
             max_in_flight: self.max_in_flight,
             in_flight_ramp: self.in_flight_ramp,
             start_ramp: self.start_ramp,
-            pacing: own.as_ref().map_or(Pacing::UNLIMITED, |(_, pacing)| *pacing),
+            pacing: initial.unwrap_or(Pacing::UNLIMITED),
             built_in,
             strict_priority: self.strict_priority,
             shared: self.store.is_some(),
@@ -287,6 +309,17 @@ impl RateLimiterBuilder {
         }
         if let Some(ramp) = &self.start_ramp {
             ramp.check()?;
+        }
+        let is_fitted = match &self.built_in {
+            Some(BuiltIn::BucketFit(_)) => true,
+            Some(BuiltIn::SlowStart(_)) => false,
+            None => self.pace.is_none() && self.cooldown.slow_start().is_none(),
+        };
+        if self.learned.is_some() && !is_fitted {
+            return Err(InvalidLimit::new(
+                "learned",
+                "is used by the default pace only; leave out the other one, or the limit",
+            ));
         }
         self.cooldown.check()
     }

@@ -107,6 +107,10 @@
 //! it resumes at a rate, not at full speed ([`BucketFit`]). [`Pace`] is the seam for other policies. In the folder `docs`,
 //! `how-the-gate-paces.md` describes a run step by step, with a picture, and what no pace can find.
 //!
+//! The limit that `BucketFit` finds is visible in the [snapshot](RateLimiterSnapshot::learned), as
+//! [`LimitLearned`](crate::EventKind::LimitLearned) and in the summary of the batch. [`RateLimiter::learned`] returns it, to be
+//! kept, and a gate that is [given](RateLimiterBuilder::learned) it starts at that pace.
+//!
 //! # Scopes
 //! Cloning a limiter shares its scope. Different scopes never pause each other: [`RateLimiterLayer::keyed`] selects one by
 //! request. Implement [`StateStore`] for scopes that several processes share. The
@@ -161,6 +165,7 @@ mod future;
 mod gate;
 mod grant;
 mod layer;
+mod learned;
 mod pace;
 mod priority;
 mod quota;
@@ -178,6 +183,7 @@ pub use error::InvalidLimit;
 pub use future::RateLimitedFuture;
 pub use grant::{Acquire, ActiveCall, Grant};
 pub use layer::{RateLimited, RateLimiterLayer};
+pub use learned::{LearnedLimit, LimitKind};
 pub use pace::{BucketFit, EndedCall, Pace, Pacing, SlowStart, StartRamp, StartedCall};
 pub use priority::Priority;
 pub use quota::{Quota, QuotaState};
@@ -189,6 +195,7 @@ use tokio::time::Instant;
 
 use crate::request::TokenEstimate;
 use gate::{Gate, Newcomer};
+use learned::Learned;
 
 /// A handle to one gate. Cloning it is cheap; all clones share the gate. See the [module](self).
 ///
@@ -264,7 +271,21 @@ impl RateLimiter {
 
     /// Returns a snapshot of the gate.
     pub fn snapshot(&self) -> RateLimiterSnapshot {
-        self.gate.with(|state, now, _| state.snapshot(now))
+        let (snapshot, learned) = self
+            .gate
+            .with(|state, now, _| (state.snapshot(now), state.learned()));
+        RateLimiterSnapshot {
+            learned: learned.map(Learned::dated),
+            ..snapshot
+        }
+    }
+
+    /// Returns the provider's limit, once rejections have shown one, or the one that the gate [started
+    /// with](RateLimiterBuilder::learned). `None` with a [`Pace`] of one's own, or if there was no limit to be found.
+    ///
+    /// Keep it, and give it to the next gate of the same account and model.
+    pub fn learned(&self) -> Option<LearnedLimit> {
+        self.gate.learned()
     }
 
     /// Returns every quota with what is left of it.

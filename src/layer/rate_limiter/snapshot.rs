@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::learned::LearnedLimit;
 use crate::error::ErrorKind;
 use crate::item::WaitReason;
 
@@ -33,6 +34,8 @@ pub struct RateLimiterSnapshot {
     pub max_in_flight: Option<usize>,
     /// The pace, if starts are spaced.
     pub starts_per_second: Option<f64>,
+    /// The provider's limit, once rejections have shown one. `None` with a [`Pace`](super::Pace) of one's own.
+    pub learned: Option<LearnedLimit>,
     /// Requests that the request quotas allow to start now: the least of them.
     pub requests_available: Option<f64>,
     /// Tokens that the quotas of tokens allow to reserve now: the least of them; negative after a debt.

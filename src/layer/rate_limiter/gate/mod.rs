@@ -27,6 +27,7 @@ use tokio::runtime::{self, Handle};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::learned::{Learned, LearnedLimit};
 use super::pace::{Pace, Pacing};
 use super::quota::Quota;
 use super::store::StateStore;
@@ -395,6 +396,11 @@ impl Gate {
     /// When a new call would start; `None` if it would be refused.
     pub(super) fn next_start(self: &Arc<Self>, of: &Newcomer) -> Option<Instant> {
         self.with(|state, now, effects| state.next_start(of, now, effects))
+    }
+
+    /// The provider's limit, as far as the pace has found it.
+    pub(super) fn learned(self: &Arc<Self>) -> Option<LearnedLimit> {
+        self.with(|state, _, _| state.learned()).map(Learned::dated)
     }
 
     /// Returns `true` if the gate is closed or latched.

@@ -1,10 +1,12 @@
 //! The pace of starts: the trait, and the policies that implement it.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
+use super::learned::{Learned, LearnedLimit};
 use crate::error::{Disposition, ErrorKind, QuotaDimension, ReportedQuota};
+use crate::events::EventKind;
 
 mod bucket_fit;
 mod ramp;
@@ -208,6 +210,37 @@ impl BuiltIn {
     pub(super) fn next_look(&self, generation: u64) -> Option<Instant> {
         match self {
             Self::BucketFit(pace) => pace.next_look(generation),
+            Self::SlowStart(_) => None,
+        }
+    }
+
+    /// Starts with a limit that was found before, unless that is not to be trusted.
+    pub(super) fn starting_with(mut self, limit: LearnedLimit, now: SystemTime, limiter: &str) -> Self {
+        match (&mut self, limit.usable(now)) {
+            (Self::BucketFit(pace), Ok(limit)) => pace.start_with(limit),
+            // Checked by the builder.
+            (Self::SlowStart(_), Ok(_)) => {}
+            (_, Err(reason)) => tracing::info!(
+                target: "llm_batch::rate_limiter",
+                limiter,
+                "the limit to start with is ignored: {reason}"
+            ),
+        }
+        self
+    }
+
+    /// Returns the provider's limit, as far as it has found one.
+    pub(super) fn learned(&self) -> Option<Learned> {
+        match self {
+            Self::BucketFit(pace) => pace.learned(),
+            Self::SlowStart(_) => None,
+        }
+    }
+
+    /// Returns the event of a limit that has become another one.
+    pub(super) fn take_news(&mut self) -> Option<EventKind> {
+        match self {
+            Self::BucketFit(pace) => pace.take_news(),
             Self::SlowStart(_) => None,
         }
     }

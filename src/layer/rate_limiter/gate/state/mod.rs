@@ -14,6 +14,7 @@ use super::quota::{Reserved, Used};
 use super::waits::Waited;
 use crate::classify::Verdict;
 use crate::error::{Delivery, Disposition, ErrorKind, Refused};
+use crate::layer::rate_limiter::learned::Learned;
 use crate::layer::rate_limiter::pace::{EndedCall, Pacing, StartedCall};
 use crate::layer::rate_limiter::priority::Priority;
 use crate::layer::rate_limiter::quota::{Quota, QuotaState};
@@ -212,6 +213,11 @@ impl State {
         }
     }
 
+    /// The provider's limit, as far as the pace has found it.
+    pub(in crate::layer::rate_limiter) fn learned(&self) -> Option<Learned> {
+        self.scope.learned()
+    }
+
     /// Goes up whenever a grant that has not started becomes void.
     pub(super) const fn epoch(&self) -> u64 {
         self.scope.closure.epoch()
@@ -402,7 +408,7 @@ impl State {
     /// Notes that the call starts now. Returns whether it may.
     fn note_start(&mut self, call: &mut Started, now: Instant, effects: &mut Effects) -> bool {
         let before = self.scope.pacing();
-        let starts = self.scope.start(call, now);
+        let starts = self.scope.start(call, now, &mut effects.notices);
         if before != self.scope.pacing() {
             self.drain(now, effects);
         }

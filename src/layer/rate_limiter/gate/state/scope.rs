@@ -18,6 +18,7 @@ use crate::item::WaitReason;
 use crate::layer::rate_limiter::cooldown::Cooldown;
 use crate::layer::rate_limiter::gate::fast_path::Counts;
 use crate::layer::rate_limiter::gate::quota::{Exhausted, Limits, Reserved, Shortage, Unbelievable, Used};
+use crate::layer::rate_limiter::learned::Learned;
 use crate::layer::rate_limiter::pace::{BuiltIn, Pacing, Ramp, Spacing, StartRamp, StartedCall};
 use crate::layer::rate_limiter::quota::{Quota, QuotaState};
 use crate::layer::rate_limiter::snapshot::RateLimiterSnapshot;
@@ -113,11 +114,14 @@ pub(super) struct Scope {
 
 impl Scope {
     pub(super) fn new(config: Config, now: Instant) -> Self {
+        let spaced = config.pacing.starts_per_second().is_finite();
+        let known = spaced && config.built_in.is_some();
         Self {
             closure: Closure::new(now),
             overload: OverloadCap::default(),
             pace: Spacing::new(config.pacing, now),
-            ramp: config.start_ramp.map(Ramp::new),
+            // Where the rate is known there is nothing to look for.
+            ramp: config.start_ramp.filter(|_| !known).map(Ramp::new),
             config,
             first_start: None,
             base: None,
@@ -163,6 +167,7 @@ impl Scope {
             in_flight: self.in_flight,
             max_in_flight: self.cap(now).map(|(cap, _)| cap),
             starts_per_second: rate.is_finite().then_some(rate),
+            learned: None,
             requests_available: available(QuotaDimension::Requests),
             tokens_available: available(QuotaDimension::Tokens),
             input_tokens_available: available(QuotaDimension::InputTokens),
@@ -173,6 +178,11 @@ impl Scope {
             throttled: self.throttled,
             paused: self.closure.paused(now),
         }
+    }
+
+    /// The provider's limit, as far as the pace has found it.
+    pub(super) fn learned(&self) -> Option<Learned> {
+        self.config.built_in.as_ref()?.learned()
     }
 
     /// The refusal of every call, if the gate is latched.
@@ -447,7 +457,7 @@ impl Scope {
     }
 
     /// The call starts now, unless the gate has closed since it was let through. Returns whether it does.
-    pub(super) fn start(&mut self, started: &mut Started, now: Instant) -> bool {
+    pub(super) fn start(&mut self, started: &mut Started, now: Instant, notices: &mut Notices) -> bool {
         if started.call.generation != self.closure.generation() || self.closure.latched().is_some() {
             return false;
         }
@@ -459,6 +469,9 @@ impl Scope {
             && policy.next_look(call.generation).is_none_or(|look| look <= now)
         {
             let pacing = policy.on_start(call);
+            if let Some(news) = policy.take_news() {
+                notices.event(now, news);
+            }
             self.set_pacing(pacing, now);
         }
         true

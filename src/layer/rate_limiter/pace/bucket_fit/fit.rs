@@ -42,6 +42,10 @@ const ABOVE: f64 = 1.05;
 const HOLD: f64 = 100.0;
 /// A hold lasts so many pauses at least.
 const PAUSES: f64 = 10.0;
+/// The first hold of a rate that was found before lasts so many seconds at the most, or so many starts.
+const FIRST: (f64, f64) = (10.0, 2.0);
+/// It is wrong where more than half of at least so many calls are rejected.
+const STARTS: u64 = 8;
 /// The trust after estimates that differ.
 const LOW: f64 = 0.2;
 /// Estimates agree that differ by less than this.
@@ -125,6 +129,15 @@ impl Fit {
         (self.rate, self.known, self.trust) = (rate, true, LOW);
     }
 
+    /// The limit was found before: a rate, and the most that the bucket may hold if that is known.
+    pub(super) fn start_with(&mut self, rate: f64, burst: Option<f64>) {
+        self.set(rate);
+        self.burst = burst.unwrap_or(f64::INFINITY);
+        // A rate that is far too low is found soon.
+        let hold = FIRST.0.max(FIRST.1 / rate);
+        self.trust = LOW.min(hold * rate.max(SLOWEST.1).sqrt() / HOLD);
+    }
+
     /// Starts per second, `clock` seconds after the opening.
     pub(super) fn pace(&self, clock: f64, trip: f64) -> f64 {
         if !self.known {
@@ -143,6 +156,39 @@ impl Fit {
     pub(super) fn begin(&mut self, first: &Generation) {
         self.burst = first.accepted();
         self.search = (self.burst / 8.0).max(1.0);
+    }
+
+    /// The first generation has ended that began with a known rate, and with a bucket that may have been full. Returns `false` if
+    /// the rate is not known after all.
+    pub(super) fn add_first(&mut self, ended: &Generation, rejection: &Rejection, pause: f64) -> bool {
+        let (calls, time) = (ended.accepted(), ended.seconds);
+        if ended.starts >= STARTS && calls < ended.starts as f64 / 2.0 {
+            self.known = false;
+            self.begin(ended);
+            return false;
+        }
+        if calls < CALLS || time < SECONDS {
+            // The bucket may have been empty just as well: the next one shows more.
+            self.past.push_back(ended.clone());
+            self.pause = pause;
+        } else if self.burst.is_finite() {
+            // The rate stays as it is where the bucket may explain the difference.
+            let before = self.rate;
+            let least = ((calls - self.burst) / time).max(ended.bound);
+            self.rate = before.max(least).min((calls / time).max(least));
+            self.trust_by(before);
+            self.highest = self.rate;
+            self.pause = pause;
+        } else {
+            self.add(ended.clone(), rejection, pause, None);
+        }
+        true
+    }
+
+    /// Estimates that agree earn a longer hold.
+    fn trust_by(&mut self, before: f64) {
+        let agrees = (self.rate / before - 1.0).abs() <= AGREE;
+        self.trust = if agrees { (2.0 * self.trust).min(1.0) } else { LOW };
     }
 
     /// A generation has ended with `rejection` and the pause after it.
@@ -177,16 +223,15 @@ impl Fit {
             rate *= (rejection.pace / rate).powf(CLIMB);
         }
         self.known |= calls >= CALLS && time >= SECONDS;
+        let before = std::mem::replace(&mut self.rate, rate);
         if accepted {
-            let agrees = (rate / self.rate - 1.0).abs() <= AGREE;
-            self.trust = if agrees { (2.0 * self.trust).min(1.0) } else { LOW };
+            self.trust_by(before);
         }
         self.highest = (self.highest * (-seconds / MEMORY).exp2()).max(rate);
         self.peak = (self.peak * (-seconds / LONG_MEMORY).exp2()).max(rate);
         if rate < self.highest / 2.0 {
             self.trust = LOW;
         }
-        self.rate = rate;
         if !self.known {
             self.search = rate.max(SLOWEST.1);
         }

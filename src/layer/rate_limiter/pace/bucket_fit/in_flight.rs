@@ -52,6 +52,20 @@ impl InFlightCap {
         Some((raised as usize).saturating_add(1))
     }
 
+    /// The cap, as it was found.
+    pub(super) fn known(&self) -> Option<usize> {
+        self.cap.map(|cap| cap.calls)
+    }
+
+    /// The cap was found before.
+    pub(super) fn start_with(&mut self, calls: usize) {
+        self.cap = Some(Cap {
+            calls,
+            clock: 0.0,
+            trust: LOW,
+        });
+    }
+
     pub(super) fn begin_generation(&mut self) {
         self.rises.clear();
     }

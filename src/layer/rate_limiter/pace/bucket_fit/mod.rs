@@ -5,16 +5,19 @@ use tokio::time::Instant;
 #[cfg(doc)]
 use super::StartRamp;
 use super::{EndedCall, Pace, Pacing, StartedCall};
-use crate::error::Disposition;
+use crate::error::{Disposition, QuotaDimension};
+use crate::layer::rate_limiter::learned::LearnedLimit;
 
 mod fit;
 mod generation;
 mod in_flight;
+mod learned;
 mod stray;
 
 use fit::Fit;
 use generation::{Generation, Marks};
 use in_flight::InFlightCap;
+use learned::Announced;
 use stray::{Limit, Stray};
 
 /// The default [`Pace`]: finds the provider's limit by itself and stays just below it.
@@ -25,7 +28,8 @@ use stray::{Limit, Stray};
 /// what the bucket may have held, is a better bound. Calls start at 0.97 of that rate, climb to 1.05 of it over a hold,
 /// and then ever faster until the next rejection. The hold is short while the estimates differ, and doubles each time they
 /// agree, so that a limit which stays as it is costs few rejections. A limit on calls in flight shows by rejecting at one
-/// number of them only: that number becomes the cap, which is tried again from time to time.
+/// number of them only: that number becomes the cap, which is tried again from time to time. The limit that was found is a
+/// [value](LearnedLimit) that a later gate may start with.
 ///
 /// Rejections that do not depend on the rate are told from those of a limit by a short trial far above the estimate, and then
 /// [tolerated](Pacing::tolerating_throttles) for as long as their share stays.
@@ -59,6 +63,15 @@ pub struct BucketFit {
     clock: f64,
     last_start: Option<Instant>,
     pacing: Pacing,
+    /// The limit to start with.
+    given: Option<LearnedLimit>,
+    /// The calls that were throttled, and the last time.
+    rejections: u64,
+    rejected: Option<Instant>,
+    /// The quota that was named last.
+    dimension: Option<QuotaDimension>,
+    announced: Option<Announced>,
+    has_news: bool,
 }
 
 /// A rejection that closed the gate.
@@ -109,6 +122,12 @@ impl Default for BucketFit {
             clock: 0.0,
             last_start: None,
             pacing: Pacing::UNLIMITED,
+            given: None,
+            rejections: 0,
+            rejected: None,
+            dimension: None,
+            announced: None,
+            has_news: false,
         }
     }
 }
@@ -136,10 +155,12 @@ impl BucketFit {
             self.pacing = Pacing::per_second(pace).tolerating_throttles();
             return self.pacing;
         }
+        let searches = self.first.is_none() && !self.fit.is_known();
         self.pacing = match &self.current {
-            _ if self.first.is_none() => match self.closed_by {
-                Some(closed) if closed.throttled => Pacing::per_second(FIRST),
-                _ => Pacing::UNLIMITED,
+            _ if searches => match (self.closed_by, self.cap.calls(self.trip)) {
+                (Some(closed), _) if closed.throttled => Pacing::per_second(FIRST),
+                (_, Some(calls)) => Pacing::UNLIMITED.with_max_in_flight(calls),
+                (_, None) => Pacing::UNLIMITED,
             },
             Some(current) => match self.cap.calls(self.trip) {
                 Some(calls) => {
@@ -163,6 +184,13 @@ impl BucketFit {
                 None => {}
                 // Overload says nothing about a bucket.
                 Some(_) if self.first.is_none() && ended.void => {}
+                Some(closed) if self.first.is_none() && self.fit.is_known() => {
+                    let pause = seconds(closed.at, call.at);
+                    if !self.fit.add_first(&ended, &closed, pause) {
+                        self.given = None;
+                    }
+                    self.first = Some(ended);
+                }
                 Some(closed) if self.first.is_none() => {
                     ended.seconds = seconds(ended.opened, closed.at);
                     self.fit.begin(&ended);
@@ -176,7 +204,9 @@ impl BucketFit {
                 Some(closed) => {
                     let pause = seconds(closed.at, call.at);
                     let (before, void, accepted) = (self.fit.rate(), ended.void, ended.accepted());
-                    self.fit.add(ended, &closed, pause, self.first.as_ref());
+                    // One that began with a known limit shows less of the bucket than was known.
+                    let first = self.first.as_ref().filter(|_| self.given.is_none());
+                    self.fit.add(ended, &closed, pause, first);
                     if !void && accepted > 0.0 {
                         let lower = closed.early && self.fit.rate() < LOWER * before;
                         self.stray.note(lower || (self.fit.is_low() && accepted < SHORT));
@@ -201,6 +231,7 @@ impl BucketFit {
         self.clock = 0.0;
         self.marks.clear();
         self.cap.begin_generation();
+        self.note_news();
     }
 
     /// Time that counts: the gap before a start, unless it is longer than the pace asked for.
@@ -212,6 +243,7 @@ impl BucketFit {
             if let Some(Limit(rate)) = self.stray.start(call.ordinal, call.at, dense, self.trip) {
                 self.fit.set(rate);
             }
+            self.note_news();
             return;
         }
         let due = 1.0 / self.pace();
@@ -267,6 +299,11 @@ impl Pace for BucketFit {
             return self.pacing;
         }
         self.trip += LAST * (seconds(call.at, end.at) - self.trip);
+        if throttled {
+            self.rejections += 1;
+            self.rejected = self.rejected.max(Some(end.at));
+            self.dimension = end.dimension.or(self.dimension);
+        }
         let closed_by = self.closed_by.map(|closed| closed.ordinal);
         if let Some(generation) = self.generation(call.generation) {
             generation.rejected += 1;

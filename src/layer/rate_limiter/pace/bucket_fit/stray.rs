@@ -191,6 +191,15 @@ impl Stray {
         }
     }
 
+    /// Rejections were tolerated before: the first pause is followed by a trial.
+    pub(super) fn suspect(&mut self) {
+        self.odd = self.needed;
+    }
+
+    pub(super) const fn is_tolerant(&self) -> bool {
+        matches!(self.state, State::Yes(_))
+    }
+
     /// The pace in calls per second, while rejections are tolerated.
     pub(super) fn pace(&self, trip: f64) -> Option<f64> {
         match self.state {

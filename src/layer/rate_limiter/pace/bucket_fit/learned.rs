@@ -1,0 +1,133 @@
+//! The limit that was found, for others and for the next gate.
+
+use std::time::UNIX_EPOCH;
+
+use super::BucketFit;
+use crate::error::QuotaDimension;
+use crate::events::EventKind;
+use crate::layer::rate_limiter::learned::{Learned, LearnedLimit, LimitKind};
+
+/// A limit that differs by less than this share is no news.
+const NEWS: f64 = 0.15;
+
+/// Two numbers of calls are the same that differ by less than this, and this share.
+const SAME: (f64, f64) = (2.0, 0.2);
+
+/// The limit that others know, of the generation in which they learnt it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Announced {
+    kind: LimitKind,
+    /// Calls per second, or at one time.
+    amount: f64,
+    generation: Option<u64>,
+}
+
+impl Announced {
+    fn new(limit: &LearnedLimit, generation: Option<u64>) -> Self {
+        let calls = limit.max_in_flight.map(|calls| calls as f64);
+        Self {
+            kind: limit.kind,
+            amount: limit.starts_per_second.or(calls).unwrap_or(1.0),
+            generation,
+        }
+    }
+}
+
+impl BucketFit {
+    /// Starts with a limit that was found before.
+    pub(in crate::layer::rate_limiter) fn start_with(&mut self, limit: LearnedLimit) {
+        match (limit.kind, limit.starts_per_second, limit.max_in_flight) {
+            (LimitKind::Rate, Some(rate), _) => self.fit.start_with(rate, limit.burst),
+            (LimitKind::InFlight, _, Some(calls)) => self.cap.start_with(calls),
+            (LimitKind::Stray, ..) => self.stray.suspect(),
+            (LimitKind::Rate | LimitKind::InFlight, ..) => return,
+        }
+        self.given = Some(limit);
+        self.announced = Some(Announced::new(&limit, None));
+        let _ = self.answer();
+    }
+
+    /// The limit, as far as it is known.
+    pub(in crate::layer::rate_limiter) fn learned(&self) -> Option<Learned> {
+        let Some(rejected) = self.rejected else {
+            return self.given.map(|limit| Learned {
+                limit,
+                rejected: None,
+            });
+        };
+        let (kind, starts_per_second, max_in_flight) = if self.stray.is_tolerant() {
+            (LimitKind::Stray, None, None)
+        } else if let Some(calls) = self.cap.known().filter(|calls| !self.is_rate(*calls)) {
+            (LimitKind::InFlight, None, Some(calls))
+        } else if self.fit.is_known() {
+            (LimitKind::Rate, Some(self.fit.rate()), None)
+        } else {
+            return None;
+        };
+        let burst = starts_per_second.map(|_| self.fit.burst());
+        Some(Learned {
+            limit: LearnedLimit {
+                kind,
+                starts_per_second,
+                burst: burst.filter(|burst| burst.is_finite()),
+                max_in_flight,
+                dimension: self.dimension,
+                rejections: self.rejections,
+                at: self.given.map_or(UNIX_EPOCH, |given| given.at),
+            },
+            rejected: Some(rejected),
+        })
+    }
+
+    /// A rate where all calls take the same time looks like a cap. The cap would accept as many calls at first, and the bucket
+    /// of a rate another number; and the provider may say which it is.
+    fn is_rate(&self, cap: usize) -> bool {
+        let cap = cap as f64;
+        self.fit.is_known()
+            && match self.dimension {
+                Some(QuotaDimension::Concurrency) => false,
+                Some(_) => true,
+                None => match self.given.map(|given| given.kind) {
+                    Some(LimitKind::InFlight) => false,
+                    Some(LimitKind::Rate) if !self.fit.burst().is_finite() => true,
+                    _ => (self.fit.burst() - cap).abs() > SAME.0 + SAME.1 * cap,
+                },
+            }
+    }
+
+    /// Notes whether the limit has become another one: once in a generation at most.
+    pub(super) fn note_news(&mut self) {
+        let generation = self.current.as_ref().map(|current| current.number);
+        let Some(learned) = self.learned().filter(|learned| learned.rejected.is_some()) else {
+            return;
+        };
+        let new = Announced::new(&learned.limit, generation);
+        self.has_news = self.announced.is_none_or(|old| {
+            old.generation != generation
+                && (old.kind != new.kind || (new.amount / old.amount - 1.0).abs() > NEWS)
+        });
+        if self.has_news {
+            self.announced = Some(new);
+        }
+    }
+
+    /// The event of a limit that has become another one.
+    pub(in crate::layer::rate_limiter) fn take_news(&mut self) -> Option<EventKind> {
+        if !std::mem::take(&mut self.has_news) {
+            return None;
+        }
+        let LearnedLimit {
+            kind,
+            starts_per_second,
+            max_in_flight,
+            rejections,
+            ..
+        } = self.learned()?.limit;
+        Some(EventKind::LimitLearned {
+            kind,
+            starts_per_second,
+            max_in_flight,
+            rejections,
+        })
+    }
+}
