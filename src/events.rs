@@ -303,7 +303,7 @@ pub enum EventKind {
         /// The calls that the provider accepts per second, if it is a rate.
         #[serde(default)]
         starts_per_second: Option<f64>,
-        /// The calls that it accepts at one time, if that is limited.
+        /// The calls that it accepts at one time, if that is limited, or that amount to the rate.
         #[serde(default)]
         max_in_flight: Option<usize>,
         /// The number of rejected calls that it follows from.

@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::summary::counted;
+use crate::error::QuotaDimension;
 use crate::item::WaitReason;
+use crate::layer::rate_limiter::{LearnedLimit, LimitKind};
 
 /// The activity that took most of the items' time: the last line of a [`BatchSummary`](super::BatchSummary), as a value.
 ///
@@ -36,6 +39,83 @@ pub struct Bottleneck {
     pub cause: BottleneckCause,
     /// Its percentage, from 1 to 100, of the time that items ran and finished outcomes waited to be taken.
     pub percent: u8,
+    /// The provider's limit that the time was lost to, if rejections have shown which it is: stating it avoids them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<FoundLimit>,
+}
+
+/// A limit of the provider that a gate has found. `Display` is a sentence without the advice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum FoundLimit {
+    /// Requests in a minute.
+    #[non_exhaustive]
+    RequestsPerMinute {
+        /// About so many; at least 1.
+        requests: u32,
+        /// The number of rejected calls that it follows from.
+        rejections: u64,
+    },
+    /// Calls at one time.
+    #[non_exhaustive]
+    CallsInFlight {
+        /// About so many; at least 1.
+        calls: usize,
+        /// The number of rejected calls that it follows from.
+        rejections: u64,
+    },
+}
+
+impl FoundLimit {
+    /// The limit behind a loss of time, if it is one that a setting can state.
+    pub(super) fn of(learned: &LearnedLimit, cause: BottleneckCause) -> Option<Self> {
+        let rejections = learned.rejections;
+        let BottleneckCause::Waiting(reason) = cause else {
+            return None;
+        };
+        let is_of_the_pace = match reason {
+            WaitReason::Cooldown | WaitReason::Pace => true,
+            WaitReason::InFlight => learned.max_in_flight.is_some(),
+            WaitReason::Requests | WaitReason::Tokens | WaitReason::Backoff => false,
+        };
+        match learned.kind {
+            _ if !is_of_the_pace => None,
+            // How many tokens a minute that is, is not known.
+            LimitKind::Rate if learned.dimension == Some(QuotaDimension::Tokens) => None,
+            LimitKind::Rate => {
+                // Saturates.
+                let requests = (learned.starts_per_second? * 60.0) as u32;
+                (requests > 0).then_some(Self::RequestsPerMinute { requests, rejections })
+            }
+            LimitKind::InFlight => {
+                let calls = learned.max_in_flight.filter(|calls| *calls > 0)?;
+                Some(Self::CallsInFlight { calls, rejections })
+            }
+            LimitKind::Stray => None,
+        }
+    }
+}
+
+impl fmt::Display for FoundLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rejections = match self {
+            Self::RequestsPerMinute { requests, rejections } => {
+                let requests = counted(u64::from(*requests), "request");
+                write!(f, "the provider's limit is about {requests} a minute")?;
+                rejections
+            }
+            Self::CallsInFlight { calls, rejections } => {
+                write!(
+                    f,
+                    "the provider takes about {} at once",
+                    counted(*calls as u64, "call")
+                )?;
+                rejections
+            }
+        };
+        write!(f, " (found by {})", counted(*rejections, "rejection"))
+    }
 }
 
 /// The cause of spent time. `Display` names it without the advice.
@@ -99,8 +179,21 @@ impl fmt::Display for BottleneckCause {
 
 impl fmt::Display for Bottleneck {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { cause, percent } = self;
-        write!(f, "{percent} % {cause}: {}", cause.advice())
+        let Self {
+            cause,
+            percent,
+            limit,
+        } = self;
+        write!(f, "{percent} % {cause}: ")?;
+        match limit {
+            None => f.write_str(cause.advice()),
+            Some(found @ FoundLimit::RequestsPerMinute { requests, .. }) => {
+                write!(f, "{found}; state it with requests_per_minute({requests})")
+            }
+            Some(found @ FoundLimit::CallsInFlight { calls, .. }) => {
+                write!(f, "{found}; state it with max_in_flight({calls})")
+            }
+        }
     }
 }
 

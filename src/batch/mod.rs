@@ -109,7 +109,7 @@ mod termination;
 mod work_item;
 
 pub use crate::error::BatchError;
-pub use bottleneck::{Bottleneck, BottleneckCause};
+pub use bottleneck::{Bottleneck, BottleneckCause, FoundLimit};
 pub use ext::{LlmStreamExt, WithStrategy};
 pub use handle::BatchHandle;
 pub use outcome::Outcome;

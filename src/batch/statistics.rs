@@ -10,6 +10,7 @@ use super::summary::{BatchSummary, FailureGroup, Percentiles};
 use super::termination::Termination;
 use crate::error::ErrorKind;
 use crate::item::{ClosedItem, Item, ItemId, Waits};
+use crate::layer::rate_limiter::LearnedLimit;
 use crate::usage::TokenUsage;
 use crate::usd::Usd;
 
@@ -32,6 +33,7 @@ pub(super) struct Statistics {
     attempts: u64,
     calls: u64,
     throttled_calls: u64,
+    learned: Option<LearnedLimit>,
     unknown_usage_calls: u64,
     usage: TokenUsage,
     cost: Usd,
@@ -143,6 +145,14 @@ impl Statistics {
                 self.waits.add(reason, time);
             }
         }
+        // The latest; of several gates the one with the most rejections.
+        if let Some(learned) = closed.learned
+            && self
+                .learned
+                .is_none_or(|known| known.rejections <= learned.rejections)
+        {
+            self.learned = Some(learned);
+        }
         self.call_time = self.call_time.saturating_add(report.call_time);
         self.item_time = self.item_time.saturating_add(report.total_time);
         self.wait_times.record(closed.waited);
@@ -194,6 +204,7 @@ impl Statistics {
             attempts: self.attempts,
             calls: self.calls,
             throttled_calls: self.throttled_calls,
+            learned: self.learned,
             unknown_usage_calls: self.unknown_usage_calls,
             usage: self.usage,
             cost: self.cost,

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::bottleneck::{Bottleneck, BottleneckCause, percent};
+use super::bottleneck::{Bottleneck, BottleneckCause, FoundLimit, percent};
 use super::termination::Termination;
 use crate::error::ErrorKind;
 use crate::item::{ItemId, WaitReason, Waits};
+use crate::layer::rate_limiter::LearnedLimit;
 use crate::usage::TokenUsage;
 use crate::usd::Usd;
 
@@ -64,6 +65,10 @@ pub struct BatchSummary {
     pub calls: u64,
     /// The number of calls that were throttled.
     pub throttled_calls: u64,
+    /// The provider's limit, as the gate has found it by the throttled calls: the last one known to an item that was throttled. Of several gates
+    /// the one with the most rejections counts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub learned: Option<LearnedLimit>,
     /// The number of calls with unknown usage: each may have used tokens on top of `usage`.
     pub unknown_usage_calls: u64,
     /// Known usage over all calls, failed ones too.
@@ -154,7 +159,15 @@ impl BatchSummary {
             return None;
         }
         let percent = percent(time, self.item_time.saturating_add(self.untaken_time))?;
-        (percent > 0).then_some(Bottleneck { cause, percent })
+        let limit = self
+            .learned
+            .filter(|_| self.throttled_calls > 0)
+            .and_then(|learned| FoundLimit::of(&learned, cause));
+        (percent > 0).then_some(Bottleneck {
+            cause,
+            percent,
+            limit,
+        })
     }
 }
 

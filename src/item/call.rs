@@ -69,11 +69,13 @@ impl CallGuard {
 
     fn note_end(&self, record: &mut Record, end: &GateEnd, inside: &CallsInside) -> GateEnded {
         let closed = record.closed;
+        let throttled_before = record.report.throttled_calls > 0;
         let Some(call) = record.call(self.key) else {
             return GateEnded {
                 unsent: false,
                 observed: None,
                 quota: None,
+                throttled_before: false,
             };
         };
         let joined = call.depth > self.depth;
@@ -93,6 +95,7 @@ impl CallGuard {
             unsent: call.held,
             observed: call.observed,
             quota: call.quota.as_deref().copied(),
+            throttled_before,
         }
     }
 
@@ -323,6 +326,8 @@ pub(crate) struct GateEnded {
     pub(crate) unsent: bool,
     pub(crate) observed: Option<Option<TokenUsage>>,
     pub(crate) quota: Option<ReportedQuota>,
+    /// An earlier call of the item was throttled.
+    pub(crate) throttled_before: bool,
 }
 
 /// The end of a call, as an accounting layer sees it.

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::handed::{Handed, HandedOver};
 use super::{CallsInside, Item, ItemReport};
+use crate::layer::rate_limiter::LearnedLimit;
 
 impl Item {
     /// For the driver, after the strategy was called: the hand-over is complete. Returns `false` if the stream was dropped meanwhile
@@ -105,14 +106,16 @@ impl Item {
         self.may_end.store(true, Ordering::Release);
         let mut report = record.report_with_open();
         report.total_time = finished.saturating_duration_since(self.started);
+        let (cooldowns, learned) = record
+            .seldom_if_any()
+            .map(|seldom| (std::mem::take(&mut seldom.cooldowns), seldom.learned))
+            .unwrap_or_default();
         ClosedItem {
             report,
             waited: record.waited,
             call_times: std::mem::take(&mut record.call_times),
-            cooldowns: record
-                .seldom_if_any()
-                .map(|seldom| std::mem::take(&mut seldom.cooldowns))
-                .unwrap_or_default(),
+            cooldowns,
+            learned,
         }
     }
 }
@@ -126,6 +129,8 @@ pub(crate) struct ClosedItem {
     call_times: SmallVec<[Duration; 1]>,
     /// The intervals during which a closed gate held the item.
     pub(crate) cooldowns: Vec<(Instant, Instant)>,
+    /// The provider's limit, if a call was throttled and the gate knew one later.
+    pub(crate) learned: Option<LearnedLimit>,
 }
 
 impl ClosedItem {

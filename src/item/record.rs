@@ -11,6 +11,7 @@ use super::handed::{HandedOver, Origin};
 use super::report::ItemReport;
 use super::signals::HeldItem;
 use crate::error::{CallRefused, LlmError, ReportedQuota};
+use crate::layer::rate_limiter::LearnedLimit;
 use crate::usage::TokenUsage;
 use crate::usd::Usd;
 
@@ -62,6 +63,8 @@ pub(super) struct Seldom {
     /// A gate holds the next call.
     pub(super) held: Option<HeldItem>,
     pub(super) cooldowns: Vec<(Instant, Instant)>,
+    /// The provider's limit, as the gate of a throttled call knew it at the end of the next one.
+    pub(super) learned: Option<LearnedLimit>,
     /// Refused futures that stay pending, as they have no error to fail with, each with the call around it. The driver ends the item.
     pub(super) abandoned: Vec<Option<Within>>,
     /// The calls that a layer outlives, each with a ledger that has counted it.

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::{HandedOn, Item, WaitReason};
 use crate::error::{CallRefused, LlmError};
+use crate::layer::rate_limiter::LearnedLimit;
 
 /// The notes that layers, retry policies and the driver leave for each other about one item; returned by [`Item::signals`].
 ///
@@ -105,6 +106,11 @@ impl Signals<'_> {
         if let Some(held) = record.seldom_if_any().and_then(|seldom| seldom.held.as_mut()) {
             held.until = held.until.min(start);
         }
+    }
+
+    /// For gates, at the end of a call after one that was throttled: records the provider's limit.
+    pub(crate) fn set_learned(self, limit: LearnedLimit) {
+        self.item.record().seldom().learned = Some(limit);
     }
 
     /// As [`take_throttled_until`](Self::take_throttled_until), at the gate with this mark: the note of another gate is

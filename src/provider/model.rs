@@ -116,6 +116,17 @@ impl Model {
         &self.provider
     }
 
+    /// The host that is called, with the port where it is not the usual one of the scheme, such as `api.openai.com` or
+    /// `localhost:8000`.
+    pub fn host(&self) -> String {
+        let url = &self.wire.client().base_url;
+        let host = url.host_str().unwrap_or_default();
+        match url.port() {
+            Some(port) => format!("{host}:{port}"),
+            None => host.to_owned(),
+        }
+    }
+
     /// The request body that `prompt` would be sent as, for dry runs and tests. Headers and address are checked, too, so that
     /// a prompt fails here as it would fail unsent in a call.
     ///

@@ -1,15 +1,17 @@
 //! The numbers of the summary that are used to choose limits.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::{StreamExt, stream};
-use llm_batch::batch::{Bottleneck, BottleneckCause};
+use llm_batch::batch::{Bottleneck, BottleneckCause, FoundLimit};
+use llm_batch::layer::rate_limiter::LimitKind;
 use llm_batch::layer::retry::{RetryLayer, RetryPolicy};
 use llm_batch::layer::timeout::ItemTimeoutLayer;
 use llm_batch::{
-    Lazy, LlmError, LlmRequest, LlmResponse, LlmStreamExt, StandardLayer, StrategyExt, WaitReason, lazy,
+    BatchSummary, ErrorKind, Lazy, LlmError, LlmRequest, LlmResponse, LlmStreamExt, RateLimiter,
+    StandardLayer, StrategyExt, WaitReason, lazy,
 };
 use tokio::time::{Instant, sleep};
 use tower::{Layer, ServiceExt, service_fn};
@@ -174,4 +176,96 @@ async fn a_bare_call_that_is_cut_is_timed_up_to_its_end() {
         (unsent.report.calls, unsent.report.call_time),
         (0, Duration::ZERO)
     );
+}
+
+/// A provider of this many calls a second, that holds as many, or of this many calls at a time.
+fn limited(
+    per_second: f64,
+    at_once: usize,
+) -> impl tower::Service<LlmRequest, Response = LlmResponse, Error = LlmError, Future: Send>
++ Clone
++ Send
++ Sync
++ 'static {
+    let state = Arc::new(Mutex::new((per_second, Instant::now(), 0_usize)));
+    service_fn(move |_: LlmRequest| {
+        let state = Arc::clone(&state);
+        async move {
+            sleep(Duration::from_millis(20)).await;
+            {
+                let (level, last, running) = &mut *state.lock().unwrap();
+                let now = Instant::now();
+                *level = (*level + per_second * (now - *last).as_secs_f64()).min(per_second);
+                *last = now;
+                if *level < 1.0 || *running >= at_once {
+                    return Err(LlmError::new(ErrorKind::RateLimit, "too many"));
+                }
+                *level -= 1.0;
+                *running += 1;
+            }
+            sleep(Duration::from_millis(180)).await;
+            state.lock().unwrap().2 -= 1;
+            Ok(LlmResponse::new("fine".to_owned()))
+        }
+    })
+}
+
+/// The last line of the summary names the limit that the gate has found, if it was what the items waited for.
+#[tokio::test(start_paused = true)]
+async fn the_bottleneck_names_the_limit_that_was_found() {
+    let summary = async |per_second, at_once, stack: StandardLayer| {
+        let strategy = stack.layer(limited(per_second, at_once));
+        let prompts = stream::iter((0..2_000).map(|number| number.to_string()));
+        let mut results = prompts.with_strategy(strategy).llm_batch(60);
+        while results.next().await.is_some() {}
+        results.summary()
+    };
+    let found = summary(20.0, usize::MAX, StandardLayer::new()).await;
+    assert!(found.throttled_calls > 0 && found.failed == 0, "{found}");
+    let learned = found.learned.unwrap();
+    assert_eq!(learned.kind, LimitKind::Rate);
+    let bottleneck = found.bottleneck().unwrap();
+    let Some(FoundLimit::RequestsPerMinute {
+        requests, rejections, ..
+    }) = bottleneck.limit
+    else {
+        panic!("{bottleneck:?}");
+    };
+    assert!((1_100..1_300).contains(&requests), "{requests}");
+    assert!(
+        rejections > 0 && rejections <= found.throttled_calls,
+        "{rejections}"
+    );
+    let grouped = format!("{},{:03}", requests / 1_000, requests % 1_000);
+    let text = found.to_string();
+    assert!(text.ends_with(&format!(
+        ": the provider's limit is about {grouped} requests a minute (found by {rejections} rejections); state it with requests_per_minute({requests})"
+    )), "{text}");
+    let json = serde_json::to_string(&found).unwrap();
+    assert_eq!(serde_json::from_str::<BatchSummary>(&json).unwrap(), found);
+    let json = serde_json::to_string(&bottleneck).unwrap();
+    assert_eq!(serde_json::from_str::<Bottleneck>(&json).unwrap(), bottleneck);
+
+    let found = summary(f64::MAX, 20, StandardLayer::new()).await;
+    let Some(FoundLimit::CallsInFlight { calls, .. }) = found.bottleneck().unwrap().limit else {
+        panic!("{found}");
+    };
+    assert!((18..=24).contains(&calls), "{calls}");
+    let text = found.to_string();
+    assert!(
+        text.contains(&format!(
+            "the provider takes about {calls} calls at once (found by "
+        )),
+        "{text}"
+    );
+    assert!(
+        text.ends_with(&format!("; state it with max_in_flight({calls})")),
+        "{text}"
+    );
+
+    // The limit that was stated is kept, and nothing is left to be found.
+    let limiter = RateLimiter::builder().requests_per_minute(1_190).build().unwrap();
+    let stated = summary(20.0, usize::MAX, StandardLayer::new().with_limiter(limiter)).await;
+    assert_eq!((stated.throttled_calls, stated.learned), (0, None), "{stated}");
+    assert_eq!(stated.bottleneck().unwrap().limit, None);
 }

@@ -2,8 +2,9 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -22,7 +23,19 @@ pub(crate) fn program() -> Command {
             command.env_remove(&name);
         }
     }
+    command.env("XDG_CACHE_HOME", unused_folder());
     command
+}
+
+/// A folder that does not exist, and that no other call returns: what a run learns is not known to the others.
+fn unused_folder() -> PathBuf {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let name = format!(
+        "cache-{}-{}",
+        std::process::id(),
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    );
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
 }
 
 /// The output and the status of a finished program.

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use llm_batch::batch::{Bottleneck, BottleneckCause};
+use llm_batch::batch::{Bottleneck, BottleneckCause, FoundLimit};
 use llm_batch::{BatchSummary, Termination, Usd, WaitReason};
 use serde_json::Value;
 
@@ -123,6 +123,15 @@ const fn advice(cause: BottleneckCause, summary: &BatchSummary) -> &'static str 
     }
 }
 
+/// A limit that was found, and the option that states it.
+fn statement(limit: FoundLimit) -> String {
+    match limit {
+        FoundLimit::RequestsPerMinute { requests, .. } => format!("{limit}; state it with --rpm {requests}"),
+        FoundLimit::CallsInFlight { calls, .. } => format!("{limit}; state it with -c {calls}"),
+        other => other.to_string(),
+    }
+}
+
 /// The closing account.
 #[derive(Debug)]
 pub(crate) struct Account<'a> {
@@ -175,8 +184,18 @@ impl Account<'_> {
                 "unwritten", self.unwritten
             ));
         }
-        if let Some(Bottleneck { cause, percent, .. }) = summary.bottleneck() {
-            console.line(format_args!("{percent} % {cause}: {}", advice(cause, summary)));
+        if let Some(Bottleneck {
+            cause,
+            percent,
+            limit,
+            ..
+        }) = summary.bottleneck()
+        {
+            let advice = match limit {
+                Some(limit) => statement(limit),
+                None => advice(cause, summary).to_owned(),
+            };
+            console.line(format_args!("{percent} % {cause}: {advice}"));
         }
         if reporting.prices.is_some() && summary.cost == Usd::ZERO && summary.unknown_cost_calls > 0 {
             console.line("the cost is not known: --prices does not list the model");

@@ -10,6 +10,7 @@ mod ending;
 mod events;
 mod exit;
 mod input;
+mod learned;
 mod lock;
 mod model;
 mod output;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use llm_batch::layer::rate_limiter::{RateLimiter, RateLimiterLayer, StartRamp};
+use llm_batch::layer::rate_limiter::{LearnedLimit, RateLimiter, RateLimiterLayer, StartRamp};
 use llm_batch::layer::retry::{RetryLayer, RetryPolicy};
 use llm_batch::layer::timeout::{CallTimeoutLayer, ItemTimeoutLayer};
 use llm_batch::layer::token_accounting::{TokenAccountingLayer, TokenLedger};
@@ -18,7 +18,9 @@ use tower::util::{Either, MapResultLayer, option_layer};
 use tower::{ServiceBuilder, ServiceExt as _};
 
 use crate::args::{self, RunArgs};
+use crate::console::Console;
 use crate::exit::UsageError;
+use crate::learned::LearnedLimits;
 use crate::tally::require_complete;
 
 /// The strategy where the provider is simulated.
@@ -97,6 +99,14 @@ impl Model {
         match self {
             Self::Server { model, .. } => (model.provider(), prompt.model().unwrap_or(model.name())),
             Self::Simulated { .. } => SIMULATED.split_once(':').unwrap_or_default(),
+        }
+    }
+
+    /// The host of the server; `None` for the simulated provider inside this program.
+    pub(crate) fn host(&self) -> Option<String> {
+        match self {
+            Self::Simulated { .. } => None,
+            Self::Server { model, .. } => Some(model.host()),
         }
     }
 
@@ -190,6 +200,31 @@ pub(crate) struct Connected {
     /// To be kept while the strategy is used.
     pub(crate) servers: Vec<SimulatedServer>,
     pub(crate) totals: Vec<AccountTotals>,
+    pub(crate) learned: Vec<Learning>,
+}
+
+/// A gate, and the place where its limit is kept.
+pub(crate) struct Learning {
+    limits: LearnedLimits,
+    gate: RateLimiter,
+    /// The limit that it started with.
+    given: Option<LearnedLimit>,
+}
+
+impl Learning {
+    /// The limit that the gate started with.
+    pub(crate) const fn given(&self) -> Option<&LearnedLimit> {
+        self.given.as_ref()
+    }
+
+    /// Keeps what the run has found.
+    pub(crate) fn keep(&self, args: &RunArgs, console: &Console) {
+        if let Some(found) = self.gate.learned()
+            && self.given != Some(found)
+        {
+            self.limits.write(found, args, console);
+        }
+    }
 }
 
 impl Models {
@@ -304,9 +339,11 @@ impl Models {
         schema: Option<&Value>,
         prices: Option<&PriceTable>,
         events: &Events,
+        console: &Console,
     ) -> Result<Connected, UsageError> {
         let has_several_models = args.model.len() > 1;
         let (mut members, mut servers, mut totals) = (Vec::new(), Vec::new(), Vec::new());
+        let mut learned = Vec::new();
         for member in std::iter::once(self.first).chain(self.others) {
             let name = match &member.key {
                 // The variable's name, never the key.
@@ -314,6 +351,8 @@ impl Models {
                 _ => member.text.clone(),
             };
             let for_bodies = member.model.name_for_bodies().filter(|_| has_several_models);
+            let mut limits = LearnedLimits::of(args, &member.text, &member.model);
+            let earlier = limits.as_mut().and_then(|limits| limits.read(args, console));
             let (model, server) = member.model.connect(args).await?;
             servers.extend(server);
             let account = AccountTotals {
@@ -321,7 +360,14 @@ impl Models {
                 api_key_env: member.key,
                 ledger: TokenLedger::new(),
             };
-            let gate = limiter_of(args, &name, events)?;
+            let gate = limiter_of(args, &name, earlier, events)?;
+            if let Some(limits) = limits {
+                learned.push(Learning {
+                    limits,
+                    given: gate.learned(),
+                    gate: gate.clone(),
+                });
+            }
             let strategy = gated(
                 model,
                 schema.cloned(),
@@ -345,6 +391,7 @@ impl Models {
             strategy: stack(Balance::new(members), args, events),
             servers,
             totals,
+            learned,
         })
     }
 }
@@ -500,9 +547,18 @@ fn stack(
     strategy.boxed_strategy()
 }
 
-fn limiter_of(args: &RunArgs, name: &str, events: &Events) -> Result<RateLimiter, UsageError> {
+/// A gate, which starts with the limit that an earlier run has found, if that may be used.
+fn limiter_of(
+    args: &RunArgs,
+    name: &str,
+    learned: Option<LearnedLimit>,
+    events: &Events,
+) -> Result<RateLimiter, UsageError> {
     let limits = &args.limits;
     let mut builder = RateLimiter::builder().name(name);
+    if let Some(limit) = learned {
+        builder = builder.learned(limit);
+    }
     if let Some(requests) = limits.rpm {
         builder = builder.requests_per_minute(requests);
     }

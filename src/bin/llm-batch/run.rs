@@ -22,7 +22,8 @@ use crate::ending::{Account, Ending};
 use crate::events::{self, EventLog};
 use crate::exit::{Exit, UsageError};
 use crate::input::{Endpoint, Inputs, real_path};
-use crate::model::{Connected, Models};
+use crate::learned;
+use crate::model::{Connected, Learning, Models};
 use crate::output::{Include, OutputFormat};
 use crate::pauses;
 use crate::prices;
@@ -299,10 +300,16 @@ impl Plan<'_> {
             strategy,
             servers: _servers,
             totals,
+            learned,
         } = self
             .model
-            .connect(args, self.schema.as_ref(), self.prices.as_ref(), &events)
+            .connect(args, self.schema.as_ref(), self.prices.as_ref(), &events, console)
             .await?;
+        for limit in learned.iter().filter_map(Learning::given) {
+            if !reporting.quiet {
+                console.line(learned::starting(limit));
+            }
+        }
         let mut signals = Signals::new().map_err(|error| UsageError::new(error.to_string()))?;
         let log = match &reporting.events {
             Some(path) => Some(EventLog::start(path, &events)?),
@@ -362,6 +369,9 @@ impl Plan<'_> {
         let mut summary = results.summary();
         drop(results);
         console.show(None);
+        for learning in &learned {
+            learning.keep(args, console);
+        }
         if let Some(log) = log
             && let Err(error) = log.finish()
         {

@@ -294,15 +294,22 @@ fn settle(call: ActiveCall, mut verdict: Verdict, end: &GateEnd, inside: &CallsI
         verdict.quota = ended.and_then(|ended| ended.quota);
     }
     // An answered item is not held.
+    let learns = ended.is_some_and(|ended| ended.throttled_before);
     let item = call
         .guard()
-        .filter(|_| !end.answered)
+        .filter(|_| !end.answered || learns)
         .map(|guard| Arc::clone(guard.item()));
     // One that the server has no room for would be the next to be rejected.
-    let (gate, at_tail) = (call.gate().mark(), call.is_first() || !throttled);
-    if let (Some(until), Some(item)) = (call.settle_usage(&verdict, used), item) {
+    let (mark, at_tail) = (call.gate().mark(), call.is_first() || !throttled);
+    let gate = learns.then(|| call.shared_gate());
+    let until = call.settle_usage(&verdict, used);
+    let Some(item) = item else { return };
+    if let Some(limit) = gate.and_then(|gate| gate.learned()) {
+        item.signals().set_learned(limit);
+    }
+    if let (Some(until), false) = (until, end.answered) {
         item.signals().set_held(HeldItem {
-            gate,
+            gate: mark,
             until,
             at_tail,
             gate_is_open: until <= Instant::now(),

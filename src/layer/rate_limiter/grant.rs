@@ -394,6 +394,10 @@ impl ActiveCall {
         &self.gate
     }
 
+    pub(super) fn shared_gate(&self) -> Arc<Gate> {
+        Arc::clone(&self.gate)
+    }
+
     /// Called after each poll of the call, which may have found that the server is local.
     #[inline]
     pub(super) fn look_for_local_server(&self) {

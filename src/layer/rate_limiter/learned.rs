@@ -36,7 +36,8 @@ pub struct LearnedLimit {
     /// The most calls that it accepts at once after a lull, for [`LimitKind::Rate`] and as far as that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub burst: Option<f64>,
-    /// The calls that it accepts at one time, for [`LimitKind::InFlight`].
+    /// The calls that it accepts at one time, for [`LimitKind::InFlight`]. For a rate, the calls in flight that amount to it, where the
+    /// gate keeps to the rate by them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_in_flight: Option<usize>,
     /// The quota that the provider named in the last rejection that named one. A quota of tokens is kept as a rate of calls of

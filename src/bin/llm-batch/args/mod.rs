@@ -351,6 +351,10 @@ pub(crate) struct LimitArgs {
     #[arg(long, value_name = "off|RATE", value_parser = start_ramp)]
     pub(crate) start_ramp: Option<StartRamp>,
 
+    /// Neither start with the provider's limit as an earlier run has found it, nor keep the one that this run finds.
+    #[arg(long)]
+    pub(crate) no_learned_limits: bool,
+
     /// The most attempts of an item. A throttled call does not count.
     #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_attempts: u32,

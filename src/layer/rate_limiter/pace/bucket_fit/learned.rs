@@ -60,7 +60,7 @@ impl BucketFit {
         } else if let Some(calls) = self.cap.known().filter(|calls| !self.is_rate(*calls)) {
             (LimitKind::InFlight, None, Some(calls))
         } else if self.fit.is_known() {
-            (LimitKind::Rate, Some(self.fit.rate()), None)
+            (LimitKind::Rate, Some(self.fit.rate()), self.cap.known())
         } else {
             return None;
         };
