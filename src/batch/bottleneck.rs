@@ -80,7 +80,7 @@ impl FoundLimit {
             WaitReason::Requests | WaitReason::Tokens | WaitReason::Backoff => false,
         };
         match learned.kind {
-            _ if !is_of_the_pace => None,
+            _ if !is_of_the_pace || !learned.confirmed => None,
             // How many tokens a minute that is, is not known.
             LimitKind::Rate if learned.dimension == Some(QuotaDimension::Tokens) => None,
             LimitKind::Rate => {

@@ -166,6 +166,7 @@ fn a_standard_output_that_cannot_be_written_is_refused_before_any_call() {
             .args(["-c", &format!(r#"exec "$@" {redirect}"#), "sh"])
             .arg(env!("CARGO_BIN_EXE_llm-batch"))
             .args(arguments)
+            .env("XDG_CACHE_HOME", crate::support::unused_folder())
             .output()
             .unwrap();
         (output.status.code(), String::from_utf8(output.stderr).unwrap())

@@ -392,6 +392,7 @@ fn a_hangup_ends_a_run_in_good_order_unless_it_is_ignored() {
             .args(wrapped)
             .arg(env!("CARGO_BIN_EXE_llm-batch"))
             .args(arguments)
+            .env("XDG_CACHE_HOME", crate::support::unused_folder())
             .stdin(std::process::Stdio::piped())
             .stdout(std::process::Stdio::piped())
             .stderr(std::process::Stdio::piped());

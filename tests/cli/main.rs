@@ -10,6 +10,7 @@ mod files;
 mod input;
 mod items;
 mod keeping;
+mod learned;
 mod mistakes;
 mod output;
 mod pace;

@@ -549,6 +549,7 @@ fn a_terminal_has_text_to_read() {
         script
             .args(["-qec", &command, "/dev/null"])
             .env("TERM", "xterm")
+            .env("XDG_CACHE_HOME", crate::support::unused_folder())
             .stdin(Stdio::null());
         for name in ["NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE"] {
             script.env_remove(name);

@@ -28,7 +28,7 @@ pub(crate) fn program() -> Command {
 }
 
 /// A folder that does not exist, and that no other call returns: what a run learns is not known to the others.
-fn unused_folder() -> PathBuf {
+pub(crate) fn unused_folder() -> PathBuf {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let name = format!(
         "cache-{}-{}",

@@ -129,7 +129,7 @@ async fn a_wrong_rate_recovers() {
 /// At ten calls a second of one second each ten are in flight, as with a cap.
 #[tokio::test(start_paused = true)]
 async fn a_rate_is_not_taken_for_a_cap() {
-    for (burst, dimension) in [(20.0, None), (4.0, None), (10.0, Some(QuotaDimension::Requests))] {
+    for (burst, dimension) in [(20.0, None), (30.0, None), (10.0, Some(QuotaDimension::Requests))] {
         let server = Server::new(Provider {
             burst,
             dimension,

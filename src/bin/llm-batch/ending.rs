@@ -239,3 +239,21 @@ impl Account<'_> {
         value
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{from_value, json};
+
+    #[test]
+    fn a_found_limit_names_the_option_that_states_it() {
+        let statement = |limit| super::statement(from_value(limit).unwrap());
+        assert_eq!(
+            statement(json!({"requests_per_minute": {"requests": 580, "rejections": 14}})),
+            "the provider's limit is about 580 requests a minute (found by 14 rejections); state it with --rpm 580"
+        );
+        assert_eq!(
+            statement(json!({"calls_in_flight": {"calls": 20, "rejections": 1}})),
+            "the provider takes about 20 calls at once (found by 1 rejection); state it with -c 20"
+        );
+    }
+}

@@ -46,6 +46,9 @@ pub struct LearnedLimit {
     pub dimension: Option<QuotaDimension>,
     /// The number of rejected calls that it follows from.
     pub rejections: u64,
+    /// `true` once estimates in a row agree to 15 %. A short run may end before they do.
+    #[serde(default)]
+    pub confirmed: bool,
     /// The time of the last of them, to the second. In JSON a text: `2026-03-01T12:00:00Z`.
     #[serde(with = "wall_time")]
     pub at: SystemTime,

@@ -12,6 +12,8 @@ pub(super) struct Fit {
     past: VecDeque<Generation>,
     /// Calls per second.
     rate: f64,
+    /// The same by more calls, for others.
+    measured: f64,
     /// Enough was accepted to know the rate.
     known: bool,
     /// The pace of the search until it is.
@@ -33,6 +35,8 @@ const MOST: usize = 64;
 const CALLS: f64 = 16.0;
 /// ... and so many seconds.
 const SECONDS: f64 = 1.0;
+/// The rate for others needs so many times as many.
+const LONG: f64 = 10.0;
 /// The pace at the beginning of a hold, as a share of the rate: the bucket has to refill.
 const BELOW: f64 = 0.97;
 /// The pace at its end.
@@ -69,6 +73,7 @@ impl Default for Fit {
         Self {
             past: VecDeque::new(),
             rate: 0.0,
+            measured: 0.0,
             known: false,
             search: 1.0,
             burst: f64::INFINITY,
@@ -90,8 +95,18 @@ impl Fit {
         self.rate
     }
 
+    /// The rate by more calls than the pace waits for, which is steadier.
+    pub(super) const fn measured(&self) -> f64 {
+        self.measured
+    }
+
     pub(super) const fn is_known(&self) -> bool {
         self.known
+    }
+
+    /// The last estimates agree.
+    pub(super) fn is_confirmed(&self) -> bool {
+        self.known && self.trust > LOW
     }
 
     pub(super) const fn burst(&self) -> f64 {
@@ -127,6 +142,7 @@ impl Fit {
     /// The limit is known from elsewhere.
     pub(super) fn set(&mut self, rate: f64) {
         (self.rate, self.known, self.trust) = (rate, true, LOW);
+        self.measured = rate;
     }
 
     /// The limit was found before: a rate, and the most that the bucket may hold if that is known.
@@ -158,30 +174,34 @@ impl Fit {
         self.search = (self.burst / 8.0).max(1.0);
     }
 
-    /// The first generation has ended that began with a known rate, and with a bucket that may have been full. Returns `false` if
-    /// the rate is not known after all.
-    pub(super) fn add_first(&mut self, ended: &Generation, rejection: &Rejection, pause: f64) -> bool {
-        let (calls, time) = (ended.accepted(), ended.seconds);
+    /// The first generation has ended that began with a known rate, and with a bucket of which it is not known how full it was;
+    /// `time` seconds from its opening it closed. Returns `false` if the rate is not known after all.
+    pub(super) fn add_first(&mut self, ended: &Generation, rejection: &Rejection, time: f64) -> bool {
+        let calls = ended.accepted();
         if ended.starts >= STARTS && calls < ended.starts as f64 / 2.0 {
             self.known = false;
             self.begin(ended);
             return false;
         }
+        self.pause = ended.seconds - time;
         if calls < CALLS || time < SECONDS {
-            // The bucket may have been empty just as well: the next one shows more.
+            // The next one shows more.
             self.past.push_back(ended.clone());
-            self.pause = pause;
-        } else if self.burst.is_finite() {
-            // The rate stays as it is where the bucket may explain the difference.
-            let before = self.rate;
-            let least = ((calls - self.burst) / time).max(ended.bound);
-            self.rate = before.max(least).min((calls / time).max(least));
-            self.trust_by(before);
-            self.highest = self.rate;
-            self.pause = pause;
-        } else {
-            self.add(ended.clone(), rejection, pause, None);
+            return true;
         }
+        // The rate stays as it is where the bucket may explain the difference.
+        let most = calls / time;
+        let least = if self.burst.is_finite() {
+            ((calls - self.burst) / time).max(ended.bound)
+        } else if rejection.climbing {
+            most * (rejection.pace / most).max(1.0).powf(CLIMB)
+        } else {
+            0.0
+        };
+        let before = self.rate;
+        self.rate = before.max(least).min(most.max(least));
+        (self.measured, self.highest) = (self.rate, self.rate);
+        self.trust_by(before);
         true
     }
 
@@ -208,7 +228,7 @@ impl Fit {
             return;
         }
         self.pause = pause;
-        let (calls, time, bound) = self.evidence();
+        let (calls, time, bound) = self.evidence(CALLS, SECONDS);
         if time <= 0.0 {
             return;
         }
@@ -219,6 +239,9 @@ impl Fit {
             return;
         }
         let mut rate = (calls / time).max(bound);
+        let (most_calls, longest, _) = self.evidence(LONG * CALLS, LONG * SECONDS);
+        let long = (most_calls / longest.max(time)).clamp(rate * (1.0 - AGREE), rate * (1.0 + AGREE));
+        self.measured = long;
         if accepted && (rejection.climbing || !self.known) && rejection.pace > rate {
             rate *= (rejection.pace / rate).powf(CLIMB);
         }
@@ -240,8 +263,8 @@ impl Fit {
         }
     }
 
-    /// The calls accepted in the last generations that are needed for an estimate, their time, and their highest bound.
-    fn evidence(&self) -> (f64, f64, f64) {
+    /// The calls accepted in the last generations that are needed for so many calls and seconds, their time, and their highest bound.
+    fn evidence(&self, least_calls: f64, least_time: f64) -> (f64, f64, f64) {
         let (mut calls, mut time, mut bound) = (0.0, 0.0, 0.0_f64);
         // A generation of which nothing was accepted is part of the pause before it.
         let mut blocked = 0.0;
@@ -254,12 +277,12 @@ impl Fit {
             }
             blocked = 0.0;
             // Of the oldest one no more than what is missing.
-            let missing = ((CALLS - calls) / accepted).max((SECONDS - time) / seconds);
+            let missing = ((least_calls - calls) / accepted).max((least_time - time) / seconds);
             let share = missing.clamp(0.0, 1.0);
             calls += share * accepted;
             time += share * seconds;
             bound = bound.max(generation.bound);
-            if calls >= CALLS && time >= SECONDS {
+            if calls >= least_calls && time >= least_time {
                 break;
             }
         }

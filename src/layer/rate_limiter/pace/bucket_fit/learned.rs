@@ -3,6 +3,7 @@
 use std::time::UNIX_EPOCH;
 
 use super::BucketFit;
+use super::generation::Generation;
 use crate::error::QuotaDimension;
 use crate::events::EventKind;
 use crate::layer::rate_limiter::learned::{Learned, LearnedLimit, LimitKind};
@@ -60,7 +61,7 @@ impl BucketFit {
         } else if let Some(calls) = self.cap.known().filter(|calls| !self.is_rate(*calls)) {
             (LimitKind::InFlight, None, Some(calls))
         } else if self.fit.is_known() {
-            (LimitKind::Rate, Some(self.fit.rate()), self.cap.known())
+            (LimitKind::Rate, Some(self.fit.measured()), self.cap.known())
         } else {
             return None;
         };
@@ -73,25 +74,26 @@ impl BucketFit {
                 max_in_flight,
                 dimension: self.dimension,
                 rejections: self.rejections,
+                confirmed: kind != LimitKind::Rate || self.fit.is_confirmed(),
                 at: self.given.map_or(UNIX_EPOCH, |given| given.at),
             },
             rejected: Some(rejected),
         })
     }
 
-    /// A rate where all calls take the same time looks like a cap. The cap would accept as many calls at first, and the bucket
-    /// of a rate another number; and the provider may say which it is.
+    /// A rate where all calls take the same time looks like a cap, but at first a cap accepts as many calls as it is, and then
+    /// those that follow one that ended. The provider may also say which it is.
     fn is_rate(&self, cap: usize) -> bool {
-        let cap = cap as f64;
+        let (cap, rate) = (cap as f64, self.fit.rate());
+        let is_odd = |first: &Generation| {
+            let expected = cap.max(rate * first.seconds);
+            (first.accepted() - expected).abs() > SAME.0 + SAME.1 * cap
+        };
         self.fit.is_known()
-            && match self.dimension {
-                Some(QuotaDimension::Concurrency) => false,
-                Some(_) => true,
-                None => match self.given.map(|given| given.kind) {
-                    Some(LimitKind::InFlight) => false,
-                    Some(LimitKind::Rate) if !self.fit.burst().is_finite() => true,
-                    _ => (self.fit.burst() - cap).abs() > SAME.0 + SAME.1 * cap,
-                },
+            && match (self.dimension, self.given) {
+                (Some(dimension), _) => dimension != QuotaDimension::Concurrency,
+                (None, Some(given)) => given.kind == LimitKind::Rate,
+                (None, None) => self.first.as_ref().is_some_and(is_odd),
             }
     }
 

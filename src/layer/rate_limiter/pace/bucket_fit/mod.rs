@@ -185,10 +185,11 @@ impl BucketFit {
                 // Overload says nothing about a bucket.
                 Some(_) if self.first.is_none() && ended.void => {}
                 Some(closed) if self.first.is_none() && self.fit.is_known() => {
-                    let pause = seconds(closed.at, call.at);
-                    if !self.fit.add_first(&ended, &closed, pause) {
+                    let until_closed = seconds(ended.opened, closed.at);
+                    if !self.fit.add_first(&ended, &closed, until_closed) {
                         self.given = None;
                     }
+                    ended.seconds = until_closed;
                     self.first = Some(ended);
                 }
                 Some(closed) if self.first.is_none() => {
