@@ -307,8 +307,9 @@ fn check(steps: &[Step], strict: bool) -> Result<(), TestCaseError> {
                         interactive <= 1,
                         "at most one other goes before the next interactive call"
                     );
-                    prop_assert!(normal <= TURNS, "{normal}");
-                    prop_assert!(bulk <= TURNS * TURNS, "{bulk}");
+                    // A turn of the lower classes may be that of the other one, and grants that are given back have had theirs.
+                    prop_assert!(normal <= 2 * TURNS, "{normal}");
+                    prop_assert!(bulk <= TURNS * (TURNS + 1), "{bulk}");
                 }
                 let grant = match step {
                     Step::Return => {

@@ -19,7 +19,7 @@ const FILE: &str = "limits.json";
 /// An older limit is not used.
 const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The limits by provider, host and model.
+/// The limits by provider, host, model and the variable of the key, if one was named.
 type Limits = BTreeMap<String, LearnedLimit>;
 
 /// The file of limits, and the place of this run's in it.
@@ -33,13 +33,15 @@ pub(crate) struct LearnedLimits {
 
 impl LearnedLimits {
     /// `None` if none are to be kept: by option, for the simulated provider inside this program, and without a cache folder.
-    pub(crate) fn of(args: &RunArgs, name: &str, model: &Model) -> Option<Self> {
+    pub(crate) fn of(args: &RunArgs, name: &str, key_variable: Option<&str>, model: &Model) -> Option<Self> {
         if args.limits.no_learned_limits {
             return None;
         }
         let (provider, name) = name.split_once(':')?;
+        // Each account has a limit of its own. Its variable names it, never the key.
+        let account = key_variable.map_or(String::new(), |variable| format!(" {variable}"));
         Some(Self {
-            key: format!("{provider} {} {name}", model.host()?),
+            key: format!("{provider} {} {name}{account}", model.host()?),
             path: cache_folder()?.join("llm-batch").join(FILE),
             is_reported: false,
         })

@@ -351,7 +351,7 @@ impl Models {
                 _ => member.text.clone(),
             };
             let for_bodies = member.model.name_for_bodies().filter(|_| has_several_models);
-            let mut limits = LearnedLimits::of(args, &member.text, &member.model);
+            let mut limits = LearnedLimits::of(args, &member.text, member.key.as_deref(), &member.model);
             let earlier = limits.as_mut().and_then(|limits| limits.read(args, console));
             let (model, server) = member.model.connect(args).await?;
             servers.extend(server);

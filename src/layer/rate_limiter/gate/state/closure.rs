@@ -506,7 +506,12 @@ impl Closure {
         {
             self.lead = Lead::No;
         }
-        if self.latched_until().is_some_and(|until| until <= now) {
+        // Not before a pause under way has its length: that is asked for by generation.
+        let is_pending = self
+            .closed
+            .as_ref()
+            .is_some_and(|closed| closed.pending.is_some());
+        if !is_pending && self.latched_until().is_some_and(|until| until <= now) {
             // One call goes first: a quota may have been refilled in part.
             self.end_latch(now, notices);
             notices.report(StoreReport::Reopened);

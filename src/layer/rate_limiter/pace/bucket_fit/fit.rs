@@ -141,6 +141,8 @@ impl Fit {
 
     /// The limit is known from elsewhere.
     pub(super) fn set(&mut self, rate: f64) {
+        // Nothing grows from zero.
+        let rate = rate.max(SLOWEST.1);
         (self.rate, self.known, self.trust) = (rate, true, LOW);
         self.measured = rate;
     }
@@ -287,5 +289,18 @@ impl Fit {
             }
         }
         (calls, time + blocked, bound)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_of_nothing_still_climbs() {
+        let mut fit = Fit::default();
+        fit.set(0.0);
+        assert!(fit.pace(0.0, 0.07) > 0.09);
+        assert!(fit.pace(1_000.0, 0.07) > 1.0);
     }
 }
