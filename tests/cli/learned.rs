@@ -165,12 +165,7 @@ fn a_file_that_cannot_be_used_is_reported_once_and_replaced() {
     let provider = limited();
     let cache = tempfile::tempdir().unwrap();
     keep(cache.path(), "x", 0, &json!({}));
-    for broken in [
-        "{\"a\": ",
-        "[]",
-        r#"{"a": {"kind": "new", "rejections": 1}}"#,
-        "\u{0}",
-    ] {
+    for broken in ["{\"a\": ", "[]", "\u{0}"] {
         fs::write(file(cache.path()), broken).unwrap();
         let finished = run_with(cache.path(), &provider.arguments([]), 2);
         finished.code(0).says("limits.json cannot be read: ");
@@ -183,6 +178,14 @@ fn a_file_that_cannot_be_used_is_reported_once_and_replaced() {
     }
     let finished = run_with(cache.path(), &provider.arguments(["-c", "40"]), 120);
     assert_eq!(finished.code(0).stderr.matches("warning: ").count(), 1);
+    assert!(limits(cache.path())[key(&provider)].is_object());
+
+    // An entry of a newer version is neither reported nor lost.
+    let newer = json!({"kind": "new", "rejections": 1});
+    fs::write(file(cache.path()), json!({"a": newer}).to_string()).unwrap();
+    let finished = run_with(cache.path(), &provider.arguments(["-c", "40"]), 120);
+    assert_eq!(finished.code(0).stderr.matches("warning: ").count(), 0);
+    assert_eq!(limits(cache.path())["a"], newer);
     assert!(limits(cache.path())[key(&provider)].is_object());
 
     // No folder can be made below a file.

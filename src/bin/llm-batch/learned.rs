@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use llm_batch::layer::rate_limiter::{LearnedLimit, LimitKind};
+use serde::Deserialize as _;
+use serde_json::Value;
 
 use crate::args::RunArgs;
 use crate::console::Console;
@@ -20,7 +22,8 @@ const FILE: &str = "limits.json";
 const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The limits by provider, host, model and the variable of the key, if one was named.
-type Limits = BTreeMap<String, LearnedLimit>;
+/// An entry that this version does not understand stays as it is.
+type Limits = BTreeMap<String, Value>;
 
 /// The file of limits, and the place of this run's in it.
 #[derive(Debug)]
@@ -63,7 +66,8 @@ impl LearnedLimits {
             }
         };
         let stated = &args.limits;
-        limits.get(&self.key).copied().filter(|limit| match limit.kind {
+        let limit = limits.get(&self.key).and_then(limit_of);
+        limit.filter(|limit| match limit.kind {
             LimitKind::Rate => stated.rpm.is_none() && stated.tpm.is_none(),
             LimitKind::InFlight => stated.max_in_flight.is_none(),
             _ => true,
@@ -93,11 +97,18 @@ impl LearnedLimits {
             Err(error) if error.kind() != io::ErrorKind::Unsupported => return Err(error),
             Err(_) | Ok(()) => {}
         }
-        // A file that cannot be read was reported, and is replaced.
-        let mut limits = read(&self.path).unwrap_or_default();
+        let mut limits = match read(&self.path) {
+            Ok(limits) => limits,
+            // A file without JSON was reported, and is replaced.
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => Limits::new(),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Limits::new(),
+            Err(error) => return Err(error),
+        };
         let now = SystemTime::now();
-        limits.retain(|_, limit| now.duration_since(limit.at).is_ok_and(|age| age <= KEPT));
-        limits.insert(self.key.clone(), limit);
+        limits.retain(|_, entry| {
+            limit_of(entry).is_none_or(|limit| now.duration_since(limit.at).is_ok_and(|age| age <= KEPT))
+        });
+        limits.insert(self.key.clone(), serde_json::to_value(limit)?);
         let mut file = tempfile::Builder::new().prefix(".limits-").tempfile_in(folder)?;
         serde_json::to_writer_pretty(&mut file, &limits)?;
         file.write_all(b"\n")?;
@@ -106,7 +117,11 @@ impl LearnedLimits {
     }
 }
 
-/// The limits in the file; none if there is no file.
+fn limit_of(entry: &Value) -> Option<LearnedLimit> {
+    LearnedLimit::deserialize(entry).ok()
+}
+
+/// Reads the limits from the file; a missing file is an empty one.
 fn read(path: &Path) -> io::Result<Limits> {
     match fs::read(path) {
         Ok(bytes) => Ok(serde_json::from_slice(&bytes)?),
