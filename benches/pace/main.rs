@@ -1,4 +1,4 @@
-//! The length of a batch against the shortest possible run, and the share of its calls that is turned away, for providers of
+//! The length of a batch compared with the shortest possible run, and the share of its calls that is rejected, for providers of
 //! many kinds whose quotas it does not know; in virtual time, so it is a matter of minutes.
 //!
 //! `cargo bench --bench pace` prints the table beside its bars; `cargo bench --bench pace -- --help` lists the options.

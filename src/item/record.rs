@@ -28,7 +28,7 @@ pub(super) struct Record {
     pub(super) stopped: bool,
     /// It is stopping without waiting for calls.
     pub(super) cancelled: bool,
-    /// The item has its final report: no call begins, and a call that ends now is no longer counted.
+    /// The final report is made. No call may begin, and one that ends later is not counted.
     pub(super) closed: bool,
     /// A call did not begin because of a stop, a deadline or the end of the item.
     pub(super) refused: bool,

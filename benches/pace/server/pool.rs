@@ -38,7 +38,7 @@ impl Batch {
         1.0 / (1.0 + self.running.len() as f64 / self.pool.half_speed)
     }
 
-    /// Takes a call of this many seconds at full speed, unless there is no room.
+    /// Accepts a call that would take this many seconds alone; `None` if all places are taken.
     pub(crate) fn take(&mut self, now: f64, seconds: f64, call: u64) -> bool {
         self.advance(now);
         if self.running.len() < self.pool.batch {

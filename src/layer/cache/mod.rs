@@ -37,8 +37,8 @@
 //!
 //! # Capacity
 //! 64 MiB by default ([`ResponseCacheBuilder::max_bytes`]). An answer counts with its output, the texts of its metadata, and 512
-//! bytes for its key and the bookkeeping. Of a request only the SHA-256 of its key is kept. If there is no room for
-//! a new answer, the least frequently requested ones are evicted, or the new one is not kept.
+//! bytes for its key and the bookkeeping. A request is kept only as the SHA-256 of its key. When the cache is full, the
+//! least frequently requested answers are evicted, or the new one is not kept.
 //!
 //! # Cost of a hit
 //! Zero: no call is opened in the item's record, and the answer's usage and cost are zero. The usage and cost of the original call
